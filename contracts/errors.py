@@ -1,0 +1,228 @@
+"""The error tree. One class for each code of the contract; everything else is converted at the edge it enters by.
+
+FleetError
+├── RequestError                 the request itself; sending it again changes nothing
+│   ├── MalformedRequest
+│   ├── UnknownTenant
+│   ├── UnknownModel
+│   ├── NoProvider
+│   ├── UnsupportedFeature
+│   ├── InvalidRequest
+│   ├── ContextLengthExceeded
+│   └── ContentFiltered
+├── VendorError                  the vendor or the way to it
+│   ├── RateLimited
+│   ├── Overloaded
+│   ├── ProviderUnavailable
+│   ├── ProviderTimeout
+│   ├── StreamInterrupted
+│   ├── AuthenticationFailed
+│   ├── QuotaExhausted
+│   └── ModelNotFound
+├── LimitError                   our own limits
+│   ├── TenantRateLimited
+│   ├── BudgetExceeded
+│   └── QueueFull
+├── DeadlineExceeded
+├── KeyUnavailable
+└── InternalError
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+from contracts.wire import WireModel, optional
+
+
+class ErrorCode(StrEnum):
+    MALFORMED_REQUEST = "malformed_request"
+    UNKNOWN_TENANT = "unknown_tenant"
+    UNKNOWN_MODEL = "unknown_model"
+    NO_PROVIDER = "no_provider"
+    UNSUPPORTED_FEATURE = "unsupported_feature"
+    INVALID_REQUEST = "invalid_request"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    CONTENT_FILTERED = "content_filtered"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
+    PROVIDER_TIMEOUT = "provider_timeout"
+    STREAM_INTERRUPTED = "stream_interrupted"
+    AUTHENTICATION_FAILED = "authentication_failed"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    MODEL_NOT_FOUND = "model_not_found"
+    TENANT_RATE_LIMITED = "tenant_rate_limited"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    QUEUE_FULL = "queue_full"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    KEY_UNAVAILABLE = "key_unavailable"
+    INTERNAL = "internal"
+
+
+class Error(WireModel):
+    """An error on the wire. `retryable`: the same request may succeed if it is sent again later."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool
+    retry_after_s: float | None = optional(ge=0)
+    provider: str | None = optional()
+    status: int | None = optional()
+    """The vendor's HTTP status, where there was one."""
+
+
+class FleetError(Exception):
+    """An error with a code of the contract. The message says what happened, to what, and what to do."""
+
+    code: ClassVar[ErrorCode]
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        provider: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.provider = provider
+        self.status = status
+
+    def to_wire(self) -> Error:
+        return Error(
+            code=self.code,
+            message=self.message,
+            retryable=self.retryable,
+            retry_after_s=self.retry_after_s,
+            provider=self.provider,
+            status=self.status,
+        )
+
+
+def from_wire(error: Error) -> FleetError:
+    """The exception for an error that another process reported."""
+    return BY_CODE[error.code](
+        error.message, retry_after_s=error.retry_after_s, provider=error.provider, status=error.status
+    )
+
+
+class RequestError(FleetError):
+    """The request cannot be served as it stands."""
+
+
+class MalformedRequest(RequestError):
+    code = ErrorCode.MALFORMED_REQUEST
+
+
+class UnknownTenant(RequestError):
+    code = ErrorCode.UNKNOWN_TENANT
+
+
+class UnknownModel(RequestError):
+    code = ErrorCode.UNKNOWN_MODEL
+
+
+class NoProvider(RequestError):
+    code = ErrorCode.NO_PROVIDER
+
+
+class UnsupportedFeature(RequestError):
+    code = ErrorCode.UNSUPPORTED_FEATURE
+
+
+class InvalidRequest(RequestError):
+    code = ErrorCode.INVALID_REQUEST
+
+
+class ContextLengthExceeded(RequestError):
+    code = ErrorCode.CONTEXT_LENGTH_EXCEEDED
+
+
+class ContentFiltered(RequestError):
+    code = ErrorCode.CONTENT_FILTERED
+
+
+class VendorError(FleetError):
+    """The vendor failed, refused our credentials, or could not be reached."""
+
+
+class RateLimited(VendorError):
+    code = ErrorCode.RATE_LIMITED
+    retryable = True
+
+
+class Overloaded(VendorError):
+    code = ErrorCode.OVERLOADED
+    retryable = True
+
+
+class ProviderUnavailable(VendorError):
+    code = ErrorCode.PROVIDER_UNAVAILABLE
+    retryable = True
+
+
+class ProviderTimeout(VendorError):
+    code = ErrorCode.PROVIDER_TIMEOUT
+    retryable = True
+
+
+class StreamInterrupted(VendorError):
+    """The stream ended without the vendor's end marker."""
+
+    code = ErrorCode.STREAM_INTERRUPTED
+    retryable = True
+
+
+class AuthenticationFailed(VendorError):
+    code = ErrorCode.AUTHENTICATION_FAILED
+
+
+class QuotaExhausted(VendorError):
+    code = ErrorCode.QUOTA_EXHAUSTED
+
+
+class ModelNotFound(VendorError):
+    code = ErrorCode.MODEL_NOT_FOUND
+
+
+class LimitError(FleetError):
+    """A limit that the fleet itself keeps."""
+
+    retryable = True
+
+
+class TenantRateLimited(LimitError):
+    code = ErrorCode.TENANT_RATE_LIMITED
+
+
+class BudgetExceeded(LimitError):
+    code = ErrorCode.BUDGET_EXCEEDED
+
+
+class QueueFull(LimitError):
+    code = ErrorCode.QUEUE_FULL
+
+
+class DeadlineExceeded(FleetError):
+    code = ErrorCode.DEADLINE_EXCEEDED
+
+
+class KeyUnavailable(FleetError):
+    """Vault is down or sealed, or holds no key, and nothing usable is cached."""
+
+    code = ErrorCode.KEY_UNAVAILABLE
+    retryable = True
+
+
+class InternalError(FleetError):
+    code = ErrorCode.INTERNAL
+
+
+def _classes(root: type[FleetError]) -> list[type[FleetError]]:
+    return [c for sub in root.__subclasses__() for c in (sub, *_classes(sub))]
+
+
+BY_CODE: dict[ErrorCode, type[FleetError]] = {c.code: c for c in _classes(FleetError) if "code" in vars(c)}

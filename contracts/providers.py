@@ -1,0 +1,141 @@
+"""What workers know of tenants and providers: the values of the KV bucket `llm_config`. Never a key."""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from contracts.subjects import Provider
+from contracts.wire import ModelName, StrictWireModel, Token, WireModel, optional
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http or https URL with a host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must have no user, password, query or fragment")
+    return url
+
+
+BaseUrl = Annotated[str, StringConstraints(max_length=2048, pattern=r"^[\x21-\x7e]+$"), AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+PricePerMillion = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=20, decimal_places=10)]
+
+
+class Endpoint(StrictWireModel):
+    """One place where a provider can be called: a URL, and for Azure its deployments."""
+
+    name: Token = "default"
+    base_url: BaseUrl | None = optional()
+    """None: the vendor's own address."""
+    region: Token | None = optional()
+    weight: Annotated[int, Field(ge=0, le=1000)] = 1
+    api_version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,64}$")] | None = optional()
+    deployments: dict[ModelName, ModelName] | None = optional()
+    auth: Literal["api_key", "entra_id"] = "api_key"
+
+
+class Timeouts(StrictWireModel):
+    connect_s: Seconds = 10
+    first_token_s: Seconds = 120
+    idle_s: Seconds = 60
+    """Between two signs of life of a stream; a ping counts."""
+    total_s: Seconds = 600
+
+
+class ProviderConfig(StrictWireModel):
+    """The `config` of a provider, as admins write it."""
+
+    base_url: BaseUrl | None = optional()
+    """Short for one endpoint."""
+    endpoints: tuple[Endpoint, ...] = Field(default=(), max_length=64)
+    models: tuple[ModelName, ...] = Field(default=(), max_length=1000)
+    """What the provider serves; empty: whatever the vendor has."""
+    default_model: ModelName | None = optional()
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = optional()
+    timeouts: Timeouts = Timeouts()
+
+    @model_validator(mode="after")
+    def _endpoints_are_unambiguous(self) -> "ProviderConfig":
+        if self.base_url and self.endpoints:
+            raise ValueError("give base_url or endpoints, not both")
+        names = [endpoint.name for endpoint in self.endpoints]
+        if len(set(names)) != len(names):
+            raise ValueError("endpoint names must differ")
+        return self
+
+    def all_endpoints(self) -> tuple[Endpoint, ...]:
+        return self.endpoints or (Endpoint(base_url=self.base_url),)
+
+
+class PublishedProvider(WireModel):
+    """A provider of a tenant; KV key `provider.<tenant>.<provider_type>`."""
+
+    provider_id: str
+    tenant: Token
+    provider_type: Provider
+    is_active: bool = True
+    is_default: bool = False
+    key_version: int | None = None
+    """None: the provider needs no key, or has none."""
+    revision: int
+    """Rises with every change of the provider."""
+    config: ProviderConfig = ProviderConfig()
+
+
+class Limits(StrictWireModel):
+    """Of one tenant, across the fleet. None: the environment's default; 0: no limit."""
+
+    requests_per_minute: Annotated[int, Field(ge=0)] | None = None
+    requests_per_day: Annotated[int, Field(ge=0)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=0)] | None = None
+    tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+
+
+class Price(StrictWireModel):
+    """A tenant's own price of a model, in USD per million tokens."""
+
+    input_mtok: PricePerMillion
+    output_mtok: PricePerMillion
+    cache_read_mtok: PricePerMillion | None = optional()
+    """None: as input."""
+    cache_write_mtok: PricePerMillion | None = optional()
+    """None: as input."""
+
+
+class PublishedTenant(WireModel):
+    """A tenant; KV key `tenant.<slug>`."""
+
+    slug: Token
+    limits: Limits = Limits()
+    daily_budget_usd: Decimal | None = None
+    daily_cost_alert_usd: Decimal | None = None
+    aliases: dict[str, tuple[ModelName, ...]] = Field(default_factory=dict)
+    fallbacks: tuple[ModelName, ...] = ()
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """By `provider/model` or model."""
+    revision: int = 0
+
+
+class SealedKey(WireModel):
+    """What lies in Vault at `llm/<provider>/<tenant>`: the key, sealed before it entered Vault."""
+
+    sealed: str
+    key_version: Annotated[int, Field(ge=1)]
+
+
+class WorkerPresence(WireModel):
+    """KV `llm_health`, key `worker.<name>`: refreshed every few seconds, gone when the worker is."""
+
+    name: Token
+    providers: tuple[str, ...]
+    host: str
+    pid: int
+    version: str
+    started_at: str
+    concurrency: int
+    in_flight: int
+    parked: int
+    draining: bool = False

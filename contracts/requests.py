@@ -1,0 +1,162 @@
+"""A completion request, in OpenAI's chat vocabulary.
+
+The limit on a request's size is the broker's `max_payload` (8 MiB); a larger one never leaves the client.
+Source of the message vocabulary: OpenAI's Chat Completions reference.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+
+from contracts.wire import ModelName, StrictWireModel, Token, UtcTime, WireModel, optional
+
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
+DEFAULT_DEADLINE_S = 600.0
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+OnInterrupt = Literal["restart", "fail"]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+
+
+class TextPart(WireModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImageUrl(WireModel):
+    url: Annotated[str, StringConstraints(pattern=r"^(https?://|data:image/)")]
+    detail: Literal["auto", "low", "high"] | None = optional()
+
+
+class ImagePart(WireModel):
+    type: Literal["image_url"] = "image_url"
+    image_url: ImageUrl
+
+
+ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class FunctionCall(WireModel):
+    name: ToolName
+    arguments: str
+    """JSON as the model wrote it; it may be invalid."""
+
+
+class ToolCall(WireModel):
+    id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class SystemMessage(WireModel):
+    role: Literal["system", "developer"] = "system"
+    content: str | tuple[TextPart, ...]
+    name: str | None = optional()
+
+
+class UserMessage(WireModel):
+    role: Literal["user"] = "user"
+    content: str | tuple[ContentPart, ...]
+    name: str | None = optional()
+
+
+class AssistantMessage(WireModel):
+    """What a model said: in a request, an earlier turn; in `completed`, the answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None = None
+    tool_calls: tuple[ToolCall, ...] | None = optional()
+    refusal: str | None = optional()
+    reasoning: str | None = optional()
+    provider_data: dict[str, JsonValue] | None = optional()
+    """What a vendor wants back on the next turn, by provider; sent back untouched, ignored by the others."""
+    name: str | None = optional()
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _join_parts(cls, content: Any) -> Any:
+        """OpenAI also accepts an assistant's content as text parts."""
+        if isinstance(content, list | tuple):
+            return "".join(TextPart.model_validate(part).text for part in content)
+        return content
+
+
+class ToolMessage(WireModel):
+    role: Literal["tool"] = "tool"
+    tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    content: str | tuple[TextPart, ...]
+
+
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage,
+    Field(discriminator="role"),
+]
+
+
+class FunctionSpec(WireModel):
+    name: ToolName
+    description: str | None = optional()
+    parameters: dict[str, JsonValue] | None = optional()
+    strict: bool | None = optional()
+
+
+class Tool(WireModel):
+    type: Literal["function"] = "function"
+    function: FunctionSpec
+
+
+class NamedFunction(WireModel):
+    name: ToolName
+
+
+class NamedToolChoice(WireModel):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class ResponseFormat(WireModel):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, JsonValue] | None = optional()
+
+    @model_validator(mode="after")
+    def _schema_comes_with_its_type(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema is given with, and only with, type json_schema")
+        return self
+
+
+class CompletionRequest(StrictWireModel):
+    """One request, as an agent publishes it on `llm.v1.request.<provider>.<priority>.<tenant>`."""
+
+    model_config = ConfigDict(title="CompletionRequest")
+
+    id: Token
+    tenant: Token
+    agent: Token
+    model: ModelName
+    messages: tuple[Message, ...] = Field(min_length=1)
+    stream: bool = True
+    max_tokens: int | None = optional(ge=1, le=10_000_000)
+    temperature: float | None = optional(ge=0, le=2)
+    top_p: float | None = optional(gt=0, le=1)
+    stop: tuple[str, ...] | None = optional(max_length=16)
+    seed: int | None = optional(ge=-(2**63), lt=2**63)
+    tools: tuple[Tool, ...] | None = optional()
+    tool_choice: Literal["auto", "none", "required"] | NamedToolChoice | None = optional()
+    parallel_tool_calls: bool | None = optional()
+    response_format: ResponseFormat | None = optional()
+    reasoning_effort: ReasoningEffort | None = optional()
+    fallbacks: tuple[ModelName, ...] = Field(default=(), max_length=16)
+    deadline: UtcTime | None = optional()
+    """Bounds queueing and calling together; ten minutes after publishing when not given."""
+    on_interrupt: OnInterrupt = "restart"
+    provider_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """By provider: further fields for the vendor's request body."""
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list_of_one(cls, stop: Any) -> Any:
+        if isinstance(stop, str):
+            return (stop,)
+        return tuple(stop) if isinstance(stop, list) else stop

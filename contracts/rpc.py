@@ -1,0 +1,59 @@
+"""What is asked and answered on `llm.v1.rpc.<provider>.<method>.<tenant>`. A refusal is `{"error": …}`."""
+
+from contracts.errors import Error
+from contracts.requests import Message, Tool
+from contracts.usage import Cost
+from contracts.wire import ModelName, StrictWireModel, WireModel, optional
+
+
+class CountTokens(StrictWireModel):
+    model: ModelName
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] | None = optional()
+
+
+class TokenCount(WireModel):
+    input_tokens: int
+    exact: bool
+    """False: an estimate, because the vendor offers no count for this model."""
+
+
+class EstimateCost(CountTokens):
+    max_tokens: int | None = optional(ge=1)
+    """Bounds the output; without it the model's usual limit is assumed."""
+
+
+class CostEstimate(WireModel):
+    input_tokens: int
+    output_tokens: int
+    cost: Cost | None = None
+    """The most that the call can cost; None when no price is known."""
+
+
+class ModelInfo(WireModel):
+    id: str
+    context_window: int | None = None
+
+
+class Models(WireModel):
+    models: tuple[ModelInfo, ...]
+
+
+class HealthCheck(StrictWireModel):
+    """Ask for one cheap authenticated call to each endpoint."""
+
+
+class EndpointHealth(WireModel):
+    endpoint: str
+    healthy: bool
+    latency_s: float | None = None
+    error: Error | None = optional()
+
+
+class Health(WireModel):
+    healthy: bool
+    endpoints: tuple[EndpointHealth, ...]
+
+
+class Refusal(WireModel):
+    error: Error

@@ -1,0 +1,294 @@
+"""The JetStream streams, buckets and consumers, and the one function that makes them exist.
+
+Definitions are plain JSON of the JetStream API (durations in nanoseconds), and `ensure` needs only something that
+sends a request, so this module works over any client. A server whose stream differs in a way that would lose data
+is refused; what can be changed safely is updated.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from contracts import subjects
+from contracts.requests import MAX_REQUEST_BYTES
+from contracts.subjects import AUTO, Priority, Provider
+
+REQUESTS, REPLIES, USAGE, DEAD, NOTICES, LIMITS = (
+    "LLM_REQUESTS",
+    "LLM_REPLIES",
+    "LLM_USAGE",
+    "LLM_DEAD",
+    "LLM_NOTICES",
+    "LLM_LIMITS",
+)
+CONFIG = f"KV_{subjects.CONFIG_BUCKET}"
+HEALTH = f"KV_{subjects.HEALTH_BUCKET}"
+USAGE_CONSUMER = "usage"
+
+ACK_WAIT_S = 10
+HEARTBEAT_S = 3
+"""How often a worker says that it still has a message; three fit in `ACK_WAIT_S`."""
+
+_SECOND = 1_000_000_000
+_MINUTE = 60 * _SECOND
+_DAY = 86_400 * _SECOND
+_NOT_FOUND = 404
+_ALREADY_EXISTS = {10058, 10148, 10013, 10105}
+
+Request = Callable[[str, bytes], Awaitable[bytes]]
+"""Sends a request to a subject and returns the answer's payload."""
+
+Config = dict[str, Any]
+
+
+class StreamMismatch(Exception):
+    """The server's stream or consumer differs from ours in a way that would lose data."""
+
+
+class JetStreamError(Exception):
+    """The JetStream API refused a call."""
+
+    def __init__(self, subject: str, error: dict[str, Any]) -> None:
+        super().__init__(f"{subject}: {error.get('description', error)} ({error.get('err_code')})")
+        self.code = int(error.get("code", 500))
+        self.err_code = int(error.get("err_code", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What operators tune. `replicas` counts for what must survive a node; replies stay on one."""
+
+    replicas: int = 1
+    queue_limit_per_tenant: int = 10_000
+    """Waiting requests of one tenant and priority and provider; above it publishing is refused."""
+    max_queue_bytes: int = 8 * 1024**3
+    max_reply_bytes: int = 1024**3
+
+
+def definitions(sizes: Sizes) -> list[Config]:
+    """Every stream and bucket of the contract."""
+    return [
+        {
+            "name": REQUESTS,
+            "subjects": [subjects.REQUESTS],
+            "retention": "workqueue",
+            "storage": "file",
+            "discard": "new",
+            "discard_new_per_subject": True,
+            "max_msgs_per_subject": sizes.queue_limit_per_tenant,
+            "max_bytes": sizes.max_queue_bytes,
+            "max_msg_size": MAX_REQUEST_BYTES,
+            "max_consumers": -1,
+            "duplicate_window": 10 * _MINUTE,
+            "allow_msg_ttl": True,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
+        },
+        {
+            "name": REPLIES,
+            "subjects": [subjects.REPLIES],
+            "retention": "limits",
+            "storage": "memory",
+            "discard": "old",
+            "no_ack": True,
+            "max_age": 10 * _MINUTE,
+            "duplicate_window": 2 * _MINUTE,
+            "max_bytes": sizes.max_reply_bytes,
+            "allow_direct": True,
+            "num_replicas": 1,
+        },
+        {
+            "name": USAGE,
+            "subjects": [subjects.USAGE],
+            "retention": "workqueue",
+            "storage": "file",
+            "discard": "new",
+            "duplicate_window": 10 * _MINUTE,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
+        },
+        {
+            "name": DEAD,
+            "subjects": [subjects.DEAD],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "max_age": 14 * _DAY,
+            "duplicate_window": 10 * _MINUTE,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
+        },
+        {
+            "name": NOTICES,
+            "subjects": [subjects.NOTICES],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "max_age": 7 * _DAY,
+            "duplicate_window": 10 * _MINUTE,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
+        },
+        {
+            "name": LIMITS,
+            "subjects": [subjects.LIMITS],
+            "retention": "limits",
+            "storage": "memory",
+            "discard": "old",
+            "max_msgs_per_subject": 1,
+            "max_age": 2 * _DAY,
+            "duplicate_window": 2 * _MINUTE,
+            "allow_msg_counter": True,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
+        },
+        _bucket(subjects.CONFIG_BUCKET, storage="file", replicas=sizes.replicas),
+        {
+            **_bucket(subjects.HEALTH_BUCKET, storage="memory", replicas=sizes.replicas),
+            "allow_msg_ttl": True,
+            "subject_delete_marker_ttl": 10 * _SECOND,
+        },
+    ]
+
+
+def _bucket(name: str, *, storage: str, replicas: int) -> Config:
+    """A key-value bucket, as every NATS client lays it out (ADR-8)."""
+    return {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "retention": "limits",
+        "storage": storage,
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+        "duplicate_window": 2 * _MINUTE,
+        "num_replicas": replicas,
+    }
+
+
+def pool_consumer(provider: str, priority: Priority) -> str:
+    """The durable that all workers of a pool share for one priority."""
+    return f"{provider}_{priority}"
+
+
+def consumers() -> list[tuple[str, Config]]:
+    """(stream, consumer) for each pool, for requests that name no provider, and for the bill."""
+    pools = [
+        (
+            REQUESTS,
+            {
+                "durable_name": pool_consumer(provider, priority),
+                "filter_subject": f"{subjects.VERSION}.request.{provider}.{priority}.*",
+                "deliver_policy": "all",
+                "ack_policy": "explicit",
+                "ack_wait": ACK_WAIT_S * _SECOND,
+                "max_deliver": -1,
+                "max_ack_pending": 100_000,
+                "max_waiting": 4096,
+                "replay_policy": "instant",
+            },
+        )
+        for provider in [*Provider, AUTO]
+        for priority in Priority
+    ]
+    usage: Config = {
+        "durable_name": USAGE_CONSUMER,
+        "filter_subject": subjects.USAGE,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": 60 * _SECOND,
+        "max_deliver": -1,
+        "max_ack_pending": 50_000,
+        "replay_policy": "instant",
+    }
+    return [*pools, (USAGE, usage)]
+
+
+_LOSES_DATA = ("retention", "storage", "no_ack", "allow_msg_counter", "allow_msg_ttl", "deny_delete")
+_TUNABLE = (
+    "subjects",
+    "max_age",
+    "max_bytes",
+    "max_msgs_per_subject",
+    "discard",
+    "discard_new_per_subject",
+    "duplicate_window",
+    "max_msg_size",
+    "max_consumers",
+    "allow_direct",
+    "num_replicas",
+    "subject_delete_marker_ttl",
+)
+_CONSUMER_FIXED = ("filter_subject", "ack_policy", "deliver_policy")
+_CONSUMER_TUNABLE = ("ack_wait", "max_deliver", "max_ack_pending")
+
+
+async def ensure(request: Request, sizes: Sizes) -> None:
+    """Create what is missing, update what differs harmlessly. Safe to run by every role at every start.
+
+    Raises StreamMismatch when a stream exists in a form that would lose data, JetStreamError when the server
+    refuses.
+    """
+    for config in definitions(sizes):
+        await _ensure_stream(request, config)
+    for stream, config in consumers():
+        await _ensure_consumer(request, stream, config)
+
+
+async def _ensure_stream(request: Request, config: Config) -> None:
+    name = config["name"]
+    try:
+        found = (await _call(request, f"$JS.API.STREAM.INFO.{name}"))["config"]
+    except JetStreamError as exc:
+        if exc.code != _NOT_FOUND:
+            raise
+        try:
+            await _call(request, f"$JS.API.STREAM.CREATE.{name}", config)
+        except JetStreamError as race:
+            if race.err_code not in _ALREADY_EXISTS:
+                raise
+        return
+    for field in _LOSES_DATA:
+        if found.get(field, False) != config.get(field, False):
+            raise StreamMismatch(_mismatch(name, field, found.get(field), config.get(field)))
+    if config["name"] in (REQUESTS, USAGE) and found.get("discard") != "new":
+        raise StreamMismatch(_mismatch(name, "discard", found.get("discard"), "new"))
+    changed = {f: config[f] for f in _TUNABLE if f in config and found.get(f) != config[f]}
+    if changed:
+        await _call(request, f"$JS.API.STREAM.UPDATE.{name}", {**found, **changed})
+
+
+async def _ensure_consumer(request: Request, stream: str, config: Config) -> None:
+    name = config["durable_name"]
+    try:
+        found = (await _call(request, f"$JS.API.CONSUMER.INFO.{stream}.{name}"))["config"]
+    except JetStreamError as exc:
+        if exc.code != _NOT_FOUND:
+            raise
+        found = None
+    if found is not None:
+        for field in _CONSUMER_FIXED:
+            if found.get(field) != config[field]:
+                raise StreamMismatch(_mismatch(f"{stream}/{name}", field, found.get(field), config[field]))
+        if all(found.get(field) == config[field] for field in _CONSUMER_TUNABLE):
+            return
+    body = {"stream_name": stream, "config": config}
+    subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}"
+    await _call(request, subject, body)
+
+
+def _mismatch(name: str, field: str, found: Any, wanted: Any) -> str:
+    return (
+        f"{name} exists with {field}={found!r}, but {wanted!r} is needed so that nothing is lost; "
+        "drain it, delete it and start again"
+    )
+
+
+async def _call(request: Request, subject: str, body: Config | None = None) -> dict[str, Any]:
+    answer = json.loads(await request(subject, json.dumps(body).encode() if body is not None else b""))
+    if error := answer.get("error"):
+        raise JetStreamError(subject, error)
+    return answer

@@ -1,0 +1,104 @@
+"""Tokens, money, and the record that books one attempt.
+
+Input and output tokens are totals that include their cached and reasoning parts (OpenTelemetry GenAI's rule).
+"""
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, PlainSerializer, StringConstraints
+
+from contracts.errors import ErrorCode
+from contracts.wire import Token, UtcTime, WireModel
+
+Tokens = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def plain_decimal(amount: Decimal) -> str:
+    """Decimal digits without an exponent or trailing zeros, so that every reader parses the same number."""
+    text = format(amount, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+Money = Annotated[Decimal, Field(ge=0), PlainSerializer(plain_decimal, return_type=str)]
+
+
+class UsageSource(StrEnum):
+    """Where token counts come from, the better one first."""
+
+    VENDOR = "vendor"
+    ESTIMATED = "estimated"
+    UNKNOWN = "unknown"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended. `abandoned`: its worker died."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ABANDONED = "abandoned"
+
+
+class PriceSource(StrEnum):
+    CATALOGUE = "catalogue"
+    TENANT = "tenant"
+    NONE = "none"
+
+
+class Usage(WireModel):
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+    cache_read_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
+    reasoning_tokens: Tokens = 0
+    source: UsageSource = UsageSource.UNKNOWN
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """The sum, as trustworthy as its weaker part."""
+        rank = list(UsageSource)
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            source=max(self.source, other.source, key=rank.index),
+        )
+
+
+class Cost(WireModel):
+    amount: Money
+    currency: Literal["USD"] = "USD"
+
+
+class UsageRecord(WireModel):
+    """One attempt that reached a vendor; `id` is `<request_id>:<attempt>` and the message's `Nats-Msg-Id`."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}:[1-9][0-9]{0,8}$")]
+    request_id: Token
+    attempt: Annotated[int, Field(ge=1)]
+    tenant: Token
+    agent: Token
+    provider: Token
+    provider_id: str
+    endpoint: str
+    model: str
+    response_model: str | None = None
+    outcome: Outcome
+    error_code: ErrorCode | None = None
+    started_at: UtcTime
+    finished_at: UtcTime
+    time_to_first_token_s: float | None = None
+    duration_s: Annotated[float, Field(ge=0)]
+    queued_s: Annotated[float, Field(ge=0)]
+    usage: Usage
+    cost: Money | None = None
+    """USD; None when no price is known, which is not the same as free."""
+    price_source: PriceSource = PriceSource.NONE
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def record_id(request_id: str, attempt: int) -> str:
+    return f"{request_id}:{attempt}"

@@ -1,0 +1,146 @@
+"""The connection to NATS that every role keeps: found at start or given up with one clear line, kept for good after.
+
+nats-py's own reconnect loop runs for ever with a bounded wait; callbacks tell whoever needs to act (watch anew,
+ask anew, change readiness).
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+from nats.aio.client import Client as Nats
+
+from contracts import streams
+from runtime.settings import BrokerSettings
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5
+RECONNECT_WAIT_S = 0.5
+REQUEST_TIMEOUT_S = 10
+_PENDING_BYTES = 64 * 1024 * 1024
+
+
+class Unreachable(Exception):
+    """A server that a role needs does not answer. The message names its address."""
+
+
+class Broker:
+    """A NATS connection, its state as readiness sees it, and who wants to know of a reconnect."""
+
+    def __init__(self, client: Nats) -> None:
+        self.client = client
+        self.on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        self.closed = asyncio.Event()
+        """Set when the client gave up for good, as it does when the server refuses its credentials."""
+
+    @property
+    def connected(self) -> bool:
+        return self.client.is_connected
+
+    async def request(self, subject: str, payload: bytes) -> bytes:
+        """A request to the JetStream API; what `contracts.streams.ensure` needs."""
+        return (await self.client.request(subject, payload, timeout=REQUEST_TIMEOUT_S)).data
+
+
+@asynccontextmanager
+async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> AsyncGenerator[Broker]:
+    """Connects once, or raises Unreachable; afterwards reconnects for ever. Drained at exit."""
+    broker = Broker(Nats())
+    where = address(settings.nats_url)
+
+    async def on_error(exc: Exception) -> None:
+        log.warning("nats_error", extra={"error": reason(exc)})
+
+    async def on_disconnect() -> None:
+        if not broker.client.is_closed:
+            log.warning("nats_disconnected", extra={"server": where})
+
+    async def on_reconnect() -> None:
+        log.info("nats_reconnected", extra={"server": where})
+        for callback in broker.on_reconnect:
+            await callback()
+
+    async def on_closed() -> None:
+        broker.closed.set()
+
+    options: dict[str, Any] = {
+        "name": name,
+        "dont_randomize": True,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "reconnect_time_wait": RECONNECT_WAIT_S,
+        "max_reconnect_attempts": -1,
+        "ping_interval": 10,
+        "max_outstanding_pings": 2,
+        "pending_size": _PENDING_BYTES,
+        "inbox_prefix": settings.nats_inbox_prefix or inbox_prefix,
+        "error_cb": on_error,
+        "disconnected_cb": on_disconnect,
+        "reconnected_cb": on_reconnect,
+        "closed_cb": on_closed,
+        **_credentials(settings),
+    }
+    await _connect_to_any(broker, [url.strip() for url in settings.nats_url.split(",")], options)
+    try:
+        yield broker
+    finally:
+        if broker.client.is_connected:
+            await broker.client.drain()
+        else:
+            await broker.client.close()
+
+
+async def _connect_to_any(broker: Broker, servers: list[str], options: dict[str, Any]) -> None:
+    """One try of each server. (With unlimited reconnects nats-py would wait for ever at start, too.)"""
+    failures: list[str] = []
+    for turn in range(len(servers)):
+        order = servers[turn:] + servers[:turn]
+        try:
+            await broker.client.connect(servers=order, allow_reconnect=False, **options)
+        except (OSError, nats.errors.Error, TimeoutError) as exc:
+            failures.append(f"{address(order[0])}: {reason(exc)}")
+            broker.client = Nats()
+        else:
+            broker.client.options["allow_reconnect"] = True
+            broker.closed.clear()
+            return
+    raise Unreachable(f"NATS cannot be used at {'; '.join(failures)}")
+
+
+async def ensure_streams(broker: Broker, settings: BrokerSettings) -> None:
+    """Every role calls this at start. Raises Unreachable, contracts.streams.StreamMismatch."""
+    try:
+        await streams.ensure(broker.request, settings.sizes())
+    except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as exc:
+        raise Unreachable(
+            f"NATS at {address(settings.nats_url)} does not answer for JetStream: {reason(exc)}; "
+            "is JetStream on, and has this user the right to it?"
+        ) from exc
+
+
+def _credentials(settings: BrokerSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if settings.nats_creds:
+        options["user_credentials"] = settings.nats_creds
+    elif settings.nats_user:
+        options["user"] = settings.nats_user
+        options["password"] = settings.nats_password.get_secret_value() if settings.nats_password else ""
+    if settings.nats_cacert:
+        options["tls"] = ssl.create_default_context(cafile=settings.nats_cacert)
+    return options
+
+
+def address(url: str) -> str:
+    """Host and port of each server, never its credentials."""
+    return ", ".join(f"{p.hostname}:{p.port or 4222}" for p in (urlsplit(u.strip()) for u in url.split(",")))
+
+
+def reason(exc: BaseException) -> str:
+    """What went wrong, in one line."""
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__

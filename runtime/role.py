@@ -1,0 +1,70 @@
+"""How a role runs: one event loop, signals that mean stop, and one clear line when it cannot start."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import uvloop
+from pydantic import ValidationError
+
+from contracts.streams import JetStreamError, StreamMismatch
+from runtime.broker import Unreachable
+
+log = logging.getLogger(__name__)
+
+CANNOT_START = 1
+
+
+def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    """Runs `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Returns the exit code."""
+
+    async def with_signals() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sig, stop.set)
+        await main(stop)
+
+    try:
+        uvloop.run(with_signals())
+    except ValidationError as exc:
+        return _refuse("; ".join(_setting(error) for error in exc.errors(include_url=False, include_input=False)))
+    except (Unreachable, StreamMismatch, JetStreamError) as exc:
+        return _refuse(str(exc))
+    except BaseExceptionGroup as group:
+        known, unknown = group.split((Unreachable, StreamMismatch, JetStreamError))
+        if unknown or known is None:
+            raise
+        return _refuse("; ".join(str(exc) for exc in _leaves(known)))
+    return 0
+
+
+async def first_of(*waits: Awaitable[Any]) -> None:
+    """Returns when the first of these is done, and cancels the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _refuse(why: str) -> int:
+    print(f"fleet: {why}", file=sys.stderr, flush=True)  # noqa: T201 - the line that an operator sees
+    return CANNOT_START
+
+
+def _setting(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]).upper()
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for exc in group.exceptions:
+        found.extend(_leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc])
+    return found

@@ -1,0 +1,70 @@
+"""Sealing of vendor keys before they enter Vault: AES-256-GCM, bound to tenant and provider.
+
+A sealed key reads `fleet1.<key id>.<base64url of nonce | ciphertext | tag>`. The key id (first 8 hex digits of the
+sealing key's SHA-256) tells which key of the ring opens it, so that sealing keys can rotate.
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import SecretStr
+
+from runtime.settings import SealingSettings, decode_key
+
+_VERSION = "fleet1"
+_NONCE_BYTES = 12
+
+
+class UnsealError(Exception):
+    """A sealed key cannot be opened: another sealing key, another tenant or provider, or altered bytes."""
+
+
+def fingerprint(key: SecretStr) -> str:
+    """The first 8 hex digits of the key's SHA-256: enough to recognise it, useless to guess it."""
+    return hashlib.sha256(key.get_secret_value().encode()).hexdigest()[:8]
+
+
+class Keyring:
+    """The newest sealing key seals; all of them open."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._ring = {hashlib.sha256(key).hexdigest()[:8]: AESGCM(key) for key in keys}
+        self._newest = next(iter(self._ring))
+
+    @classmethod
+    def from_settings(cls, settings: SealingSettings) -> "Keyring":
+        return cls([decode_key(k) for k in (settings.llm_encryption_key, *settings.llm_encryption_key_previous)])
+
+    def seal(self, secret: SecretStr, *, tenant: str, provider: str) -> str:
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = self._ring[self._newest].encrypt(
+            nonce, secret.get_secret_value().encode(), _bound_to(tenant, provider)
+        )
+        return f"{_VERSION}.{self._newest}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+
+    def unseal(self, sealed: str, *, tenant: str, provider: str) -> SecretStr:
+        """Raises UnsealError."""
+        try:
+            version, key_id, body = sealed.split(".")
+            raw = base64.urlsafe_b64decode(body)
+        except (ValueError, binascii.Error):
+            raise UnsealError(f"what lies in Vault for {provider}/{tenant} is no sealed key") from None
+        if version != _VERSION or key_id not in self._ring:
+            raise UnsealError(
+                f"the key of {provider}/{tenant} was sealed with another key ({key_id[:8]}); "
+                "add that one to LLM_ENCRYPTION_KEY_PREVIOUS"
+            )
+        try:
+            opened = self._ring[key_id].decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _bound_to(tenant, provider))
+        except (InvalidTag, ValueError):
+            raise UnsealError(f"the sealed key of {provider}/{tenant} was altered or belongs elsewhere") from None
+        return SecretStr(opened.decode())
+
+
+def _bound_to(tenant: str, provider: str) -> bytes:
+    return f"{tenant}/{provider}".encode()

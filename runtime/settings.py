@@ -1,0 +1,96 @@
+"""Settings that several roles share, read from the environment as the contract names them."""
+
+import base64
+import binascii
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from contracts.streams import Sizes
+
+
+class RoleSettings(BaseSettings):
+    """The base of each role's settings. Empty variables count as not set."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", populate_by_name=True)
+
+
+class BrokerSettings(RoleSettings):
+    nats_url: str = "nats://127.0.0.1:4222"
+    """Several servers of a cluster are separated by commas."""
+    nats_user: str | None = None
+    nats_password: SecretStr | None = None
+    nats_creds: str | None = None
+    """Path of a credentials file, in place of user and password."""
+    nats_cacert: str | None = None
+    """Path of the certificate authority, for a TLS server that the system does not trust."""
+    nats_inbox_prefix: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
+    """What this user may subscribe for answers; each role has a default of its own."""
+    llm_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    llm_queue_limit_per_tenant: Annotated[int, Field(ge=1)] = 10_000
+
+    def sizes(self) -> Sizes:
+        return Sizes(replicas=self.llm_stream_replicas, queue_limit_per_tenant=self.llm_queue_limit_per_tenant)
+
+
+class ProbeSettings(RoleSettings):
+    llm_http_host: str = "127.0.0.1"
+    llm_http_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Where /healthz, /readyz and /metrics answer; 0 takes a free port and logs it."""
+
+
+class LogSettings(RoleSettings):
+    llm_log_format: Annotated[str, Field(pattern="^(json|plain)$")] = "json"
+    llm_log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+
+class DatabaseSettings(RoleSettings):
+    database_url: SecretStr
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("DATABASE_URL must start with postgresql://")
+        return url
+
+
+class VaultSettings(RoleSettings):
+    vault_addr: str = "http://127.0.0.1:8200"
+    vault_role_id: str | None = None
+    vault_secret_id: SecretStr | None = None
+    vault_token: SecretStr | None = None
+    vault_namespace: str | None = None
+    vault_cacert: str | None = None
+
+
+class SealingSettings(RoleSettings):
+    """The keys that seal vendor keys: base64 of 32 bytes each, the first one seals."""
+
+    llm_encryption_key: SecretStr
+    llm_encryption_key_previous: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+
+    @field_validator("llm_encryption_key_previous", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("llm_encryption_key", "llm_encryption_key_previous")
+    @classmethod
+    def _are_32_bytes(cls, value: SecretStr | tuple[SecretStr, ...]) -> SecretStr | tuple[SecretStr, ...]:
+        for key in value if isinstance(value, tuple) else (value,):
+            decode_key(key)
+        return value
+
+
+def decode_key(key: SecretStr) -> bytes:
+    """The 32 bytes of a sealing key. Raises ValueError without repeating the key."""
+    text = key.get_secret_value().strip()
+    try:
+        raw = base64.b64decode(text.translate(str.maketrans("-_", "+/")), validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 32:
+        raise ValueError("must be base64 of 32 bytes; make one with: fleet keys generate")
+    return raw

@@ -1,0 +1,180 @@
+"""What every vendor adapter offers, and the values that go in and come out.
+
+An adapter knows its vendor's wire format and nothing of NATS, Vault or PostgreSQL: it is given a request, an endpoint
+and a key, and yields chunks. It raises `contracts.errors` only, never a library's own exception.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pydantic import JsonValue, SecretStr
+
+from contracts.events import FinishReason, ToolCallDelta
+from contracts.providers import Endpoint, Timeouts
+from contracts.requests import AssistantMessage, CompletionRequest, FunctionCall, ToolCall
+from contracts.rpc import CountTokens, ModelInfo, TokenCount
+from contracts.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a call goes and with which key."""
+
+    endpoint: Endpoint
+    timeouts: Timeouts
+    key: SecretStr | None
+    """None for providers that need no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One attempt: what to ask of which model, where, and how long it may take at most."""
+
+    request: CompletionRequest
+    model: str
+    """The vendor's own name of the model, without the provider's prefix."""
+    target: Target
+    time_left_s: float
+    """Until the request's deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Output that arrived together: everything that one read from the vendor's connection brought."""
+
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The vendor's end marker was seen: the reply is whole. Always the last thing that a stream yields."""
+
+    finish_reason: FinishReason
+    usage: Usage | None
+    """None: the vendor stated none; the caller estimates."""
+    response_model: str | None = None
+    response_id: str | None = None
+    provider_data: dict[str, JsonValue] | None = None
+    """What the vendor wants back on the next turn."""
+    warnings: tuple[str, ...] = ()
+    """What was asked for and ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole reply."""
+
+    message: AssistantMessage
+    finish: Finish
+
+
+class Provider(Protocol):
+    """The base interface of a vendor adapter. One instance serves all tenants of a worker.
+
+    All methods raise `contracts.errors.FleetError` subclasses; messages hold no part of a key or a prompt.
+    """
+
+    name: str
+
+    def check_supported(self, request: CompletionRequest, *, model: str) -> None:
+        """Raises UnsupportedFeature when the vendor cannot do what is asked; makes no call."""
+        ...
+
+    def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+        """Chunks as they arrive, then exactly one Finish.
+
+        A reply that ends without the vendor's end marker raises StreamInterrupted. Closing the generator closes the
+        vendor's connection at once.
+        """
+        ...
+
+    async def complete(self, call: Call) -> Completion:
+        """The whole reply; read through the same path as a streamed one."""
+        ...
+
+    async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount: ...
+
+    async def check_health(self, target: Target) -> None:
+        """One cheap authenticated call; returns when the endpoint and the key work, raises otherwise."""
+        ...
+
+    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]: ...
+
+    async def estimate_cost(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
+        """The tokens that a cost estimate is made of; prices are not the adapter's business."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        ...
+
+
+@dataclass(slots=True)
+class _ToolCallParts:
+    id: str | None = None
+    name: str | None = None
+    arguments: list[str] = field(default_factory=list)
+
+
+class Gathering:
+    """The reply so far, put together from chunks."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._refusal: list[str] = []
+        self._tool_calls: dict[int, _ToolCallParts] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        if chunk.text:
+            self._text.append(chunk.text)
+        if chunk.reasoning:
+            self._reasoning.append(chunk.reasoning)
+        if chunk.refusal:
+            self._refusal.append(chunk.refusal)
+        for delta in chunk.tool_calls:
+            parts = self._tool_calls.setdefault(delta.index, _ToolCallParts())
+            parts.id = delta.id or parts.id
+            parts.name = delta.name or parts.name
+            if delta.arguments:
+                parts.arguments.append(delta.arguments)
+
+    @property
+    def started(self) -> bool:
+        """Whether any output has arrived."""
+        return bool(self._text or self._reasoning or self._refusal or self._tool_calls)
+
+    def output_text(self) -> str:
+        """All output in one string, for estimates."""
+        calls = [f"{parts.name or ''}{''.join(parts.arguments)}" for parts in self._tool_calls.values()]
+        return "".join([*self._reasoning, *self._text, *self._refusal, *calls])
+
+    def message(self, provider_data: dict[str, JsonValue] | None = None) -> AssistantMessage:
+        calls = tuple(
+            ToolCall(
+                id=parts.id or f"call_{index}",
+                function=FunctionCall(name=parts.name or "unnamed", arguments="".join(parts.arguments)),
+            )
+            for index, parts in sorted(self._tool_calls.items())
+        )
+        return AssistantMessage(
+            content="".join(self._text) or None,
+            reasoning="".join(self._reasoning) or None,
+            refusal="".join(self._refusal) or None,
+            tool_calls=calls or None,
+            provider_data=provider_data,
+        )
+
+
+async def gather(stream: AsyncGenerator[Chunk | Finish]) -> Completion:
+    """The whole reply of a stream."""
+    gathering = Gathering()
+    async for item in stream:
+        if isinstance(item, Finish):
+            return Completion(gathering.message(item.provider_data), item)
+        gathering.add(item)
+    raise AssertionError("a stream ends with a Finish or raises")
