@@ -4,16 +4,16 @@ An adapter knows its vendor's wire format and nothing of NATS, Vault or PostgreS
 and a key, and yields chunks. It raises `contracts.errors` only, never a library's own exception.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pydantic import JsonValue, SecretStr
 
 from contracts.events import FinishReason, ToolCallDelta
-from contracts.providers import Endpoint, Timeouts
+from contracts.providers import Endpoint, Price, Timeouts
 from contracts.requests import AssistantMessage, CompletionRequest, FunctionCall, ToolCall
-from contracts.rpc import CountTokens, ModelInfo, TokenCount
+from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
 from contracts.usage import Usage
 
 
@@ -104,8 +104,10 @@ class Provider(Protocol):
 
     async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]: ...
 
-    async def estimate_cost(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
-        """The tokens that a cost estimate is made of; prices are not the adapter's business."""
+    async def estimate_cost(
+        self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
+    ) -> CostEstimate:
+        """The most that a call can cost. `prices`: the tenant's own, by `provider/model` or model."""
         ...
 
     async def aclose(self) -> None:
