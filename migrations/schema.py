@@ -1,0 +1,200 @@
+"""The tables. Money is NUMERIC(20,10) USD, times are timestamptz, days are UTC dates."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+Money = Numeric(20, 10)
+Time = DateTime(timezone=True)
+Ordered = Text(collation="C")
+"""Text that sorts by its bytes, the same on every server."""
+
+NOW = text("now()")
+EMPTY_OBJECT = text("'{}'::jsonb")
+EMPTY_ARRAY = text("'[]'::jsonb")
+ZERO = text("0")
+TRUE = text("true")
+FALSE = text("false")
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("slug", Ordered, primary_key=True),
+    # Limits: null is the environment's default, 0 is no limit.
+    Column("requests_per_minute", BigInteger),
+    Column("requests_per_day", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("tokens_per_day", BigInteger),
+    Column("daily_budget_usd", Money),
+    Column("daily_cost_alert_usd", Money),
+    Column("aliases", JSONB, nullable=False, server_default=EMPTY_OBJECT),
+    Column("fallbacks", JSONB, nullable=False, server_default=EMPTY_ARRAY),
+    Column("prices", JSONB, nullable=False, server_default=EMPTY_OBJECT),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    Column("created_at", Time, nullable=False, server_default=NOW),
+    Column("updated_at", Time, nullable=False, server_default=NOW),
+)
+
+llm_providers = Table(
+    "llm_providers",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Ordered, ForeignKey("tenants.slug"), nullable=False),
+    Column("provider_type", Ordered, nullable=False),
+    Column("config", JSONB, nullable=False, server_default=EMPTY_OBJECT),
+    Column("is_active", Boolean, nullable=False, server_default=TRUE),
+    Column("is_default", Boolean, nullable=False, server_default=FALSE),
+    # Where the sealed key lies in Vault, and how to recognise it; null when the provider has no key.
+    Column("vault_path", Text),
+    Column("key_fingerprint", Text),
+    Column("key_version", Integer),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    Column("created_at", Time, nullable=False, server_default=NOW),
+    Column("updated_at", Time, nullable=False, server_default=NOW),
+    UniqueConstraint("tenant", "provider_type"),
+    Index("uq_llm_providers_active_default", "tenant", unique=True, postgresql_where=text("is_active AND is_default")),
+)
+
+# No foreign key on provider_id, and text: what a vendor billed is booked whatever became of the configuration.
+llm_provider_usage = Table(
+    "llm_provider_usage",
+    metadata,
+    Column("provider_id", Ordered, nullable=False),
+    Column("date", Date, nullable=False),
+    Column("model", Ordered, nullable=False),
+    Column("provider", Ordered, nullable=False),
+    Column("tenant", Ordered, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False, server_default=ZERO),
+    Column("completion_tokens", BigInteger, nullable=False, server_default=ZERO),
+    Column("cache_read_tokens", BigInteger, nullable=False, server_default=ZERO),
+    Column("cache_write_tokens", BigInteger, nullable=False, server_default=ZERO),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default=ZERO),
+    Column("total_cost", Money, nullable=False, server_default=ZERO),
+    # Attempts without a known price; their cost is missing from total_cost.
+    Column("unpriced_count", BigInteger, nullable=False, server_default=ZERO),
+    Column("request_count", BigInteger, nullable=False, server_default=ZERO),
+    Column("error_count", BigInteger, nullable=False, server_default=ZERO),
+    UniqueConstraint("provider_id", "date", "model"),
+    Index(None, "tenant", "date"),
+    Index(None, "date"),
+)
+
+llm_usage_events = Table(
+    "llm_usage_events",
+    metadata,
+    Column("id", Ordered, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("request_id", Ordered, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("tenant", Ordered, nullable=False),
+    Column("agent", Ordered, nullable=False),
+    Column("provider", Ordered, nullable=False),
+    Column("provider_id", Ordered, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Ordered, nullable=False),
+    Column("response_model", Text),
+    Column("outcome", Text, nullable=False),
+    Column("error_code", Text),
+    Column("started_at", Time, nullable=False),
+    Column("finished_at", Time, nullable=False),
+    Column("time_to_first_token_s", Double),
+    Column("duration_s", Double, nullable=False),
+    Column("queued_s", Double, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cache_read_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("usage_source", Text, nullable=False),
+    Column("cost", Money),
+    Column("price_source", Text, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=EMPTY_OBJECT),
+    Column("booked_at", Time, nullable=False, server_default=NOW),
+    PrimaryKeyConstraint("id", "day"),
+    Index(None, "tenant", "day"),
+    postgresql_partition_by="RANGE (day)",
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Ordered, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("threshold_usd", Money),
+    Column("amount_usd", Money),
+    Column("message", Text, nullable=False),
+    Column("created_at", Time, nullable=False, server_default=NOW),
+    Column("acknowledged_at", Time),
+    Column("acknowledged_by", Text),
+    # One alert of a kind for a tenant and day, however many consumers evaluate it.
+    UniqueConstraint("tenant", "kind", "day"),
+    Index(None, "created_at"),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    # Assigned by the writer under the chain's lock, so that it has no gaps and follows the chain.
+    Column("seq", BigInteger, Identity(always=False), primary_key=True),
+    Column("at", Time, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("object_type", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
+    Column("tenant", Ordered),
+    Column("before", JSONB),
+    Column("after", JSONB),
+    Column("prev_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    UniqueConstraint("prev_hash"),
+    Index(None, "tenant", "seq"),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("role", Text, nullable=False),
+    # Null: all tenants.
+    Column("tenant", Ordered, ForeignKey("tenants.slug")),
+    Column("expires_at", Time),
+    Column("created_at", Time, nullable=False, server_default=NOW),
+    Column("revoked_at", Time),
+    Column("last_used_at", Time),
+    CheckConstraint("role IN ('admin', 'tenant_admin', 'viewer')", name="role"),
+)
