@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from contracts.subjects import Provider
+from contracts.usage import Money
 from contracts.wire import ModelName, StrictWireModel, Token, WireModel, optional
 
 
@@ -110,8 +111,8 @@ class PublishedTenant(WireModel):
 
     slug: Token
     limits: Limits = Limits()
-    daily_budget_usd: Decimal | None = None
-    daily_cost_alert_usd: Decimal | None = None
+    daily_budget_usd: Money | None = None
+    daily_cost_alert_usd: Money | None = None
     aliases: dict[str, tuple[ModelName, ...]] = Field(default_factory=dict)
     fallbacks: tuple[ModelName, ...] = ()
     prices: dict[str, Price] = Field(default_factory=dict)

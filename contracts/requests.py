@@ -6,9 +6,9 @@ Source of the message vocabulary: OpenAI's Chat Completions reference.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from contracts.wire import ModelName, StrictWireModel, Token, UtcTime, WireModel, optional
+from contracts.wire import JsonObject, ModelName, StrictWireModel, Token, UtcTime, WireModel, optional
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 DEFAULT_DEADLINE_S = 600.0
@@ -68,7 +68,7 @@ class AssistantMessage(WireModel):
     tool_calls: tuple[ToolCall, ...] | None = optional()
     refusal: str | None = optional()
     reasoning: str | None = optional()
-    provider_data: dict[str, JsonValue] | None = optional()
+    provider_data: JsonObject | None = optional()
     """What a vendor wants back on the next turn, by provider; sent back untouched, ignored by the others."""
     name: str | None = optional()
 
@@ -96,7 +96,7 @@ Message = Annotated[
 class FunctionSpec(WireModel):
     name: ToolName
     description: str | None = optional()
-    parameters: dict[str, JsonValue] | None = optional()
+    parameters: JsonObject | None = optional()
     strict: bool | None = optional()
 
 
@@ -116,7 +116,7 @@ class NamedToolChoice(WireModel):
 
 class ResponseFormat(WireModel):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, JsonValue] | None = optional()
+    json_schema: JsonObject | None = optional()
 
     @model_validator(mode="after")
     def _schema_comes_with_its_type(self) -> "ResponseFormat":
@@ -150,9 +150,9 @@ class CompletionRequest(StrictWireModel):
     deadline: UtcTime | None = optional()
     """Bounds queueing and calling together; ten minutes after publishing when not given."""
     on_interrupt: OnInterrupt = "restart"
-    provider_options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    provider_options: dict[str, JsonObject] = Field(default_factory=dict)
     """By provider: further fields for the vendor's request body."""
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: JsonObject = Field(default_factory=dict)
 
     @field_validator("stop", mode="before")
     @classmethod

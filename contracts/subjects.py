@@ -54,7 +54,7 @@ class RpcMethod(StrEnum):
 
 def token(value: str) -> str:
     """`value`, if it may stand in a subject. Raises ValueError."""
-    if not _TOKEN.match(value):
+    if not _TOKEN.fullmatch(value):
         raise ValueError(f"{value[:80]!r} is not a subject token ([A-Za-z0-9_-], 1 to 64 of them)")
     return value
 

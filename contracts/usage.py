@@ -21,7 +21,8 @@ def plain_decimal(amount: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-Money = Annotated[Decimal, Field(ge=0), PlainSerializer(plain_decimal, return_type=str)]
+Money = Annotated[Decimal, Field(ge=0, lt=10**10, max_digits=60), PlainSerializer(plain_decimal, return_type=str)]
+"""USD, within what the ledger's NUMERIC(20, 10) holds; bounded digits, so that no exponent can blow up a text."""
 
 
 class UsageSource(StrEnum):

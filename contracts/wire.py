@@ -1,9 +1,10 @@
 """The two kinds of wire model, and the tokens that may stand in a subject."""
 
+import math
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"  # noqa: S105 - a subject token
 MODEL_PATTERN = r"^[^\x00-\x20\x7f]{1,256}$"
@@ -15,6 +16,25 @@ ModelName = Annotated[str, StringConstraints(pattern=MODEL_PATTERN)]
 """`provider/model`, a bare model, a bare provider, or a tenant's alias; no blanks, no control characters."""
 
 UtcTime = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+
+
+def _finite(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    pending: list[JsonValue] = [value]
+    while pending:
+        match pending.pop():
+            case dict() as members:
+                pending.extend(members.values())
+            case list() as items:
+                pending.extend(items)
+            case float() as number if not math.isfinite(number):
+                raise ValueError("numbers must be finite")
+            case _:
+                pass
+    return value
+
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+"""Any JSON object; NaN and Infinity, which pydantic's parser takes, are no JSON."""
 
 
 def utc_now() -> datetime:
