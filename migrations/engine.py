@@ -1,0 +1,108 @@
+"""A SQLAlchemy engine from a DATABASE_URL, and what may be said of that URL in a log."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from runtime.broker import Unreachable, reason
+
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 60
+
+# What libpq understands and asyncpg would send to the server as a setting.
+_LIBPQ_ONLY = {
+    "channel_binding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "load_balance_hosts",
+    "sslcompression",
+    "sslsni",
+    "tcp_user_timeout",
+}
+
+UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
+
+
+def make_engine(
+    database_url: SecretStr, *, application_name: str, pool_size: int = 5, command_timeout_s: float = COMMAND_TIMEOUT_S
+) -> AsyncEngine:
+    """An engine for `postgresql://…` or `postgres://…`, with everything that asyncpg reads from such a URL.
+
+    That includes Unix sockets (`?host=/run/postgresql`), several hosts, and the ssl options. Connections are checked
+    before use, so that a restarted server costs no failed query.
+    """
+    dsn = _asyncpg_dsn(database_url.get_secret_value())
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=command_timeout_s,
+            server_settings={"application_name": application_name, "timezone": "UTC"},
+        )
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        hide_parameters=True,
+    )
+
+
+@asynccontextmanager
+async def open_engine(
+    database_url: SecretStr, *, application_name: str, pool_size: int = 5
+) -> AsyncGenerator[AsyncEngine]:
+    """An engine whose server has answered, or Unreachable; disposed of at exit."""
+    engine = make_engine(database_url, application_name=application_name, pool_size=pool_size)
+    try:
+        await check(engine, database_url)
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def check(engine: AsyncEngine, database_url: SecretStr) -> None:
+    """Raises Unreachable when the server does not answer or refuses us."""
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+    except (*UNREACHABLE, asyncpg.PostgresError, DBAPIError) as exc:
+        raise unreachable(database_url, exc) from exc
+
+
+def unreachable(database_url: SecretStr, exc: BaseException) -> Unreachable:
+    cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+    return Unreachable(f"PostgreSQL cannot be used at {address(database_url)}: {reason(cause)}")
+
+
+def address(database_url: SecretStr) -> str:
+    """Hosts, ports and database of the URL, never its user, password or options."""
+    parts = urlsplit(database_url.get_secret_value())
+    hosts = unquote(parts.netloc.rpartition("@")[2])
+    options = parse_qs(parts.query)
+    if not hosts:
+        hosts = ",".join(options.get("host", ["localhost"]))
+        hosts += "".join(f":{port}" for port in options.get("port", [])[:1])
+    return f"{hosts}/{unquote(parts.path).lstrip('/')}".rstrip("/")
+
+
+def _asyncpg_dsn(url: str) -> str:
+    parts = urlsplit(url)
+    options = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k not in _LIBPQ_ONLY]
+    return urlunsplit(parts._replace(query=urlencode(options)))

@@ -1,0 +1,71 @@
+"""Moves a database to the newest schema, and tells whether it is there."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from pydantic import SecretStr
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrations.engine import UNREACHABLE, make_engine, unreachable
+
+_HERE = Path(__file__).parent
+_LOCK = int.from_bytes(b"fleet")
+_MIGRATION_TIMEOUT_S = 3600
+
+
+def upgrade(database_url: str | SecretStr) -> None:
+    """Brings the database to the newest schema. Safe when several run at once: the others wait, then find it done.
+
+    Blocks, on an event loop in a thread of its own. Raises runtime.broker.Unreachable.
+    """
+    url = database_url if isinstance(database_url, SecretStr) else SecretStr(database_url)
+    with ThreadPoolExecutor(1, thread_name_prefix="migrate") as thread:
+        thread.submit(lambda: asyncio.run(_upgrade(url))).result()
+
+
+async def is_current(connection: AsyncConnection) -> bool:
+    """Whether the database has the newest schema that this program knows."""
+    return await connection.run_sync(_current) == head()
+
+
+@cache
+def head() -> str | None:
+    """The newest revision."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+async def _upgrade(url: SecretStr) -> None:
+    engine = make_engine(url, application_name="fleet-migrate", pool_size=1, command_timeout_s=_MIGRATION_TIMEOUT_S)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            await connection.run_sync(_run)
+    except (*UNREACHABLE, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as exc:
+        raise unreachable(url, exc) from exc
+    finally:
+        await engine.dispose()
+
+
+def _run(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
