@@ -1,0 +1,23 @@
+"""Which adapter serves which provider. Only the adapters that a worker serves are imported: SDKs are heavy."""
+
+from importlib import import_module
+
+from workers.providers.base import Provider
+
+_ADAPTERS = {
+    "mock": ("workers.providers.mock", "Mock"),
+    "openai": ("workers.providers.openai", "OpenAI"),
+}
+
+
+def available() -> tuple[str, ...]:
+    """The providers that have an adapter."""
+    return tuple(_ADAPTERS)
+
+
+def load(provider: str) -> Provider:
+    """The adapter of `provider`. Raises ValueError when there is none."""
+    if provider not in _ADAPTERS:
+        raise ValueError(f"there is no adapter for {provider[:80]!r}; there are: {', '.join(available())}")
+    module, name = _ADAPTERS[provider]
+    return getattr(import_module(module), name)()

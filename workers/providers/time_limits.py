@@ -1,0 +1,57 @@
+"""How long an adapter waits for a vendor, and what it raises when it waited long enough."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from contracts.errors import DeadlineExceeded, FleetError, ProviderTimeout
+from contracts.providers import Timeouts
+
+T = TypeVar("T")
+
+
+class TimeLimits:
+    """The limits of one call, which starts when this is made. Time that the caller takes is not the vendor's."""
+
+    def __init__(self, timeouts: Timeouts, *, time_left_s: float, provider: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeouts = timeouts
+        self._provider = provider
+        self._alive = False
+        now = self._loop.time()
+        self._first_token_by = now + timeouts.first_token_s
+        self._total_by = now + timeouts.total_s
+        self._deadline = now + time_left_s
+
+    def sign_of_life(self) -> None:
+        """Something came, be it a ping: from now on the idle limit holds."""
+        self._alive = True
+
+    async def wait(self, what: Awaitable[T], *, at_most_s: float | None = None) -> T:
+        """What `what` returns. Raises ProviderTimeout, DeadlineExceeded, or TimeoutError after `at_most_s`."""
+        now = self._loop.time()
+        limit_by = now + self._timeouts.idle_s if self._alive else self._first_token_by
+        until = min(limit_by, self._total_by, self._deadline)
+        if at_most_s is not None:
+            until = min(until, now + at_most_s)
+        timeout = asyncio.timeout_at(until)
+        try:
+            async with timeout:
+                return await what
+        except TimeoutError as exc:
+            if not timeout.expired() or until not in (limit_by, self._total_by, self._deadline):
+                raise
+            raise self._expired(until) from exc
+
+    def _expired(self, until: float) -> FleetError:
+        if until == self._deadline:
+            return DeadlineExceeded(
+                f"the deadline passed while {self._provider} was answering", provider=self._provider
+            )
+        if until == self._total_by:
+            what = f"did not finish within {self._timeouts.total_s:g} s (total_s)"
+        elif self._alive:
+            what = f"sent nothing for {self._timeouts.idle_s:g} s (idle_s)"
+        else:
+            what = f"sent nothing within {self._timeouts.first_token_s:g} s (first_token_s)"
+        return ProviderTimeout(f"{self._provider} {what}", provider=self._provider)
