@@ -1,0 +1,142 @@
+"""A child process that cannot outlive us: started through `launch.py`, in its own session, its output in a file."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleet.local import launch
+
+POLL_S = 0.02
+_LAUNCHER = Path(launch.__file__)
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
+
+
+class StartFailed(Exception):
+    """A program did not come up. The message names it, its last words and its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run. The environment is exactly `env` and what every program needs of ours (PATH, locale)."""
+
+    name: str
+    argv: tuple[str, ...]
+    log: Path
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    cwd: Path | None = None
+    user: str = ""
+    """Whom to become, when we are root and the program refuses to be; see launch.py."""
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL
+    """What it gets when we die."""
+
+
+class Process:
+    """One run of a command. Start it from the main thread: the kernel ties the child to the thread that forked it."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+        launcher = (sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(command.death_signal)))
+        with command.log.open("ab") as log:
+            self._child = subprocess.Popen(
+                [*launcher, command.user, "--", *command.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**inherited, **command.env},
+                cwd=command.cwd or command.log.parent,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._child.poll()
+
+    def send(self, sig: signal.Signals) -> None:
+        if self.alive:
+            self._child.send_signal(sig)
+
+    async def exited(self) -> int:
+        while (code := self._child.poll()) is None:  # noqa: ASYNC110 - nothing but the kernel knows
+            await asyncio.sleep(POLL_S)
+        return code
+
+    async def stop(self, *, timeout_s: float = 10) -> None:
+        """Asks it to stop; kills it when it has not within `timeout_s`."""
+        self.send(self.command.stop_signal)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.exited()
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        await self.exited()
+
+    async def wait_until(self, ready: Callable[[], Awaitable[bool]], *, timeout_s: float = 30) -> None:
+        """Returns when `ready()` says yes. Raises StartFailed when it exits first or takes too long."""
+        deadline = time.monotonic() + timeout_s
+        while not await ready():
+            if not self.alive:
+                raise self.failed()
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{self.command.name} did not answer within {timeout_s:g} s: {self.last_words()}")
+            await asyncio.sleep(POLL_S)
+
+    def failed(self) -> StartFailed:
+        return StartFailed(f"{self.command.name} ended with code {self.returncode}: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The last line of its log, and where the rest is."""
+        lines = self.command.log.read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1][:500] if lines else 'it said nothing'} (log: {self.command.log})"
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def private_folder(path: Path) -> Path:
+    """`path`, made if need be, for its owner only."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.chmod(0o700)
+    return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replaces `path` atomically by a file for its owner only."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        out.write(text)
+    fresh.replace(path)

