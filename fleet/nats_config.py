@@ -1,0 +1,194 @@
+"""The NATS server's configuration: one user for each role, tenant and pool, with the least that its work needs.
+
+Everything that is not named here is denied. A denied request is answered by nobody, so the client sees a timeout and
+the server's error in its error callback.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from contracts import streams, subjects
+from contracts.subjects import AUTO, Priority
+
+MAX_PAYLOAD = "8MB"
+_V = subjects.VERSION
+_INFO = ("$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*")
+_CONFIG_KEYS = f"$KV.{subjects.CONFIG_BUCKET}.>"
+_HEALTH_KEYS = f"$KV.{subjects.HEALTH_BUCKET}.>"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A NATS user. Its answers come to subjects below `inbox_prefix`, which nobody else may read."""
+
+    name: str
+    inbox_prefix: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...] = ()
+    """Besides its inbox."""
+    answers_requests: bool = False
+    """May publish to the reply subject of what it received, for a while."""
+
+
+def agent(tenant: str) -> User:
+    """Any number of agents of one tenant; they see their tenant's replies only, and no JetStream API."""
+    subjects.token(tenant)
+    return User(
+        f"agent-{tenant}",
+        subjects.inbox_prefix(tenant),
+        publish=(f"{_V}.request.*.*.{tenant}", f"{_V}.control.{tenant}.>", f"{_V}.rpc.*.*.{tenant}"),
+        subscribe=(f"{_V}.reply.{tenant}.>",),
+    )
+
+
+def worker(*providers: str) -> User:
+    """A pool: pulls its own providers' requests and those that name no provider, and hands over to other pools.
+
+    Its inbox is its own, so that no pool reads what another one pulls.
+    """
+    pulls = [streams.pool_consumer(of, priority) for of in (*providers, AUTO) for priority in Priority]
+    return User(
+        f"worker-{'-'.join(providers)}",
+        f"_ROLE_worker_{'_'.join(providers)}",
+        publish=(
+            *_INFO,
+            *(subject for consumer in pulls for subject in _pull(streams.REQUESTS, consumer)),
+            subjects.REPLIES,
+            *(f"{_V}.usage.{provider}.*" for provider in providers),
+            subjects.DEAD,
+            subjects.REQUESTS,
+            subjects.NOTICES,
+            subjects.LIMITS,
+            *_direct_get(streams.REPLIES),
+            *_direct_get(streams.LIMITS),
+            *_watch(streams.CONFIG),
+            *_watch(streams.HEALTH),
+            _HEALTH_KEYS,
+        ),
+        subscribe=(subjects.ALL_CANCELS, subjects.ALL_RESUMES, *map(subjects.all_rpcs, providers)),
+        answers_requests=True,
+    )
+
+
+def usage() -> User:
+    return User(
+        "usage",
+        "_ROLE_usage",
+        publish=(
+            *_INFO,
+            "$JS.API.STREAM.NAMES",
+            *_pull(streams.USAGE, streams.USAGE_CONSUMER),
+            *_watch(streams.CONFIG),
+            subjects.NOTICES,
+            subjects.DEAD,
+        ),
+    )
+
+
+def admin() -> User:
+    """The control plane: publishes configuration, asks workers, reads and replays dead letters, makes the streams."""
+    return User(
+        "admin",
+        "_ROLE_admin",
+        publish=(
+            *_INFO,
+            *_definitions(),
+            *_direct_get(streams.DEAD),
+            f"$JS.API.STREAM.MSG.GET.{streams.DEAD}",
+            f"$JS.API.STREAM.MSG.DELETE.{streams.DEAD}",
+            *_watch(streams.CONFIG),
+            *_watch(streams.HEALTH),
+            _CONFIG_KEYS,
+            subjects.REQUESTS,
+            subjects.NOTICES,
+            f"{_V}.rpc.>",
+        ),
+    )
+
+
+def operator() -> User:
+    """Who looks after the server: everything of JetStream's API, nothing of what agents and workers say."""
+    return User("operator", "_ROLE_operator", publish=("$JS.API.>",))
+
+
+def users(*, tenants: Sequence[str], providers: Sequence[str]) -> list[User]:
+    return [operator(), admin(), usage(), *map(worker, providers), *map(agent, tenants)]
+
+
+def _pull(stream: str, consumer: str) -> tuple[str, ...]:
+    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", f"$JS.ACK.{stream}.{consumer}.>"
+
+
+def _direct_get(stream: str) -> tuple[str, ...]:
+    return f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>"
+
+
+def _watch(bucket: str) -> tuple[str, ...]:
+    """To read a bucket and follow its changes: by an ephemeral consumer with flow control."""
+    create = f"$JS.API.CONSUMER.CREATE.{bucket}"
+    return *_direct_get(bucket), create, f"{create}.>", f"$JS.FC.{bucket}.>"
+
+
+def _definitions() -> Iterable[str]:
+    """To create and update what contracts.streams defines, and nothing else."""
+    for definition in streams.definitions(streams.Sizes()):
+        yield f"$JS.API.STREAM.CREATE.{definition['name']}"
+        yield f"$JS.API.STREAM.UPDATE.{definition['name']}"
+    for stream, consumer in streams.consumers():
+        yield f"$JS.API.CONSUMER.CREATE.{stream}.{consumer['durable_name']}.>"
+
+
+def placeholder(user: User) -> str:
+    """A reference to an environment variable of the server, in a password's place."""
+    return f"$NATS_PASSWORD_{user.name.upper().replace('-', '_')}"
+
+
+def quoted(text: str) -> str:
+    """A string of NATS configuration, which is never read as a number or a variable."""
+    return json.dumps(text)
+
+
+def server(*, listen: str, store_dir: str, authorization: str = "") -> str:
+    """A whole configuration of one node. It syncs to disk before each PubAck: without that, a power cut loses
+    requests that were acknowledged (nats-server issue 7564)."""
+    return f"""\
+server_name: fleet
+listen: {quoted(listen)}
+max_payload: {MAX_PAYLOAD}
+jetstream {{
+  store_dir: {quoted(store_dir)}
+  sync_interval: always
+  max_memory_store: 2GB
+  max_file_store: 64GB
+}}
+{authorization}"""
+
+
+def authorization(of: Sequence[User], *, password: Callable[[User], str]) -> str:
+    """The users' block. `password` gives a value of NATS configuration: `quoted` text or a `placeholder`.
+
+    Raises ValueError when two users would share a placeholder.
+    """
+    by_placeholder = {placeholder(user): user for user in of}
+    if len(by_placeholder) != len(of):
+        raise ValueError("two of the users would share an environment variable for their passwords")
+    blocks = "\n".join(_user(user, password(user)) for user in of)
+    return f"authorization {{\n  users: [\n{blocks}\n  ]\n}}\n"
+
+
+def _user(user: User, password: str) -> str:
+    responses = '\n        allow_responses: { max: 1000000, expires: "10m" }' if user.answers_requests else ""
+    return f"""\
+    {{
+      user: {quoted(user.name)}
+      password: {password}
+      permissions: {{
+        publish: {{ allow: {_list(user.publish)} }}
+        subscribe: {{ allow: {_list((f"{user.inbox_prefix}.>", *user.subscribe))} }}{responses}
+      }}
+    }}"""
+
+
+def _list(allowed: Iterable[str]) -> str:
+    return f"[{', '.join(quoted(subject) for subject in allowed)}]"
