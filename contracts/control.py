@@ -16,6 +16,7 @@ DEAD_CODE = "Fleet-Dead-Code"
 DEAD_REASON = "Fleet-Dead-Reason"
 DEAD_SUBJECT = "Fleet-Dead-Subject"
 DEAD_AT = "Fleet-Dead-At"
+DEAD_TRUNCATED = "Fleet-Dead-Truncated"
 
 
 class Cancel(StrictWireModel):
@@ -42,6 +43,7 @@ class Handover(WireModel):
     queued_at: UtcTime
     """When the agent's own message entered the queue."""
     history: tuple[FailedAttempt, ...] = ()
+    vendor_calls: Annotated[int, Field(ge=0, le=1_000)] = 0
     usage: Usage | None = None
     """Of the attempts so far."""
     cost: Cost | None = None

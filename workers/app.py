@@ -1,0 +1,144 @@
+"""The composition root of a worker pool."""
+
+import asyncio
+import os
+import random
+import secrets
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+from contracts.providers import WorkerPresence
+from contracts.subjects import AUTO
+from contracts.wire import utc_now
+from runtime import broker, logs, probes, role
+from runtime.sealing import Keyring
+from runtime.vault import VaultSession
+from workers import presence, telemetry
+from workers.cancellations import Cancellations
+from workers.clock import Clock
+from workers.config import Configuration
+from workers.control import Control
+from workers.execution import Execution, Services
+from workers.intake import Intake
+from workers.keys import KeyStore
+from workers.providers import registry
+from workers.publisher import Publisher
+from workers.settings import WorkerSettings
+
+_INBOX_PREFIX = "_ROLE_worker"
+_RESOLVER_SLOTS = 64
+
+
+def main(providers: Sequence[str], *, concurrency: int | None = None) -> int:
+    """Runs a worker for these providers until SIGTERM or SIGINT; returns the exit code."""
+
+    async def start(stop: asyncio.Event) -> None:
+        settings = WorkerSettings.model_validate({})
+        logs.configure(settings)
+        await run(settings, providers, stop=stop, concurrency=concurrency or settings.llm_worker_concurrency)
+
+    return role.run(start)
+
+
+async def run(settings: WorkerSettings, providers: Sequence[str], *, stop: asyncio.Event, concurrency: int) -> None:
+    """Raises runtime.broker.Unreachable when NATS or Vault cannot be used at start."""
+    name = f"{'-'.join(providers)[:32]}-{socket.gethostname().split('.')[0][:16]}-{secrets.token_hex(3)}"
+    clock = Clock()
+    async with AsyncExitStack() as stack:
+        nats = await stack.enter_async_context(broker.connect(settings, name=name, inbox_prefix=_INBOX_PREFIX))
+        await broker.ensure_streams(nats, settings)
+        vault = VaultSession(settings)
+        stack.push_async_callback(vault.close)
+        await vault.start()
+        adapters = {provider: registry.load(provider) for provider in providers}
+        for adapter in adapters.values():
+            stack.push_async_callback(adapter.aclose)
+
+        config = Configuration(nats)
+        keys = KeyStore(vault, Keyring.from_settings(settings), clock=clock.monotonic)
+        cancellations = Cancellations(clock)
+        services = Services(
+            worker=name,
+            broker=nats,
+            publisher=Publisher(nats),
+            config=config,
+            keys=keys,
+            default_models=settings.default_models(),
+            cancellations=cancellations,
+            clock=clock,
+            rng=random.Random(),
+        )
+        control = Control(
+            broker=nats,
+            config=config,
+            keys=keys,
+            cancellations=cancellations,
+            adapters=adapters,
+            default_models=services.default_models,
+            clock=clock,
+        )
+        stack.push_async_callback(control.close)
+        pools = {
+            provider: Intake(
+                nats,
+                provider=provider,
+                slots=concurrency,
+                run=Execution(provider, adapter, services).run,
+                interrupt=cancellations.interrupt_all,
+            )
+            for provider, adapter in adapters.items()
+        }
+        resolver = Intake(
+            nats,
+            provider=AUTO,
+            slots=_RESOLVER_SLOTS,
+            run=Execution(AUTO, None, services).run,
+            interrupt=cancellations.interrupt_all,
+        )
+        for provider, intake in pools.items():
+            telemetry.IN_FLIGHT.labels(provider).set_function(lambda intake=intake: intake.in_flight)
+            telemetry.PARKED.labels(provider).set_function(lambda intake=intake: intake.parked)
+
+        def describe() -> WorkerPresence:
+            return WorkerPresence(
+                name=name,
+                providers=tuple(providers),
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                version=version("fleet"),
+                started_at=started_at,
+                concurrency=concurrency,
+                in_flight=sum(intake.in_flight for intake in pools.values()),
+                parked=sum(intake.parked for intake in pools.values()),
+                draining=stop.is_set(),
+            )
+
+        started_at = utc_now().isoformat()
+        checks = {
+            "nats": lambda: nats.connected,
+            "vault": lambda: vault.usable,
+            "configuration": lambda: config.loaded,
+            "accepting": lambda: not stop.is_set(),
+        }
+        await stack.enter_async_context(probes.serve(settings, checks))
+        async with asyncio.TaskGroup() as background:
+            watch = background.create_task(config.watch(), name="config watch")
+            await config.wait_until_loaded()
+            await control.subscribe()
+            announcing = background.create_task(presence.announce(nats, describe), name="presence")
+            closed = background.create_task(_stop_when_closed(nats, stop), name="broker closed")
+            async with asyncio.TaskGroup() as intakes:
+                for intake in (*pools.values(), resolver):
+                    intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")
+            for task in (watch, announcing, closed):
+                task.cancel()
+        if nats.connected:
+            await presence.withdraw(nats, name)
+
+
+async def _stop_when_closed(nats: broker.Broker, stop: asyncio.Event) -> None:
+    """A connection that is closed for good leaves nothing to do; the supervisor starts the process again."""
+    await nats.closed.wait()
+    stop.set()

@@ -1,0 +1,163 @@
+"""From an attempt to its usage record: what the vendor stated, or an estimate of what was sent and received."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from contracts.errors import ErrorCode, FleetError, from_wire
+from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started
+from contracts.providers import Price
+from contracts.requests import CompletionRequest
+from contracts.usage import Cost, Outcome, Usage, UsageRecord, UsageSource, record_id
+from workers import tokens
+from workers.pricing import price
+from workers.providers.base import Chunk, Finish, Gathering
+from workers.routing import Candidate
+
+NOTHING = Usage(source=UsageSource.VENDOR)
+"""A refused call: the vendor said no, and bills nothing."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One vendor call and what came of it so far."""
+
+    number: int
+    candidate: Candidate
+    provider_id: str
+    endpoint: str
+    started_at: datetime
+    started: float
+    """On the monotonic clock."""
+    gathering: Gathering = field(default_factory=Gathering)
+    time_to_first_token_s: float | None = None
+    finish: Finish | None = None
+
+
+@dataclass(slots=True)
+class Bill:
+    """The sum over a request's attempts. The cost is None as soon as one attempt has no price."""
+
+    usage: Usage = NOTHING
+    amount: Decimal | None = Decimal(0)
+
+    @classmethod
+    def inherited(cls, usage: Usage | None, cost: Cost | None) -> "Bill":
+        """From the pool that handed the request over."""
+        return cls() if usage is None else cls(usage, cost.amount if cost else None)
+
+    def add(self, book: UsageRecord) -> None:
+        self.usage += book.usage
+        if book.cost is None and book.usage.input_tokens + book.usage.output_tokens > 0:
+            self.amount = None
+        elif book.cost is not None and self.amount is not None:
+            self.amount += book.cost
+
+    def cost(self) -> Cost | None:
+        return None if self.amount is None else Cost(amount=self.amount)
+
+
+def usage_of(attempt: Attempt, request: CompletionRequest, error: FleetError | None) -> Usage:
+    """What the vendor stated; else an estimate, if the call got as far as being worked on."""
+    if attempt.finish and attempt.finish.usage:
+        return attempt.finish.usage
+    worked_on = attempt.finish is not None or attempt.gathering.started
+    if (
+        error is not None
+        and not worked_on
+        and error.code
+        not in (
+            ErrorCode.PROVIDER_TIMEOUT,
+            ErrorCode.STREAM_INTERRUPTED,
+            ErrorCode.DEADLINE_EXCEEDED,
+        )
+    ):
+        return NOTHING
+    return tokens.estimate(request, attempt.gathering.output_text())
+
+
+def record(
+    request: CompletionRequest,
+    attempt: Attempt,
+    *,
+    outcome: Outcome,
+    error_code: ErrorCode | None,
+    usage: Usage,
+    prices: Mapping[str, Price],
+    finished_at: datetime,
+    duration_s: float,
+    queued_s: float,
+) -> UsageRecord:
+    priced = price(
+        usage,
+        provider=attempt.candidate.provider,
+        model=attempt.candidate.model,
+        at=attempt.started_at,
+        overrides=prices,
+    )
+    return UsageRecord(
+        id=record_id(request.id, attempt.number),
+        request_id=request.id,
+        attempt=attempt.number,
+        tenant=request.tenant,
+        agent=request.agent,
+        provider=attempt.candidate.provider,
+        provider_id=attempt.provider_id,
+        endpoint=attempt.endpoint,
+        model=attempt.candidate.model,
+        response_model=attempt.finish.response_model if attempt.finish else None,
+        outcome=outcome,
+        error_code=error_code,
+        started_at=attempt.started_at,
+        finished_at=finished_at,
+        time_to_first_token_s=attempt.time_to_first_token_s,
+        duration_s=duration_s,
+        queued_s=queued_s,
+        usage=usage,
+        cost=priced.amount,
+        price_source=priced.source,
+        metadata=request.metadata,
+    )
+
+
+def attempt_from_events(started: Started, events: Sequence[Event], *, provider_id: str) -> Attempt:
+    """The attempt of another worker, as far as its events tell."""
+    attempt = Attempt(
+        number=started.attempt,
+        candidate=Candidate(started.provider, started.model),
+        provider_id=provider_id,
+        endpoint=started.endpoint,
+        started_at=started.at,
+        started=0.0,
+    )
+    for event in events:
+        match event:
+            case Delta() if event.attempt == started.attempt:
+                attempt.gathering.add(
+                    Chunk(event.text or "", event.reasoning or "", event.refusal or "", event.tool_calls or ())
+                )
+            case Completed() if event.attempt == started.attempt:
+                attempt.time_to_first_token_s = event.timings.time_to_first_token_s
+                attempt.finish = Finish(
+                    event.finish_reason,
+                    event.usage,
+                    response_model=event.response_model,
+                    response_id=event.response_id,
+                )
+            case _:
+                pass
+    return attempt
+
+
+def outcome_of(last: Event) -> tuple[Outcome, FleetError | None]:
+    """What the last event of an attempt says of it; an attempt without an end was abandoned."""
+    match last:
+        case Completed():
+            return Outcome.COMPLETED, None
+        case Cancelled():
+            return Outcome.CANCELLED, None
+        case Failed() | Retrying():
+            return Outcome.FAILED, from_wire(last.error)
+        case _:
+            return Outcome.ABANDONED, None

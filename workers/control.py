@@ -1,0 +1,233 @@
+"""The control subjects: cancel, resume, and questions (rpc) that a pool answers."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import TypeVar
+
+import nats.errors
+from nats.aio.msg import Msg
+from pydantic import BaseModel, ValidationError
+
+from contracts import subjects
+from contracts.control import Cancel, Resume
+from contracts.errors import (
+    Error,
+    FleetError,
+    InternalError,
+    InvalidRequest,
+    KeyUnavailable,
+    MalformedRequest,
+    NoProvider,
+    UnknownTenant,
+)
+from contracts.events import parse
+from contracts.providers import PublishedProvider, PublishedTenant
+from contracts.rpc import CountTokens, EndpointHealth, EstimateCost, Health, HealthCheck, Models, Refusal
+from contracts.subjects import RpcMethod
+from contracts.wire import WireModel
+from runtime.broker import Broker
+from workers import replies
+from workers.cancellations import Cancellations
+from workers.clock import Clock
+from workers.config import Configuration
+from workers.execution import KEYLESS
+from workers.keys import KeyStore
+from workers.pricing import provider_of_model
+from workers.providers.base import Provider, Target
+from workers.routing import Routes
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+
+_RPC_TIMEOUT_S = 30.0
+_AT_ONCE = 64
+_YIELD_EVERY = 100
+
+
+class Control:
+    """Answers for one worker process. Each question runs in a task of its own, a bounded number at once."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        config: Configuration,
+        keys: KeyStore,
+        cancellations: Cancellations,
+        adapters: Mapping[str, Provider],
+        default_models: Mapping[str, str],
+        clock: Clock,
+    ) -> None:
+        self._broker = broker
+        self._config = config
+        self._keys = keys
+        self._cancellations = cancellations
+        self._adapters = adapters
+        self._default_models = default_models
+        self._clock = clock
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def subscribe(self) -> None:
+        """Every worker hears every cancel; one worker of the fleet, or of the pool, answers each question."""
+        client = self._broker.client
+        await client.subscribe(subjects.ALL_CANCELS, cb=self._on_cancel)
+        await client.subscribe(subjects.ALL_RESUMES, queue="resume", cb=self._in_task(self._resume))
+        for provider in self._adapters:
+            await client.subscribe(subjects.all_rpcs(provider), queue=f"rpc-{provider}", cb=self._in_task(self._answer))
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _on_cancel(self, msg: Msg) -> None:
+        try:
+            cancel = Cancel.model_validate_json(msg.data)
+        except ValidationError:
+            log.warning("cancel_malformed", extra={"subject": msg.subject})
+            return
+        self._cancellations.cancel(subjects.tenant_of_control(msg.subject), cancel.request_id)
+
+    def _in_task(self, answer: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+        async def run(msg: Msg) -> None:
+            try:
+                async with self._slots:
+                    await answer(msg)
+            except (nats.errors.Error, TimeoutError) as exc:
+                log.warning("answer_failed", extra={"subject": msg.subject, "error": type(exc).__name__})
+            except Exception:
+                log.exception("answer_crashed", extra={"subject": msg.subject})
+
+        async def start(msg: Msg) -> None:
+            if not msg.reply:
+                return
+            task = asyncio.create_task(run(msg), name=f"answer {msg.subject}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return start
+
+    async def _resume(self, msg: Msg) -> None:
+        tenant = subjects.tenant_of_control(msg.subject)
+        try:
+            ask = Resume.model_validate_json(msg.data)
+        except ValidationError as exc:
+            await self._say(msg, _refusal(_malformed(exc)))
+            return
+        found = 0
+        async with aclosing(replies.stored(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))) as stored:
+            async for data in stored:
+                found += 1
+                event = parse(data)
+                if (event.attempt, event.seq) > ask.after:
+                    await self._broker.client.publish(msg.reply, data)
+                if found % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+        if not found:
+            nothing = InvalidRequest(f"no events are stored of request {ask.request_id}; they are kept for 10 minutes")
+            await self._say(msg, _refusal(nothing))
+            return
+        await self._broker.client.publish(msg.reply, b"")
+
+    async def _answer(self, msg: Msg) -> None:
+        provider = msg.subject.split(".")[3]
+        method, tenant = subjects.method_and_tenant_of_rpc(msg.subject)
+        try:
+            async with asyncio.timeout(_RPC_TIMEOUT_S):
+                answer = await self._ask_adapter(provider, method, tenant, msg.data)
+        except FleetError as error:
+            answer = _refusal(error)
+        except ValidationError as exc:
+            answer = _refusal(_malformed(exc))
+        except TimeoutError:
+            answer = _refusal(InternalError(f"{provider} did not answer {method} in {_RPC_TIMEOUT_S:.0f} s"))
+        await self._say(msg, answer)
+
+    async def _ask_adapter(self, provider: str, method: str, tenant: str, data: bytes) -> WireModel:
+        adapter = self._adapters[provider]
+        configured, settings = await self._configured(provider, tenant)
+        match method:
+            case RpcMethod.HEALTH:
+                _parse(HealthCheck, data)
+                return await self._health(adapter, configured)
+            case RpcMethod.MODELS:
+                return Models(models=await adapter.get_supported_models(await self._target(configured)))
+            case RpcMethod.COUNT_TOKENS:
+                question = _parse(CountTokens, data)
+                model = self._model(question.model, configured, settings)
+                return await adapter.count_tokens(question, model=model, target=await self._target(configured))
+            case RpcMethod.ESTIMATE_COST:
+                estimate = _parse(EstimateCost, data)
+                model = self._model(estimate.model, configured, settings)
+                return await adapter.estimate_cost(
+                    estimate, model=model, target=await self._target(configured), prices=settings.prices
+                )
+            case _:
+                raise MalformedRequest(f"there is no method {method[:64]!r}; there are {', '.join(RpcMethod)}")
+
+    async def _configured(self, provider: str, tenant: str) -> tuple[PublishedProvider, PublishedTenant]:
+        settings = await self._config.tenant(tenant)
+        if settings is None:
+            raise UnknownTenant(f"there is no tenant {tenant}")
+        configured = await self._config.provider(tenant, provider)
+        if configured is None:
+            raise NoProvider(f"tenant {tenant} has no active provider {provider}")
+        return configured, settings
+
+    def _model(self, model: str, configured: PublishedProvider, settings: PublishedTenant) -> str:
+        provider = configured.provider_type
+        routes = Routes(
+            tenant=settings,
+            providers={provider: configured},
+            default_models=self._default_models,
+            vendor_of=provider_of_model,
+        )
+        return next(c for c in routes.resolve(model, pool=provider) if c.provider == provider).model
+
+    async def _target(self, configured: PublishedProvider, endpoint: int = 0) -> Target:
+        config = configured.config
+        key = None
+        if configured.key_version is not None:
+            held = await self._keys.get(
+                tenant=configured.tenant, provider=configured.provider_type, key_version=configured.key_version
+            )
+            key = held.secret
+        elif configured.provider_type not in KEYLESS:
+            raise KeyUnavailable(f"{configured.provider_type} of tenant {configured.tenant} has no key")
+        return Target(config.all_endpoints()[endpoint], config.timeouts, key)
+
+    async def _health(self, adapter: Provider, configured: PublishedProvider) -> Health:
+        endpoints = configured.config.all_endpoints()
+        checked = [await self._health_of(adapter, configured, number) for number in range(len(endpoints))]
+        return Health(healthy=all(e.healthy for e in checked), endpoints=tuple(checked))
+
+    async def _health_of(self, adapter: Provider, configured: PublishedProvider, number: int) -> EndpointHealth:
+        name = configured.config.all_endpoints()[number].name
+        started = self._clock.monotonic()
+        error: Error | None = None
+        try:
+            await adapter.check_health(await self._target(configured, number))
+        except FleetError as exc:
+            error = exc.to_wire()
+        latency_s = self._clock.monotonic() - started
+        return EndpointHealth(endpoint=name, healthy=error is None, latency_s=latency_s, error=error)
+
+    async def _say(self, msg: Msg, answer: WireModel) -> None:
+        await self._broker.client.publish(msg.reply, answer.to_json())
+
+
+def _parse(model: type[M], data: bytes) -> M:
+    return model.model_validate_json(data or b"{}", strict=True)
+
+
+def _refusal(error: FleetError) -> Refusal:
+    return Refusal(error=error.to_wire())
+
+
+def _malformed(exc: ValidationError) -> MalformedRequest:
+    fields = sorted({".".join(map(str, e["loc"])) or "body" for e in exc.errors(include_input=False)})
+    return MalformedRequest(f"the question is not valid: {', '.join(fields)[:500]}")

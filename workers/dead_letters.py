@@ -1,0 +1,54 @@
+"""Requests that could not be processed: their bytes go to `LLM_DEAD`, with the reason in headers."""
+
+import json
+import logging
+import re
+from typing import Any
+
+import nats.errors
+
+from contracts import subjects
+from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED
+from contracts.errors import FleetError
+from contracts.wire import TOKEN_PATTERN, utc_now
+from workers import telemetry
+from workers.intake import Delivery
+from workers.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+_TOKEN = re.compile(TOKEN_PATTERN)
+_REASON_CHARS = 1000
+_HEADROOM_BYTES = 16 * 1024
+
+
+async def bury(publisher: Publisher, delivery: Delivery, error: FleetError, *, provider: str) -> None:
+    """Returns when it is stored. A body at the broker's size limit is cut to make room for the headers."""
+    headers = {
+        DEAD_CODE: error.code,
+        DEAD_REASON: error.message[:_REASON_CHARS].encode("ascii", "replace").decode().replace("\n", " "),
+        DEAD_SUBJECT: delivery.subject,
+        DEAD_AT: utc_now().isoformat(),
+    }
+    subject = subjects.dead(provider, delivery.tenant)
+    msg_id = f"dead:{delivery.stream_seq}"
+    try:
+        await publisher.durable(subject, delivery.data, msg_id=msg_id, headers=headers)
+    except nats.errors.MaxPayloadError:
+        kept = delivery.data[: len(delivery.data) - _HEADROOM_BYTES]
+        await publisher.durable(subject, kept, msg_id=msg_id, headers={**headers, DEAD_TRUNCATED: "true"})
+    telemetry.DEAD_LETTERS.labels(provider, error.code).inc()
+    log.warning("request_dead", extra={"code": error.code, "subject": delivery.subject, "reason": error.message})
+
+
+def reply_address(delivery: Delivery) -> tuple[str, str] | None:
+    """Agent and request id of a request that is not valid, where they can be known."""
+    try:
+        body: Any = json.loads(delivery.data)
+    except (ValueError, RecursionError):
+        return None
+    match body:
+        case {"agent": str(agent), "id": str(request_id)} if _TOKEN.match(agent) and _TOKEN.match(request_id):
+            return agent, request_id
+        case _:
+            return None

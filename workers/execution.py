@@ -1,0 +1,491 @@
+"""One request → one outcome.
+
+The order of the last three steps is what makes the fleet safe: the terminal event, then the usage record with its
+PubAck awaited, then the ack, all on one connection. Whatever dies in between is repeated, and what is repeated is
+deduplicated by id.
+"""
+
+import logging
+import random
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from contracts import subjects
+from contracts.errors import (
+    AuthenticationFailed,
+    DeadlineExceeded,
+    FleetError,
+    InternalError,
+    KeyUnavailable,
+    MalformedRequest,
+    NoProvider,
+    StreamInterrupted,
+    UnknownTenant,
+)
+from contracts.events import FailedAttempt, Started, Timings
+from contracts.providers import Endpoint, PublishedProvider, PublishedTenant
+from contracts.subjects import AUTO
+from contracts.subjects import Provider as ProviderName
+from contracts.usage import Cost, Outcome, UsageRecord
+from runtime.broker import Broker
+from workers import booking, policy, recovery, replies, telemetry
+from workers.booking import Attempt
+from workers.cancellations import Cancellations
+from workers.clock import Clock
+from workers.config import Configuration
+from workers.dead_letters import bury, reply_address
+from workers.handover import hand_over
+from workers.intake import Delivery, Settlement
+from workers.interruption import Interrupted, Interruption, Reason
+from workers.job import Job, parse_handover, parse_request
+from workers.keys import HeldKey, KeyStore
+from workers.pricing import provider_of_model
+from workers.providers.base import Call, Finish, Provider, Target
+from workers.publisher import NotStored, Publisher
+from workers.routing import Candidate, Routes, order_endpoints
+from workers.stream import EventStream
+
+log = logging.getLogger(__name__)
+
+KEYLESS = frozenset({ProviderName.OLLAMA, ProviderName.MOCK})
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every request needs, wired once in `workers.app`."""
+
+    worker: str
+    broker: Broker
+    publisher: Publisher
+    config: Configuration
+    keys: KeyStore
+    default_models: Mapping[str, str]
+    cancellations: Cancellations
+    clock: Clock
+    rng: random.Random
+
+
+@dataclass(slots=True)
+class _Visit:
+    """The stay of a request at one candidate."""
+
+    candidate: Candidate
+    endpoints: list[Endpoint] = field(default_factory=list[Endpoint])
+    """Still to be tried, the current one first."""
+    tries: int = 0
+    """At the current endpoint."""
+    key: HeldKey | None = None
+    key_read_anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Setback:
+    """An attempt came to nothing."""
+
+    error: FleetError
+    output_sent: bool = False
+
+
+_Ended = Settlement
+"""An attempt ended the request; this is what becomes of its message."""
+
+
+class Execution:
+    """Runs the requests of one pool. Without an adapter (for `auto`) it resolves the model and hands over."""
+
+    def __init__(self, pool: str, adapter: Provider | None, services: Services) -> None:
+        self._pool = pool
+        self._adapter = adapter
+        self._use = services
+
+    async def run(self, delivery: Delivery) -> Settlement:
+        """Raises only what means "deliver this again": NATS does not confirm, or a bug of ours after the end."""
+        if delivery.deliveries > 1:
+            telemetry.REDELIVERIES.labels(self._pool).inc()
+        try:
+            address, request = parse_request(delivery)
+            handover = parse_handover(delivery)
+        except MalformedRequest as error:
+            return await self._reject(delivery, error)
+        job = Job(
+            delivery=delivery,
+            address=address,
+            request=request,
+            handover=handover,
+            events=EventStream(
+                self._use.publisher.event,
+                subject=subjects.reply(request.tenant, request.agent, request.id),
+                request_id=request.id,
+                attempt=handover.attempt if handover else 1,
+            ),
+            interruption=Interruption(),
+            queued_at=handover.queued_at if handover else delivery.queued_at,
+            queued_s=max(0.0, (self._use.clock.now() - delivery.queued_at).total_seconds()),
+            tenant=PublishedTenant(slug=address.tenant),
+        )
+        with self._use.cancellations.watch(request.tenant, request.id, job.interruption):
+            return await self._run(job)
+
+    async def _run(self, job: Job) -> Settlement:
+        try:
+            return await self._serve(job)
+        except Interrupted as interrupted:
+            return await self._interrupted(job, interrupted.reason)
+        except NotStored:
+            raise
+        except recovery.Poisonous as error:
+            await bury(self._use.publisher, job.delivery, error, provider=self._pool)
+            return await self._fail(job, error)
+        except FleetError as error:
+            return await self._fail(job, error)
+        except Exception:
+            if job.events.ended:
+                raise
+            log.exception("request_crashed", extra=job.log_facts())
+            return await self._fail(job, InternalError("the fleet failed on this request; its operators can see why"))
+
+    async def _serve(self, job: Job) -> Settlement:
+        await self._inherit(job)
+        if (settled := await self._recover(job)) is not None:
+            return settled
+        while True:
+            job.interruption.check()
+            self._check_deadline(job)
+            candidate = job.candidates.pop(0)
+            if candidate.provider != self._pool or self._adapter is None:
+                return await self._move(job, candidate)
+            result = await self._try(job, self._adapter, _Visit(candidate))
+            if isinstance(result, Settlement):
+                return result
+            await self._retrying(job, result, next_up=job.candidates[0])
+
+    async def _inherit(self, job: Job) -> None:
+        """The tenant's settings, the way to go, and what the pools before this one have done."""
+        tenant = await self._use.config.tenant(job.address.tenant)
+        if tenant is None:
+            raise UnknownTenant(f"there is no tenant {job.address.tenant}; add it with POST /api/v1/tenants")
+        job.tenant = tenant
+        if job.handover:
+            job.candidates = [Candidate.parse(text) for text in (job.handover.model, *job.handover.remaining)]
+            job.attempts = job.handover.vendor_calls
+            job.history = list(job.handover.history)
+            job.bill = booking.Bill.inherited(job.handover.usage, job.handover.cost)
+            return
+        prefix = job.request.model.partition("/")[0]
+        if prefix in list(ProviderName):
+            await self._use.config.provider(tenant.slug, prefix)
+        routes = Routes(
+            tenant=tenant,
+            providers=self._use.config.providers_of(tenant.slug),
+            default_models=self._use.default_models,
+            vendor_of=provider_of_model,
+        )
+        pool = None if job.address.provider == AUTO else job.address.provider
+        job.candidates = routes.candidates(job.request.model, pool=pool, fallbacks=job.request.fallbacks)
+
+    async def _recover(self, job: Job) -> Settlement | None:
+        """On a redelivery: books what is left to book. None: the request goes on here."""
+        if job.delivery.deliveries == 1:
+            return None
+        events = await replies.events(self._use.broker, job.events.subject)
+        past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
+        if past is None:
+            return None
+        if recovery.has_moved(past, pool=self._pool):
+            return Settlement.ACK
+        if past.last_started is not None and not past.booked:
+            await self._book_dead(job, past, past.last_started)
+        if past.ended:
+            return Settlement.ACK
+        job.attempts += past.vendor_calls
+        job.history += past.failed
+        job.candidates = recovery.remaining(past, job.candidates)
+        job.events.go_on_after(past.last)
+        if past.abandoned:
+            log.warning("attempt_abandoned", extra={**job.log_facts(), "attempt": past.last.attempt})
+            if past.dead_attempts >= recovery.MAX_DEAD_ATTEMPTS:
+                raise recovery.Poisonous(f"{past.dead_attempts} workers died while they worked on this request")
+            if past.output_sent and job.request.on_interrupt == "fail":
+                raise StreamInterrupted("the worker died after output was sent", provider=self._pool)
+        return None
+
+    async def _move(self, job: Job, to: Candidate) -> Settlement:
+        if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:
+            raise NoProvider(f"the request was handed over {job.handover.hops} times and found no provider")
+        await hand_over(self._use.publisher, job, to, pool=self._pool, time_left_s=self._time_left_s(job))
+        log.info("handed_over", extra={**job.log_facts(), "to": str(to)})
+        return Settlement.ACK
+
+    async def _try(self, job: Job, adapter: Provider, visit: _Visit) -> Settlement | FleetError:
+        """Works on one candidate until the request has ended, or the error that makes the next candidate due."""
+        while True:
+            visit.tries += 1
+            result = await self._attempt(job, adapter, visit)
+            if isinstance(result, Settlement):
+                return result
+            error = result.error
+            job.drop_smaller_windows(visit.candidate, error)
+            match await self._decide(job, visit, result):
+                case policy.RetryHere(delay_s):
+                    await self._retrying(job, error, next_up=visit.candidate, delay_s=delay_s)
+                    async with job.interruption:
+                        await self._use.clock.sleep(delay_s)
+                case policy.NextEndpoint():
+                    await self._retrying(job, error, next_up=visit.candidate)
+                    visit.endpoints.pop(0)
+                    visit.tries = 0
+                case policy.NextFallback():
+                    return error
+                case policy.FailInterrupted():
+                    raise StreamInterrupted(
+                        f"the stream broke after output was sent: {error.message}", provider=visit.candidate.provider
+                    ) from error
+                case policy.Fail():
+                    raise error
+            self._check_deadline(job)
+
+    async def _decide(self, job: Job, visit: _Visit, setback: _Setback) -> policy.Decision:
+        if isinstance(setback.error, AuthenticationFailed) and visit.key and not visit.key_read_anew:
+            visit.key_read_anew = True
+            if await self._key_has_changed(job, visit.candidate, visit.key):
+                return policy.RetryHere(0)
+        return policy.decide(
+            setback.error,
+            policy.Situation(
+                attempts=job.attempts,
+                tries_here=visit.tries,
+                output_sent=setback.output_sent and job.request.stream,
+                on_interrupt=job.request.on_interrupt,
+                endpoints_left=len(visit.endpoints) > 1,
+                fallbacks_left=bool(job.candidates),
+                time_left_s=self._time_left_s(job),
+                jitter=self._use.rng.random(),
+            ),
+        )
+
+    async def _attempt(self, job: Job, adapter: Provider, visit: _Visit) -> _Ended | _Setback:
+        """One vendor call, or the error that prevented it."""
+        candidate = visit.candidate
+        try:
+            adapter.check_supported(job.request, model=candidate.model)
+            configured = await self._configured(job, candidate)
+            if not visit.endpoints:
+                visit.endpoints = order_endpoints(configured.config.all_endpoints(), self._use.rng)
+            async with job.interruption:
+                visit.key = await self._key(configured)
+        except FleetError as error:
+            return _Setback(error)
+        endpoint = visit.endpoints[0]
+        attempt = Attempt(
+            number=job.events.attempt,
+            candidate=candidate,
+            provider_id=configured.provider_id,
+            endpoint=endpoint.name,
+            started_at=self._use.clock.now(),
+            started=self._use.clock.monotonic(),
+        )
+        call = Call(
+            request=job.request,
+            model=candidate.model,
+            target=Target(endpoint, configured.config.timeouts, visit.key.secret if visit.key else None),
+            time_left_s=self._time_left_s(job),
+        )
+        return await self._call_vendor(job, adapter, attempt, call)
+
+    async def _call_vendor(self, job: Job, adapter: Provider, attempt: Attempt, call: Call) -> _Ended | _Setback:
+        job.attempts += 1
+        if job.attempts == 1:
+            telemetry.QUEUED.labels(self._pool).observe(job.queued_s)
+        await job.events.started(
+            provider=attempt.candidate.provider,
+            endpoint=attempt.endpoint,
+            model=attempt.candidate.model,
+            worker=self._use.worker,
+            at=attempt.started_at,
+        )
+        try:
+            async with job.interruption:
+                await self._stream(job, adapter, attempt, call)
+        except Interrupted as interrupted:
+            return await self._interrupted(job, interrupted.reason, attempt)
+        except FleetError as error:
+            return await self._set_back(job, attempt, error)
+        except Exception:
+            log.exception("adapter_crashed", extra={**job.log_facts(), "provider": self._pool})
+            return await self._set_back(job, attempt, InternalError(f"the adapter of {self._pool} failed"))
+        return await self._complete(job, attempt)
+
+    async def _stream(self, job: Job, adapter: Provider, attempt: Attempt, call: Call) -> None:
+        async with aclosing(adapter.stream_completion(call)) as chunks:
+            async for item in chunks:
+                if isinstance(item, Finish):
+                    attempt.finish = item
+                    continue
+                if attempt.time_to_first_token_s is None:
+                    attempt.time_to_first_token_s = self._use.clock.monotonic() - attempt.started
+                attempt.gathering.add(item)
+                if job.request.stream:
+                    await job.events.delta(item)
+
+    async def _complete(self, job: Job, attempt: Attempt) -> Settlement:
+        finish = attempt.finish
+        if finish is None:
+            raise AssertionError(f"the adapter of {self._pool} ended without a Finish and without an error")
+        book = self._entry(job, attempt, outcome=Outcome.COMPLETED)
+        await job.events.completed(
+            message=attempt.gathering.message(finish.provider_data),
+            finish_reason=finish.finish_reason,
+            usage=book.usage,
+            cost=Cost(amount=book.cost) if book.cost is not None else None,
+            provider=attempt.candidate.provider,
+            model=attempt.candidate.model,
+            response_model=finish.response_model,
+            response_id=finish.response_id,
+            timings=Timings(
+                queued_s=job.queued_s,
+                time_to_first_token_s=attempt.time_to_first_token_s,
+                duration_s=book.duration_s,
+            ),
+            warnings=finish.warnings,
+        )
+        await self._publish(book)
+        self._note_end(job, "completed", "")
+        return Settlement.ACK
+
+    async def _set_back(self, job: Job, attempt: Attempt, error: FleetError) -> _Setback:
+        book = self._entry(job, attempt, outcome=Outcome.FAILED, error=error)
+        await self._publish(book)
+        job.bill.add(book)
+        job.history.append(
+            FailedAttempt(provider=attempt.candidate.provider, model=attempt.candidate.model, error=error.to_wire())
+        )
+        log.debug("attempt_failed", extra={**job.log_facts(), "attempt": attempt.number, "code": error.code})
+        return _Setback(error, output_sent=attempt.gathering.started)
+
+    async def _interrupted(self, job: Job, reason: Reason, attempt: Attempt | None = None) -> Settlement:
+        """The agent cancelled, or this worker has to go; with an attempt, that one is booked."""
+        match reason:
+            case Reason.CANCELLED:
+                book = self._entry(job, attempt, outcome=Outcome.CANCELLED) if attempt else None
+                if book:
+                    job.bill.add(book)
+                await job.events.cancelled(usage=job.bill.usage, cost=job.bill.cost())
+                if book:
+                    await self._publish(book)
+                self._note_end(job, "cancelled", "")
+                return Settlement.ACK
+            case Reason.DRAINING:
+                if attempt:
+                    error = StreamInterrupted("the worker was stopped; another one goes on", provider=self._pool)
+                    await self._set_back(job, attempt, error)
+                    await self._retrying(job, error, next_up=attempt.candidate)
+                return Settlement.NAK
+            case _:
+                assert_never(reason)
+
+    async def _fail(self, job: Job, error: FleetError) -> Settlement:
+        await job.events.failed(
+            error.to_wire(), attempts=tuple(job.history), usage=job.bill.usage, cost=job.bill.cost()
+        )
+        self._note_end(job, "failed", error.code)
+        return Settlement.ACK
+
+    async def _reject(self, delivery: Delivery, error: MalformedRequest) -> Settlement:
+        """Not a request that could be worked on: the bytes are kept, and the agent is told where it can be known."""
+        await bury(self._use.publisher, delivery, error, provider=self._pool)
+        if address := reply_address(delivery):
+            agent, request_id = address
+            events = EventStream(
+                self._use.publisher.event,
+                subject=subjects.reply(delivery.tenant, agent, request_id),
+                request_id=request_id,
+                attempt=1,
+            )
+            nothing = booking.Bill()
+            await events.failed(error.to_wire(), attempts=(), usage=nothing.usage, cost=nothing.cost())
+        telemetry.REQUESTS.labels(self._pool, "failed", error.code).inc()
+        return Settlement.TERM
+
+    async def _retrying(self, job: Job, error: FleetError, *, next_up: Candidate, delay_s: float = 0) -> None:
+        await job.events.retrying(error.to_wire(), delay_s=delay_s, provider=next_up.provider, model=next_up.model)
+
+    async def _configured(self, job: Job, candidate: Candidate) -> PublishedProvider:
+        configured = await self._use.config.provider(job.address.tenant, candidate.provider)
+        if configured is None:
+            raise NoProvider(
+                f"tenant {job.address.tenant} has no active provider {candidate.provider}; "
+                "add one with POST /api/v1/llm-providers"
+            )
+        return configured
+
+    async def _key(self, configured: PublishedProvider) -> HeldKey | None:
+        if configured.key_version is not None:
+            return await self._use.keys.get(
+                tenant=configured.tenant, provider=configured.provider_type, key_version=configured.key_version
+            )
+        if configured.provider_type in KEYLESS:
+            return None
+        raise KeyUnavailable(
+            f"{configured.provider_type} of tenant {configured.tenant} has no key; "
+            f"set one with PUT /api/v1/llm-providers/{configured.provider_id}",
+            provider=configured.provider_type,
+        )
+
+    async def _key_has_changed(self, job: Job, candidate: Candidate, used: HeldKey) -> bool:
+        try:
+            held = await self._use.keys.read_anew(tenant=job.address.tenant, provider=candidate.provider)
+        except KeyUnavailable:
+            return False
+        return held.key_version != used.key_version
+
+    def _entry(self, job: Job, attempt: Attempt, *, outcome: Outcome, error: FleetError | None = None) -> UsageRecord:
+        return booking.record(
+            job.request,
+            attempt,
+            outcome=outcome,
+            error_code=error.code if error else None,
+            usage=booking.usage_of(attempt, job.request, error),
+            prices=job.tenant.prices,
+            finished_at=self._use.clock.now(),
+            duration_s=self._use.clock.monotonic() - attempt.started,
+            queued_s=job.queued_s,
+        )
+
+    async def _book_dead(self, job: Job, past: recovery.Past, started: Started) -> None:
+        """The last attempt of a worker that died, from the events that it sent."""
+        configured = await self._use.config.provider(job.address.tenant, started.provider)
+        attempt = booking.attempt_from_events(
+            started, past.events, provider_id=configured.provider_id if configured else ""
+        )
+        outcome, error = booking.outcome_of(past.last)
+        book = booking.record(
+            job.request,
+            attempt,
+            outcome=outcome,
+            error_code=error.code if error else None,
+            usage=booking.usage_of(attempt, job.request, error),
+            prices=job.tenant.prices,
+            finished_at=self._use.clock.now(),
+            duration_s=max(0.0, (self._use.clock.now() - started.at).total_seconds()),
+            queued_s=max(0.0, (started.at - job.queued_at).total_seconds()),
+        )
+        job.bill.add(book)
+        await self._publish(book)
+
+    async def _publish(self, book: UsageRecord) -> None:
+        await self._use.publisher.durable(subjects.usage(book.provider, book.tenant), book.to_json(), msg_id=book.id)
+        telemetry.count_attempt(book)
+
+    def _check_deadline(self, job: Job) -> None:
+        if self._time_left_s(job) <= 0:
+            raise DeadlineExceeded(f"the deadline {job.deadline.isoformat()} has passed")
+
+    def _time_left_s(self, job: Job) -> float:
+        return (job.deadline - self._use.clock.now()).total_seconds()
+
+    def _note_end(self, job: Job, outcome: str, code: str) -> None:
+        telemetry.REQUESTS.labels(self._pool, outcome, code).inc()
+        facts = {**job.log_facts(), "outcome": outcome, "attempts": job.attempts, "queued_s": round(job.queued_s, 4)}
+        log.info("request_ended", extra={**facts, "code": code} if code else facts)

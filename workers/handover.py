@@ -1,0 +1,56 @@
+"""Giving a request to another provider's pool, which has the key that this one must never see.
+
+It is published to that pool's subject before this delivery is acked. The message id names the attempt, so that doing
+it twice puts it in the queue once.
+"""
+
+import json
+
+import nats.errors
+
+from contracts import subjects
+from contracts.control import HANDOVER, MSG_TTL, Handover
+from contracts.errors import InvalidRequest, QueueFull
+from workers import telemetry
+from workers.job import Job
+from workers.publisher import Publisher, SubjectFull
+from workers.routing import Candidate
+
+_TTL_SLACK_S = 60
+"""A message outlives its deadline by this much, so that a worker can still say `deadline_exceeded`."""
+_PASSED_ON = ("traceparent", "tracestate")
+_MESSAGE_CHARS = 300
+
+
+async def hand_over(publisher: Publisher, job: Job, to: Candidate, *, pool: str, time_left_s: float) -> None:
+    """Raises QueueFull when that pool's queue is full for this tenant."""
+    hops = job.handover.hops + 1 if job.handover else 1
+    told = Handover(
+        model=str(to),
+        remaining=tuple(map(str, job.candidates)),
+        attempt=job.events.attempt,
+        hops=hops,
+        queued_at=job.queued_at,
+        history=tuple(
+            failed.model_copy(
+                update={"error": failed.error.model_copy(update={"message": failed.error.message[:_MESSAGE_CHARS]})}
+            )
+            for failed in job.history
+        ),
+        vendor_calls=job.attempts,
+        usage=job.bill.usage,
+        cost=job.bill.cost(),
+    )
+    headers = {name: value for name in _PASSED_ON if (value := job.delivery.headers.get(name))}
+    headers[HANDOVER] = json.dumps(told.model_dump(mode="json"))
+    headers[MSG_TTL] = str(max(1, int(time_left_s) + _TTL_SLACK_S))
+    subject = subjects.request(to.provider, job.address.priority, job.address.tenant)
+    try:
+        await publisher.durable(
+            subject, job.delivery.data, msg_id=f"{job.request.id}:{job.events.attempt}:{to.provider}", headers=headers
+        )
+    except SubjectFull as exc:
+        raise QueueFull(f"the queue of {to.provider} is full for tenant {job.address.tenant}") from exc
+    except nats.errors.MaxPayloadError as exc:
+        raise InvalidRequest("the request is so near the size limit that it cannot be handed to another pool") from exc
+    telemetry.HANDOVERS.labels(pool, to.provider).inc()

@@ -1,0 +1,293 @@
+"""Credit → pull → slot → run → settle: how requests get from JetStream into a worker, and never twice or not at all.
+
+FastStream's pull subscriber lets messages wait behind a busy handler until `ack_wait` passes and they run twice, so
+this is a puller of our own: it asks only for what it has room for, says every three seconds that it still has what it
+has, and gives back at once what it will not start.
+
+Source of the pull protocol: nats-server's JetStream API, `$JS.API.CONSUMER.MSG.NEXT`.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, auto
+from typing import assert_never
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from contracts import streams
+from contracts.subjects import Priority
+from runtime.broker import Broker
+from workers import telemetry
+from workers.fair_queue import FairQueue
+
+log = logging.getLogger(__name__)
+
+IDLE_HEARTBEAT_S = 1.0
+_WATCHDOG_S = 3 * IDLE_HEARTBEAT_S
+_PULL_EXPIRES_S = 30.0
+_PULL_BYTES = 64 * 1024 * 1024
+"""Of one pull, so that a queue of the largest requests cannot fill the memory."""
+_PREFETCH_PART = 4
+_BACKGROUND_PART = 10
+_NS = 1_000_000_000
+_INTERNAL_NAK_S = 5.0
+_GIVE_BACK_S = 5.0
+"""For booking what was interrupted, after the grace period."""
+
+
+class Settlement(Enum):
+    """What becomes of a message after it was worked on."""
+
+    ACK = auto()
+    NAK = auto()
+    """Give it back for another worker."""
+    TERM = auto()
+    """It can never be worked on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """A request as JetStream delivered it."""
+
+    subject: str
+    data: bytes
+    headers: dict[str, str]
+    ack_subject: str
+    deliveries: int
+    """1 the first time."""
+    queued_at: datetime
+    """When it entered the stream."""
+    priority: Priority
+    stream_seq: int
+
+    @property
+    def tenant(self) -> str:
+        return self.subject.rsplit(".", 1)[-1]
+
+
+Run = Callable[[Delivery], Awaitable[Settlement]]
+
+
+@dataclass(slots=True)
+class _Source:
+    """One durable consumer, with what was asked of it and not yet given."""
+
+    consumer: str
+    priority: Priority
+    inbox: str = ""
+    subscription: Subscription | None = None
+    asked: int = 0
+    last_sign: float = 0.0
+    parked: FairQueue[Delivery] = field(default_factory=FairQueue[Delivery])
+    running: int = 0
+
+
+class Intake:
+    """Pulls from a provider's two consumers and runs what it gets, `slots` at a time."""
+
+    def __init__(self, broker: Broker, *, provider: str, slots: int, run: Run, interrupt: Callable[[], None]) -> None:
+        """`interrupt` asks everything that still runs to give its request back."""
+        self._broker = broker
+        self._slots = slots
+        self._prefetch = max(2, math.ceil(slots / _PREFETCH_PART))
+        self._background_share = max(1, slots // _BACKGROUND_PART)
+        self._run = run
+        self._interrupt = interrupt
+        self._sources = [_Source(streams.pool_consumer(provider, p), p) for p in Priority]
+        self._held: set[Delivery] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._provider = provider
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def parked(self) -> int:
+        return sum(len(source.parked) for source in self._sources)
+
+    async def serve(self, stop: asyncio.Event, *, grace_s: float) -> None:
+        """Works until `stop`, then drains: parked messages go back at once, running ones get `grace_s` to finish."""
+        self._broker.on_reconnect.append(self._ask_anew)
+        for source in self._sources:
+            source.inbox = self._broker.client.new_inbox()
+            source.subscription = await self._broker.client.subscribe(source.inbox, cb=self._receiver(source))
+            await self._ask(source)
+        async with asyncio.TaskGroup() as group:
+            beats = group.create_task(self._heartbeats(), name="heartbeats")
+            watchdog = group.create_task(self._watchdog(), name="watchdog")
+            await stop.wait()
+            watchdog.cancel()
+            await self._drain(grace_s)
+            beats.cancel()
+
+    def _receiver(self, source: _Source) -> Callable[[Msg], Awaitable[None]]:
+        async def receive(msg: Msg) -> None:
+            source.last_sign = asyncio.get_running_loop().time()
+            status = (msg.headers or {}).get("Status")
+            if status is None:
+                await self._receive(source, msg)
+            elif status != "100":
+                await self._asked_in_vain(source, msg)
+
+        return receive
+
+    async def _receive(self, source: _Source, msg: Msg) -> None:
+        delivery = _delivery(msg, source.priority)
+        source.asked = max(0, source.asked - 1)
+        if self._draining:
+            await self._say(delivery, b"-NAK")
+            return
+        self._held.add(delivery)
+        source.parked.put(delivery.tenant, delivery)
+        self._start_what_fits()
+        await self._ask(source)
+
+    async def _asked_in_vain(self, source: _Source, msg: Msg) -> None:
+        """408 and 409 end a pull; they say how much of it was not served."""
+        headers = msg.headers or {}
+        left = headers.get("Nats-Pending-Messages")
+        source.asked = max(0, source.asked - int(left)) if left is not None else 0
+        if left is None:
+            log.debug("pull_ended", extra={"consumer": source.consumer, "reason": headers.get("Description")})
+            return
+        await self._ask(source)
+
+    async def _ask(self, source: _Source) -> None:
+        """Asks for as many as there is room for, unless that is too few to be worth a message."""
+        if self._draining or not self._broker.connected:
+            return
+        room = max(0, self._slots - self.in_flight) + self._prefetch - len(source.parked) - source.asked
+        if room <= 0 or (source.asked and room < self._prefetch):
+            return
+        source.asked += room
+        if source.last_sign == 0.0:
+            source.last_sign = asyncio.get_running_loop().time()
+        pull = {
+            "batch": room,
+            "max_bytes": _PULL_BYTES,
+            "expires": int(_PULL_EXPIRES_S * _NS),
+            "idle_heartbeat": int(IDLE_HEARTBEAT_S * _NS),
+        }
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{streams.REQUESTS}.{source.consumer}"
+        await self._broker.client.publish(subject, json.dumps(pull).encode(), reply=source.inbox)
+
+    async def _ask_anew(self) -> None:
+        """After a reconnect, or when the server fell silent: what was asked before counts for nothing."""
+        for source in self._sources:
+            source.asked = 0
+            source.last_sign = 0.0
+            await self._ask(source)
+
+    async def _watchdog(self) -> None:
+        """The server beats every second while it holds a pull; silence means that it lost ours."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(IDLE_HEARTBEAT_S)
+            for source in self._sources:
+                if source.asked and loop.time() - source.last_sign > _WATCHDOG_S:
+                    if self._broker.connected:
+                        log.warning("pull_lost", extra={"consumer": source.consumer})
+                    source.asked = 0
+                    source.last_sign = 0.0
+                await self._ask(source)
+
+    def _start_what_fits(self) -> None:
+        while self.in_flight < self._slots and (source := self._next_source()):
+            delivery = source.parked.get()
+            source.running += 1
+            task = asyncio.create_task(self._work(source, delivery), name=f"request {delivery.ack_subject}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _next_source(self) -> _Source | None:
+        """Interactive before background, which keeps a tenth of the slots."""
+        interactive, background = self._sources
+        if background.parked and (not interactive.parked or background.running < self._background_share):
+            return background
+        return interactive if interactive.parked else None
+
+    async def _work(self, source: _Source, delivery: Delivery) -> None:
+        try:
+            settlement = await self._run(delivery)
+            await self._say(delivery, _word(settlement))
+        except asyncio.CancelledError:
+            await self._say(delivery, b"-NAK")
+            raise
+        except Exception:
+            log.exception("request_crashed", extra={"subject": delivery.subject})
+            await self._say(delivery, f'-NAK {{"delay": {int(_INTERNAL_NAK_S * _NS)}}}'.encode())
+        finally:
+            self._held.discard(delivery)
+            source.running -= 1
+            if task := asyncio.current_task():
+                self._tasks.discard(task)
+            self._start_what_fits()
+        await self._ask(source)
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(streams.HEARTBEAT_S)
+            if not self._broker.connected:
+                continue
+            for delivery in list(self._held):
+                await self._say(delivery, b"+WPI")
+
+    async def _say(self, delivery: Delivery, word: bytes) -> None:
+        await self._broker.client.publish(delivery.ack_subject, word)
+
+    async def _drain(self, grace_s: float) -> None:
+        self._draining = True
+        for source in self._sources:
+            for delivery in source.parked.drain():
+                self._held.discard(delivery)
+                await self._say(delivery, b"-NAK")
+        if self._broker.connected:
+            await self._broker.client.flush()
+        log.info("draining", extra={"provider": self._provider, "in_flight": self.in_flight})
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        left = list(self._tasks)
+        if left:
+            self._interrupt()
+            await asyncio.wait(left, timeout=_GIVE_BACK_S)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        for source in self._sources:
+            if source.subscription:
+                await source.subscription.unsubscribe()
+        telemetry.HANDED_OVER_ON_DRAIN.inc(len(left))
+
+
+def _word(settlement: Settlement) -> bytes:
+    match settlement:
+        case Settlement.ACK:
+            return b"+ACK"
+        case Settlement.NAK:
+            return b"-NAK"
+        case Settlement.TERM:
+            return b"+TERM"
+        case _:
+            assert_never(settlement)
+
+
+def _delivery(msg: Msg, priority: Priority) -> Delivery:
+    meta = msg.metadata
+    return Delivery(
+        subject=msg.subject,
+        data=msg.data,
+        headers=msg.headers or {},
+        ack_subject=msg.reply,
+        deliveries=meta.num_delivered,
+        queued_at=meta.timestamp,
+        priority=priority,
+        stream_seq=meta.sequence.stream,
+    )

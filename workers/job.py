@@ -1,0 +1,99 @@
+"""One request while a worker has it: what was asked, how far it has come, and where its events go."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from contracts import subjects
+from contracts.control import HANDOVER, Handover
+from contracts.errors import ErrorCode, FleetError, MalformedRequest
+from contracts.events import FailedAttempt
+from contracts.providers import PublishedTenant
+from contracts.requests import DEFAULT_DEADLINE_S, CompletionRequest
+from contracts.subjects import RequestAddress
+from workers.booking import Bill
+from workers.intake import Delivery
+from workers.interruption import Interruption
+from workers.pricing import context_window
+from workers.routing import Candidate
+from workers.stream import EventStream
+
+_SHOWN_PROBLEMS = 5
+
+
+@dataclass(slots=True)
+class Job:
+    delivery: Delivery
+    address: RequestAddress
+    request: CompletionRequest
+    handover: Handover | None
+    events: EventStream
+    interruption: Interruption
+    queued_at: datetime
+    queued_s: float
+    tenant: PublishedTenant
+    """Bare until the configuration has been asked."""
+    candidates: list[Candidate] = field(default_factory=list)
+    """What is still to be tried, the next one first."""
+    attempts: int = 0
+    """Vendor calls so far."""
+    history: list[FailedAttempt] = field(default_factory=list)
+    bill: Bill = field(default_factory=Bill)
+
+    @property
+    def deadline(self) -> datetime:
+        return self.request.deadline or self.queued_at + timedelta(seconds=DEFAULT_DEADLINE_S)
+
+    def drop_smaller_windows(self, tried: Candidate, error: FleetError) -> None:
+        """After `context_length_exceeded`, a fallback whose context window is known to be no larger is no help."""
+        if error.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED:
+            return
+        too_small = context_window(tried.provider, tried.model)
+        if too_small is not None:
+            self.candidates = [
+                c for c in self.candidates if (context_window(c.provider, c.model) or too_small + 1) > too_small
+            ]
+
+    def log_facts(self) -> dict[str, str]:
+        return {"request_id": self.request.id, "tenant": self.request.tenant, "agent": self.request.agent}
+
+
+def parse_request(delivery: Delivery) -> tuple[RequestAddress, CompletionRequest]:
+    """Raises MalformedRequest; its message names fields and never repeats what stands in them."""
+    try:
+        address = subjects.parse_request(delivery.subject)
+        request = CompletionRequest.model_validate_json(delivery.data, strict=True)
+    except ValidationError as exc:
+        problems = [_problem(e) for e in exc.errors(include_url=False, include_input=False, include_context=False)]
+        more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
+        raise MalformedRequest(f"the request is not valid: {'; '.join(problems[:_SHOWN_PROBLEMS])}{more}") from None
+    except ValueError as exc:
+        raise MalformedRequest(str(exc)) from None
+    if request.tenant != address.tenant:
+        raise MalformedRequest(
+            f"the request says tenant {request.tenant}, its subject says {address.tenant}; they must be the same"
+        )
+    prefix = request.model.partition("/")[0]
+    if address.provider != subjects.AUTO and prefix in list(subjects.Provider) and prefix != address.provider:
+        raise MalformedRequest(
+            f"the model is of {prefix}, but the request was sent to {address.provider}; "
+            f"send it to {subjects.request(prefix, address.priority, address.tenant)}"
+        )
+    return address, request
+
+
+def parse_handover(delivery: Delivery) -> Handover | None:
+    """Raises MalformedRequest."""
+    if (header := delivery.headers.get(HANDOVER)) is None:
+        return None
+    try:
+        return Handover.model_validate_json(header)
+    except ValidationError:
+        raise MalformedRequest(f"the header {HANDOVER} is not valid; agents do not set it") from None
+
+
+def _problem(error: ErrorDetails) -> str:
+    where = ".".join(str(part)[:64] for part in error["loc"])
+    return f"{where}: {error['msg']}" if where else error["msg"]

@@ -1,0 +1,121 @@
+"""What follows an error: a pure decision, made from the error and from how far the request has come.
+
+The table of codes is the contract's (docs/contract.md, "Errors"). There is no other retry loop in the fleet: SDK
+retries are off, and the execution only carries out what is decided here.
+"""
+
+from dataclasses import dataclass
+
+from contracts.errors import ErrorCode, FleetError
+from contracts.requests import OnInterrupt
+
+MAX_TRIES_PER_ENDPOINT = 3
+MAX_ATTEMPTS = 8
+"""Vendor calls for one request, over all endpoints and fallbacks."""
+BACKOFF_BASE_S = 0.5
+BACKOFF_MAX_S = 20.0
+PATIENCE_S = 15.0
+"""A vendor that asks to wait longer is left for an alternative, when there is one."""
+
+_TRANSIENT = {
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.OVERLOADED,
+    ErrorCode.PROVIDER_UNAVAILABLE,
+    ErrorCode.PROVIDER_TIMEOUT,
+    ErrorCode.STREAM_INTERRUPTED,
+    ErrorCode.KEY_UNAVAILABLE,
+}
+_TRY_ELSEWHERE = {
+    ErrorCode.AUTHENTICATION_FAILED,
+    ErrorCode.QUOTA_EXHAUSTED,
+    ErrorCode.MODEL_NOT_FOUND,
+}
+_NEXT_FALLBACK = {
+    ErrorCode.UNSUPPORTED_FEATURE,
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+    ErrorCode.NO_PROVIDER,
+    ErrorCode.UNKNOWN_MODEL,
+}
+_BROKEN_OFF = {
+    ErrorCode.OVERLOADED,
+    ErrorCode.PROVIDER_UNAVAILABLE,
+    ErrorCode.PROVIDER_TIMEOUT,
+    ErrorCode.STREAM_INTERRUPTED,
+    ErrorCode.RATE_LIMITED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """How far a request has come when an error meets it."""
+
+    attempts: int
+    """Vendor calls so far, this one included."""
+    tries_here: int
+    """Of those, at this endpoint."""
+    output_sent: bool
+    """Whether the agent has seen output of this attempt."""
+    on_interrupt: OnInterrupt
+    endpoints_left: bool
+    fallbacks_left: bool
+    time_left_s: float
+    jitter: float
+    """From 0 to 1, drawn by the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryHere:
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NextEndpoint:
+    """Of the same provider, at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextFallback:
+    """The next candidate of the request, at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The request ends with this error."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailInterrupted:
+    """The request ends as `stream_interrupted`, because the agent asked for that."""
+
+
+Decision = RetryHere | NextEndpoint | NextFallback | Fail | FailInterrupted
+
+
+def decide(error: FleetError, now: Situation) -> Decision:
+    if now.output_sent and now.on_interrupt == "fail" and error.code in _BROKEN_OFF:
+        return FailInterrupted()
+    if now.attempts >= MAX_ATTEMPTS:
+        return Fail()
+    if error.code in _TRANSIENT:
+        return _wait_or_move(error, now)
+    if error.code in _TRY_ELSEWHERE and now.endpoints_left:
+        return NextEndpoint()
+    if error.code in _TRY_ELSEWHERE | _NEXT_FALLBACK and now.fallbacks_left:
+        return NextFallback()
+    return Fail()
+
+
+def backoff_s(tries: int, *, jitter: float) -> float:
+    """Full jitter: anything between nothing and the exponential bound."""
+    return jitter * min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**tries)
+
+
+def _wait_or_move(error: FleetError, now: Situation) -> Decision:
+    rate_limited = error.code is ErrorCode.RATE_LIMITED
+    if now.endpoints_left and (rate_limited or now.tries_here >= MAX_TRIES_PER_ENDPOINT):
+        return NextEndpoint()
+    delay_s = max(error.retry_after_s or 0.0, backoff_s(now.tries_here, jitter=now.jitter))
+    may_retry = now.tries_here < MAX_TRIES_PER_ENDPOINT and delay_s < now.time_left_s
+    if may_retry and (delay_s <= PATIENCE_S or not now.fallbacks_left):
+        return RetryHere(delay_s)
+    return NextFallback() if now.fallbacks_left else Fail()

@@ -1,0 +1,62 @@
+"""Publishing what must not be lost: acknowledged by JetStream, repeated with the same message id until it is."""
+
+import asyncio
+import logging
+import random
+
+import nats.errors
+import nats.js.errors
+
+from contracts.control import MSG_ID
+from runtime.broker import Broker
+
+log = logging.getLogger(__name__)
+
+_ACK_TIMEOUT_S = 5.0
+_TRIES = 8
+_BACKOFF_MAX_S = 4.0
+MAX_MESSAGES_PER_SUBJECT = 10077
+"""JetStream's error code for a subject that is full."""
+
+_PASSING = (nats.errors.TimeoutError, nats.js.errors.NoStreamResponseError, nats.js.errors.ServiceUnavailableError)
+
+
+class NotStored(Exception):
+    """JetStream did not confirm in time; what depends on it must be done again."""
+
+
+class SubjectFull(Exception):
+    """The queue limit of the subject is reached."""
+
+
+class Publisher:
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def event(self, subject: str, payload: bytes) -> None:
+        """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it."""
+        await self._broker.client.publish(subject, payload)
+
+    async def durable(
+        self, subject: str, payload: bytes, *, msg_id: str, headers: dict[str, str] | None = None
+    ) -> None:
+        """Returns when it is stored. Raises NotStored, SubjectFull, nats.errors.MaxPayloadError.
+
+        A cluster that elects a leader answers 503 or nothing for seconds; the message id makes repeating harmless.
+        """
+        jetstream = self._broker.client.jetstream()
+        for tries in range(_TRIES):
+            try:
+                await jetstream.publish(
+                    subject, payload, timeout=_ACK_TIMEOUT_S, headers={**(headers or {}), MSG_ID: msg_id}
+                )
+            except _PASSING as exc:
+                log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(exc).__name__})
+                await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.2 * 2**tries)))
+            except nats.js.errors.APIError as exc:
+                if exc.err_code == MAX_MESSAGES_PER_SUBJECT:
+                    raise SubjectFull(subject) from exc
+                raise NotStored(f"{subject}: {exc.description}") from exc
+            else:
+                return
+        raise NotStored(f"{subject}: not confirmed after {_TRIES} tries")

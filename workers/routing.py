@@ -1,0 +1,124 @@
+"""Which provider and model serve a request, in order; and which endpoint of a provider."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from contracts.errors import NoProvider, UnknownModel
+from contracts.providers import Endpoint, PublishedProvider, PublishedTenant
+from contracts.subjects import Provider
+
+_PROVIDERS = frozenset(p.value for p in Provider)
+_FAMILIES = (
+    ("gpt-", Provider.OPENAI),
+    ("chatgpt-", Provider.OPENAI),
+    ("o1", Provider.OPENAI),
+    ("o3", Provider.OPENAI),
+    ("o4", Provider.OPENAI),
+    ("claude-", Provider.ANTHROPIC),
+    ("gemini-", Provider.GOOGLE),
+)
+"""Names that tell their vendor even when no catalogue lists them any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A provider and its own name of a model."""
+
+    provider: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Candidate":
+        provider, _, model = text.partition("/")
+        return cls(provider, model)
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What a tenant can reach."""
+
+    tenant: PublishedTenant
+    providers: Mapping[str, PublishedProvider]
+    """The active ones, by type."""
+    default_models: Mapping[str, str]
+    """By provider, for requests that name only the provider."""
+    vendor_of: Callable[[str], str | None]
+    """Which vendor the price catalogue lists a model under."""
+
+    def candidates(self, model: str, *, pool: str | None, fallbacks: Sequence[str]) -> list[Candidate]:
+        """The request's own model first, then its fallbacks, then the tenant's.
+
+        `pool` is the provider in the request's subject, None for `auto`. Raises UnknownModel or NoProvider for the
+        first choice; fallbacks that cannot be resolved are left out.
+        """
+        found = self.resolve(model, pool=pool)
+        for fallback in fallbacks or self.tenant.fallbacks:
+            try:
+                found += self.resolve(fallback, pool=None)
+            except (UnknownModel, NoProvider):
+                continue
+        return list(dict.fromkeys(found))
+
+    def resolve(self, model: str, *, pool: str | None) -> list[Candidate]:
+        """One candidate, or several for an alias. Raises UnknownModel or NoProvider."""
+        if model in self.tenant.aliases:
+            return self._alias(model)
+        prefix, _, rest = model.partition("/")
+        if prefix in _PROVIDERS:
+            return [self._of_provider(prefix, rest)]
+        if pool is not None:
+            return [self._of_provider(pool, model)]
+        return [self._bare(model)]
+
+    def _alias(self, alias: str) -> list[Candidate]:
+        """The targets of an alias that this tenant has; an alias within an alias is not followed."""
+        found: list[Candidate] = []
+        for target in self.tenant.aliases[alias]:
+            prefix, _, rest = target.partition("/")
+            try:
+                found.append(self._of_provider(prefix, rest) if prefix in _PROVIDERS else self._bare(target))
+            except (UnknownModel, NoProvider):
+                continue
+        if not found:
+            raise NoProvider(f"no target of the alias {alias!r} of tenant {self.tenant.slug} is configured")
+        return found
+
+    def _of_provider(self, provider: str, model: str) -> Candidate:
+        configured = self.providers.get(provider)
+        if configured is None:
+            raise NoProvider(
+                f"tenant {self.tenant.slug} has no active provider {provider}; add one with POST /api/v1/llm-providers"
+            )
+        config = configured.config
+        model = model or config.default_model or self.default_models.get(provider) or next(iter(config.models), "")
+        if not model:
+            raise UnknownModel(f"{provider} of tenant {self.tenant.slug} has no default model; name one")
+        if config.models and model not in config.models:
+            raise UnknownModel(f"{provider} of tenant {self.tenant.slug} does not offer the model {model!r}")
+        return Candidate(provider, model)
+
+    def _bare(self, model: str) -> Candidate:
+        offering = sorted(
+            (p for p in self.providers.values() if _offers(p, model)),
+            key=lambda p: (not p.is_default, p.provider_type),
+        )
+        if offering:
+            return Candidate(offering[0].provider_type, model)
+        vendor = self.vendor_of(model) or next((v for family, v in _FAMILIES if model.startswith(family)), None)
+        if vendor is None:
+            raise UnknownModel(f"no provider of tenant {self.tenant.slug} offers the model {model!r}")
+        return self._of_provider(vendor, model)
+
+
+def _offers(provider: PublishedProvider, model: str) -> bool:
+    config = provider.config
+    return model in config.models or any(model in (e.deployments or {}) for e in config.endpoints)
+
+
+def order_endpoints(endpoints: Sequence[Endpoint], rng: random.Random) -> list[Endpoint]:
+    """A random order in which an endpoint's chance to come first is its weight; weight 0 comes last."""
+    return sorted(endpoints, key=lambda e: -(rng.random() ** (1 / e.weight)) if e.weight else 1.0)

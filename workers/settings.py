@@ -1,0 +1,27 @@
+"""The settings of a worker pool."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from runtime.settings import BrokerSettings, LogSettings, ProbeSettings, SealingSettings, VaultSettings
+from workers.pricing import default_model
+
+
+class WorkerSettings(BrokerSettings, VaultSettings, SealingSettings, ProbeSettings, LogSettings):
+    llm_worker_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Requests that one process works on at the same time."""
+    llm_drain_grace_s: Annotated[float, Field(ge=0)] = 60
+    """How long streams may go on after SIGTERM before they are handed over."""
+    default_openai_model: str = default_model("openai")
+    default_anthropic_model: str = default_model("anthropic")
+    default_google_model: str = default_model("google")
+
+    def default_models(self) -> dict[str, str]:
+        return {
+            "openai": self.default_openai_model,
+            "azure": self.default_openai_model,
+            "anthropic": self.default_anthropic_model,
+            "google": self.default_google_model,
+            "mock": "echo",
+        }

@@ -1,0 +1,140 @@
+"""The events of one request, in order and ended exactly once.
+
+Deltas are the hot path: their JSON is written around a prefix that is made once an attempt. The models in
+`contracts.events` remain the definition; a test holds the two together.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from contracts.errors import Error
+from contracts.events import (
+    Cancelled,
+    Completed,
+    Event,
+    Failed,
+    FailedAttempt,
+    FinishReason,
+    NextCandidate,
+    Retrying,
+    Started,
+    Timings,
+    ToolCallDelta,
+)
+from contracts.requests import AssistantMessage
+from contracts.usage import Cost, Usage
+from workers.providers.base import Chunk
+
+Publish = Callable[[str, bytes], Awaitable[None]]
+
+_quote = json.encoder.encode_basestring_ascii
+
+
+class EventStream:
+    """Publishes to the request's reply subject. `attempt` is the number that the next event carries."""
+
+    def __init__(self, publish: Publish, *, subject: str, request_id: str, attempt: int) -> None:
+        self._publish = publish
+        self.subject = subject
+        self._request_id = request_id
+        self.attempt = attempt
+        self.seq = 0
+        self.ended = False
+        self._prefix = ""
+
+    async def started(self, *, provider: str, endpoint: str, model: str, worker: str, at: datetime) -> None:
+        await self._emit(Started, provider=provider, endpoint=endpoint, model=model, worker=worker, at=at)
+
+    async def delta(self, chunk: Chunk) -> None:
+        parts = [self._head()]
+        if chunk.text:
+            parts.append(f',"text":{_quote(chunk.text)}')
+        if chunk.reasoning:
+            parts.append(f',"reasoning":{_quote(chunk.reasoning)}')
+        if chunk.refusal:
+            parts.append(f',"refusal":{_quote(chunk.refusal)}')
+        if chunk.tool_calls:
+            parts.append(f',"tool_calls":[{",".join(map(_tool_call, chunk.tool_calls))}]')
+        parts.append("}")
+        self.seq += 1
+        await self._publish(self.subject, "".join(parts).encode())
+
+    async def retrying(self, error: Error, *, delay_s: float, provider: str, model: str) -> None:
+        """Ends this attempt; whatever comes next is the next attempt."""
+        await self._emit(Retrying, error=error, delay_s=delay_s, next=NextCandidate(provider=provider, model=model))
+        self.next_attempt()
+
+    def go_on_after(self, last: Event) -> None:
+        """Another worker sent `last`; this one's events follow it with the next attempt."""
+        self.attempt = last.attempt
+        self.next_attempt()
+
+    def next_attempt(self) -> None:
+        self.attempt += 1
+        self.seq = 0
+        self._prefix = ""
+
+    async def completed(
+        self,
+        *,
+        message: AssistantMessage,
+        finish_reason: FinishReason,
+        usage: Usage,
+        cost: Cost | None,
+        provider: str,
+        model: str,
+        response_model: str | None,
+        response_id: str | None,
+        timings: Timings,
+        warnings: tuple[str, ...],
+    ) -> None:
+        await self._end(
+            Completed,
+            message=message,
+            finish_reason=finish_reason,
+            usage=usage,
+            cost=cost,
+            provider=provider,
+            model=model,
+            response_model=response_model,
+            response_id=response_id,
+            timings=timings,
+            warnings=warnings,
+        )
+
+    async def failed(
+        self, error: Error, *, attempts: tuple[FailedAttempt, ...], usage: Usage, cost: Cost | None
+    ) -> None:
+        await self._end(Failed, error=error, attempts=attempts, usage=usage, cost=cost)
+
+    async def cancelled(self, *, usage: Usage, cost: Cost | None) -> None:
+        await self._end(Cancelled, usage=usage, cost=cost)
+
+    def _head(self) -> str:
+        if not self._prefix:
+            self._prefix = f'{{"request_id":{_quote(self._request_id)},"attempt":{self.attempt},"seq":'
+        return f'{self._prefix}{self.seq},"type":"delta"'
+
+    async def _end(self, event: Callable[..., Any], **fields: Any) -> None:
+        if self.ended:
+            raise AssertionError(f"request {self._request_id} ends only once")
+        self.ended = True
+        await self._emit(event, **fields)
+
+    async def _emit(self, event: Callable[..., Any], **fields: Any) -> None:
+        built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
+        self.seq += 1
+        await self._publish(self.subject, built.to_json())
+
+
+def _tool_call(delta: ToolCallDelta) -> str:
+    parts = [f'{{"index":{delta.index}']
+    if delta.id is not None:
+        parts.append(f',"id":{_quote(delta.id)}')
+    if delta.name is not None:
+        parts.append(f',"name":{_quote(delta.name)}')
+    if delta.arguments is not None:
+        parts.append(f',"arguments":{_quote(delta.arguments)}')
+    return "".join(parts) + "}"

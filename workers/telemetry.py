@@ -1,0 +1,35 @@
+"""The metrics of a worker, all in one place. Labels hold providers, outcomes and codes; never tenants or models."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from contracts.usage import UsageRecord
+
+_LATENCY_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+REQUESTS = Counter("fleet_requests_total", "Requests that ended, by outcome", ["provider", "outcome", "code"])
+ATTEMPTS = Counter("fleet_attempts_total", "Vendor calls that ended, by outcome", ["provider", "outcome", "code"])
+HANDOVERS = Counter("fleet_handovers_total", "Requests given to another pool", ["provider", "to"])
+REDELIVERIES = Counter("fleet_redeliveries_total", "Requests delivered again", ["provider"])
+DEAD_LETTERS = Counter("fleet_dead_letters_total", "Requests that could not be processed", ["provider", "code"])
+HANDED_OVER_ON_DRAIN = Counter("fleet_drain_interrupted_total", "Requests given back because the worker stopped")
+OUTPUT_TOKENS = Counter("fleet_output_tokens_total", "Output tokens", ["provider", "source"])
+INPUT_TOKENS = Counter("fleet_input_tokens_total", "Input tokens", ["provider", "source"])
+
+QUEUED = Histogram("fleet_queued_seconds", "From publishing to the first vendor call", ["provider"], buckets=_LATENCY_S)
+FIRST_TOKEN = Histogram(
+    "fleet_time_to_first_token_seconds", "From the vendor call to its first output", ["provider"], buckets=_LATENCY_S
+)
+DURATION = Histogram("fleet_attempt_seconds", "Of one vendor call", ["provider", "outcome"], buckets=_LATENCY_S)
+
+IN_FLIGHT = Gauge("fleet_in_flight", "Requests being worked on", ["provider"])
+PARKED = Gauge("fleet_parked", "Requests pulled and waiting for a slot", ["provider"])
+
+
+def count_attempt(book: UsageRecord) -> None:
+    """One attempt, as it was booked."""
+    ATTEMPTS.labels(book.provider, book.outcome, book.error_code or "").inc()
+    INPUT_TOKENS.labels(book.provider, book.usage.source).inc(book.usage.input_tokens)
+    OUTPUT_TOKENS.labels(book.provider, book.usage.source).inc(book.usage.output_tokens)
+    DURATION.labels(book.provider, book.outcome).observe(book.duration_s)
+    if book.time_to_first_token_s is not None:
+        FIRST_TOKEN.labels(book.provider).observe(book.time_to_first_token_s)
