@@ -1,0 +1,226 @@
+"""`contracts.streams.ensure` on a real server, and what the streams that it makes promise."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import nats
+import pytest
+import pytest_asyncio
+from nats.aio.client import Client
+from nats.js.errors import APIError
+
+from contracts import streams, subjects
+from contracts.control import MSG_ID, MSG_TTL
+from contracts.requests import MAX_REQUEST_BYTES
+from contracts.streams import JetStreamError, Sizes, StreamMismatch
+from contracts.subjects import AUTO, Priority, Provider
+
+DEADLINE_S = 10
+SUBJECT = subjects.request("openai", Priority.INTERACTIVE, "acme")
+EVERY_STREAM = {
+    "LLM_REQUESTS",
+    "LLM_REPLIES",
+    "LLM_USAGE",
+    "LLM_DEAD",
+    "LLM_NOTICES",
+    "LLM_LIMITS",
+    "KV_llm_config",
+    "KV_llm_health",
+}
+
+
+@pytest_asyncio.fixture
+async def client(nats_url: str) -> AsyncGenerator[Client]:
+    connection = await nats.connect(nats_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def request_api(client: Client) -> streams.Request:
+    async def send(subject: str, payload: bytes) -> bytes:
+        return (await client.request(subject, payload, timeout=DEADLINE_S)).data
+
+    return send
+
+
+async def configurations(client: Client) -> dict[str, Any]:
+    """Every stream and consumer of the server, by name, without what the server adds."""
+    found: dict[str, Any] = {}
+    for stream in await listed(client, "$JS.API.STREAM.LIST", "streams"):
+        name = stream["config"]["name"]
+        found[name] = stream["config"]
+        for consumer in await listed(client, f"$JS.API.CONSUMER.LIST.{name}", "consumers"):
+            found[f"{name}/{consumer['name']}"] = consumer["config"]
+    return found
+
+
+async def listed(client: Client, subject: str, key: str) -> list[Any]:
+    return json.loads((await client.request(subject, b"", timeout=DEADLINE_S)).data)[key] or []
+
+
+async def test_makes_every_stream_bucket_and_consumer(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    found = await configurations(client)
+    pools = {f"LLM_REQUESTS/{provider}_{priority}" for provider in [*Provider, AUTO] for priority in Priority}
+    assert set(found) == EVERY_STREAM | pools | {"LLM_USAGE/usage"}
+
+
+async def test_a_second_time_changes_nothing(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    before = await configurations(client)
+    calls: list[str] = []
+
+    async def watched(subject: str, payload: bytes) -> bytes:
+        calls.append(subject)
+        return await request_api(subject, payload)
+
+    await streams.ensure(watched, Sizes())
+    assert await configurations(client) == before
+    assert [call for call in calls if ".CREATE." in call or ".UPDATE." in call] == []
+
+
+async def test_many_roles_may_start_at_once(client: Client, request_api: streams.Request) -> None:
+    await asyncio.gather(*(streams.ensure(request_api, Sizes()) for _ in range(8)))
+    assert set(await configurations(client)) >= EVERY_STREAM
+
+
+async def test_a_bucket_is_one_that_nats_clients_know(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    bucket = await client.jetstream().key_value(subjects.CONFIG_BUCKET)
+    await bucket.put(subjects.config_key_of_tenant("acme"), b"{}")
+    assert (await bucket.get("tenant.acme")).value == b"{}"
+
+
+async def test_updates_what_can_be_changed_safely(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    await client.publish(SUBJECT, b"{}", headers={MSG_ID: "r1"})
+    await streams.ensure(request_api, Sizes(queue_limit_per_tenant=7, max_queue_bytes=10**9))
+    stream = await client.jetstream().stream_info("LLM_REQUESTS")
+    assert (stream.config.max_msgs_per_subject, stream.config.max_bytes) == (7, 10**9)
+    assert stream.state.messages == 1
+
+
+async def test_keeps_what_an_operator_added(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    js = client.jetstream()
+    mine = (await js.stream_info("LLM_DEAD")).config
+    mine.description = "looked at by the support team"
+    await js.update_stream(mine)
+    await streams.ensure(request_api, Sizes(queue_limit_per_tenant=7))
+    assert (await js.stream_info("LLM_DEAD")).config.description == "looked at by the support team"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        ("LLM_REQUESTS", {"retention": "limits"}, "retention='limits', but 'workqueue'"),
+        ("LLM_REQUESTS", {"storage": "memory", "max_bytes": 1_000_000}, "storage='memory', but 'file'"),
+        ("LLM_REQUESTS", {"discard": "old", "discard_new_per_subject": False}, "discard='old', but 'new'"),
+        ("LLM_REQUESTS", {"allow_msg_ttl": False}, "allow_msg_ttl"),
+        ("LLM_USAGE", {"storage": "memory"}, "storage='memory', but 'file'"),
+        ("LLM_USAGE", {"retention": "limits"}, "retention='limits', but 'workqueue'"),
+        ("LLM_USAGE", {"discard": "old"}, "discard='old', but 'new'"),
+        ("LLM_USAGE", {"no_ack": True}, "no_ack=True, but"),
+    ],
+)
+async def test_refuses_a_stream_that_would_lose_data(
+    client: Client, request_api: streams.Request, name: str, wrong: dict[str, Any], told: str
+) -> None:
+    await create(client, name, wrong)
+    with pytest.raises(StreamMismatch) as refused:
+        await streams.ensure(request_api, Sizes())
+    assert str(refused.value).startswith(f"{name} exists with ")
+    assert told in str(refused.value)
+    assert "drain it, delete it and start again" in str(refused.value)
+
+
+async def test_refuses_a_pool_that_reads_other_subjects(client: Client, request_api: streams.Request) -> None:
+    await create(client, "LLM_REQUESTS", {})
+    config = {
+        "durable_name": "openai_interactive",
+        "filter_subject": "llm.v1.request.anthropic.interactive.*",
+        "ack_policy": "explicit",
+    }
+    body = json.dumps({"stream_name": "LLM_REQUESTS", "config": config}).encode()
+    created = await client.request("$JS.API.CONSUMER.DURABLE.CREATE.LLM_REQUESTS.openai_interactive", body)
+    assert "error" not in json.loads(created.data)
+    with pytest.raises(StreamMismatch, match="LLM_REQUESTS/openai_interactive exists with filter_subject="):
+        await streams.ensure(request_api, Sizes())
+
+
+async def test_says_what_the_server_refuses(request_api: streams.Request) -> None:
+    with pytest.raises(JetStreamError, match=r"LLM_REQUESTS: .*replicas") as refused:
+        await streams.ensure(request_api, Sizes(replicas=3))
+    assert refused.value.err_code == 10074
+
+
+async def create(client: Client, name: str, wrong: dict[str, Any]) -> None:
+    config = next(config for config in streams.definitions(Sizes()) if config["name"] == name)
+    answer = await client.request(f"$JS.API.STREAM.CREATE.{name}", json.dumps({**config, **wrong}).encode())
+    assert "error" not in json.loads(answer.data)
+
+
+async def test_a_tenant_that_floods_is_stopped_and_others_are_not(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes(queue_limit_per_tenant=2))
+    js = client.jetstream()
+    for number in range(2):
+        await js.publish(SUBJECT, b"{}", headers={MSG_ID: f"r{number}"})
+    with pytest.raises(APIError) as refused:
+        await js.publish(SUBJECT, b"{}", headers={MSG_ID: "r2"})
+    assert refused.value.err_code == 10077
+    await js.publish(subjects.request("openai", Priority.INTERACTIVE, "quiet"), b"{}", headers={MSG_ID: "q0"})
+    await js.publish(subjects.request("openai", Priority.BACKGROUND, "acme"), b"{}", headers={MSG_ID: "b0"})
+
+
+async def test_a_request_sent_twice_is_kept_once(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    js = client.jetstream()
+    first = await js.publish(SUBJECT, b"{}", headers={MSG_ID: "r1"})
+    second = await js.publish(SUBJECT, b"{}", headers={MSG_ID: "r1"})
+    assert (first.duplicate or False, second.duplicate) == (False, True)
+    assert (await js.stream_info("LLM_REQUESTS")).state.messages == 1
+
+
+@pytest.mark.slow
+async def test_a_request_is_gone_after_its_time(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    js = client.jetstream()
+    await js.publish(SUBJECT, b"{}", headers={MSG_ID: "short", MSG_TTL: "1s"})
+    await js.publish(SUBJECT, b"{}", headers={MSG_ID: "long", MSG_TTL: "600s"})
+    async with asyncio.timeout(DEADLINE_S):
+        while (await js.stream_info("LLM_REQUESTS")).state.messages > 1:  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.05)
+    kept = await js.get_last_msg("LLM_REQUESTS", SUBJECT)
+    assert (kept.headers or {})[MSG_ID] == "long"
+
+
+async def test_a_request_of_the_largest_size_is_kept(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    room = MAX_REQUEST_BYTES - 1024  # for the headers, which count
+    await client.jetstream().publish(SUBJECT, b"x" * room, headers={MSG_ID: "big"}, timeout=DEADLINE_S)
+    assert client.max_payload == MAX_REQUEST_BYTES
+
+
+async def test_a_pool_gets_its_requests_of_its_priority_only(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    js = client.jetstream()
+    for provider in ("openai", "anthropic", AUTO):
+        for priority in Priority:
+            await js.publish(subjects.request(provider, priority, "acme"), f"{provider} {priority}".encode())
+    waiting = {
+        name: (await js.consumer_info("LLM_REQUESTS", name)).num_pending
+        for provider in [*Provider, AUTO]
+        for priority in Priority
+        for name in [streams.pool_consumer(provider, priority)]
+    }
+    assert {name for name, count in waiting.items() if count} == {
+        f"{provider}_{priority}" for provider in ("openai", "anthropic", "auto") for priority in Priority
+    }
+    pool = await js.pull_subscribe_bind(durable="openai_interactive", stream="LLM_REQUESTS")
+    [mine] = await pool.fetch(1, timeout=DEADLINE_S)
+    assert mine.data == b"openai interactive"
+    await mine.ack_sync()
+    assert (await js.stream_info("LLM_REQUESTS")).state.messages == 5
