@@ -1,0 +1,149 @@
+"""The admin API, put together and run."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from starlette.middleware import Middleware
+
+from admin_api import problems
+from admin_api.auth import Gate
+from admin_api.control_plane import ControlPlane
+from admin_api.database import open_database
+from admin_api.edge import Edge, RequestMetrics
+from admin_api.publisher import Publisher
+from admin_api.routes import fleet, probes, providers, tenants, tokens, usage
+from admin_api.settings import AdminSettings
+from admin_api.vault import KeyVault
+from runtime import broker, logs, role
+from runtime.broker import Unreachable, reason
+from runtime.sealing import Keyring
+from runtime.vault import VaultSession
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = "Tenants, providers, keys, usage and tokens of an LLM worker fleet. Errors are RFC 9457 problem details."
+_GRACE_S = 8
+
+
+def main() -> int:
+    """Runs the admin API until SIGTERM or SIGINT; returns the exit code."""
+    return role.run(serve)
+
+
+async def serve(stop: asyncio.Event) -> None:
+    """Runs until `stop` is set. Raises Unreachable when a server that it needs is missing."""
+    settings = AdminSettings()  # pyright: ignore[reportCallIssue] - from the environment
+    logs.configure(settings)
+    async with AsyncExitStack() as stack:
+        listener = _listen(settings.llm_http_host, settings.llm_http_port)
+        stack.callback(listener.close)
+        plane = await stack.enter_async_context(open_control_plane(settings))
+        server = _Server(create_app(plane))
+        host, port = listener.getsockname()[:2]
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(server.serve([listener]), name="http")
+            log.info("admin_listening", extra={"host": host, "port": port})
+            await role.first_of(stop.wait(), plane.broker.closed.wait(), asyncio.shield(running))
+            server.should_exit = True
+    if not stop.is_set():
+        raise Unreachable(f"NATS at {broker.address(settings.nats_url)} refuses this user for good")
+
+
+@asynccontextmanager
+async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlPlane]:
+    """Every server found and usable, configuration being reconciled. Raises Unreachable."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings.database_url))
+        nats = await stack.enter_async_context(broker.connect(settings, name="admin", inbox_prefix="_ROLE_admin"))
+        await broker.ensure_streams(nats, settings)
+        session = VaultSession(settings)
+        stack.push_async_callback(session.close)
+        await session.start()
+        publisher = Publisher(database, nats)
+        stack.push_async_callback(_cancel, asyncio.create_task(publisher.keep_reconciled(), name="publisher"))
+        yield ControlPlane(
+            database=database,
+            broker=nats,
+            vault=KeyVault(session),
+            keyring=Keyring.from_settings(settings),
+            publisher=publisher,
+            gate=Gate(database, settings.llm_admin_token),
+            allowed_networks=settings.llm_allowed_private_networks,
+        )
+
+
+def create_app(plane: ControlPlane) -> FastAPI:
+    """The ASGI application over an open control plane."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    app = FastAPI(
+        title="Fleet admin API",
+        description=_DESCRIPTION,
+        version="v1",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(Edge, metrics=RequestMetrics(registry))],
+        # Spans and OpenTelemetry logs would carry what callers sent, and a key may be in it.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
+    app.state.control_plane = plane
+    app.state.registry = registry
+    problems.install(app)
+    for room in (tenants, providers, usage, tokens, fleet, probes):
+        app.include_router(room.router)
+
+    def openapi() -> dict[str, Any]:
+        if not app.openapi_schema:
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            app.openapi_schema = problems.document(schema)
+        return app.openapi_schema
+
+    app.openapi = openapi
+    return app
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signals and log settings: the role has both."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises Unreachable, because the operator needs the same one line."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        raise Unreachable(f"the admin API cannot listen at {host}:{port}: {reason(exc)}") from exc
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

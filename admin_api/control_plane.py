@@ -1,0 +1,34 @@
+"""What the endpoints work with, put together once by the composition root."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from admin_api.auth import Gate
+from admin_api.database import Database
+from admin_api.publisher import Publisher
+from admin_api.vault import KeyVault
+from runtime.broker import Broker
+from runtime.networks import Network
+from runtime.sealing import Keyring
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    database: Database
+    broker: Broker
+    vault: KeyVault
+    keyring: Keyring
+    publisher: Publisher
+    gate: Gate
+    allowed_networks: Sequence[Network] = ()
+    """Private networks that a provider's `base_url` may name."""
+
+
+def control_plane(request: Request) -> ControlPlane:
+    return request.app.state.control_plane
+
+
+Plane = Annotated[ControlPlane, Depends(control_plane)]

@@ -1,0 +1,188 @@
+"""Every error of the API as RFC 9457 problem details (`application/problem+json`).
+
+What a caller sent is never repeated: a key may be in it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from admin_api.database import DatabaseUnavailable
+from runtime.vault import VaultDenied, VaultUnavailable
+
+MEDIA_TYPE = "application/problem+json"
+
+_FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+"""What may be repeated of an error's location: our own field names look like this, vendor keys do not."""
+_ECHOING = {
+    "union_tag_invalid": "unknown variant",
+    "json_invalid": "not valid JSON",
+    "url_parsing": "not a URL",
+    "uuid_parsing": "not a UUID",
+    "uuid_type": "not a UUID",
+}
+"""Error types whose message would repeat what was sent, or a part of it, and what is said instead."""
+
+
+class FieldProblem(BaseModel):
+    field: str
+    message: str
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457. `type` is always about:blank: status and detail say what happened."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str | None = None
+    request_id: str | None = None
+    errors: list[FieldProblem] | None = Field(default=None, description="On 422: what is wrong with which field.")
+
+
+class Problem(Exception):
+    """An answer other than success."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Sequence[FieldProblem] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+
+def unauthorized(detail: str) -> Problem:
+    return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": 'Bearer realm="fleet"'})
+
+
+def forbidden(detail: str) -> Problem:
+    return Problem(HTTPStatus.FORBIDDEN, detail)
+
+
+def not_found(detail: str) -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, detail)
+
+
+def conflict(detail: str) -> Problem:
+    return Problem(HTTPStatus.CONFLICT, detail)
+
+
+def invalid(field: str, message: str) -> Problem:
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {message}", errors=[FieldProblem(field=field, message=message)]
+    )
+
+
+def unavailable(detail: str) -> Problem:
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
+
+
+def answer(problem: Problem, *, request_id: str | None) -> JSONResponse:
+    body = ProblemDetails(
+        title=HTTPStatus(problem.status).phrase,
+        status=problem.status,
+        detail=problem.detail or None,
+        request_id=request_id,
+        errors=list(problem.errors) or None,
+    )
+    return JSONResponse(
+        body.model_dump(exclude_none=True), problem.status, headers=problem.headers, media_type=MEDIA_TYPE
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error that reaches the application a problem."""
+
+    async def on_problem(request: Request, exc: Exception) -> JSONResponse:
+        return answer(_convert(exc), request_id=getattr(request.state, "request_id", None))
+
+    for kind in (
+        Problem,
+        HTTPException,
+        RequestValidationError,
+        DatabaseUnavailable,
+        VaultUnavailable,
+        VaultDenied,
+    ):
+        app.add_exception_handler(kind, on_problem)
+
+
+def _convert(exc: Exception) -> Problem:
+    match exc:
+        case Problem():
+            return exc
+        case RequestValidationError():
+            errors = [_field_problem(error) for error in exc.errors()]
+            return Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "; ".join(f"{error.field}: {error.message}" for error in errors[:10]),
+                errors=errors[:100],
+            )
+        case HTTPException():
+            detail = exc.detail if exc.detail != HTTPStatus(exc.status_code).phrase else ""
+            return Problem(exc.status_code, detail, headers=exc.headers)
+        case DatabaseUnavailable() | VaultUnavailable():
+            return unavailable(f"{exc}; nothing was changed")
+        case VaultDenied():
+            return unavailable(f"{exc}; nothing was changed; check the admin API's policy")
+        case _:
+            return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "")
+
+
+def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
+    where = [part for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    message = _ECHOING.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    return FieldProblem(field=".".join(_name(part) for part in where) or str(error["loc"][0]), message=message)
+
+
+def _name(part: object) -> str:
+    return str(part) if isinstance(part, int) or _FIELD_NAME.fullmatch(str(part)) else "…"
+
+
+def document(schema: dict[str, Any]) -> dict[str, Any]:
+    """Adds the problem responses to an OpenAPI document, in place of FastAPI's own validation errors."""
+    components = schema.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        components.pop(name, None)
+    definition = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    components |= definition.pop("$defs", {})
+    components["ProblemDetails"] = definition
+    for path in schema.get("paths", {}).values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            operation["responses"] |= {status: _response(status) for status in _statuses(operation)}
+    return schema
+
+
+def _statuses(operation: Mapping[str, Any]) -> list[str]:
+    statuses = ["500"]
+    if operation.get("security"):
+        statuses += ["401", "403", "503"]
+    if operation.get("parameters") or operation.get("requestBody"):
+        statuses.append("422")
+    if any(parameter["in"] == "path" for parameter in operation.get("parameters", ())):
+        statuses.append("404")
+    if operation.get("requestBody"):
+        statuses += ["409", "413"]
+    return sorted(statuses)
+
+
+def _response(status: str) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(int(status)).phrase,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+    }

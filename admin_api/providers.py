@@ -1,0 +1,304 @@
+"""Providers: which vendor a tenant may call, how, and with which key.
+
+The order on a new key: seal it, write it to Vault, commit the row, publish. A crash after Vault's write leaves a key
+that the next write replaces; a crash after the commit is healed by the publisher.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr
+from sqlalchemy import Row, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from admin_api import audit, published, tenants
+from admin_api.audit import Change, Origin
+from admin_api.auth import Principal
+from admin_api.control_plane import ControlPlane
+from admin_api.paging import Page, Paging, read_page
+from admin_api.problems import conflict, invalid, not_found
+from admin_api.vault import KeyMoved
+from contracts.providers import ProviderConfig, SealedKey
+from contracts.subjects import Provider
+from contracts.wire import Token
+from migrations.schema import llm_providers
+from runtime.networks import ForbiddenAddress, Network, check_base_url
+from runtime.sealing import fingerprint
+from runtime.vault import MOUNT
+
+_KEYLESS = (Provider.OLLAMA, Provider.MOCK)
+_MAX_KEY_LENGTH = 16_384
+
+
+def _one_line(key: SecretStr) -> SecretStr:
+    value = key.get_secret_value()
+    if not value or not value.isprintable() or value != value.strip():
+        raise ValueError("must be one line of printable characters without blanks around it")
+    if len(value) > _MAX_KEY_LENGTH:
+        raise ValueError(f"must have at most {_MAX_KEY_LENGTH} characters")
+    return key
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_one_line)]
+
+
+class NewProvider(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    tenant: Token
+    provider_type: Provider
+    api_key: ApiKey | None = Field(default=None, description="Required except for ollama and mock. Never returned.")
+    config: ProviderConfig = ProviderConfig()
+    is_default: bool = False
+
+
+class ProviderChange(BaseModel):
+    """What is left out stays. `config` is replaced as a whole; `api_key` rotates the key."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    tenant: Token | None = Field(
+        default=None, description="A provider keeps its tenant; if given, it must be the same."
+    )
+    provider_type: Provider | None = Field(default=None, description="As with tenant.")
+    api_key: ApiKey | None = None
+    config: ProviderConfig | None = None
+    is_default: bool | None = None
+    is_active: bool | None = None
+
+
+class ProviderView(BaseModel):
+    id: uuid.UUID
+    tenant: str
+    provider_type: str
+    config: dict[str, JsonValue]
+    """As it was given."""
+    is_active: bool
+    is_default: bool
+    key_fingerprint: str | None
+    """The first 8 hex digits of the key's SHA-256."""
+    key_version: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """None: any."""
+
+    tenant: str | None = None
+    provider_type: Provider | None = None
+    active: bool | None = None
+
+
+async def add(plane: ControlPlane, new: NewProvider, origin: Origin) -> ProviderView:
+    """Adds a provider, or brings a deactivated one back with what is given now.
+
+    Raises 404 for an unknown tenant, 409 when an active one exists, 422, and runtime.vault's errors; nothing was
+    changed then.
+    """
+    _check_config(new.config, plane.allowed_networks)
+    if new.api_key is None and new.provider_type not in _KEYLESS:
+        raise invalid("api_key", f"is required for {new.provider_type}")
+    async with plane.database.transaction() as connection:
+        await tenants.locked(connection, new.tenant)
+        old = await _of_tenant(connection, new.tenant, new.provider_type)
+        if old is not None and old.is_active:
+            raise conflict(
+                f"the tenant {new.tenant} has {new.provider_type}; change it with PUT /api/v1/llm-providers/{old.id}"
+            )
+        values: dict[str, Any] = {
+            "config": _stored(new.config),
+            "is_active": True,
+            "is_default": new.is_default,
+        }
+        if new.api_key is not None:
+            values |= await _store_key(plane, connection, new.tenant, new.provider_type, new.api_key, old)
+        former = await _unset_default(connection, new.tenant, origin) if new.is_default else []
+        row = await (_insert(connection, new, values) if old is None else _update(connection, old, values))
+        await _record(connection, "provider.add" if old is None else "provider.reactivate", old, row, origin)
+    await plane.publisher.publish(*map(published.provider, [*former, row]))
+    return view(row)
+
+
+async def change(
+    plane: ControlPlane, provider_id: uuid.UUID, wanted: ProviderChange, *, caller: Principal, origin: Origin
+) -> ProviderView:
+    """Raises 403, 404, 422, and runtime.vault's errors; nothing was changed then."""
+    if wanted.config is not None:
+        _check_config(wanted.config, plane.allowed_networks)
+    async with plane.database.transaction() as connection:
+        old = await _locked(connection, provider_id, caller)
+        _check_same(wanted, old)
+        values = _changes(wanted, old)
+        if wanted.api_key is not None:
+            values |= await _store_key(plane, connection, old.tenant, Provider(old.provider_type), wanted.api_key, old)
+        if not values:
+            return view(old)
+        former = await _unset_default(connection, old.tenant, origin) if values.get("is_default") else []
+        row = await _update(connection, old, values)
+        await _record(connection, "provider.rotate" if wanted.api_key else "provider.change", old, row, origin)
+    await plane.publisher.publish(*map(published.provider, [*former, row]))
+    return view(row)
+
+
+async def deactivate(plane: ControlPlane, provider_id: uuid.UUID, *, caller: Principal, origin: Origin) -> None:
+    """Raises 403, 404."""
+    async with plane.database.transaction() as connection:
+        old = await _locked(connection, provider_id, caller)
+        if not old.is_active:
+            return
+        row = await _update(connection, old, {"is_active": False, "is_default": False})
+        await _record(connection, "provider.deactivate", old, row, origin)
+    await plane.publisher.publish(published.provider(row))
+
+
+async def one(plane: ControlPlane, provider_id: uuid.UUID, *, caller: Principal) -> ProviderView:
+    """Raises 403, 404."""
+    async with plane.database.transaction() as connection:
+        row = (await connection.execute(select(llm_providers).where(llm_providers.c.id == provider_id))).first()
+    if row is None:
+        raise _unknown(provider_id)
+    caller.must_see(row.tenant)
+    return view(row)
+
+
+async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> Page[ProviderView]:
+    columns = llm_providers.c
+    query = select(llm_providers)
+    if wanted.tenant is not None:
+        query = query.where(columns.tenant == wanted.tenant)
+    if wanted.provider_type is not None:
+        query = query.where(columns.provider_type == wanted.provider_type)
+    if wanted.active is not None:
+        query = query.where(columns.is_active.is_(wanted.active))
+    async with plane.database.transaction() as connection:
+        return await read_page(
+            connection, query, keys=[columns.tenant, columns.provider_type], paging=paging, view=view
+        )
+
+
+def view(row: Any) -> ProviderView:
+    return ProviderView.model_validate(row, from_attributes=True)
+
+
+async def _store_key(
+    plane: ControlPlane,
+    connection: AsyncConnection,
+    tenant: str,
+    provider: Provider,
+    key: SecretStr,
+    old: Row[Any] | None,
+) -> dict[str, Any]:
+    """Seals the key, writes it to Vault, and returns the columns that tell of it."""
+    path = f"{provider}/{tenant}"
+    former = (old.key_version if old is not None else None) or 0
+    sealed = SealedKey(sealed=plane.keyring.seal(key, tenant=tenant, provider=provider), key_version=former + 1)
+    try:
+        await plane.vault.write(path, sealed, over_version=former)
+    except KeyMoved:
+        # Vault is ahead of the database: a commit failed after a write, or keys were re-sealed. This transaction
+        # still holds the tenant's lock, as the answer shows, so no other change is under way.
+        await connection.execute(text("SELECT 1"))
+        await plane.vault.write(path, sealed, over_version=None)
+    return {
+        "vault_path": f"{MOUNT}/{path}",
+        "key_fingerprint": fingerprint(key),
+        "key_version": sealed.key_version,
+    }
+
+
+async def _insert(connection: AsyncConnection, new: NewProvider, values: dict[str, Any]) -> Row[Any]:
+    statement = insert(llm_providers).values(
+        id=uuid.uuid4(), tenant=new.tenant, provider_type=new.provider_type, **values
+    )
+    return (await connection.execute(statement.returning(*llm_providers.c))).one()
+
+
+async def _update(connection: AsyncConnection, old: Row[Any], values: dict[str, Any]) -> Row[Any]:
+    statement = (
+        update(llm_providers)
+        .where(llm_providers.c.id == old.id)
+        .values(**values, revision=llm_providers.c.revision + 1, updated_at=func.now())
+    )
+    return (await connection.execute(statement.returning(*llm_providers.c))).one()
+
+
+async def _unset_default(connection: AsyncConnection, tenant: str, origin: Origin) -> list[Row[Any]]:
+    """A tenant has one default at most; returns the former one as it is now."""
+    query = select(llm_providers).where(llm_providers.c.tenant == tenant, llm_providers.c.is_default)
+    changed: list[Row[Any]] = []
+    for old in (await connection.execute(query)).all():
+        row = await _update(connection, old, {"is_default": False})
+        await _record(connection, "provider.change", old, row, origin)
+        changed.append(row)
+    return changed
+
+
+async def _of_tenant(connection: AsyncConnection, tenant: str, provider: Provider) -> Row[Any] | None:
+    query = select(llm_providers).where(llm_providers.c.tenant == tenant, llm_providers.c.provider_type == provider)
+    return (await connection.execute(query)).first()
+
+
+async def _locked(connection: AsyncConnection, provider_id: uuid.UUID, caller: Principal) -> Row[Any]:
+    """The provider, its tenant locked. Raises 403, 404."""
+    tenant = await connection.scalar(select(llm_providers.c.tenant).where(llm_providers.c.id == provider_id))
+    if tenant is None:
+        raise _unknown(provider_id)
+    caller.must_change(tenant)
+    await tenants.locked(connection, tenant)
+    return (await connection.execute(select(llm_providers).where(llm_providers.c.id == provider_id))).one()
+
+
+async def _record(
+    connection: AsyncConnection, action: str, old: Row[Any] | None, row: Row[Any], origin: Origin
+) -> None:
+    before = view(old).model_dump(mode="json") if old is not None else None
+    after = view(row).model_dump(mode="json")
+    await audit.record(connection, Change(action, "provider", str(row.id), row.tenant, before, after), origin)
+
+
+def _changes(wanted: ProviderChange, old: Row[Any]) -> dict[str, Any]:
+    """The columns that differ, apart from the key's. Raises 422."""
+    values: dict[str, Any] = {}
+    if wanted.config is not None and _stored(wanted.config) != old.config:
+        values["config"] = _stored(wanted.config)
+    if wanted.is_active is not None and wanted.is_active != old.is_active:
+        values["is_active"] = wanted.is_active
+    is_active = values.get("is_active", old.is_active)
+    if wanted.is_default and not is_active:
+        raise invalid("is_default", "a deactivated provider cannot be the default")
+    if wanted.is_default is not None and wanted.is_default != old.is_default:
+        values["is_default"] = wanted.is_default
+    elif old.is_default and not is_active:
+        values["is_default"] = False
+    return values
+
+
+def _check_same(wanted: ProviderChange, old: Row[Any]) -> None:
+    for name in ("tenant", "provider_type"):
+        if getattr(wanted, name) not in (None, getattr(old, name)):
+            raise invalid(name, "cannot change; add another provider instead")
+
+
+def _check_config(config: ProviderConfig, allowed: Sequence[Network]) -> None:
+    """Raises 422 when a base_url leads into a private network that is not allowed."""
+    for place, endpoint in enumerate(config.all_endpoints()):
+        if endpoint.base_url is None:
+            continue
+        try:
+            check_base_url(endpoint.base_url, allowed=allowed)
+        except ForbiddenAddress as exc:
+            where = f"config.endpoints.{place}.base_url" if config.endpoints else "config.base_url"
+            raise invalid(where, str(exc)) from exc
+
+
+def _stored(config: ProviderConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_unset=True)
+
+
+def _unknown(provider_id: uuid.UUID) -> Exception:
+    return not_found(f"there is no provider {provider_id}")

@@ -1,0 +1,39 @@
+"""/api/v1/tenants"""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter
+
+from admin_api import tenants
+from admin_api.auth import Admin, Caller, From, Writer
+from admin_api.control_plane import Plane
+from admin_api.paging import Page, Paged
+from admin_api.tenants import NewTenant, Tenant, TenantChange
+
+router = APIRouter(prefix="/api/v1/tenants", tags=["tenants"])
+
+
+@router.get("")
+async def list_tenants(plane: Plane, caller: Caller, paging: Paged) -> Page[Tenant]:
+    """The tenants that the caller may see, by slug."""
+    return await tenants.page(plane, only=caller.tenant, paging=paging)
+
+
+@router.post("", status_code=HTTPStatus.CREATED)
+async def add_tenant(plane: Plane, _: Admin, origin: From, new: NewTenant) -> Tenant:
+    """Adds a tenant."""
+    return await tenants.add(plane, new, origin)
+
+
+@router.get("/{slug}")
+async def get_tenant(plane: Plane, caller: Caller, slug: str) -> Tenant:
+    """One tenant."""
+    caller.must_see(slug)
+    return await tenants.one(plane, slug)
+
+
+@router.put("/{slug}")
+async def change_tenant(plane: Plane, caller: Writer, origin: From, slug: str, wanted: TenantChange) -> Tenant:
+    """Changes what is given. Null: the default; 0: no limit; left out: unchanged."""
+    caller.must_change(slug)
+    return await tenants.change(plane, slug, wanted, origin)

@@ -1,0 +1,52 @@
+"""/api/v1/usage"""
+
+from datetime import date
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import PlainTextResponse
+
+from admin_api import usage
+from admin_api.auth import Caller
+from admin_api.control_plane import Plane
+from admin_api.problems import invalid
+from admin_api.usage import GroupBy, Question, Usage
+from contracts.wire import Token
+
+router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
+
+_CSV = "text/csv"
+
+
+class Format(StrEnum):
+    JSON = "json"
+    CSV = "csv"
+
+
+@router.get("", response_model=Usage, responses={200: {"content": {_CSV: {"schema": {"type": "string"}}}}})
+async def get_usage(
+    plane: Plane,
+    caller: Caller,
+    group_by: Annotated[str, Query(description="One or several of day, model, provider, tenant, agent.")] = "day",
+    first: Annotated[date | None, Query(alias="from")] = None,
+    last: Annotated[date | None, Query(alias="to")] = None,
+    tenant: Annotated[Token | None, Query()] = None,
+    wanted: Annotated[Format | None, Query(alias="format")] = None,
+    accept: Annotated[str, Header()] = "",
+) -> Usage | Response:
+    """What was used, and what it cost. Both days included; the last 30 days unless said otherwise."""
+    groups = _groups(group_by)
+    question = Question(usage.period(first, last), groups, tenant=caller.scope(tenant))
+    found = await usage.summarise(plane, question)
+    if wanted is Format.CSV or (wanted is None and _CSV in accept):
+        return PlainTextResponse(usage.to_csv(found, group_by=groups), media_type=_CSV)
+    return found
+
+
+def _groups(text: str) -> list[GroupBy]:
+    """Raises a 422 problem."""
+    try:
+        return list(dict.fromkeys(GroupBy(part.strip()) for part in text.split(",")))
+    except ValueError as exc:
+        raise invalid("group_by", f"is one or several of {', '.join(GroupBy)}, separated by commas") from exc

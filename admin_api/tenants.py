@@ -1,0 +1,191 @@
+"""Tenants: their limits, budgets, aliases, default fallbacks and own prices."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
+from sqlalchemy import Row, func, select, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from admin_api import audit, published
+from admin_api.audit import Change, Origin
+from admin_api.control_plane import ControlPlane
+from admin_api.paging import Page, Paging, read_page
+from admin_api.problems import conflict, invalid, not_found
+from admin_api.published import LIMITS
+from contracts.providers import Limits, Price
+from contracts.usage import plain_decimal
+from contracts.wire import ModelName, Token
+from migrations.schema import tenants
+
+Usd = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10), PlainSerializer(plain_decimal)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class LimitsChange(BaseModel):
+    """Null: the environment's default. 0: no limit. What is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    requests_per_minute: Count | None = None
+    requests_per_day: Count | None = None
+    tokens_per_minute: Count | None = None
+    tokens_per_day: Count | None = None
+
+
+class TenantParts(BaseModel):
+    """Any part of a tenant. Null: the default. Left out: unchanged."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    limits: LimitsChange | None = None
+    daily_budget_usd: Usd | None = None
+    daily_cost_alert_usd: Usd | None = None
+    aliases: Annotated[dict[ModelName, tuple[ModelName, ...]], Field(max_length=1000)] | None = None
+    fallbacks: Annotated[tuple[ModelName, ...], Field(max_length=16)] | None = None
+    prices: Annotated[dict[ModelName, Price], Field(max_length=10_000)] | None = None
+
+
+class NewTenant(TenantParts):
+    slug: Token
+
+
+class TenantChange(TenantParts):
+    slug: Token | None = Field(default=None, description="A tenant keeps its slug; if given, it must be the same.")
+
+
+class Tenant(BaseModel):
+    slug: str
+    limits: Limits
+    daily_budget_usd: Usd | None
+    daily_cost_alert_usd: Usd | None
+    aliases: dict[str, list[str]]
+    fallbacks: list[str]
+    prices: dict[str, dict[str, JsonValue]]
+
+
+async def add(plane: ControlPlane, new: NewTenant, origin: Origin) -> Tenant:
+    """Raises a 409 problem when the slug is taken."""
+    async with plane.database.transaction() as connection:
+        row = (
+            await connection.execute(
+                postgresql.insert(tenants)
+                .values(slug=new.slug, **_columns(new))
+                .on_conflict_do_nothing()
+                .returning(*tenants.c)
+            )
+        ).first()
+        if row is None:
+            raise conflict(f"the tenant {new.slug} exists; change it with PUT /api/v1/tenants/{new.slug}")
+        added = view(row)
+        await audit.record(
+            connection,
+            Change("tenant.add", "tenant", new.slug, new.slug, before=None, after=added.model_dump(mode="json")),
+            origin,
+        )
+    await plane.publisher.publish(published.tenant(row))
+    return added
+
+
+async def change(plane: ControlPlane, slug: str, wanted: TenantChange, origin: Origin) -> Tenant:
+    """Raises a 404 problem."""
+    if wanted.slug not in (None, slug):
+        raise invalid("slug", "a tenant keeps its slug")
+    async with plane.database.transaction() as connection:
+        old = await locked(connection, slug)
+        values = {name: value for name, value in _columns(wanted).items() if value != getattr(old, name)}
+        if not values:
+            return view(old)
+        row = (
+            await connection.execute(
+                update(tenants)
+                .where(tenants.c.slug == slug)
+                .values(**values, revision=tenants.c.revision + 1, updated_at=func.now())
+                .returning(*tenants.c)
+            )
+        ).one()
+        changed = view(row)
+        await audit.record(
+            connection,
+            Change(
+                "tenant.change",
+                "tenant",
+                slug,
+                slug,
+                before=view(old).model_dump(mode="json"),
+                after=changed.model_dump(mode="json"),
+            ),
+            origin,
+        )
+    await plane.publisher.publish(published.tenant(row))
+    return changed
+
+
+async def one(plane: ControlPlane, slug: str) -> Tenant:
+    """Raises a 404 problem."""
+    async with plane.database.transaction() as connection:
+        row = (await connection.execute(select(tenants).where(tenants.c.slug == slug))).first()
+    if row is None:
+        raise unknown(slug)
+    return view(row)
+
+
+async def page(plane: ControlPlane, *, only: str | None, paging: Paging) -> Page[Tenant]:
+    query = select(tenants) if only is None else select(tenants).where(tenants.c.slug == only)
+    async with plane.database.transaction() as connection:
+        return await read_page(connection, query, keys=[tenants.c.slug], paging=paging, view=view)
+
+
+async def locked(connection: AsyncConnection, slug: str) -> Row[Any]:
+    """The tenant, locked against other changes of it or its providers. Raises a 404 problem."""
+    query = select(tenants).where(tenants.c.slug == slug).with_for_update(key_share=True)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise unknown(slug)
+    return row
+
+
+def unknown(slug: str) -> Exception:
+    return not_found(f"there is no tenant {slug}; add it with POST /api/v1/tenants")
+
+
+def view(row: Any) -> Tenant:
+    return Tenant(
+        slug=row.slug,
+        limits=Limits(**{name: getattr(row, name) for name in LIMITS}),
+        daily_budget_usd=row.daily_budget_usd,
+        daily_cost_alert_usd=row.daily_cost_alert_usd,
+        aliases=row.aliases,
+        fallbacks=row.fallbacks,
+        prices=row.prices,
+    )
+
+
+def _columns(wanted: TenantParts) -> dict[str, Any]:
+    """The columns that `wanted` sets."""
+    given = wanted.model_fields_set
+    columns: dict[str, Any] = {
+        name: getattr(wanted, name) for name in ("daily_budget_usd", "daily_cost_alert_usd") if name in given
+    }
+    if "limits" in given:
+        columns |= _limits(wanted.limits)
+    if "aliases" in given:
+        columns["aliases"] = {name: list(models) for name, models in (wanted.aliases or {}).items()}
+    if "fallbacks" in given:
+        columns["fallbacks"] = list(wanted.fallbacks or ())
+    if "prices" in given:
+        columns["prices"] = {name: _price(price) for name, price in (wanted.prices or {}).items()}
+    return columns
+
+
+def _limits(wanted: LimitsChange | None) -> Mapping[str, int | None]:
+    if wanted is None:
+        return dict.fromkeys(LIMITS)
+    return {name: getattr(wanted, name) for name in wanted.model_fields_set}
+
+
+def _price(price: Price) -> dict[str, str]:
+    """Money as plain decimal strings."""
+    return {name: plain_decimal(value) for name, value in price.model_dump(exclude_none=True).items()}
