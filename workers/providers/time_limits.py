@@ -11,9 +11,14 @@ T = TypeVar("T")
 
 
 class TimeLimits:
-    """The limits of one call, which starts when this is made. Time that the caller takes is not the vendor's."""
+    """The limits of one call, which starts when this is made. Time that the caller takes is not the vendor's.
+
+    Raises DeadlineExceeded when no time is left to begin with.
+    """
 
     def __init__(self, timeouts: Timeouts, *, time_left_s: float, provider: str) -> None:
+        if time_left_s <= 0:
+            raise DeadlineExceeded(f"the deadline passed before {provider} was called", provider=provider)
         self._loop = asyncio.get_running_loop()
         self._timeouts = timeouts
         self._provider = provider

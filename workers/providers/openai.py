@@ -1,0 +1,210 @@
+"""OpenAI and every server that speaks its chat completions API (`base_url`).
+
+The SDK builds, authenticates and sends the request; the reply's bytes are read by us, because the SDK's own iterator
+costs five times as much a token.
+
+The output limit: `max_completion_tokens` for OpenAI's own hosts, and for OpenAI's model names behind any other URL
+(gateways pass them on, and reasoning models refuse `max_tokens`); `max_tokens` for everything else, which is the only
+name that all compatible servers know. `provider_options.openai` can hold the other one.
+"""
+
+import asyncio
+import math
+import re
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+import openai
+from openai import AsyncOpenAI, AsyncStream, Omit, RequestOptions
+
+from contracts.errors import AuthenticationFailed, ProviderUnavailable
+from contracts.providers import Price
+from contracts.requests import CompletionRequest
+from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from contracts.usage import Cost, Usage, UsageSource
+from contracts.wire import utc_now
+from workers import pricing
+from workers.providers import openai_errors, openai_tokens
+from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
+from workers.providers.client_pool import ClientPool
+from workers.providers.openai_chat import ChatReader, request_body
+from workers.providers.reading import read
+from workers.providers.time_limits import TimeLimits
+from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, connection_limits, describe
+
+BASE_URL = "https://api.openai.com/v1"
+USUAL_OUTPUT_TOKENS = 16_384
+"""What an estimate assumes when a request does not bound its output."""
+LOOKUP_S = 15.0
+"""For calls that answer at once: models and health."""
+
+_OPENAI_MODEL = re.compile(r"^(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|codex-)")
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class OpenAI:
+    """The adapter of the provider `openai`."""
+
+    name = "openai"
+
+    def __init__(self) -> None:
+        self._tls: ssl.SSLContext | None = None
+        self._clients = ClientPool(self._client)
+
+    def check_supported(self, request: CompletionRequest, *, model: str) -> None:
+        """The request's vocabulary is OpenAI's own; what a single model lacks, only the vendor knows."""
+
+    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+        target = call.target
+        limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
+        reader = ChatReader(
+            provider=self.name,
+            classify=lambda body: openai_errors.from_body(body, provider=self.name, key=target.key),
+        )
+        async with self._lease(target) as client:
+            response = await limits.wait(_post(client, self._body(call), call))
+            reply = Httpx2Reply(response)
+            try:
+                async with aclosing(read(reply, reader, limits=limits, provider=self.name)) as items:
+                    async for item in items:
+                        yield item
+            finally:
+                await reply.aclose()
+
+    async def complete(self, call: Call) -> Completion:
+        async with aclosing(self.stream_completion(call)) as stream:
+            return await gather(stream)
+
+    async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
+        return await asyncio.to_thread(openai_tokens.count, question, model=model)
+
+    async def check_health(self, target: Target) -> None:
+        await self._models(target)
+
+    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+        return tuple(
+            ModelInfo(id=model.id, context_window=pricing.context_window(self.name, model.id))
+            for model in await self._models(target)
+        )
+
+    async def estimate_cost(
+        self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
+    ) -> CostEstimate:
+        counted = await self.count_tokens(question, model=model, target=target)
+        usage = Usage(
+            input_tokens=counted.input_tokens,
+            output_tokens=question.max_tokens or USUAL_OUTPUT_TOKENS,
+            source=UsageSource.ESTIMATED,
+        )
+        priced = pricing.price(usage, provider=self.name, model=model, at=utc_now(), overrides=prices)
+        return CostEstimate(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=Cost(amount=priced.amount) if priced.amount is not None else None,
+        )
+
+    async def aclose(self) -> None:
+        await self._clients.aclose()
+
+    def _body(self, call: Call) -> bytes:
+        options = call.request.provider_options.get(self.name, {})
+        body = request_body(call.request, model=call.model, max_tokens_field=max_tokens_field(call, options))
+        body.update(options)
+        if not body["stream"]:
+            body.pop("stream_options", None)
+        return msgspec.json.encode(body)
+
+    async def _models(self, target: Target) -> list[_Model]:
+        timeouts = target.timeouts.model_copy(update={"total_s": min(target.timeouts.total_s, LOOKUP_S)})
+        limits = TimeLimits(timeouts, time_left_s=math.inf, provider=self.name)
+        async with self._lease(target) as client:
+            response = await limits.wait(client.get("/models", cast_to=httpx2.Response, options=_options(target)))
+        try:
+            return msgspec.json.decode(response.content, type=_Models).data
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise ProviderUnavailable(
+                f"{self.name} did not answer with a list of models at {_host(target)}; is the base_url right?",
+                provider=self.name,
+            ) from exc
+
+    @asynccontextmanager
+    async def _lease(self, target: Target) -> AsyncGenerator[AsyncOpenAI]:
+        """The client of a target; what its SDK raises becomes an error of the contract."""
+        key = target.key.get_secret_value() if target.key else ""
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise AuthenticationFailed(
+                f"the stored key for {self.name} holds characters that no key has; store it anew", provider=self.name
+            )
+        try:
+            async with self._clients.client(target.endpoint.base_url or BASE_URL, key) as client:
+                yield client
+        except openai.OpenAIError as exc:
+            raise openai_errors.from_sdk(exc, provider=self.name, key=target.key, host=_host(target)) from exc
+        except CONNECTION_ERRORS as exc:
+            raise ProviderUnavailable(
+                f"{self.name} broke the connection at {_host(target)}: {describe(exc)}", provider=self.name
+            ) from exc
+
+    def _client(self, base_url: str, key: str) -> AsyncOpenAI:
+        """The SDK would take what it is not given from the environment, and one tenant's calls from another's key."""
+        self._tls = self._tls or httpx2.create_ssl_context()
+        client = AsyncOpenAI(
+            api_key=key,
+            admin_api_key="",
+            base_url=base_url,
+            max_retries=0,
+            http_client=httpx2.AsyncClient(limits=connection_limits(), verify=self._tls, follow_redirects=False),
+            _enforce_credentials=False,
+        )
+        client.organization = None
+        client.project = None
+        return client
+
+
+def max_tokens_field(call: Call, options: Mapping[str, Any]) -> str:
+    """The name under which the server at the other end knows the output limit; see the module's docstring."""
+    for given in ("max_tokens", "max_completion_tokens"):
+        if given in options:
+            return given
+    host = urlsplit(call.target.endpoint.base_url or BASE_URL).hostname or ""
+    own = host == "openai.com" or host.endswith(".openai.com")
+    return "max_completion_tokens" if own or _OPENAI_MODEL.match(call.model) else "max_tokens"
+
+
+async def _post(client: AsyncOpenAI, body: bytes, call: Call) -> httpx2.Response:
+    response: Any = await client.post(
+        "/chat/completions",
+        cast_to=httpx2.Response,
+        content=body,
+        options=_options(call.target, {"X-Client-Request-Id": call.request.id}),
+        stream=True,
+        stream_cls=AsyncStream[Any],
+    )
+    return response
+
+
+def _options(target: Target, headers: Mapping[str, str] | None = None) -> RequestOptions:
+    """Reads have no limit here: `TimeLimits` tells the first token, idling and the total apart."""
+    connect_s = target.timeouts.connect_s
+    without_key = {} if target.key else {"Authorization": Omit()}
+    return {
+        "headers": {**without_key, **(headers or {})},
+        "timeout": httpx2.Timeout(connect=connect_s, pool=connect_s, read=None, write=None),
+        "security": {"bearer_auth": True},
+    }
+
+
+def _host(target: Target) -> str:
+    return urlsplit(target.endpoint.base_url or BASE_URL).netloc

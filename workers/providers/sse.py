@@ -1,0 +1,89 @@
+"""Server-sent events, read incrementally: bytes in as they arrive, whole events out.
+
+Source: WHATWG HTML, "9.2.6 Interpreting an event stream". Lines end in LF, CR or CRLF, and a read may end anywhere,
+also inside a character or a CRLF. Comments, `id` and `retry` are skipped. `data` stays bytes for the JSON decoder.
+"""
+
+from typing import NamedTuple
+
+MAX_EVENT_BYTES = 32 * 1024 * 1024
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Event(NamedTuple):
+    name: str
+    """Of the `event` field; empty when there was none."""
+    data: bytes
+
+
+class EventTooLarge(ValueError):
+    """An event grew over MAX_EVENT_BYTES without an end."""
+
+
+class Decoder:
+    """Turns the bytes of one stream into its events."""
+
+    def __init__(self) -> None:
+        self._tail: list[bytes] = []
+        """The line that has not ended yet."""
+        self._size = 0
+        self._name = ""
+        self._data: list[bytes] = []
+        self._after_cr = False
+        self._begun = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes. Raises EventTooLarge."""
+        if self._after_cr and data:
+            self._after_cr = False
+            data = data.removeprefix(b"\n")
+        if b"\n" not in data and b"\r" not in data:
+            self._keep(data)
+            return []
+        if self._tail:
+            data = b"".join([*self._tail, data])
+            self._tail.clear()
+        self._size = sum(map(len, self._data))
+        if not self._begun:
+            self._begun = True
+            data = data.removeprefix(_BOM)
+        if b"\r" not in data:
+            lines = data.split(b"\n")
+            self._keep(lines.pop())
+        else:
+            lines = data.splitlines()
+            if data.endswith(b"\r"):
+                self._after_cr = True
+            elif not data.endswith(b"\n"):
+                self._keep(lines.pop())
+        return self._interpret(lines)
+
+    def end(self) -> list[Event]:
+        """The event that lacks only its blank line; servers leave it out at the end of a stream."""
+        lines = [b"".join(self._tail), b""]
+        self._tail.clear()
+        return self._interpret(lines)
+
+    def _keep(self, data: bytes) -> None:
+        if data:
+            self._tail.append(data)
+            self._size += len(data)
+            if self._size > MAX_EVENT_BYTES:
+                raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
+
+    def _interpret(self, lines: list[bytes]) -> list[Event]:
+        events: list[Event] = []
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif not line:
+                if self._data:
+                    events.append(Event(self._name, self._data[0] if len(self._data) == 1 else b"\n".join(self._data)))
+                    self._data.clear()
+                self._name = ""
+            elif line.startswith(b"event:"):
+                self._name = line[6:].decode(errors="replace").removeprefix(" ")
+            elif line == b"data":
+                self._data.append(b"")
+        return events

@@ -1,0 +1,129 @@
+"""The seam between an adapter and the network: a reply whose bytes are read as they arrive.
+
+An adapter needs no more of HTTP than `Reply`; another client can be put under it without touching a vendor's format.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from typing import Protocol
+
+import anyio
+import httpx2
+
+MAX_CONNECTIONS = 1000
+MAX_IDLE_CONNECTIONS = 100
+IDLE_CONNECTION_S = 30
+_BACKLOG_BYTES = 1024 * 1024
+_DRAIN_S = 0.1
+
+CONNECTION_ERRORS = (httpx2.RequestError, httpx2.StreamError, ssl.SSLError, anyio.EndOfStream, OSError)
+"""What httpx2 raises when a connection breaks; the last three are not wrapped by it in every place."""
+
+
+class ConnectionBroken(Exception):
+    """The connection ended before the reply did."""
+
+
+class Reply(Protocol):
+    """A reply with status 2xx whose body is still arriving."""
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    async def read(self) -> bytes:
+        """Everything that arrived since the last call, at least one byte; empty at the end.
+
+        Raises ConnectionBroken.
+        """
+        ...
+
+    async def drain(self) -> None:
+        """Reads away what little is left, so that the connection can be used again."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes the connection at once, unless the reply was read to its end."""
+        ...
+
+
+class Httpx2Reply:
+    """A reply that httpx2 receives.
+
+    httpx2 yields each HTTP chunk on its own, also when one read brought many. A task collects them while the reader
+    is not looking, so that what came together is read together.
+    """
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self._parts: list[bytes] = []
+        self._backlog = 0
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._receiving = asyncio.create_task(self._receive(), name="vendor-reply")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    async def read(self) -> bytes:
+        while not self._parts:
+            if self._receiving.done():
+                self._raise_if_broken()
+                return b""
+            self._arrived.clear()
+            await self._arrived.wait()
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._backlog = 0
+        self._taken.set()
+        return data
+
+    async def drain(self) -> None:
+        await asyncio.wait([self._receiving], timeout=_DRAIN_S)
+
+    async def aclose(self) -> None:
+        self._receiving.cancel()
+        await asyncio.wait([self._receiving])
+        if not self._receiving.cancelled():
+            self._receiving.exception()
+        await self._response.aclose()
+
+    async def _receive(self) -> None:
+        try:
+            async for part in self._response.aiter_bytes():
+                if not part:
+                    continue
+                self._parts.append(part)
+                self._backlog += len(part)
+                self._arrived.set()
+                if self._backlog > _BACKLOG_BYTES:
+                    self._taken.clear()
+                    await self._taken.wait()
+        finally:
+            self._arrived.set()
+
+    def _raise_if_broken(self) -> None:
+        if self._receiving.cancelled():
+            raise ConnectionBroken("the reply was closed")
+        exc = self._receiving.exception()
+        if isinstance(exc, CONNECTION_ERRORS):
+            raise ConnectionBroken(describe(exc)) from exc
+        if exc is not None:
+            raise exc
+
+
+def describe(exc: BaseException) -> str:
+    """What went wrong on the network, in one line; the innermost cause says it best."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+
+
+def connection_limits() -> httpx2.Limits:
+    """httpx2's own defaults collapse at some hundred streams."""
+    return httpx2.Limits(
+        max_connections=MAX_CONNECTIONS,
+        max_keepalive_connections=MAX_IDLE_CONNECTIONS,
+        keepalive_expiry=IDLE_CONNECTION_S,
+    )

@@ -1,0 +1,114 @@
+"""What all vendors' errors have in common: when to come back, and texts that must not leave with a key in them."""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from pydantic import SecretStr
+
+MAX_MESSAGE_CHARS = 500
+MAX_RETRY_AFTER_S = 7 * 86_400.0
+
+_KEY_LIKE = re.compile(
+    r"""
+      \b(?:sk|pk|rk|sess|xai)-[\w*.\-…]*           # OpenAI, Anthropic and others, also cut down to the prefix
+    | \b(?:gsk|hf|nvapi|pplx|r8)[_-][\w*\-]{8,}
+    | \bAIza[\w*\-]+
+    | [\w\-]*\*{3,}[\w\-*]*                       # masked by the vendor
+    | (?<=Bearer\s)\S+
+    """,
+    re.VERBOSE,
+)
+_SHOWN_RUN = 6
+"""So many characters of a key in a row are a part of it; fewer happen by chance."""
+_SHORTEST_SECRET = 4
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_IN_TEXT = re.compile(r"\b(?:again in|retry after|retry in)\s+((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+)", re.IGNORECASE)
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hours?)\b", re.IGNORECASE)
+
+
+def redact(text: str, *, key: SecretStr | None) -> str:
+    """`text` without the key, its parts, and whatever looks like a key; cut to MAX_MESSAGE_CHARS."""
+    text = text[: 4 * MAX_MESSAGE_CHARS]
+    if key:
+        text = _without_parts_of(key.get_secret_value(), text)
+    text = " ".join(_KEY_LIKE.sub("[redacted]", text).split())
+    return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[: MAX_MESSAGE_CHARS - 1]}…"
+
+
+def _without_parts_of(secret: str, text: str) -> str:
+    run = min(_SHOWN_RUN, len(secret))
+    if run < _SHORTEST_SECRET:
+        return text
+    runs = {secret[at : at + run] for at in range(len(secret) - run + 1)}
+    shown = bytearray(len(text))
+    for at in range(len(text) - run + 1):
+        if text[at : at + run] in runs:
+            shown[at : at + run] = b"\1" * run
+    parts: list[str] = []
+    for at, char in enumerate(text):
+        if not shown[at]:
+            parts.append(char)
+        elif not at or not shown[at - 1]:
+            parts.append("[redacted]")
+    return "".join(parts)
+
+
+def retry_after_s(headers: Mapping[str, str], *, now: datetime, text: str = "") -> float | None:
+    """When the vendor wants to be asked again: its headers (milliseconds, seconds or a date), else its words.
+
+    Where the headers disagree (Azure sends `retry-after: 1` with `retry-after-ms: 0`) the longer wait is kept.
+    """
+    waits = [
+        wait
+        for wait in (
+            _number(headers.get("retry-after-ms"), scale=0.001),
+            _number(headers.get("x-ms-retry-after-ms"), scale=0.001),
+            _number(headers.get("retry-after")),
+            _until(headers.get("retry-after"), now=now),
+        )
+        if wait is not None
+    ]
+    if not waits and (in_words := _in_words(text)) is not None:
+        waits = [in_words]
+    return min(max(waits), MAX_RETRY_AFTER_S) if waits else None
+
+
+def _number(value: str | None, *, scale: float = 1.0) -> float | None:
+    try:
+        wait = float(value) * scale if value else math.nan
+    except ValueError:
+        return None
+    return max(wait, 0.0) if math.isfinite(wait) else None
+
+
+def _until(value: str | None, *, now: datetime) -> float | None:
+    try:
+        at = parsedate_to_datetime(value) if value else None
+    except ValueError:
+        return None
+    if at is None:
+        return None
+    return max(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds(), 0.0)
+
+
+def _in_words(text: str) -> float | None:
+    """`Please try again in 1m30.5s`, `Please retry after 26 seconds`."""
+    found = _IN_TEXT.search(text)
+    amounts = _AMOUNT.findall(_spaced(found.group(1))) if found else []
+    if not amounts:
+        return None
+    return sum(float(amount) * _UNITS[_unit(unit)] for amount, unit in amounts)
+
+
+def _spaced(text: str) -> str:
+    """`1m30s` as `1m 30s`, so that each unit ends at a word's end."""
+    return re.sub(r"(?<=[a-z])(?=\d)", " ", text, flags=re.IGNORECASE)
+
+
+def _unit(word: str) -> str:
+    word = word.lower()
+    return "ms" if word.startswith(("ms", "milli")) else word[0]
