@@ -27,7 +27,6 @@ from workers.providers import registry
 from workers.publisher import Publisher
 from workers.settings import WorkerSettings
 
-_INBOX_PREFIX = "_ROLE_worker"
 _RESOLVER_SLOTS = 64
 
 
@@ -42,12 +41,20 @@ def main(providers: Sequence[str], *, concurrency: int | None = None) -> int:
     return role.run(start)
 
 
-async def run(settings: WorkerSettings, providers: Sequence[str], *, stop: asyncio.Event, concurrency: int) -> None:
-    """Raises runtime.broker.Unreachable when NATS or Vault cannot be used at start."""
+async def run(
+    settings: WorkerSettings,
+    providers: Sequence[str],
+    *,
+    stop: asyncio.Event,
+    concurrency: int,
+    ready: asyncio.Event | None = None,
+) -> None:
+    """Works until `stop`; sets `ready` when requests are taken. Raises runtime.broker.Unreachable at start."""
     name = f"{'-'.join(providers)[:32]}-{socket.gethostname().split('.')[0][:16]}-{secrets.token_hex(3)}"
+    inbox = f"_ROLE_worker_{'_'.join(providers)}"  # a pool's own: what it pulls arrives there
     clock = Clock()
     async with AsyncExitStack() as stack:
-        nats = await stack.enter_async_context(broker.connect(settings, name=name, inbox_prefix=_INBOX_PREFIX))
+        nats = await stack.enter_async_context(broker.connect(settings, name=name, inbox_prefix=inbox))
         await broker.ensure_streams(nats, settings)
         vault = VaultSession(settings)
         stack.push_async_callback(vault.close)
@@ -129,6 +136,8 @@ async def run(settings: WorkerSettings, providers: Sequence[str], *, stop: async
             await control.subscribe()
             announcing = background.create_task(presence.announce(nats, describe), name="presence")
             closed = background.create_task(_stop_when_closed(nats, stop), name="broker closed")
+            if ready is not None:
+                ready.set()
             async with asyncio.TaskGroup() as intakes:
                 for intake in (*pools.values(), resolver):
                     intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")

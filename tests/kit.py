@@ -1,0 +1,147 @@
+"""A worker on real servers inside the test's own process, and the control plane's part done by hand."""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from secrets import token_bytes
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import nats
+from nats.aio.client import Client as Nats
+from pydantic import SecretStr
+
+from contracts import subjects
+from contracts.providers import ProviderConfig, PublishedProvider, PublishedTenant, SealedKey
+from contracts.subjects import Provider
+from contracts.usage import UsageRecord
+from runtime.sealing import Keyring
+from runtime.settings import decode_key
+from tests.servers import Vault
+from workers import app
+from workers.settings import WorkerSettings
+
+PATIENCE_S = 20.0
+
+SEALING_KEY = SecretStr(b64encode(token_bytes(32)).decode())
+
+
+async def until(condition: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:
+    """Waits for a condition. Raises AssertionError when it does not come true in time."""
+    give_up = monotonic() + within_s
+    while not condition():
+        if monotonic() > give_up:
+            raise AssertionError("the condition did not come true")
+        await asyncio.sleep(0.01)
+
+
+def worker_settings(nats_url: str, vault: Vault, provider: str = "mock", **changes: Any) -> WorkerSettings:
+    role_id, secret_id = vault.role(f"worker-{provider}")
+    return WorkerSettings.model_validate(
+        {
+            "nats_url": nats_url,
+            "vault_addr": vault.addr,
+            "vault_role_id": role_id,
+            "vault_secret_id": secret_id,
+            "llm_encryption_key": SEALING_KEY,
+            "llm_allowed_private_networks": "127.0.0.0/8",
+            **changes,
+        }
+    )
+
+
+@asynccontextmanager
+async def worker(settings: WorkerSettings, *providers: str, concurrency: int = 64) -> AsyncGenerator[asyncio.Event]:
+    """A worker that is ready; yields what stops it."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(
+        app.run(settings, providers or ("mock",), stop=stop, concurrency=concurrency, ready=ready), name="worker"
+    )
+    up = asyncio.create_task(ready.wait())
+    await asyncio.wait({task, up}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+    up.cancel()
+    if task.done():
+        await task
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, PATIENCE_S)
+
+
+@dataclass(slots=True)
+class Plane:
+    """What the admin API does for a tenant, without the admin API."""
+
+    client: Nats
+    vault: Vault
+    tenant: str
+    _revision: int = 0
+    provider_ids: dict[str, str] = field(default_factory=dict)
+
+    async def put_tenant(self, **fields: Any) -> None:
+        self._revision += 1
+        value = PublishedTenant(slug=self.tenant, revision=self._revision, **fields)
+        await self._put(subjects.config_key_of_tenant(self.tenant), value.to_json())
+
+    async def put_provider(
+        self, provider: str, config: dict[str, Any] | None = None, *, key: str | None = None, **fields: Any
+    ) -> None:
+        self._revision += 1
+        version = self._revision if key is not None else None
+        if key is not None and version is not None:
+            await self.put_key(provider, key, version)
+        value = PublishedProvider(
+            provider_id=self.provider_ids.setdefault(provider, str(uuid4())),
+            tenant=self.tenant,
+            provider_type=Provider(provider),
+            key_version=version,
+            revision=self._revision,
+            config=ProviderConfig.model_validate(config or {}),
+            **fields,
+        )
+        await self._put(subjects.config_key_of_provider(self.tenant, provider), value.to_json())
+
+    async def put_key(self, provider: str, key: str, version: int) -> None:
+        keyring = Keyring([decode_key(SEALING_KEY)])
+        sealed = keyring.seal(SecretStr(key), tenant=self.tenant, provider=provider)
+        data = SealedKey(sealed=sealed, key_version=version).model_dump(mode="json")
+        await self.vault.root.call("POST", f"llm/data/{provider}/{self.tenant}", {"data": data})
+
+    async def _put(self, key: str, value: bytes) -> None:
+        await self.client.jetstream().publish(f"$KV.{subjects.CONFIG_BUCKET}.{key}", value)
+
+
+@asynccontextmanager
+async def plane(nats_url: str, vault: Vault, tenant: str) -> AsyncGenerator[Plane]:
+    client = await nats.connect(nats_url)
+    try:
+        yield Plane(client, vault, tenant)
+    finally:
+        await client.close()
+
+
+class Bill:
+    """The usage records of a tenant, as they pass by."""
+
+    def __init__(self) -> None:
+        self.records: list[UsageRecord] = []
+
+    def of(self, request_id: str) -> list[UsageRecord]:
+        return sorted((r for r in self.records if r.request_id == request_id), key=lambda r: r.attempt)
+
+    @classmethod
+    @asynccontextmanager
+    async def watch(cls, client: Nats, tenant: str) -> AsyncGenerator["Bill"]:
+        bill = cls()
+
+        async def note(msg: Any) -> None:
+            bill.records.append(UsageRecord.model_validate_json(msg.data))
+
+        subscription = await client.subscribe(f"llm.v1.usage.*.{tenant}", cb=note)
+        await client.flush()
+        yield bill
+        await subscription.unsubscribe()
