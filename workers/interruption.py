@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Set once, by `request(reason)`; noticed at the entry of the next scope, or at once inside one."""
+    """Set once, by another task calling `request(reason)`; noticed at once inside a scope, else at the next one."""
 
     def __init__(self) -> None:
         self.reason: Reason | None = None

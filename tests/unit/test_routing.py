@@ -1,0 +1,122 @@
+"""Which provider and model serve a request."""
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from contracts.errors import NoProvider, UnknownModel
+from contracts.providers import Endpoint, ProviderConfig, PublishedProvider, PublishedTenant
+from contracts.subjects import Provider
+from workers.routing import Candidate, Routes, order_endpoints
+
+CATALOGUE = {"gpt-4o-mini": "openai", "claude-sonnet-4-5": "anthropic"}
+
+
+def provider(kind: str, *, default: bool = False, **config: Any) -> PublishedProvider:
+    return PublishedProvider(
+        provider_id=kind,
+        tenant="acme",
+        provider_type=Provider(kind),
+        is_default=default,
+        revision=1,
+        config=ProviderConfig(**config),
+    )
+
+
+def routes(*providers: PublishedProvider, **tenant: Any) -> Routes:
+    return Routes(
+        tenant=PublishedTenant(slug="acme", **tenant),
+        providers={p.provider_type: p for p in providers},
+        default_models={"openai": "gpt-current", "mock": "echo"},
+        vendor_of=CATALOGUE.get,
+    )
+
+
+OPENAI, ANTHROPIC, MOCK = provider("openai"), provider("anthropic"), provider("mock", default=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "pool", "expected"),
+    [
+        ("openai/gpt-x", None, "openai/gpt-x"),
+        ("openai/org/model", None, "openai/org/model"),
+        ("openai", None, "openai/gpt-current"),
+        ("openai", "openai", "openai/gpt-current"),
+        ("meta-llama/Llama-3", "openai", "openai/meta-llama/Llama-3"),
+        ("gpt-4o-mini", None, "openai/gpt-4o-mini"),
+        ("claude-sonnet-4-5", None, "anthropic/claude-sonnet-4-5"),
+        ("gpt-4", None, "openai/gpt-4"),
+        ("claude-3-sonnet", None, "anthropic/claude-3-sonnet"),
+    ],
+)
+def test_resolves(model: str, pool: str | None, expected: str) -> None:
+    assert [str(c) for c in routes(OPENAI, ANTHROPIC, MOCK).resolve(model, pool=pool)] == [expected]
+
+
+def test_a_listed_model_goes_to_who_lists_it_and_the_default_first() -> None:
+    one = provider("openai", models=("house-model",))
+    other = provider("mock", models=("house-model",), default=True)
+
+    assert routes(one).resolve("house-model", pool=None) == [Candidate("openai", "house-model")]
+    assert routes(one, other).resolve("house-model", pool=None) == [Candidate("mock", "house-model")]
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "nothing/like-it"])
+def test_a_model_that_nobody_offers_is_unknown(model: str) -> None:
+    with pytest.raises(UnknownModel):
+        routes(OPENAI, MOCK).resolve(model, pool=None)
+
+
+def test_a_model_outside_the_list_is_unknown() -> None:
+    with pytest.raises(UnknownModel):
+        routes(provider("openai", models=("gpt-a",))).resolve("openai/gpt-b", pool=None)
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-x", "gpt-4o-mini", "gpt-5-next"])
+def test_a_vendor_that_the_tenant_has_not_is_no_provider(model: str) -> None:
+    with pytest.raises(NoProvider):
+        routes(MOCK).resolve(model, pool=None)
+
+
+def test_an_alias_gives_all_its_targets_that_exist() -> None:
+    known = routes(OPENAI, MOCK, aliases={"fast": ("openai/gpt-x", "google/gemini-x", "mock/echo")})
+
+    assert [str(c) for c in known.resolve("fast", pool=None)] == ["openai/gpt-x", "mock/echo"]
+
+
+def test_an_alias_of_nothing_is_no_provider() -> None:
+    with pytest.raises(NoProvider):
+        routes(MOCK, aliases={"fast": ("openai/gpt-x",)}).resolve("fast", pool=None)
+
+
+def test_an_alias_of_itself_ends() -> None:
+    with pytest.raises(NoProvider):
+        routes(MOCK, aliases={"loop": ("loop",)}).resolve("loop", pool=None)
+
+
+def test_the_requests_fallbacks_replace_the_tenants() -> None:
+    known = routes(OPENAI, ANTHROPIC, MOCK, fallbacks=("mock/a",))
+
+    of_request = known.candidates("openai/x", pool="openai", fallbacks=["anthropic/y", "openai/x"])
+    of_tenant = known.candidates("openai/x", pool="openai", fallbacks=[])
+
+    assert [str(c) for c in of_request] == ["openai/x", "anthropic/y"]
+    assert [str(c) for c in of_tenant] == ["openai/x", "mock/a"]
+
+
+def test_a_fallback_that_does_not_exist_is_left_out() -> None:
+    found = routes(OPENAI).candidates("openai/x", pool="openai", fallbacks=["google/g", "no-such-model"])
+
+    assert [str(c) for c in found] == ["openai/x"]
+
+
+def test_endpoints_come_first_as_often_as_they_weigh() -> None:
+    rng = random.Random(7)
+    endpoints = [Endpoint(name="heavy", weight=3), Endpoint(name="light", weight=1), Endpoint(name="spare", weight=0)]
+    first = Counter(order_endpoints(endpoints, rng)[0].name for _ in range(4000))
+
+    assert first["spare"] == 0
+    assert 2.5 < first["heavy"] / first["light"] < 3.5
+    assert order_endpoints(endpoints, rng)[-1].name == "spare"

@@ -1,0 +1,84 @@
+"""The events of a request as they are written, held against the models that define them."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from contracts.errors import Overloaded
+from contracts.events import Delta, Event, ToolCallDelta, parse
+from contracts.usage import Usage
+from workers.providers.base import Chunk
+from workers.stream import EventStream
+
+CHUNKS = [
+    Chunk(text="Hello"),
+    Chunk(text='quotes " and \\ and \n and \x00 and \u2028'),
+    Chunk(text="emoji 😀 and half of one \ud83d"[:-1]),
+    Chunk(reasoning="thinking", text="speaking"),
+    Chunk(refusal="no"),
+    Chunk(tool_calls=(ToolCallDelta(index=0, id="c1", name="f", arguments='{"a"'),)),
+    Chunk(tool_calls=(ToolCallDelta(index=0, arguments=""), ToolCallDelta(index=1, id="c2"))),
+]
+
+
+class Wire:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        assert subject == "llm.v1.reply.t.a.r1"
+        self.sent.append(payload)
+
+    def events(self) -> list[Event]:
+        return [parse(data) for data in self.sent]
+
+
+def stream(wire: Wire) -> EventStream:
+    return EventStream(wire.publish, subject="llm.v1.reply.t.a.r1", request_id="r1", attempt=1)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+async def test_a_delta_is_what_the_model_says(chunk: Chunk) -> None:
+    wire = Wire()
+    await stream(wire).delta(chunk)
+
+    assert wire.events() == [
+        Delta(
+            request_id="r1",
+            attempt=1,
+            seq=0,
+            text=chunk.text or None,
+            reasoning=chunk.reasoning or None,
+            refusal=chunk.refusal or None,
+            tool_calls=chunk.tool_calls or None,
+        )
+    ]
+
+
+async def test_numbers_events_within_an_attempt_and_attempts_within_a_request() -> None:
+    wire = Wire()
+    events = stream(wire)
+    await events.started(provider="mock", endpoint="e", model="m", worker="w", at=datetime.now(UTC))
+    await events.delta(Chunk(text="a"))
+    await events.retrying(Overloaded("full").to_wire(), delay_s=0.1, provider="mock", model="m")
+    await events.started(provider="mock", endpoint="e", model="m", worker="w", at=datetime.now(UTC))
+    await events.delta(Chunk(text="b"))
+
+    assert [(e.attempt, e.seq) for e in wire.events()] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+
+
+async def test_a_request_ends_only_once() -> None:
+    events = stream(Wire())
+    await events.cancelled(usage=Usage(), cost=None)
+
+    with pytest.raises(AssertionError, match="ends only once"):
+        await events.failed(Overloaded("full").to_wire(), attempts=(), usage=Usage(), cost=None)
+
+
+async def test_goes_on_after_the_last_event_of_a_dead_worker() -> None:
+    wire = Wire()
+    events = stream(wire)
+    events.go_on_after(Delta(request_id="r1", attempt=3, seq=17, text="x"))
+    await events.delta(Chunk(text="y"))
+
+    assert [(e.attempt, e.seq) for e in wire.events()] == [(4, 0)]
