@@ -1,0 +1,130 @@
+"""Just enough of HTTP/1.1 to serve it byte by byte: requests are read whole, bodies leave as their script wants."""
+
+import asyncio
+import socket
+import struct
+import zlib
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import NoReturn
+from urllib.parse import unquote, urlsplit
+
+from fleet.simulator.vendor import HttpRequest
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+_RESET = struct.pack("ii", 1, 0)
+
+
+class BadRequest(Exception):
+    """What arrived is no HTTP request that is served here."""
+
+
+class Cut(Exception):
+    """The script ends the connection here."""
+
+
+async def read_request(reader: asyncio.StreamReader) -> HttpRequest | None:
+    """The next request of a connection; None when the caller is done. Raises BadRequest."""
+    line = await reader.readline()
+    if not line:
+        return None
+    try:
+        method, target, _version = line.decode("latin-1").split()
+    except ValueError:
+        raise BadRequest("no request line") from None
+    headers: dict[str, str] = {}
+    while (field := (await reader.readline()).decode("latin-1").strip()) != "":
+        name, _, value = field.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    parts = urlsplit(target)
+    body = await _read_body(reader, headers)
+    return HttpRequest(method, unquote(parts.path), parts.query, headers, body)
+
+
+async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        parts: list[bytes] = []
+        while size := int((await reader.readline()).split(b";")[0], 16):
+            parts.append(await reader.readexactly(size))
+            await reader.readexactly(2)
+        await reader.readline()
+        return b"".join(parts)
+    length = int(headers.get("content-length", "0"))
+    if length > MAX_BODY_BYTES:
+        raise BadRequest("the body is too large")
+    return await reader.readexactly(length)
+
+
+def head(status: int, headers: Mapping[str, str]) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Unknown"
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} {phrase}\r\n{fields}\r\n".encode("latin-1")
+
+
+class Body:
+    """A chunked body on its way out. Raises Cut where the script cuts, counting bytes before compression."""
+
+    def __init__(
+        self,
+        writer: asyncio.StreamWriter,
+        *,
+        cut_after_bytes: int | None = None,
+        split_bytes: int | None = None,
+        gzip: bool = False,
+    ) -> None:
+        self._writer = writer
+        self._cut_after = cut_after_bytes
+        self._split = split_bytes
+        self._gzip = zlib.compressobj(6, zlib.DEFLATED, 31) if gzip else None
+        self.sent = 0
+
+    async def write(self, *parts: bytes) -> None:
+        """Each part as one HTTP chunk, all of them in one write to the socket, unless they are split."""
+        room = None if self._cut_after is None else self._cut_after - self.sent
+        wanted = sum(map(len, parts))
+        if room is not None and wanted > room:
+            await self._send([b"".join(parts)[:room]])
+            raise Cut
+        await self._send(parts)
+
+    async def end(self) -> None:
+        rest = self._gzip.flush() if self._gzip else b""
+        self._writer.write((_chunk(rest) if rest else b"") + b"0\r\n\r\n")
+        await self._writer.drain()
+
+    async def _send(self, parts: tuple[bytes, ...] | list[bytes]) -> None:
+        self.sent += sum(map(len, parts))
+        if self._split is None:
+            self._writer.write(b"".join(self._framed(part) for part in parts if part))
+            await self._writer.drain()
+            return
+        whole = b"".join(parts)
+        for at in range(0, len(whole), self._split):
+            self._writer.write(self._framed(whole[at : at + self._split]))
+            await self._writer.drain()
+            await asyncio.sleep(0)
+
+    def _framed(self, part: bytes) -> bytes:
+        if self._gzip:
+            part = self._gzip.compress(part) + self._gzip.flush(zlib.Z_SYNC_FLUSH)
+        return _chunk(part)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Ends the connection so that the caller sees a reset instead of an end."""
+    sock: socket.socket = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()
+
+
+async def hold() -> NoReturn:
+    """Waits until it is cancelled."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nobody completes this future")

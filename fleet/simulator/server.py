@@ -1,0 +1,326 @@
+"""The simulator: every vendor's paths on one port, and `/_sim/…` to script it and to read its ledger.
+
+    PUT    /_sim/scripts/{model}   one script or a list of them, used up in order, the last one stays
+    DELETE /_sim/scripts
+    GET    /_sim/ledger[?model=…]  everything that was served       DELETE /_sim/ledger
+    GET    /_sim/healthz
+
+A request can bring its own script as `"simulate": {…}` in its body, or a list of them for its first, second, … call
+(calls belong together by the vendor's request id header).
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+from pydantic import TypeAdapter, ValidationError
+
+from fleet.simulator import http
+from fleet.simulator.ledger import Entry, Ledger, fingerprint
+from fleet.simulator.openai import OpenAI
+from fleet.simulator.script import Script, Scripts
+from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Vendor
+
+_JSON = {"content-type": "application/json"}
+_SCRIPTS: TypeAdapter[list[Script] | Script] = TypeAdapter(list[Script] | Script)
+_CALLS_REMEMBERED = 10_000
+_BACKLOG = 2048
+
+
+class Simulator:
+    """`async with Simulator() as simulator:` serves until the block ends."""
+
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._host = host
+        self._port = port
+        self._vendors: tuple[Vendor, ...] = (OpenAI(),)
+        self._scripts = Scripts()
+        self._calls: OrderedDict[str, int] = OrderedDict()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.ledger = Ledger()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self._port}"
+
+    def base_url(self, vendor: str) -> str:
+        """What a provider's `base_url` is set to."""
+        return self.url + next(v.prefix for v in self._vendors if v.name == vendor)
+
+    def script(self, model: str, *scripts: Script) -> None:
+        """What `model` answers from now on: one script after the other, the last one for good."""
+        self._scripts.put(model, *scripts)
+
+    async def __aenter__(self) -> "Simulator":
+        self._server = await asyncio.start_server(self._accept, self._host, self._port, backlog=_BACKLOG)
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._connections.add(task)
+        try:
+            while await self._serve(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, http.BadRequest, ValueError):
+            pass
+        except asyncio.CancelledError:
+            writer.transport.abort()
+        finally:
+            self._connections.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request; whether another one may follow on this connection."""
+        request = await http.read_request(reader)
+        if request is None:
+            return False
+        if request.path.startswith("/_sim/"):
+            return await _send(writer, self._administer(request))
+        for vendor in self._vendors:
+            answer = vendor.answer(request)
+            if isinstance(answer, Ask):
+                return await self._complete(vendor, answer, request, reader, writer)
+            if answer:
+                return await _send(writer, answer)
+        return await _send(writer, _json(404, {"error": {"message": f"Unknown path {request.path}"}}))
+
+    async def _complete(
+        self, vendor: Vendor, ask: Ask, request: HttpRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        try:
+            script = self._script_for(ask)
+        except ValidationError as exc:
+            return await _send(writer, _json(400, {"error": {"message": f"simulate is no script: {exc}"}}))
+        entry = self.ledger.open(
+            Entry(
+                vendor=vendor.name,
+                path=request.path,
+                model=ask.model,
+                request_id=ask.request_id,
+                key_fingerprint=fingerprint(ask.key),
+                stream=ask.stream,
+            ),
+            ask.body,
+        )
+        exchange = _Exchange(vendor, ask, script, entry, writer)
+        gone = asyncio.ensure_future(reader.read(1))
+        saying = asyncio.ensure_future(exchange.run())
+        try:
+            await asyncio.wait([gone, saying], return_when=asyncio.FIRST_COMPLETED)
+            if saying.done():
+                return await saying
+            entry.outcome = "hung_up"
+            return False
+        except ConnectionError:
+            entry.outcome = "hung_up"
+            return False
+        finally:
+            entry.ended_at = time.time()
+            for task in (gone, saying):
+                task.cancel()
+            await asyncio.wait([gone, saying])
+            for task in (gone, saying):
+                if not task.cancelled():
+                    task.exception()
+
+    def _script_for(self, ask: Ask) -> Script:
+        """Its own script, else its model's. Raises ValidationError."""
+        inline = ask.body.get("simulate")
+        if inline is None:
+            return self._scripts.next(ask.model)
+        scripts = _SCRIPTS.validate_python(inline)
+        if isinstance(scripts, Script):
+            return scripts
+        calls = self._count(ask.request_id or "")
+        return scripts[min(calls, len(scripts) - 1)] if scripts else Script()
+
+    def _count(self, request_id: str) -> int:
+        """How often this request was made before."""
+        calls = self._calls.pop(request_id, 0)
+        self._calls[request_id] = calls + 1
+        if len(self._calls) > _CALLS_REMEMBERED:
+            self._calls.popitem(last=False)
+        return calls
+
+    def _administer(self, request: HttpRequest) -> HttpAnswer:
+        what = request.path.removeprefix("/_sim/")
+        match request.method, what.split("/", 1):
+            case "GET", ["healthz"]:
+                return _json(200, {"status": "ok"})
+            case "GET", ["ledger"]:
+                models = parse_qs(request.query).get("model")
+                entries = [entry for entry in self.ledger.to_list() if not models or entry["model"] in models]
+                return _json(200, {"items": entries})
+            case "DELETE", ["ledger"]:
+                self.ledger.clear()
+                return _json(200, {})
+            case "DELETE", ["scripts"]:
+                self._scripts.clear()
+                return _json(200, {})
+            case "PUT", ["scripts", model] if model:
+                return self._put_scripts(model, request.body)
+            case _:
+                return _json(404, {"error": {"message": f"Unknown path {request.path}"}})
+
+    def _put_scripts(self, model: str, body: bytes) -> HttpAnswer:
+        try:
+            scripts = _SCRIPTS.validate_json(body)
+        except ValidationError as exc:
+            return _json(422, {"error": {"message": str(exc)}})
+        self.script(model, *(scripts if isinstance(scripts, list) else [scripts]))
+        return _json(200, {})
+
+
+class _Exchange:
+    """One completion, said as its script wants."""
+
+    def __init__(self, vendor: Vendor, ask: Ask, script: Script, entry: Entry, writer: asyncio.StreamWriter) -> None:
+        self._vendor = vendor
+        self._ask = ask
+        self._script = script
+        self._entry = entry
+        self._writer = writer
+
+    async def run(self) -> bool:
+        """Whether the connection can be used again."""
+        script, entry = self._script, self._entry
+        await asyncio.sleep(script.headers_s)
+        if self._fails_at_once():
+            answer = self._vendor.error(self._ask, script)
+            entry.status, entry.outcome = answer.status, "failed"
+            return await _send(self._writer, HttpAnswer(answer.status, answer.body, script.headers))
+        entry.status = script.status or 200
+        body = http.Body(
+            self._writer, cut_after_bytes=script.cut_after_bytes, split_bytes=script.split_bytes, gzip=script.gzip
+        )
+        self._writer.write(http.head(entry.status, self._headers()))
+        try:
+            await self._say(body)
+        except http.Cut:
+            entry.outcome = "cut"
+            if script.cut == "reset":
+                await self._writer.drain()
+                http.reset(self._writer)
+                return False
+            if script.cut == "close":
+                return False
+        else:
+            entry.outcome = "finished"
+            if script.end_marker and (stated := self._vendor.stated(self._ask, script)):
+                entry.input_tokens, entry.output_tokens = stated.input_tokens, stated.output_tokens
+        finally:
+            entry.bytes_sent = body.sent
+        await body.end()
+        return True
+
+    def _fails_at_once(self) -> bool:
+        script = self._script
+        if script.body is not None or script.error_after_chunks is not None:
+            return False
+        return script.error is not None or (script.status or 200) >= 300
+
+    def _headers(self) -> dict[str, str]:
+        script = self._script
+        if script.body is not None:
+            kind = {"content-type": script.content_type}
+        elif self._ask.stream:
+            kind = dict(self._vendor.stream_headers())
+        else:
+            kind = _JSON
+        encoding = {"content-encoding": "gzip"} if script.gzip else {}
+        return {**kind, **encoding, "transfer-encoding": "chunked", **script.headers}
+
+    async def _say(self, body: http.Body) -> None:
+        script = self._script
+        if script.body is not None:
+            await body.write(script.body.encode())
+        elif self._ask.stream:
+            await self._stream(body)
+        else:
+            await asyncio.sleep(script.first_token_s)
+            await body.write(self._vendor.whole(self._ask, script))
+
+    async def _stream(self, body: http.Body) -> None:
+        script, entry = self._script, self._entry
+        loop = asyncio.get_running_loop()
+        due = loop.time() + script.first_token_s
+        for burst in self._bursts():
+            if burst[0].is_output:
+                await self._wait_until(due, body)
+                due = max(due + script.between_s, loop.time() - script.between_s)
+            await body.write(*(frame.data for frame in burst))
+            entry.chunks_sent += sum(frame.is_output for frame in burst)
+            entry.bytes_sent = body.sent
+        await self._break_off(body)
+
+    def _bursts(self) -> Iterator[list[Frame]]:
+        """Frames that leave together, up to where the script breaks off."""
+        script = self._script
+        burst: list[Frame] = []
+        outputs = 0
+        for frame in self._vendor.frames(self._ask, script):
+            if burst and self._breaks_at(outputs):
+                break
+            if frame.is_output and burst and (not burst[0].is_output or len(burst) >= script.together):
+                yield burst
+                burst = []
+            outputs += frame.is_output
+            burst.append(frame)
+        if burst:
+            yield burst
+
+    def _breaks_at(self, outputs: int) -> bool:
+        script = self._script
+        return outputs in (script.cut_after_chunks, script.stall_after_chunks, script.error_after_chunks)
+
+    async def _break_off(self, body: http.Body) -> None:
+        script, sent = self._script, self._entry.chunks_sent
+        if sent == script.error_after_chunks:
+            await body.write(self._vendor.error_frame(self._ask, script))
+        elif sent == script.stall_after_chunks:
+            await self._wait_until(None, body)
+        elif sent == script.cut_after_chunks:
+            raise http.Cut
+
+    async def _wait_until(self, due: float | None, body: http.Body) -> None:
+        """Until `due` on the loop's clock, or for ever, with the vendor's pings meanwhile."""
+        loop = asyncio.get_running_loop()
+        ping_s = self._script.ping_s
+        while ping_s and (due is None or loop.time() + ping_s < due):
+            await asyncio.sleep(ping_s)
+            await body.write(self._vendor.ping)
+        if due is None:
+            await http.hold()
+        await asyncio.sleep(max(due - loop.time(), 0))
+
+
+async def _send(writer: asyncio.StreamWriter, answer: HttpAnswer) -> bool:
+    headers = {**_JSON, "content-length": str(len(answer.body)), **answer.headers}
+    writer.write(http.head(answer.status, headers) + answer.body)
+    await writer.drain()
+    return True
+
+
+def _json(status: int, body: Any) -> HttpAnswer:
+    return HttpAnswer(status, json.dumps(body).encode())
