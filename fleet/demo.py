@@ -1,0 +1,154 @@
+"""`fleet demo`: the whole fleet in a temporary folder, two completions from a simulated vendor, and the bill."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from contracts.events import Completed, Delta, Event, Failed, Retrying, Started
+from fleet.admin_client import AdminApi
+from fleet.client import Client
+from fleet.local.stack import Stack, Wishes
+from fleet.local.state import State
+from fleet.local.up import until
+from fleet.simulator import Script, Simulator
+from runtime import role
+
+MODEL = "gpt-4o-mini"
+_POOLS = {"openai": 1, "mock": 1}
+_BOOKED_WITHIN_S = 15
+_ANSWER = (
+    "A queue keeps what it was given. The request was durable before this worker saw it, each word is an event "
+    "that can be read again, and the bill is written by whoever counts the tokens, once."
+)
+_SECOND_ANSWER = "The vendor was overloaded at first; nobody lost anything, and you see one answer."
+
+
+class DemoFailed(Exception):
+    """What should have been shown did not happen."""
+
+
+def main() -> int:
+    console = Console(highlight=False)
+
+    async def start(stop: asyncio.Event) -> None:
+        if not await until(stop, _demo(console)):
+            raise DemoFailed("the demo was interrupted")
+
+    return role.run(start)
+
+
+async def _demo(console: Console) -> None:
+    began = time.monotonic()
+    async with Simulator() as simulator, _stack(console) as stack:
+        facts = stack.facts()
+        provider = await asyncio.to_thread(_add_provider, stack.admin, simulator.base_url("openai"))
+        async with Client(
+            facts["nats_url"],
+            tenant=facts["tenant"],
+            agent="demo",
+            user=facts["nats_user"],
+            password=facts["nats_password"],
+        ) as client:
+            console.rule("a completion, streamed through the OpenAI adapter")
+            simulator.script(MODEL, Script(text=_ANSWER, first_token_s=0.3, between_s=0.04))
+            await _ask(console, client, "Why a queue and not a proxy?")
+            console.rule("the same, but the vendor's first answer is 503")
+            simulator.script(
+                MODEL,
+                Script(status=503, error="overloaded"),
+                Script(text=_SECOND_ANSWER, first_token_s=0.2, between_s=0.04),
+            )
+            await _ask(console, client, "And when a vendor fails?")
+        console.rule("what it cost, from the admin API")
+        console.print(await _bill(console, stack.admin, provider))
+    console.print(f"[green]The demo worked[/], in {time.monotonic() - began:.1f} s, and everything is stopped.")
+
+
+@asynccontextmanager
+async def _stack(console: Console) -> AsyncGenerator[Stack]:
+    with TemporaryDirectory(prefix="fleet-demo-") as folder:
+        state = State(Path(folder))
+        status = console.status("starting the stack …")
+
+        def say(line: str) -> None:
+            console.print(f"  [dim]{line}[/]")
+
+        with state.locked():
+            stack = Stack(state, Wishes(pools=_POOLS), say=say)
+            try:
+                with status:
+                    await stack.start()
+                yield stack
+            finally:
+                with console.status("stopping …"):
+                    await stack.stop()
+
+
+def _add_provider(admin: AdminApi, base_url: str) -> str:
+    """Its id. The key is made up: the simulator takes any."""
+    config = {"base_url": base_url, "models": [MODEL]}
+    request = {"tenant": "demo", "provider_type": "openai", "api_key": "sk-simulated", "config": config}
+    return admin.post("llm-providers", request)["id"]
+
+
+async def _ask(console: Console, client: Client, question: str) -> None:
+    """Shows the events as they come. Raises DemoFailed when the completion does not come whole."""
+    console.print(f"[bold]agent[/]  {question}")
+    async for event in client.stream(f"openai/{MODEL}", question):
+        match event:
+            case Delta(text=str(text)):
+                console.print(text, end="", soft_wrap=True, markup=False)
+            case Failed():
+                raise DemoFailed(f"the completion failed: {event.error.code}: {event.error.message}")
+            case _:
+                _show(console, event)
+
+
+def _show(console: Console, event: Event) -> None:
+    match event:
+        case Started():
+            console.print(f"[dim]event[/]  started: attempt {event.attempt} at {event.provider}/{event.model}")
+        case Retrying():
+            console.print(f"[dim]event[/]  [yellow]retrying[/] in {event.delay_s:.2f} s: {event.error.code}")
+        case Completed():
+            first = event.timings.time_to_first_token_s or 0
+            console.print(
+                f"\n[dim]event[/]  completed: {event.usage.output_tokens} tokens, first one after {first:.2f} s, "
+                f"whole after {event.timings.duration_s:.2f} s, {event.cost.amount if event.cost else '?'} USD",
+                soft_wrap=True,
+            )
+        case _:
+            console.print(f"[dim]event[/]  {event.type}")
+
+
+async def _bill(console: Console, admin: AdminApi, provider: str) -> Table:
+    """Waits until both completions are booked. Raises DemoFailed when they are not in time."""
+    deadline = time.monotonic() + _BOOKED_WITHIN_S
+    with console.status("waiting for the ledger …"):
+        while True:
+            usage = await asyncio.to_thread(admin.get, f"llm-providers/{provider}/usage")
+            if usage["totals"]["request_count"] - usage["totals"]["error_count"] >= 2:
+                return _table(usage)
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the usage was not booked in time: {json.dumps(usage['totals'])}")
+            await asyncio.sleep(0.1)
+
+
+def _table(usage: dict[str, Any]) -> Table:
+    table = Table()
+    for name in ("date", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("requests", "errors", "tokens in", "out", "USD"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in usage["items"]:
+        counts = (row[key] for key in ("request_count", "error_count", "prompt_tokens", "completion_tokens"))
+        table.add_row(row["date"], row["model"], *map(str, counts), row["total_cost"])
+    return table

@@ -1,0 +1,37 @@
+"""The tenant that a local stack starts with: the mock provider at once, OpenAI when there is a key for it."""
+
+import hashlib
+from typing import Any
+
+from fleet.admin_client import AdminApi, AdminRefused
+
+DEMO_TENANT = "demo"
+_NOT_FOUND = 404
+
+
+def set_up(admin: AdminApi, *, openai_key: str | None) -> None:
+    """Safe to repeat; what was changed since stays, but a new key replaces the old one. Raises AdminRefused."""
+    if not _exists(admin):
+        admin.post("tenants", {"slug": DEMO_TENANT})
+    providers = {p["provider_type"]: p for p in admin.get(f"llm-providers?tenant={DEMO_TENANT}")["items"]}
+    if "mock" not in providers:
+        admin.post("llm-providers", {"tenant": DEMO_TENANT, "provider_type": "mock", "config": {}, "is_default": True})
+    if openai_key:
+        _set_key(admin, providers.get("openai"), openai_key)
+
+
+def _exists(admin: AdminApi) -> bool:
+    try:
+        admin.get(f"tenants/{DEMO_TENANT}")
+    except AdminRefused as exc:
+        if exc.status == _NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+def _set_key(admin: AdminApi, provider: dict[str, Any] | None, key: str) -> None:
+    if provider is None:
+        admin.post("llm-providers", {"tenant": DEMO_TENANT, "provider_type": "openai", "api_key": key, "config": {}})
+    elif provider["key_fingerprint"] != hashlib.sha256(key.encode()).hexdigest()[:8]:
+        admin.put(f"llm-providers/{provider['id']}", {"api_key": key})

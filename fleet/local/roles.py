@@ -1,0 +1,59 @@
+"""A role of the fleet as a child process: the same command and environment that an operator would give it."""
+
+import asyncio
+import http.client
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fleet.local.process import Command, Process
+
+_PROBE_TIMEOUT_S = 2
+
+
+class Role:
+    """One process of a role. Ready when its /readyz says so."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], *, env: Mapping[str, str], port: int, log: Path, stop_within_s: float
+    ) -> None:
+        """`env`: what this role needs, and no other role's secrets."""
+        argv = (sys.executable, "-P", "-m", "fleet.cli", *arguments)
+        self.name = name
+        self.port = port
+        self.process: Process | None = None
+        self._command = Command(name, argv, log, env={**env, "LLM_HTTP_PORT": str(port)})
+        self._stop_within_s = stop_within_s
+
+    async def start(self, *, timeout_s: float = math.inf) -> None:
+        self.process = Process(self._command)
+        await self.process.wait_until(self._ready, timeout_s=timeout_s)
+
+    async def stop(self) -> None:
+        if self.process:
+            await self.process.stop(timeout_s=self._stop_within_s)
+
+    async def _ready(self) -> bool:
+        return await asyncio.to_thread(_is_ready, self.port)
+
+
+async def run_once(name: str, arguments: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
+    """A command that ends by itself. Raises StartFailed when it does not end well."""
+    process = Process(Command(name, (sys.executable, "-P", "-m", "fleet.cli", *arguments), log, env=env))
+    try:
+        if await process.exited() != 0:
+            raise process.failed()
+    finally:
+        await process.kill()
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,294 @@
+"""The whole stack on this machine: three servers, the control plane, the usage consumer and the worker pools.
+
+Each role gets the environment that it needs and nothing else: no worker sees the database's address, no role sees
+another's credentials.
+"""
+
+import asyncio
+import base64
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from contracts.subjects import token
+from fleet import nats_config, vault_policies
+from fleet.admin_client import AdminApi
+from fleet.local.demo_tenant import DEMO_TENANT, set_up
+from fleet.local.process import StartFailed
+from fleet.local.roles import Role, run_once
+from fleet.local.servers import NatsServer, PostgresServer, VaultServer
+from fleet.local.state import State
+from fleet.local.supervisor import Part, keep_running
+from runtime import broker
+from runtime.settings import BrokerSettings
+
+DATABASE = "fleet"
+DRAIN_GRACE_S = 3
+_WORKER_STOP_S = 5
+_ROLE_STOP_S = 2.5
+_START_TIMEOUT_S = 60
+_START_TRIES = 3
+_LOOPBACK = "127.0.0.0/8"
+_PASSED_ON = (
+    "DEFAULT_OPENAI_MODEL",
+    "DEFAULT_ANTHROPIC_MODEL",
+    "DEFAULT_GOOGLE_MODEL",
+    "LLM_RATE_LIMIT_PER_MINUTE",
+    "LLM_RATE_LIMIT_PER_DAY",
+    "LLM_DAILY_COST_ALERT_THRESHOLD",
+    "LLM_WORKER_CONCURRENCY",
+    "LLM_LOG_FORMAT",
+    "LLM_LOG_LEVEL",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+)
+
+Say = Callable[[str], None]
+"""Tells whoever started the stack what happens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """None: a free one, the same as at the last run if that is free."""
+
+    nats: int | None = None
+    postgres: int | None = None
+    vault: int | None = None
+    admin: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the one who starts a stack may choose."""
+
+    pools: Mapping[str, int]
+    """Worker processes, by provider."""
+    ports: Ports = field(default_factory=Ports)
+    ready_file: Path | None = None
+
+
+class Stack:
+    """Started once, kept running until it is stopped."""
+
+    def __init__(self, state: State, wishes: Wishes, *, say: Say) -> None:
+        self._state = state
+        self._wishes = wishes
+        self._say = say
+        self._users = nats_config.users(tenants=[DEMO_TENANT], providers=list(wishes.pools))
+        ports = wishes.ports
+        self._nats = NatsServer(
+            state.folder / "nats",
+            port=state.port("nats", wanted=ports.nats),
+            authorization=nats_config.authorization(self._users, password=self._quoted_password),
+            log=state.log("nats"),
+        )
+        self._vault = VaultServer(
+            state.folder / "vault",
+            providers=list(wishes.pools),
+            port=state.port("vault", wanted=ports.vault),
+            log=state.log("vault"),
+        )
+        self._postgres = PostgresServer(
+            state.folder / "postgres", port=state.port("postgres", wanted=ports.postgres), log=state.log("postgres")
+        )
+        self._admin_port = state.port("admin", wanted=ports.admin)
+        self._admin_token = os.environ.get("LLM_ADMIN_TOKEN") or state.secret("admin_token", _new_token)
+        self._roles: dict[str, list[Role]] = {}
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self._admin_port}"
+
+    @property
+    def admin(self) -> AdminApi:
+        return AdminApi(self.admin_url, SecretStr(self._admin_token))
+
+    async def start(self) -> None:
+        """Returns when every part answers and the demo tenant is ready. Raises StartFailed, Unreachable."""
+        self._state.forget_ready(self._wishes.ready_file)
+        await self._start_all(self._servers())
+        database_url = await self._postgres.ensure_database(DATABASE)
+        self._say("database and streams are brought up to date")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._migrate(database_url))
+            group.create_task(self._ensure_streams())
+        self._roles = self._make_roles(database_url)
+        await self._start_all({role.name: role for role in self._all_roles()})
+        self._say(f"tenant {DEMO_TENANT} is set up")
+        await asyncio.to_thread(set_up, self.admin, openai_key=os.environ.get("OPENAI_API_KEY"))
+        self._write_ready()
+
+    async def keep_running(self) -> None:
+        """Until cancelled."""
+        parts: dict[str, Part] = {**self._servers(), **{role.name: role for role in self._all_roles()}}
+        async with asyncio.TaskGroup() as group:
+            for name, part in parts.items():
+                group.create_task(keep_running(name, part, on_restart=self._write_ready), name=f"keep {name}")
+
+    async def stop(self) -> None:
+        """In order: nobody takes new work, then it is booked, then the servers go."""
+        self._state.forget_ready(self._wishes.ready_file)
+        workers = [role for name, roles in self._roles.items() if name not in ("usage", "admin") for role in roles]
+        for parts in (workers, self._roles.get("usage", []), self._roles.get("admin", []), self._servers().values()):
+            await asyncio.gather(*(part.stop() for part in parts))
+
+    def facts(self) -> dict[str, Any]:
+        """The ready file."""
+        agent = nats_config.agent(DEMO_TENANT)
+        return {
+            "nats_url": self._nats.url,
+            "nats_user": agent.name,
+            "nats_password": self._password(agent),
+            "tenant": DEMO_TENANT,
+            "admin_url": self.admin_url,
+            "admin_token": self._admin_token,
+            "database_url": self._postgres.url(DATABASE),
+            "vault_addr": self._vault.addr,
+            "pids": {
+                **{name: [role.process.pid for role in roles if role.process] for name, roles in self._roles.items()},
+                **{name: [server.process.pid] for name, server in self._servers().items() if server.process},
+            },
+        }
+
+    def _write_ready(self) -> None:
+        self._state.write_ready(self.facts(), self._wishes.ready_file)
+
+    def _servers(self) -> dict[str, NatsServer | VaultServer | PostgresServer]:
+        return {"nats": self._nats, "vault": self._vault, "postgres": self._postgres}
+
+    def _all_roles(self) -> list[Role]:
+        return [role for roles in self._roles.values() for role in roles]
+
+    async def _start_all(self, parts: Mapping[str, Part]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for name, part in parts.items():
+                group.create_task(self._start(name, part))
+
+    async def _start(self, name: str, part: Part) -> None:
+        """More than one try, because a predecessor that was killed may still be letting go of its files and ports."""
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            for tried in range(1, _START_TRIES + 1):
+                try:
+                    await part.start()
+                except StartFailed:
+                    if tried == _START_TRIES:
+                        raise
+                    await asyncio.sleep(0.5)
+                else:
+                    self._say(f"{name} answers")
+                    return
+
+    async def _migrate(self, database_url: str) -> None:
+        env = {**_passed_on(), "DATABASE_URL": database_url}
+        await run_once("migrate", ["migrate"], env=env, log=self._state.log("migrate"))
+
+    async def _ensure_streams(self) -> None:
+        operator = nats_config.operator()
+        settings = BrokerSettings(
+            nats_url=self._nats.url, nats_user=operator.name, nats_password=SecretStr(self._password(operator))
+        )
+        async with broker.connect(settings, name="fleet-up", inbox_prefix=operator.inbox_prefix) as connection:
+            await broker.ensure_streams(connection, settings)
+
+    def _make_roles(self, database_url: str) -> dict[str, list[Role]]:
+        return {
+            "admin": [self._admin_role(database_url)],
+            "usage": [self._usage_role(database_url)],
+            **{
+                f"worker-{provider}": [self._worker_role(provider, number) for number in range(1, count + 1)]
+                for provider, count in self._wishes.pools.items()
+            },
+        }
+
+    def _admin_role(self, database_url: str) -> Role:
+        env = {
+            **self._common_env(nats_config.admin()),
+            **self._vault_env(vault_policies.ADMIN_ROLE),
+            "DATABASE_URL": database_url,
+            "LLM_ENCRYPTION_KEY": self._encryption_key(),
+            "LLM_ADMIN_TOKEN": self._admin_token,
+            "LLM_ALLOWED_PRIVATE_NETWORKS": _LOOPBACK,
+        }
+        return self._role("admin", ["admin"], env=env, port=self._admin_port)
+
+    def _usage_role(self, database_url: str) -> Role:
+        env = {**self._common_env(nats_config.usage()), "DATABASE_URL": database_url}
+        return self._role("usage", ["usage"], env=env)
+
+    def _worker_role(self, provider: str, number: int) -> Role:
+        env = {
+            **self._common_env(nats_config.worker(provider)),
+            **self._vault_env(vault_policies.role_of_worker(provider)),
+            "LLM_ENCRYPTION_KEY": self._encryption_key(),
+            "LLM_ALLOWED_PRIVATE_NETWORKS": _LOOPBACK,
+            "LLM_DRAIN_GRACE_S": str(DRAIN_GRACE_S),
+        }
+        name = f"worker-{provider}" if number == 1 else f"worker-{provider}-{number}"
+        return self._role(name, ["worker", "--provider", provider], env=env, stop_within_s=_WORKER_STOP_S)
+
+    def _role(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        port: int | None = None,
+        stop_within_s: float = _ROLE_STOP_S,
+    ) -> Role:
+        port = port or self._state.port(name)
+        return Role(name, arguments, env=env, port=port, log=self._state.log(name), stop_within_s=stop_within_s)
+
+    def _common_env(self, user: nats_config.User) -> dict[str, str]:
+        return {
+            **_passed_on(),
+            "NATS_URL": self._nats.url,
+            "NATS_USER": user.name,
+            "NATS_PASSWORD": self._password(user),
+            "NATS_INBOX_PREFIX": user.inbox_prefix,
+        }
+
+    def _vault_env(self, role: str) -> dict[str, str]:
+        role_id, secret_id = self._vault.role(role)
+        return {"VAULT_ADDR": self._vault.addr, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
+
+    def _encryption_key(self) -> str:
+        return os.environ.get("LLM_ENCRYPTION_KEY") or self._state.secret("encryption_key", new_encryption_key)
+
+    def _password(self, user: nats_config.User) -> str:
+        return self._state.secret(f"nats_{user.name}", _new_token)
+
+    def _quoted_password(self, user: nats_config.User) -> str:
+        return nats_config.quoted(self._password(user))
+
+
+def pool_sizes(available: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
+    """One worker for each provider that has an adapter; `wanted` changes that: `openai=3`. Raises ValueError."""
+    sizes = dict.fromkeys(available, 1)
+    for wish in wanted:
+        provider, _, count = wish.partition("=")
+        if token(provider) not in sizes:
+            raise ValueError(f"--workers {wish}: there is no adapter for it; there are: {', '.join(available)}")
+        if not count.isdecimal():
+            raise ValueError(f"--workers {wish}: must read like openai=3")
+        sizes[provider] = int(count)
+    return sizes
+
+
+def new_encryption_key() -> str:
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _passed_on() -> dict[str, str]:
+    """What an operator may tune for all roles. No secrets among them."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}

@@ -1,0 +1,92 @@
+"""What a local stack keeps in its folder: secrets, ports, logs, the ready file, and the lock that makes it its own."""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fleet.local.process import free_port, port_is_free, private_folder, write_private
+
+
+class StateInUse(Exception):
+    """Another stack runs on the same folder."""
+
+
+class PortTaken(Exception):
+    """A port that was asked for is not free."""
+
+
+class State:
+    """One stack's folder, readable by its owner only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = private_folder(folder.absolute())
+        self.logs = private_folder(self.folder / "logs")
+        self.ready_file = self.folder / "ready.json"
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """For as long as the stack runs; the kernel gives the lock up when we die. Raises StateInUse."""
+        with (self.folder / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise StateInUse(
+                    f"another stack (pid {lock.read().strip() or 'unknown'}) runs on {self.folder}; "
+                    "stop it, or give this one a folder of its own with --state"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def secret(self, name: str, make: Callable[[], str]) -> str:
+        """The secret of that name; made and kept when there is none yet."""
+        kept = _read(self.folder / "secrets.json")
+        if name not in kept:
+            kept[name] = make()
+            write_private(self.folder / "secrets.json", json.dumps(kept))
+        return kept[name]
+
+    def port(self, name: str, *, wanted: int | None = None) -> int:
+        """`wanted`, else the one of the last run, else any free one. Raises PortTaken."""
+        kept = _read(self.folder / "ports.json")
+        if wanted is not None and not port_is_free(wanted):
+            raise PortTaken(f"port {wanted} for {name} is taken")
+        before = kept.get(name)
+        port = wanted or (before if before and port_is_free(before) else free_port())
+        kept[name] = port
+        write_private(self.folder / "ports.json", json.dumps(kept))
+        return port
+
+    def log(self, name: str) -> Path:
+        """A fresh log; the one before is kept as `<name>.log.1`."""
+        log = self.logs / f"{name}.log"
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
+        os.close(os.open(log, os.O_CREAT | os.O_WRONLY, 0o600))
+        return log
+
+    def write_ready(self, facts: Mapping[str, Any], also: Path | None) -> None:
+        for path in filter(None, (self.ready_file, also)):
+            write_private(path, json.dumps(facts, indent=2) + "\n")
+
+    def forget_ready(self, also: Path | None) -> None:
+        for path in filter(None, (self.ready_file, also)):
+            path.unlink(missing_ok=True)
+
+
+def default_folder() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "fleet"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,53 @@
+"""Keeps the parts of a stack running: what dies is started again, at once the first time, more patiently after that."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from fleet.local.process import Process, StartFailed
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 10.0
+STABLE_AFTER_S = 30.0
+"""Who ran this long starts with a clean slate."""
+
+
+class Part(Protocol):
+    """A server or a role."""
+
+    process: Process | None
+
+    async def start(self) -> None:
+        """Returns when it answers. Raises StartFailed."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
+def wait_before_restart(failures: int) -> float:
+    """Seconds, after that many deaths in a row."""
+    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (failures - 1))
+
+
+async def keep_running(name: str, part: Part, *, on_restart: Callable[[], None]) -> None:
+    """Runs until cancelled; the part was started before. `on_restart` is called when it answers again."""
+    failures = 0
+    while part.process is not None:
+        since = time.monotonic()
+        code = await part.process.exited()
+        failures = 1 if time.monotonic() - since > STABLE_AFTER_S else failures + 1
+        wait_s = wait_before_restart(failures)
+        log.warning("part_died", extra={"part": name, "code": code, "restart_in_s": round(wait_s, 1)})
+        await asyncio.sleep(wait_s)
+        try:
+            await part.start()
+        except StartFailed as exc:
+            log.error("part_did_not_start", extra={"part": name, "error": str(exc)})
+            await part.stop()
+        else:
+            log.warning("part_restarted", extra={"part": name, "pid": part.process.pid})
+            on_restart()
