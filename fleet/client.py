@@ -67,6 +67,8 @@ _SILENCE_S = 15.0
 _GAP_S = 0.5
 """An event that overtook another waits this long before the missing one is asked for."""
 _SUBJECT_FULL = 10077
+_HEADER_ROOM_BYTES = 1024
+"""The server counts headers, and closes the connection of who sends too much."""
 
 
 class RequestCancelled(Exception):
@@ -329,7 +331,7 @@ class Client:
     async def _publish(self, request: CompletionRequest, priority: Priority) -> None:
         """Until JetStream has it, with one message id throughout; a full queue is met with patience."""
         payload = request.to_json()
-        room = min(MAX_REQUEST_BYTES, self._nats.max_payload)
+        room = min(MAX_REQUEST_BYTES, self._nats.max_payload - _HEADER_ROOM_BYTES)
         if len(payload) > room:
             raise MalformedRequest(f"the request has {len(payload)} bytes; at most {room} are possible")
         subject = subjects.request(_provider_of(request.model), priority, request.tenant)
@@ -343,10 +345,6 @@ class Client:
                     subject, payload, timeout=min(_PUBACK_TIMEOUT_S, left_s), headers=headers
                 )
                 return
-            except nats.errors.MaxPayloadError:
-                raise MalformedRequest(
-                    f"the request has {len(payload)} bytes; with its headers that is too much"
-                ) from None
             except nats.js.errors.APIError as exc:
                 full = exc.err_code == _SUBJECT_FULL
                 problem = exc.description or str(exc)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,7 +93,8 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
         if broker.client.is_connected:
             await broker.client.drain()
         else:
-            await broker.client.close()
+            with suppress(OSError):
+                await broker.client.close()
 
 
 async def _connect_to_any(broker: Broker, servers: list[str], options: dict[str, Any]) -> None:

@@ -1,11 +1,10 @@
 """Requests that could not be processed: their bytes go to `LLM_DEAD`, with the reason in headers."""
 
-import json
 import logging
 import re
 from typing import Any
 
-import nats.errors
+from pydantic_core import from_json
 
 from contracts import subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED
@@ -13,7 +12,7 @@ from contracts.errors import FleetError
 from contracts.wire import TOKEN_PATTERN, utc_now
 from workers import telemetry
 from workers.intake import Delivery
-from workers.publisher import Publisher
+from workers.publisher import Publisher, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ async def bury(publisher: Publisher, delivery: Delivery, error: FleetError, *, p
     msg_id = f"dead:{delivery.stream_seq}"
     try:
         await publisher.durable(subject, delivery.data, msg_id=msg_id, headers=headers)
-    except nats.errors.MaxPayloadError:
+    except TooLarge:
         kept = delivery.data[: len(delivery.data) - _HEADROOM_BYTES]
         await publisher.durable(subject, kept, msg_id=msg_id, headers={**headers, DEAD_TRUNCATED: "true"})
     telemetry.DEAD_LETTERS.labels(provider, error.code).inc()
@@ -44,8 +43,8 @@ async def bury(publisher: Publisher, delivery: Delivery, error: FleetError, *, p
 def reply_address(delivery: Delivery) -> tuple[str, str] | None:
     """Agent and request id of a request that is not valid, where they can be known."""
     try:
-        body: Any = json.loads(delivery.data)
-    except (ValueError, RecursionError):
+        body: Any = from_json(delivery.data)
+    except ValueError:
         return None
     match body:
         case {"agent": str(agent), "id": str(request_id)} if _TOKEN.match(agent) and _TOKEN.match(request_id):

@@ -6,14 +6,12 @@ it twice puts it in the queue once.
 
 import json
 
-import nats.errors
-
 from contracts import subjects
 from contracts.control import HANDOVER, MSG_TTL, Handover
 from contracts.errors import InvalidRequest, QueueFull
 from workers import telemetry
 from workers.job import Job
-from workers.publisher import Publisher, SubjectFull
+from workers.publisher import Publisher, SubjectFull, TooLarge
 from workers.routing import Candidate
 
 _TTL_SLACK_S = 60
@@ -51,6 +49,6 @@ async def hand_over(publisher: Publisher, job: Job, to: Candidate, *, pool: str,
         )
     except SubjectFull as exc:
         raise QueueFull(f"the queue of {to.provider} is full for tenant {job.address.tenant}") from exc
-    except nats.errors.MaxPayloadError as exc:
+    except TooLarge as exc:
         raise InvalidRequest("the request is so near the size limit that it cannot be handed to another pool") from exc
     telemetry.HANDOVERS.labels(pool, to.provider).inc()

@@ -241,7 +241,9 @@ class Intake:
                 await self._say(delivery, b"+WPI")
 
     async def _say(self, delivery: Delivery, word: bytes) -> None:
-        await self._broker.client.publish(delivery.ack_subject, word)
+        """Lost words do no harm: what is not acked comes again, and is found to be done."""
+        if not self._broker.client.is_closed:
+            await self._broker.client.publish(delivery.ack_subject, word)
 
     async def _drain(self, grace_s: float) -> None:
         self._draining = True

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 
 import nats.errors
 import nats.js.errors
@@ -29,6 +30,10 @@ class SubjectFull(Exception):
     """The queue limit of the subject is reached."""
 
 
+class TooLarge(Exception):
+    """More than the broker takes in one message. (Sent all the same, it would cost us the connection.)"""
+
+
 class Publisher:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -40,16 +45,17 @@ class Publisher:
     async def durable(
         self, subject: str, payload: bytes, *, msg_id: str, headers: dict[str, str] | None = None
     ) -> None:
-        """Returns when it is stored. Raises NotStored, SubjectFull, nats.errors.MaxPayloadError.
+        """Returns when it is stored. Raises NotStored, SubjectFull, TooLarge.
 
         A cluster that elects a leader answers 503 or nothing for seconds; the message id makes repeating harmless.
         """
+        headers = {**(headers or {}), MSG_ID: msg_id}
+        if wire_size(payload, headers) > self._broker.client.max_payload:
+            raise TooLarge(subject)
         jetstream = self._broker.client.jetstream()
         for tries in range(_TRIES):
             try:
-                await jetstream.publish(
-                    subject, payload, timeout=_ACK_TIMEOUT_S, headers={**(headers or {}), MSG_ID: msg_id}
-                )
+                await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)
             except _PASSING as exc:
                 log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(exc).__name__})
                 await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.2 * 2**tries)))
@@ -60,3 +66,9 @@ class Publisher:
             else:
                 return
         raise NotStored(f"{subject}: not confirmed after {_TRIES} tries")
+
+
+def wire_size(payload: bytes, headers: Mapping[str, str]) -> int:
+    """What the server counts: the payload and the header block (ADR-4)."""
+    lines = sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
+    return len(payload) + len(b"NATS/1.0\r\n") + lines + len(b"\r\n")
