@@ -1,6 +1,9 @@
 """A worker on real servers inside the test's own process, and the control plane's part done by hand."""
 
 import asyncio
+import os
+import socket
+import sys
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +13,7 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import nats
 from nats.aio.client import Client as Nats
 from pydantic import SecretStr
@@ -145,3 +149,58 @@ class Bill:
         await client.flush()
         yield bill
         await subscription.unsubscribe()
+
+
+@asynccontextmanager
+async def worker_process(
+    nats_url: str, vault: Vault, provider: str = "mock", **env: str
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """`fleet worker` as a process of its own; killed at the end if it still runs."""
+    role_id, secret_id = vault.role(f"worker-{provider}")
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "fleet.cli",
+        "worker",
+        "--provider",
+        provider,
+        env={
+            "PATH": os.environ["PATH"],
+            "NATS_URL": nats_url,
+            "VAULT_ADDR": vault.addr,
+            "VAULT_ROLE_ID": role_id,
+            "VAULT_SECRET_ID": secret_id,
+            "LLM_ENCRYPTION_KEY": SEALING_KEY.get_secret_value(),
+            "LLM_ALLOWED_PRIVATE_NETWORKS": "127.0.0.0/8",
+            "LLM_HTTP_PORT": str(port),
+            "LLM_LOG_FORMAT": "plain",
+            **env,
+        },
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with httpx.AsyncClient() as http:
+            give_up = monotonic() + PATIENCE_S
+            while not await _is_ready(http, port):
+                assert process.returncode is None, "the worker ended instead of becoming ready"
+                assert monotonic() < give_up, "the worker did not become ready"
+                await asyncio.sleep(0.05)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _is_ready(http: httpx.AsyncClient, port: int) -> bool:
+    try:
+        return (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
