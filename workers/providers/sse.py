@@ -28,6 +28,7 @@ class Decoder:
         self._tail: list[bytes] = []
         """The line that has not ended yet."""
         self._size = 0
+        """Of what is held back: the unfinished line and the data of the unfinished event."""
         self._name = ""
         self._data: list[bytes] = []
         self._after_cr = False
@@ -44,20 +45,23 @@ class Decoder:
         if self._tail:
             data = b"".join([*self._tail, data])
             self._tail.clear()
-        self._size = sum(map(len, self._data))
         if not self._begun:
             self._begun = True
             data = data.removeprefix(_BOM)
+        rest = b""
         if b"\r" not in data:
             lines = data.split(b"\n")
-            self._keep(lines.pop())
+            rest = lines.pop()
         else:
             lines = data.splitlines()
             if data.endswith(b"\r"):
                 self._after_cr = True
             elif not data.endswith(b"\n"):
-                self._keep(lines.pop())
-        return self._interpret(lines)
+                rest = lines.pop()
+        events = self._interpret(lines)
+        self._size = sum(map(len, self._data))
+        self._keep(rest)
+        return events
 
     def end(self) -> list[Event]:
         """The event that lacks only its blank line; servers leave it out at the end of a stream."""
@@ -69,8 +73,8 @@ class Decoder:
         if data:
             self._tail.append(data)
             self._size += len(data)
-            if self._size > MAX_EVENT_BYTES:
-                raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        if self._size > MAX_EVENT_BYTES:
+            raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
 
     def _interpret(self, lines: list[bytes]) -> list[Event]:
         events: list[Event] = []

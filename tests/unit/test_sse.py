@@ -1,0 +1,89 @@
+"""Reading server-sent events in whatever pieces they come."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.providers import sse
+from workers.providers.sse import Decoder, Event, EventTooLarge
+
+STREAM = (
+    b"\xef\xbb\xbf: welcome\n\n"
+    b'data: {"text":"\xc3\xbcn\xc3\xaf \xf0\x9f\x99\x82"}\n\n'
+    b"event: error\nid: 7\nretry: 10\ndata:no blank\n\n"
+    b"data: one\ndata:  two\n\n"
+    b": ping\n\n"
+    b"event: nothing\n\n"
+    b"data\n\n"
+    b"data: [DONE]\n\n"
+)
+EVENTS = [
+    Event("", '{"text":"ünï 🙂"}'.encode()),
+    Event("error", b"no blank"),
+    Event("", b"one\n two"),
+    Event("", b""),
+    Event("", b"[DONE]"),
+]
+LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
+
+
+def read(pieces: list[bytes]) -> list[Event]:
+    decoder = Decoder()
+    return [event for piece in pieces for event in decoder.feed(piece)] + decoder.end()
+
+
+def feed(decoder: Decoder, piece: bytes, *, times: int) -> None:
+    for _ in range(times):
+        decoder.feed(piece)
+
+
+@pytest.mark.parametrize("line_end", LINE_ENDS.values(), ids=LINE_ENDS.keys())
+def test_reads_a_whole_stream_with_any_line_end(line_end: bytes) -> None:
+    assert read([STREAM.replace(b"\n", line_end)]) == EVENTS
+
+
+@pytest.mark.parametrize("line_end", LINE_ENDS.values(), ids=LINE_ENDS.keys())
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+def test_reads_a_stream_in_pieces_of_any_size(line_end: bytes, size: int) -> None:
+    stream = STREAM.replace(b"\n", line_end)
+    assert read([stream[at : at + size] for at in range(0, len(stream), size)]) == EVENTS
+
+
+@given(
+    texts=st.lists(st.text(), min_size=1, max_size=5),
+    line_end=st.sampled_from(list(LINE_ENDS.values())),
+    cuts=st.lists(st.integers(min_value=0, max_value=400), max_size=12),
+)
+def test_no_cut_changes_what_is_read(texts: list[str], line_end: bytes, cuts: list[int]) -> None:
+    data = [json.dumps(text, ensure_ascii=False).encode() for text in texts]
+    stream = b"".join(b"data: " + item + line_end * 2 for item in data)
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
+    assert [event.data for event in read(pieces)] == data
+
+
+def test_an_event_is_out_as_soon_as_its_blank_line_is_in() -> None:
+    decoder = Decoder()
+    assert decoder.feed(b"data: a\r\n\r") == [Event("", b"a")]
+    assert decoder.feed(b"\ndata: b\n\n") == [Event("", b"b")]
+
+
+def test_the_last_event_may_lack_its_blank_line() -> None:
+    assert read([b"data: a\n\ndata: [DONE]"]) == [Event("", b"a"), Event("", b"[DONE]")]
+
+
+def test_an_event_without_an_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
+    decoder = Decoder()
+    with pytest.raises(EventTooLarge):
+        feed(decoder, b"x", times=200)
+
+
+def test_many_lines_of_one_event_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
+    decoder = Decoder()
+    with pytest.raises(EventTooLarge):
+        feed(decoder, b"data: 12345\n", times=200)

@@ -1,0 +1,78 @@
+"""When to come back, and texts that may leave."""
+
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import SecretStr
+
+from workers.providers.vendor_errors import MAX_MESSAGE_CHARS, MAX_RETRY_AFTER_S, redact, retry_after_s
+
+NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
+
+
+@pytest.mark.parametrize(
+    ("headers", "text", "wait_s"),
+    [
+        ({}, "", None),
+        ({"retry-after": "7"}, "", 7.0),
+        ({"retry-after": "0.5"}, "", 0.5),
+        ({"retry-after-ms": "1146", "retry-after": "1"}, "", 1.146),
+        ({"retry-after-ms": "0", "retry-after": "1"}, "", 1.0),
+        ({"x-ms-retry-after-ms": "250"}, "", 0.25),
+        ({"retry-after": "Mon, 23 Nov 2026 12:00:30 GMT"}, "", 30.0),
+        ({"retry-after": "Mon, 23 Nov 2026 11:00:00 GMT"}, "", 0.0),
+        ({"retry-after": "-5"}, "", 0.0),
+        ({"retry-after": "nan"}, "", None),
+        ({"retry-after": "soon"}, "", None),
+        ({"retry-after": "1e99"}, "", MAX_RETRY_AFTER_S),
+        ({}, "Please try again in 1.146s. Visit the page.", 1.146),
+        ({}, "Please try again in 20ms.", 0.02),
+        ({}, "Please try again in 6m0s.", 360.0),
+        ({}, "Please retry after 26 seconds.", 26.0),
+        ({}, "Please retry after 1 minute 30 seconds.", 90.0),
+        ({"retry-after": "3"}, "Please try again in 1s.", 3.0),
+        ({}, "Try again in a while.", None),
+    ],
+)
+def test_finds_when_to_come_back(headers: dict[str, str], text: str, wait_s: float | None) -> None:
+    assert retry_after_s(headers, now=NOW, text=text) == (None if wait_s is None else pytest.approx(wait_s))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Incorrect API key provided: {KEY.get_secret_value()}. See the page.",
+        "Incorrect API key provided: sk-proj-********Df55. See the page.",
+        "Illegal header value b'Bearer sk-proj-Zx81kQpvL0aa93Jw72mmDf55'",
+        "The key Zx81kQpvL0 is not known.",
+        "Another key sk-abcdef1234567890 was refused.",
+        "Got AIzaSyA1234567890abcdefghijk",
+        "Got gsk_1234567890abcdef",
+    ],
+)
+def test_no_part_of_a_key_leaves(text: str) -> None:
+    shown = redact(text, key=KEY)
+    assert "[redacted]" in shown
+    for part in ("Zx81kQ", "Df55", "abcdef", "sk-", "AIza", "gsk_"):
+        assert part not in shown
+
+
+def test_ordinary_words_stay() -> None:
+    text = "The task-force took a risk: desk-bound, key-value, skip-level."
+    assert redact(text, key=KEY) == text
+
+
+def test_a_key_cut_down_to_its_prefix_goes_too() -> None:
+    assert redact("Incorrect API key provided: sk-. You can find", key=KEY) == (
+        "Incorrect API key provided: [redacted] You can find"
+    )
+
+
+def test_a_long_text_is_cut() -> None:
+    assert len(redact("word " * 10_000, key=None)) == MAX_MESSAGE_CHARS
+
+
+def test_a_key_at_the_cut_does_not_show_its_beginning() -> None:
+    text = "x" * (4 * MAX_MESSAGE_CHARS - 10) + KEY.get_secret_value()
+    assert "sk-proj" not in redact(text, key=KEY)
