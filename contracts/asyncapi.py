@@ -7,7 +7,7 @@ and what each role of the fleet does.
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -51,13 +51,14 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What `role` does. `reply`: the messages that answer on the inbox."""
+    """What `role` does. `reply`: the messages that answer on the inbox; `queue`: the queue group of its readers."""
 
     role: str
     action: Action
     channel: str
     summary: str
-    reply: tuple[str, ...] = field(default=())
+    reply: tuple[str, ...] = ()
+    queue: str | None = None
 
 
 HEADERS: Mapping[str, str] = MappingProxyType(
@@ -67,7 +68,7 @@ HEADERS: Mapping[str, str] = MappingProxyType(
         "traceparent": "W3C Trace Context.",
         "tracestate": "W3C Trace Context.",
         control.HANDOVER: "Written by the fleet only: a Handover as JSON.",
-        control.DEAD_CODE: "An error code of the contract.",
+        control.DEAD_CODE: "An error code of the contract; `malformed_record` for a usage record.",
         control.DEAD_REASON: "Why, in words.",
         control.DEAD_SUBJECT: "Where the message came from.",
         control.DEAD_AT: "When, as RFC 3339.",
@@ -114,7 +115,7 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
         ),
         "deadLetter": Message(
             "Dead letter",
-            "The original bytes of a request that could not be processed.",
+            "The original bytes of a request or a usage record that could not be processed.",
             None,
             (control.DEAD_CODE, control.DEAD_REASON, control.DEAD_SUBJECT, control.DEAD_AT, control.DEAD_TRUNCATED),
         ),
@@ -162,7 +163,7 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
         ),
         "deadLetters": Channel(
             f"{subjects.VERSION}.dead.{{provider}}.{{tenant}}",
-            "Requests that could not be processed.",
+            "Requests, and usage records, that could not be processed.",
             ("deadLetter",),
             streams.DEAD,
         ),
@@ -201,6 +202,8 @@ PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
     }
 )
 
+_RPC_QUEUE = "rpc-{provider}"
+
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
         "agentPublishesRequest": Operation(
@@ -219,11 +222,17 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "workerHandsOver": Operation("worker", "send", "requests", "Give a request to another provider's pool."),
         "workerPublishesEvents": Operation("worker", "send", "replies", "Tell what happens to a request."),
         "workerTakesCancel": Operation("worker", "receive", "cancel", "Stop a request that it holds."),
-        "workerAnswersResume": Operation("worker", "receive", "resume", "Replay.", (*_EVENTS, "end", "refusal")),
-        "workerCountsTokens": Operation("worker", "receive", "countTokens", "Answer.", ("tokenCount", "refusal")),
-        "workerListsModels": Operation("worker", "receive", "models", "Answer.", ("modelList", "refusal")),
-        "workerChecksHealth": Operation("worker", "receive", "health", "Answer.", ("health", "refusal")),
-        "workerEstimatesCost": Operation("worker", "receive", "estimateCost", "Answer.", ("costEstimate", "refusal")),
+        "workerAnswersResume": Operation(
+            "worker", "receive", "resume", "Replay.", (*_EVENTS, "end", "refusal"), "resume"
+        ),
+        "workerCountsTokens": Operation(
+            "worker", "receive", "countTokens", "Answer.", ("tokenCount", "refusal"), _RPC_QUEUE
+        ),
+        "workerListsModels": Operation("worker", "receive", "models", "Answer.", ("modelList", "refusal"), _RPC_QUEUE),
+        "workerChecksHealth": Operation("worker", "receive", "health", "Answer.", ("health", "refusal"), _RPC_QUEUE),
+        "workerEstimatesCost": Operation(
+            "worker", "receive", "estimateCost", "Answer.", ("costEstimate", "refusal"), _RPC_QUEUE
+        ),
         "workerReportsUsage": Operation(
             "worker", "send", "usage", "Report an attempt, before its request is acknowledged."
         ),
@@ -232,6 +241,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "workerReadsProviders": Operation("worker", "receive", "providers", "Watch providers."),
         "workerShowsItself": Operation("worker", "send", "workers", "Say that it lives."),
         "usageConsumerBooks": Operation("usage", "receive", "usage", "Book usage, in batches."),
+        "usageConsumerBuriesRecord": Operation("usage", "send", "deadLetters", "Keep a record that cannot be booked."),
         "adminPublishesTenant": Operation("admin", "send", "tenants", "Publish a tenant after it was stored."),
         "adminPublishesProvider": Operation("admin", "send", "providers", "Publish a provider after it was stored."),
         "adminChecksHealth": Operation(
@@ -309,6 +319,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "tags": [{"name": operation.role}],
         "messages": _messages_of(operation.channel, CHANNELS[operation.channel].messages),
     }
+    if operation.queue:
+        made["bindings"] = {"nats": {"queue": operation.queue, "bindingVersion": "0.1.0"}}
     if operation.reply:
         made["reply"] = {
             "address": {"location": "$message.header#/reply", "description": "The NATS reply subject."},

@@ -1,12 +1,14 @@
 """The generated documents: current, true to the golden files, and whole."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
+from admin_api import openapi
 from contracts import asyncapi, schemas, subjects
 from contracts.examples import EXAMPLES
 from contracts.subjects import Priority, RpcMethod
@@ -25,6 +27,17 @@ def validator(name: str) -> Draft202012Validator:
 
 def test_the_asyncapi_document_is_current() -> None:
     assert (DOCS / "asyncapi.json").read_text() == schemas.text(ASYNCAPI), "write it anew: make docs"
+
+
+def test_the_openapi_document_is_current() -> None:
+    assert (DOCS / "openapi.json").read_text() == schemas.text(openapi.document()), "write it anew: make docs"
+
+
+def test_the_openapi_document_has_every_call_of_the_contract() -> None:
+    """Those of docs/contract.md, which names each with its method."""
+    calls = {(method.upper(), path) for path, methods in openapi.document()["paths"].items() for method in methods}
+    promised = set(re.findall(r"(?m)^\| `(GET|POST|PUT|DELETE) (/\S*)`", (DOCS / "contract.md").read_text()))
+    assert promised == calls
 
 
 def test_the_schemas_are_current() -> None:
@@ -46,7 +59,7 @@ def test_a_golden_file_fits_its_schema(name: str) -> None:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_schema_demands_what_is_always_there(name: str) -> None:
-    """Of what we write, each field that does not vanish without a value; of what others write, each without a default."""
+    """Of what we write, each field that never vanishes; of what others write, each without a default."""
     model = TYPES[name]
     required = set(DOCUMENTS[NAMES[model]].get("required", []))
     if issubclass(model, StrictWireModel):
