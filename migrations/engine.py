@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlu
 import asyncpg
 from pydantic import SecretStr
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from runtime.broker import Unreachable, reason
@@ -30,6 +31,9 @@ _LIBPQ_ONLY = {
     "sslsni",
     "tcp_user_timeout",
 }
+
+_OUTAGES = ("08", "53", "57")
+"""Classes of SQLSTATE: connection, resources, an operator stopped us."""
 
 UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
 
@@ -82,13 +86,26 @@ async def check(engine: AsyncEngine, database_url: SecretStr) -> None:
     try:
         async with engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
-    except (*UNREACHABLE, asyncpg.PostgresError, DBAPIError) as exc:
+    except (*UNREACHABLE, asyncpg.PostgresError, SQLAlchemyError) as exc:
         raise unreachable(database_url, exc) from exc
 
 
 def unreachable(database_url: SecretStr, exc: BaseException) -> Unreachable:
-    cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
-    return Unreachable(f"PostgreSQL cannot be used at {address(database_url)}: {reason(cause)}")
+    return Unreachable(f"PostgreSQL cannot be used at {address(database_url)}: {one_line(exc)}")
+
+
+def one_line(exc: BaseException) -> str:
+    """The driver's own words, without the statement that SQLAlchemy adds."""
+    cause = (exc.orig.__cause__ or exc.orig) if isinstance(exc, DBAPIError) and exc.orig else exc
+    return reason(cause).partition("\n")[0]
+
+
+def is_outage(exc: BaseException) -> bool:
+    """Whether `exc` says that the server is away or overwhelmed, and not that somebody made a mistake."""
+    if isinstance(exc, DBAPIError):
+        state = str(getattr(exc.orig, "sqlstate", None) or "")
+        return exc.connection_invalidated or state.startswith(_OUTAGES)
+    return isinstance(exc, (*UNREACHABLE, PoolTimeout, asyncpg.OperatorInterventionError))
 
 
 def address(database_url: SecretStr) -> str:

@@ -1,0 +1,1 @@
+"""The usage consumer: what every attempt cost goes from NATS into PostgreSQL, once."""

@@ -1,0 +1,47 @@
+"""The usage consumer as a process: settings, connections, probes, and a clean end."""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+
+from migrations.engine import open_engine
+from runtime import broker, logs, probes, role
+from runtime.broker import Unreachable
+from workers.usage.consumer import UsageConsumer
+from workers.usage.database import Database
+from workers.usage.ledger import Ledger
+from workers.usage.settings import UsageSettings
+
+log = logging.getLogger(__name__)
+
+NAME = "fleet-usage"
+INBOX_PREFIX = "_ROLE_usage"
+
+
+def main() -> int:
+    """Runs the usage consumer until SIGTERM or SIGINT. Returns the exit code."""
+    return role.run(_run)
+
+
+async def _run(stop: asyncio.Event) -> None:
+    settings = UsageSettings()  # pyright: ignore[reportCallIssue] - from the environment
+    logs.configure(settings)
+    async with AsyncExitStack() as stack:
+        nats = await stack.enter_async_context(broker.connect(settings, name=NAME, inbox_prefix=INBOX_PREFIX))
+        await broker.ensure_streams(nats, settings)
+        engine = await stack.enter_async_context(open_engine(settings.database_url, application_name=NAME))
+        database = Database(engine, settings.database_url)
+        await database.require_schema()
+        checks = {"nats": lambda: nats.connected, "database": lambda: database.usable}
+        await stack.enter_async_context(probes.serve(settings, checks))
+        consumer = UsageConsumer(nats.client, Ledger(engine), database)
+        await consumer.start()
+        stack.push_async_callback(consumer.stop)
+        log.info("usage_consumer_started")
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(database.watch(), name="database-watch")
+            await role.first_of(stop.wait(), nats.closed.wait())
+            watch.cancel()
+        if nats.closed.is_set():
+            raise Unreachable(f"NATS at {broker.address(settings.nats_url)} closed the connection for good")
+    log.info("usage_consumer_stopped")
