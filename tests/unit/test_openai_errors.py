@@ -1,11 +1,11 @@
 """The table from OpenAI's errors to ours."""
 
 import inspect
+from importlib import import_module
 
 import httpx2
 import openai
 import pytest
-from openai import OpenAIError
 from pydantic import SecretStr
 
 from contracts.errors import ErrorCode
@@ -22,7 +22,7 @@ SDK_ERRORS = sorted(
     {error.__name__ for error in below(openai.APIError)}
     | {
         name
-        for name, value in vars(inspect.getmodule(OpenAIError)).items()
+        for name, value in vars(import_module("openai._exceptions")).items()
         if inspect.isclass(value) and issubclass(value, Exception)
     }
 )
