@@ -3,11 +3,13 @@
 import hashlib
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 _KEPT = 100_000
 _BODIES_KEPT = 100
+_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key"})
 
 
 @dataclass(slots=True)
@@ -39,10 +41,13 @@ class Ledger:
         self.entries: deque[Entry] = deque(maxlen=_KEPT)
         self.bodies: deque[dict[str, Any]] = deque(maxlen=_BODIES_KEPT)
         """What was asked last, for tests of the request."""
+        self.headers: deque[dict[str, str]] = deque(maxlen=_BODIES_KEPT)
+        """With which headers, but for those that hold a key."""
 
-    def open(self, entry: Entry, body: dict[str, Any]) -> Entry:
+    def open(self, entry: Entry, body: dict[str, Any], headers: Mapping[str, str]) -> Entry:
         self.entries.append(entry)
         self.bodies.append(body)
+        self.headers.append({name: value for name, value in headers.items() if name not in _KEY_HEADERS})
         return entry
 
     def of_model(self, model: str) -> list[Entry]:
@@ -51,6 +56,7 @@ class Ledger:
     def clear(self) -> None:
         self.entries.clear()
         self.bodies.clear()
+        self.headers.clear()
 
     def to_list(self) -> list[dict[str, Any]]:
         return [asdict(entry) for entry in self.entries]

@@ -31,6 +31,8 @@ _JSON = {"content-type": "application/json"}
 _SCRIPTS: TypeAdapter[list[Script] | Script] = TypeAdapter(list[Script] | Script)
 _CALLS_REMEMBERED = 10_000
 _BACKLOG = 2048
+_BEFORE_RESET_S = 0.05
+"""A reset throws away what the caller has not read yet."""
 
 
 class Simulator:
@@ -42,7 +44,8 @@ class Simulator:
         self._vendors: tuple[Vendor, ...] = (OpenAI(),)
         self._scripts = Scripts()
         self._calls: OrderedDict[str, int] = OrderedDict()
-        self._connections: set[asyncio.Task[None]] = set()
+        self.connections: set[asyncio.Task[None]] = set()
+        """Those that are open."""
         self._server: asyncio.Server | None = None
         self.ledger = Ledger()
 
@@ -69,14 +72,14 @@ class Simulator:
         if self._server is None:
             return
         self._server.close()
-        for connection in self._connections:
+        for connection in self.connections:
             connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*self.connections, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        self._connections.add(task)
+        self.connections.add(task)
         try:
             while await self._serve(reader, writer):
                 pass
@@ -85,7 +88,7 @@ class Simulator:
         except asyncio.CancelledError:
             writer.transport.abort()
         finally:
-            self._connections.discard(task)
+            self.connections.discard(task)
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
@@ -122,6 +125,7 @@ class Simulator:
                 stream=ask.stream,
             ),
             ask.body,
+            request.headers,
         )
         exchange = _Exchange(vendor, ask, script, entry, writer)
         gone = asyncio.ensure_future(reader.read(1))
@@ -220,7 +224,7 @@ class _Exchange:
         except http.Cut:
             entry.outcome = "cut"
             if script.cut == "reset":
-                await self._writer.drain()
+                await asyncio.sleep(_BEFORE_RESET_S)
                 http.reset(self._writer)
                 return False
             if script.cut == "close":

@@ -5,6 +5,7 @@ OpenAI's cookbook ("How to count tokens with tiktoken"); for reasoning models it
 """
 
 import re
+import warnings
 from functools import cache
 from typing import Protocol
 
@@ -65,6 +66,9 @@ def _count(text: str, encoding: _Encoding) -> int:
 
 @cache
 def _encoding(name: str) -> _Encoding:
-    import bpe_openai
+    with warnings.catch_warnings():
+        # Python 3.11 and 3.12 deprecate the call by which it reads its data; 3.13 took that back.
+        warnings.filterwarnings("ignore", "open_binary is deprecated", DeprecationWarning)
+        import bpe_openai
 
-    return bpe_openai.get_encoding(name)
+        return bpe_openai.get_encoding(name)

@@ -1,0 +1,78 @@
+"""What the suite over all adapters calls: an adapter, pointed at the simulator."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+from contracts.errors import FleetError
+from contracts.providers import Endpoint, Timeouts
+from contracts.requests import CompletionRequest
+from fleet.simulator import Script, Simulator
+from fleet.simulator.ledger import Entry
+from workers.providers.base import Call, Chunk, Completion, Finish, Gathering, Provider, Target
+
+VENDORS = ("openai",)
+KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
+MODEL = "gpt-4o"
+PATIENT = Timeouts(connect_s=5, first_token_s=10, idle_s=10, total_s=20)
+
+
+@dataclass(frozen=True)
+class Vendor:
+    adapter: Provider
+    simulator: Simulator
+
+    @property
+    def name(self) -> str:
+        return self.adapter.name
+
+    def says(self, *scripts: Script) -> None:
+        self.simulator.script(MODEL, *scripts)
+
+    def target(
+        self, *, timeouts: Timeouts = PATIENT, key: SecretStr | None = KEY, base_url: str | None = None
+    ) -> Target:
+        endpoint = Endpoint(base_url=base_url or self.simulator.base_url(self.name))
+        return Target(endpoint=endpoint, timeouts=timeouts, key=key)
+
+    def call(self, *, target: Target | None = None, time_left_s: float = 20, model: str = MODEL, **fields: Any) -> Call:
+        request = CompletionRequest.model_validate(
+            {
+                "id": "request-1",
+                "tenant": "acme",
+                "agent": "tester",
+                "model": f"{self.name}/{model}",
+                "messages": [{"role": "user", "content": "Where is the station?"}],
+                **fields,
+            }
+        )
+        return Call(request=request, model=model, target=target or self.target(), time_left_s=time_left_s)
+
+    def stream(self, **how: Any) -> AsyncGenerator[Chunk | Finish]:
+        return self.adapter.stream_completion(self.call(**how))
+
+    async def complete(self, **how: Any) -> Completion:
+        return await self.adapter.complete(self.call(**how))
+
+    async def fails(self, **how: Any) -> tuple[str, FleetError]:
+        """What was said before it failed, and how it failed."""
+        gathering = Gathering()
+        try:
+            async for item in self.stream(**how):
+                if isinstance(item, Chunk):
+                    gathering.add(item)
+        except FleetError as exc:
+            return gathering.output_text(), exc
+        raise AssertionError("it did not fail")
+
+    @property
+    def served(self) -> Entry:
+        """The last request that reached the vendor."""
+        return self.simulator.ledger.entries[-1]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What it was asked."""
+        return self.simulator.ledger.bodies[-1]
