@@ -1,0 +1,152 @@
+"""What a streamed chunk costs: each adapter beside its SDK's own iterator, CPU of this process only.
+
+The simulator runs in another process; tokens come 20 ms apart on 100 streams, as they do from vendors, so that
+each chunk is read on its own.
+
+    python -m benchmarks.adapters [streams] [chunks]
+"""
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx2
+import uvloop
+from openai import AsyncOpenAI
+from pydantic import SecretStr
+
+from contracts.providers import Endpoint, Timeouts
+from contracts.requests import CompletionRequest
+from workers.providers import registry
+from workers.providers.base import Call, Chunk, Target
+
+STREAMS = 100
+CHUNKS = 200
+BETWEEN_S = 0.02
+KEY = "sk-benchmark-0123456789"
+
+
+@dataclass(frozen=True)
+class Result:
+    reader: str
+    streams: int
+    tokens: int
+    chunks: int
+    seconds: float
+    cpu_us_per_token: float
+    cpu_us_per_request: float
+
+
+async def main(streams: int, chunks: int) -> None:
+    with TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.json"
+        simulator = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "fleet.simulator", "--ready-file", str(ready), stdout=asyncio.subprocess.DEVNULL
+        )
+        try:
+            while not ready.exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            url = json.loads(ready.read_text())["url"]
+            results = [
+                await _measure("openai adapter", _adapter, url, streams, chunks),
+                await _measure("openai SDK", _sdk, url, streams, chunks),
+            ]
+        finally:
+            simulator.terminate()
+            await simulator.wait()
+    _show(results)
+
+
+async def _measure(
+    reader: str, read_all: Callable[[str, int, int], Awaitable[int]], url: str, streams: int, chunks: int
+) -> Result:
+    """Short streams first, for imports and connections and for what a request costs without its tokens."""
+    await read_all(url, streams, 1)
+    begun = _cpu_s()
+    await read_all(url, streams, 1)
+    requests_s = _cpu_s() - begun
+    begun, clock = _cpu_s(), time.perf_counter()
+    yielded = await read_all(url, streams, chunks)
+    used_s, seconds = _cpu_s() - begun, time.perf_counter() - clock
+    tokens = streams * chunks
+    return Result(
+        reader=reader,
+        streams=streams,
+        tokens=tokens,
+        chunks=yielded,
+        seconds=round(seconds, 2),
+        cpu_us_per_token=round((used_s - requests_s) / tokens * 1e6, 1),
+        cpu_us_per_request=round(requests_s / streams * 1e6, 1),
+    )
+
+
+async def _adapter(url: str, streams: int, chunks: int) -> int:
+    adapter = registry.load("openai")
+    target = Target(Endpoint(base_url=f"{url}/v1"), Timeouts(), SecretStr(KEY))
+
+    async def read(number: int) -> int:
+        request = CompletionRequest.model_validate(
+            {
+                "id": f"r{number}",
+                "tenant": "t",
+                "agent": "a",
+                "model": "openai/gpt-4o",
+                "messages": [{"role": "user", "content": "Count."}],
+                "provider_options": {"openai": {"simulate": _script(chunks)}},
+            }
+        )
+        call = Call(request=request, model="gpt-4o", target=target, time_left_s=600)
+        return sum([isinstance(item, Chunk) async for item in adapter.stream_completion(call)])
+
+    try:
+        return sum(await asyncio.gather(*(read(number) for number in range(streams))))
+    finally:
+        await adapter.aclose()
+
+
+async def _sdk(url: str, streams: int, chunks: int) -> int:
+    limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+    async with AsyncOpenAI(
+        api_key=KEY, base_url=f"{url}/v1", max_retries=0, http_client=httpx2.AsyncClient(limits=limits, timeout=600)
+    ) as sdk:
+
+        async def read(_: int) -> int:
+            stream = await sdk.chat.completions.create(
+                model="gpt-4o",
+                messages=[{"role": "user", "content": "Count."}],
+                stream=True,
+                stream_options={"include_usage": True, "include_obfuscation": False},
+                extra_body={"simulate": _script(chunks)},
+            )
+            return sum([bool(chunk.choices and chunk.choices[0].delta.content) async for chunk in stream])
+
+        return sum(await asyncio.gather(*(read(number) for number in range(streams))))
+
+
+def _script(chunks: int) -> dict[str, object]:
+    return {"chunks": chunks, "between_s": BETWEEN_S}
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _show(results: list[Result]) -> None:
+    print(f"{'':<16}{'µs CPU/token':>14}{'µs CPU/request':>16}{'tokens':>10}{'chunks':>10}{'seconds':>9}")
+    for r in results:
+        print(
+            f"{r.reader:<16}{r.cpu_us_per_token:>14}{r.cpu_us_per_request:>16}{r.tokens:>10,}{r.chunks:>10,}{r.seconds:>9}"
+        )
+    print(json.dumps({"benchmark": "adapters", "results": [asdict(result) for result in results]}))
+
+
+if __name__ == "__main__":
+    given = [int(argument) for argument in sys.argv[1:3]]
+    uvloop.run(main(*given, *(STREAMS, CHUNKS)[len(given) :]))
