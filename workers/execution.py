@@ -39,7 +39,7 @@ from workers.dead_letters import bury, reply_address
 from workers.handover import hand_over
 from workers.intake import Delivery, Settlement
 from workers.interruption import Interrupted, Interruption, Reason
-from workers.job import Job, parse_handover, parse_request
+from workers.job import Job, check_model, parse_handover, parse_request
 from workers.keys import HeldKey, KeyStore
 from workers.pricing import provider_of_model
 from workers.providers.base import Call, Finish, Provider, Target
@@ -107,6 +107,8 @@ class Execution:
         try:
             address, request = parse_request(delivery)
             handover = parse_handover(delivery)
+            if handover is None:
+                check_model(address, request)
         except MalformedRequest as error:
             return await self._reject(delivery, error)
         job = Job(

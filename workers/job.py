@@ -75,13 +75,17 @@ def parse_request(delivery: Delivery) -> tuple[RequestAddress, CompletionRequest
         raise MalformedRequest(
             f"the request says tenant {request.tenant}, its subject says {address.tenant}; they must be the same"
         )
+    return address, request
+
+
+def check_model(address: RequestAddress, request: CompletionRequest) -> None:
+    """An agent sends a request to the provider that its model names. Raises MalformedRequest."""
     prefix = request.model.partition("/")[0]
     if address.provider != subjects.AUTO and prefix in list(subjects.Provider) and prefix != address.provider:
         raise MalformedRequest(
             f"the model is of {prefix}, but the request was sent to {address.provider}; "
             f"send it to {subjects.request(prefix, address.priority, address.tenant)}"
         )
-    return address, request
 
 
 def parse_handover(delivery: Delivery) -> Handover | None:
