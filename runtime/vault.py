@@ -28,6 +28,7 @@ MOUNT = "llm"
 _CALL_TIMEOUT_S = 5
 _THREADS = 4
 _RENEW_AT = 2 / 3
+_WATCH_S = 5.0
 T = TypeVar("T")
 
 
@@ -66,8 +67,21 @@ class VaultSession:
             raise Unreachable(f"Vault at {parts.hostname}:{parts.port} cannot be used: {exc}") from exc
 
     async def call(self, use: Callable[[Any], T]) -> T:
-        """Runs `use(hvac_client)` in a thread, logged in. Raises VaultUnavailable, VaultDenied, InvalidPath."""
+        """Runs `use(hvac_client)` in a thread, logged in.
+
+        Raises VaultUnavailable, VaultDenied; hvac's InvalidPath (nothing there) and InvalidRequest (as a failed
+        check-and-set) reach the caller.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(self._call, use))
+
+    async def watch(self) -> None:
+        """Runs for ever: asks now and then, so that `usable` is true to the moment and the login stays young."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                await self.call(_nothing)
+            except (VaultUnavailable, VaultDenied) as exc:
+                log.warning("vault_unusable", extra={"error": str(exc)})
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -84,10 +98,10 @@ class VaultSession:
         except (hvac.exceptions.VaultDown, requests.RequestException) as exc:
             self.usable = False
             raise VaultUnavailable(_without_address(exc)) from exc
-        except hvac.exceptions.InvalidPath:
+        except (hvac.exceptions.InvalidPath, hvac.exceptions.InvalidRequest):
             self.usable = True
             raise
-        except (hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized, hvac.exceptions.InvalidRequest) as exc:
+        except (hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized) as exc:
             self.usable = not isinstance(exc, hvac.exceptions.Unauthorized)
             raise VaultDenied(f"Vault refused this role: {'; '.join(exc.errors or [str(exc)])}") from exc
         except hvac.exceptions.VaultError as exc:
@@ -103,10 +117,13 @@ class VaultSession:
             if not anew and time.monotonic() < self._valid_until:
                 return
             secret_id = self._settings.vault_secret_id
-            answer = self._client.auth.approle.login(
-                role_id=self._settings.vault_role_id,
-                secret_id=secret_id.get_secret_value() if secret_id else None,
-            )
+            try:
+                answer = self._client.auth.approle.login(
+                    role_id=self._settings.vault_role_id,
+                    secret_id=secret_id.get_secret_value() if secret_id else None,
+                )
+            except hvac.exceptions.InvalidRequest as exc:
+                raise VaultDenied("the AppRole was refused; check VAULT_ROLE_ID and VAULT_SECRET_ID") from exc
             self._valid_until = time.monotonic() + answer["auth"]["lease_duration"] * _RENEW_AT
             log.info("vault_login", extra={"lease_s": answer["auth"]["lease_duration"]})
 

@@ -136,12 +136,13 @@ async def run(
             await control.subscribe()
             announcing = background.create_task(presence.announce(nats, describe), name="presence")
             closed = background.create_task(_stop_when_closed(nats, stop), name="broker closed")
+            vault_watch = background.create_task(vault.watch(), name="vault watch")
             if ready is not None:
                 ready.set()
             async with asyncio.TaskGroup() as intakes:
                 for intake in (*pools.values(), resolver):
                     intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")
-            for task in (watch, announcing, closed):
+            for task in (watch, announcing, closed, vault_watch):
                 task.cancel()
         if nats.connected:
             await presence.withdraw(nats, name)
