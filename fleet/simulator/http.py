@@ -81,25 +81,25 @@ class Body:
         self._gzip = zlib.compressobj(6, zlib.DEFLATED, 31) if gzip else None
         self.sent = 0
 
-    async def write(self, *parts: bytes) -> None:
+    async def write(self, parts: list[bytes]) -> None:
         """Each part as one HTTP chunk, all of them in one write to the socket, unless they are split."""
-        room = None if self._cut_after is None else self._cut_after - self.sent
-        wanted = sum(map(len, parts))
-        if room is not None and wanted > room:
-            await self._send([b"".join(parts)[:room]])
+        size = sum(map(len, parts))
+        if self._cut_after is not None and size > (room := self._cut_after - self.sent):
+            await self._send([b"".join(parts)[:room]], room)
             raise Cut
-        await self._send(parts)
+        await self._send(parts, size)
 
     async def end(self) -> None:
         rest = self._gzip.flush() if self._gzip else b""
         self._writer.write((_chunk(rest) if rest else b"") + b"0\r\n\r\n")
         await self._writer.drain()
 
-    async def _send(self, parts: tuple[bytes, ...] | list[bytes]) -> None:
-        self.sent += sum(map(len, parts))
+    async def _send(self, parts: list[bytes], size: int) -> None:
+        self.sent += size
         if self._split is None:
-            self._writer.write(b"".join(self._framed(part) for part in parts if part))
-            await self._writer.drain()
+            self._writer.write(b"".join([self._framed(part) for part in parts if part]))
+            if self._writer.transport.get_write_buffer_size():
+                await self._writer.drain()
             return
         whole = b"".join(parts)
         for at in range(0, len(whole), self._split):

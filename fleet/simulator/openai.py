@@ -76,6 +76,7 @@ _ERRORS: dict[str, tuple[int, str, str, str | None]] = {
     "overloaded": (503, "The engine is currently overloaded, please try again later.", "server_error", "overloaded"),
     "gateway_timeout": (504, "Gateway timeout.", "server_error", None),
 }
+_DELTA = "\N{REPLACEMENT CHARACTER} delta"
 _BY_STATUS = {status: name for name, (status, *_) in reversed(_ERRORS.items())}
 
 
@@ -139,9 +140,11 @@ class OpenAI:
         if options.get("include_obfuscation", True):
             extra["obfuscation"] = "x" * 12
 
+        before, after = _around_delta(envelope, extra)
+
         def frame(delta: dict[str, Any], *, reason: str | None = None, is_output: bool = True) -> Frame:
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-            return Frame(_event({**envelope, "choices": [choice], **extra}), is_output=is_output)
+            ending = after if reason is None else after.replace(b"null", json.dumps(reason).encode(), 1)
+            return Frame(before + _encode(delta).encode() + ending, is_output=is_output)
 
         yield frame({"role": "assistant", "content": "", "refusal": None}, is_output=False)
         for piece in script.pieces(script.reasoning):
@@ -212,8 +215,18 @@ class OpenAI:
         }
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _event(body: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _encode(body).encode() + b"\n\n"
+
+
+def _around_delta(envelope: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """What stands before and behind the delta in every chunk of a stream, encoded once."""
+    choice = {"index": 0, "delta": _DELTA, "finish_reason": None, "logprobs": None}
+    before, after = _event({**envelope, "choices": [choice], **extra}).split(_encode(_DELTA).encode())
+    return before, after
 
 
 def _text(ask: Ask, script: Script) -> str:

@@ -12,6 +12,7 @@ A request can bring its own script as `"simulate": {…}` in its body, or a list
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -258,33 +259,37 @@ class _Exchange:
     async def _say(self, body: http.Body) -> None:
         script = self._script
         if script.body is not None:
-            await body.write(script.body.encode())
+            await body.write([script.body.encode()])
         elif self._ask.stream:
             await self._stream(body)
         else:
             await asyncio.sleep(script.first_token_s)
-            await body.write(self._vendor.whole(self._ask, script))
+            await body.write([self._vendor.whole(self._ask, script)])
 
     async def _stream(self, body: http.Body) -> None:
         script, entry = self._script, self._entry
-        loop = asyncio.get_running_loop()
-        due = loop.time() + script.first_token_s
+        now = asyncio.get_running_loop().time
+        between_s, pings = script.between_s, script.ping_s is not None
+        due = now() + script.first_token_s
         for burst in self._bursts():
             if burst[0].is_output:
-                await self._wait_until(due, body)
-                due = max(due + script.between_s, loop.time() - script.between_s)
-            await body.write(*(frame.data for frame in burst))
-            entry.chunks_sent += sum(frame.is_output for frame in burst)
+                if pings:
+                    await self._ping_until(due, body)
+                await asyncio.sleep(max(due - now(), 0))
+                due = max(due + between_s, now() - between_s)
+            await body.write([frame.data for frame in burst])
+            entry.chunks_sent += sum([frame.is_output for frame in burst])
             entry.bytes_sent = body.sent
         await self._break_off(body)
 
     def _bursts(self) -> Iterator[list[Frame]]:
         """Frames that leave together, up to where the script breaks off."""
         script = self._script
+        breaks_at = (script.cut_after_chunks, script.stall_after_chunks, script.error_after_chunks)
         burst: list[Frame] = []
         outputs = 0
         for frame in self._vendor.frames(self._ask, script):
-            if burst and self._breaks_at(outputs):
+            if burst and outputs in breaks_at:
                 break
             if frame.is_output and burst and (not burst[0].is_output or len(burst) >= script.together):
                 yield burst
@@ -294,29 +299,23 @@ class _Exchange:
         if burst:
             yield burst
 
-    def _breaks_at(self, outputs: int) -> bool:
-        script = self._script
-        return outputs in (script.cut_after_chunks, script.stall_after_chunks, script.error_after_chunks)
-
     async def _break_off(self, body: http.Body) -> None:
         script, sent = self._script, self._entry.chunks_sent
         if sent == script.error_after_chunks:
-            await body.write(self._vendor.error_frame(self._ask, script))
+            await body.write([self._vendor.error_frame(self._ask, script)])
         elif sent == script.stall_after_chunks:
-            await self._wait_until(None, body)
+            await self._ping_until(math.inf, body)
+            await http.hold()
         elif sent == script.cut_after_chunks:
             raise http.Cut
 
-    async def _wait_until(self, due: float | None, body: http.Body) -> None:
-        """Until `due` on the loop's clock, or for ever, with the vendor's pings meanwhile."""
-        loop = asyncio.get_running_loop()
+    async def _ping_until(self, due: float, body: http.Body) -> None:
+        """The vendor's signs of life, up to the last one before `due` on the loop's clock."""
+        now = asyncio.get_running_loop().time
         ping_s = self._script.ping_s
-        while ping_s and (due is None or loop.time() + ping_s < due):
+        while ping_s and now() + ping_s < due:
             await asyncio.sleep(ping_s)
-            await body.write(self._vendor.ping)
-        if due is None:
-            await http.hold()
-        await asyncio.sleep(max(due - loop.time(), 0))
+            await body.write([self._vendor.ping])
 
 
 async def _send(writer: asyncio.StreamWriter, answer: HttpAnswer) -> bool:
