@@ -147,8 +147,9 @@ async def _measure(
 
 
 async def _waiting(connection: Broker) -> int:
-    info = await connection.client.jetstream().stream_info(streams.USAGE)
-    return info.state.messages
+    """Records that are not booked yet."""
+    info = await connection.client.jetstream().consumer_info(streams.USAGE, streams.USAGE_CONSUMER)
+    return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
 def _cpu(process: Process | None) -> float:

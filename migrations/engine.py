@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 from pydantic import SecretStr
+from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -65,6 +67,7 @@ def make_engine(
         pool_pre_ping=True,
         pool_recycle=1800,
         hide_parameters=True,
+        json_serializer=_to_json,
     )
 
 
@@ -117,6 +120,10 @@ def address(database_url: SecretStr) -> str:
         hosts = ",".join(options.get("host", ["localhost"]))
         hosts += "".join(f":{port}" for port in options.get("port", [])[:1])
     return f"{hosts}/{unquote(parts.path).lstrip('/')}".rstrip("/")
+
+
+def _to_json(value: Any) -> str:
+    return to_json(value).decode()
 
 
 def _asyncpg_dsn(url: str) -> str:

@@ -6,11 +6,10 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Date, Text, bindparam, column, func, select, update
+from sqlalchemy import Date, Table, Text, bindparam, column, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.schema import Column
 
 from contracts.usage import Outcome, UsageRecord, UsageSource
 from migrations.schema import llm_provider_usage, llm_usage_events
@@ -21,7 +20,6 @@ from workers.usage.booking import (
     Rollup,
     RollupKey,
     best_of_each,
-    cost_of,
     day_of,
     entry_of,
     is_better,
@@ -85,8 +83,9 @@ class Ledger:
         async with self._engine.begin() as connection:
             known = await _known_ids(connection, best.values())
             fresh = sorted(best.keys() - known)
-            inserted = await _insert_events(connection, [best[id_] for id_ in fresh])
-            added = [entry_of(best[id_]) for id_ in inserted]
+            entries = [entry_of(best[id_]) for id_ in fresh]
+            inserted = await _insert_events(connection, [best[id_] for id_ in fresh], entries)
+            added = [entry for id_, entry in zip(fresh, entries, strict=True) if id_ in inserted]
             # What another consumer inserted meanwhile is known by now, too.
             replaced = await _replace_worse(connection, [best[id_] for id_ in sorted(best.keys() - inserted)])
             new, old = [new for new, _ in replaced], [old for _, old in replaced]
@@ -99,15 +98,16 @@ def _refused_by_the_driver(exc: DBAPIError) -> bool:
     return exc.orig is not None and isinstance(exc.orig.__cause__, ValueError)
 
 
-_EVENT_COLUMNS = [c for c in llm_usage_events.c if c.name != "booked_at"]
-_ROLLUP_COLUMNS = list(llm_provider_usage.c)
+_EVENT_COLUMNS = [c.name for c in llm_usage_events.c if c.name != "booked_at"]
+_ROLLUP_COLUMNS = [c.name for c in llm_provider_usage.c]
 _AMOUNTS = Amounts._fields
 
 
-def _arrays(columns: Sequence[Column[Any]], name: str) -> Any:
+def _arrays(table: Table, columns: Sequence[str]) -> Any:
     """The rows of one array parameter a column: one statement whatever the batch's size."""
-    arrays = (bindparam(c.name, type_=ARRAY(Text() if isinstance(c.type, Text) else c.type)) for c in columns)
-    return select(func.unnest(*arrays).table_valued(*(column(c.name) for c in columns), name=name).render_derived())
+    types = {name: table.c[name].type for name in columns}
+    arrays = (bindparam(n, type_=ARRAY(Text() if isinstance(t, Text) else t)) for n, t in types.items())
+    return select(func.unnest(*arrays).table_valued(*map(column, columns), name="given").render_derived())
 
 
 _events = llm_usage_events.c
@@ -117,7 +117,7 @@ _KNOWN = select(_events.id).where(
 )
 _INSERT = (
     insert(llm_usage_events)
-    .from_select([c.name for c in _EVENT_COLUMNS], _arrays(_EVENT_COLUMNS, "fresh"))
+    .from_select(_EVENT_COLUMNS, _arrays(llm_usage_events, _EVENT_COLUMNS))
     .on_conflict_do_nothing()
     .returning(_events.id)
 )
@@ -131,7 +131,7 @@ _LOCK = (
     .with_for_update()
 )
 _REPLACE = update(llm_usage_events).where(_events.id == bindparam("_id"), _events.day == bindparam("_day"))
-_upsert = insert(llm_provider_usage).from_select([c.name for c in _ROLLUP_COLUMNS], _arrays(_ROLLUP_COLUMNS, "change"))
+_upsert = insert(llm_provider_usage).from_select(_ROLLUP_COLUMNS, _arrays(llm_provider_usage, _ROLLUP_COLUMNS))
 _ROLL_UP = _upsert.on_conflict_do_update(
     index_elements=["provider_id", "date", "model"],
     set_={name: llm_provider_usage.c[name] + _upsert.excluded[name] for name in _AMOUNTS},
@@ -157,12 +157,13 @@ async def _known_ids(connection: AsyncConnection, records: Iterable[UsageRecord]
     return set(found)
 
 
-async def _insert_events(connection: AsyncConnection, records: list[UsageRecord]) -> set[str]:
+async def _insert_events(connection: AsyncConnection, records: list[UsageRecord], entries: list[Entry]) -> set[str]:
     """The ids that were new."""
     if not records:
         return set()
-    rows = [_event_row(record) for record in records]
-    return set(await connection.scalars(_INSERT, {c.name: [row[c.name] for row in rows] for c in _EVENT_COLUMNS}))
+    rows = map(_event_row, records, entries)
+    columns = zip(*rows, strict=True)
+    return set(await connection.scalars(_INSERT, dict(zip(_EVENT_COLUMNS, map(list, columns), strict=True))))
 
 
 async def _replace_worse(connection: AsyncConnection, records: list[UsageRecord]) -> list[tuple[Entry, Entry]]:
@@ -175,50 +176,51 @@ async def _replace_worse(connection: AsyncConnection, records: list[UsageRecord]
     for row in (await connection.execute(_LOCK, {"ids": list(by_id), "days": days})).mappings():
         record, old = by_id[row["id"]], _entry_of_row(row)
         if is_better(record.usage.source, record.outcome, than_source=old.source, than_outcome=old.outcome):
-            replaced.append((entry_of(record, day=row["day"]), old))
-            values = _event_row(record)
-            values |= {"_id": values.pop("id"), "day": row["day"], "_day": row["day"]}
-            await connection.execute(_REPLACE, values)
+            new = entry_of(record, day=row["day"])
+            values = dict(zip(_EVENT_COLUMNS, _event_row(record, new), strict=True))
+            await connection.execute(_REPLACE, {**values, "_id": record.id, "_day": new.key.day})
+            replaced.append((new, old))
     return replaced
 
 
 async def _apply(connection: AsyncConnection, rollups: list[Rollup]) -> None:
     if rollups:
         rows = [_rollup_row(rollup) for rollup in rollups]
-        await connection.execute(_ROLL_UP, {c.name: [row[c.name] for row in rows] for c in _ROLLUP_COLUMNS})
+        await connection.execute(_ROLL_UP, {name: [row[name] for row in rows] for name in _ROLLUP_COLUMNS})
 
 
-def _event_row(record: UsageRecord) -> dict[str, Any]:
+def _event_row(record: UsageRecord, entry: Entry) -> tuple[Any, ...]:
+    """In the order of `_EVENT_COLUMNS`."""
     usage = record.usage
-    return {
-        "id": record.id,
-        "day": day_of(record),
-        "request_id": record.request_id,
-        "attempt": record.attempt,
-        "tenant": record.tenant,
-        "agent": record.agent,
-        "provider": record.provider,
-        "provider_id": record.provider_id,
-        "endpoint": record.endpoint,
-        "model": record.model,
-        "response_model": record.response_model,
-        "outcome": record.outcome.value,
-        "error_code": record.error_code.value if record.error_code else None,
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
-        "time_to_first_token_s": record.time_to_first_token_s,
-        "duration_s": record.duration_s,
-        "queued_s": record.queued_s,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_read_tokens": usage.cache_read_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "usage_source": usage.source.value,
-        "cost": cost_of(record),
-        "price_source": record.price_source.value,
-        "metadata": record.metadata,
-    }
+    return (
+        record.id,
+        entry.key.day,
+        record.request_id,
+        record.attempt,
+        record.tenant,
+        record.agent,
+        record.provider,
+        record.provider_id,
+        record.endpoint,
+        record.model,
+        record.response_model,
+        record.outcome,
+        record.error_code,
+        record.started_at,
+        record.finished_at,
+        record.time_to_first_token_s,
+        record.duration_s,
+        record.queued_s,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+        usage.source,
+        None if record.cost is None else entry.amounts.total_cost,
+        record.price_source,
+        record.metadata,
+    )
 
 
 def _entry_of_row(row: Any) -> Entry:

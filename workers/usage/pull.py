@@ -10,6 +10,7 @@ Source of the protocol: nats-server's JetStream API, `$JS.API.CONSUMER.MSG.NEXT`
 import asyncio
 import json
 import logging
+import time
 from typing import Any
 
 import nats.errors
@@ -38,8 +39,10 @@ class Pull:
         self._batch_size = batch_size
         self._subscription: Subscription | None = None
         self._arrived: list[Msg] = []
-        self._wanted = 0
-        self._complete = asyncio.Event()
+        self._asked = 0
+        """What the server may still send."""
+        self._answered = asyncio.Event()
+        self._gives_up_at = 0.0
         self._refused = ""
         self._closing = False
         self._drained = asyncio.Event()
@@ -57,14 +60,21 @@ class Pull:
         await self._drained.wait()
 
     async def fetch(self, batch: int, timeout: float) -> list[Msg]:
-        """Up to `batch` messages; raises nats.errors.TimeoutError when none came in time."""
-        if not self._arrived:
+        """Up to `batch` messages; raises nats.errors.TimeoutError when none came in time.
+
+        After a full batch the next one is asked for at once, and comes while this one is worked on.
+        """
+        if not self._arrived and not self._asked:
             if self._closing:
                 await self._take_leave(batch, timeout)
             await self._ask(batch, timeout)
+        if len(self._arrived) < batch:
+            await self._wait()
         messages, self._arrived = self._arrived[:batch], self._arrived[batch:]
         if not messages:
             raise nats.errors.TimeoutError
+        if len(messages) == self._batch_size and not self._arrived and not self._asked and not self._closing:
+            await self._ask(self._batch_size, timeout)
         return messages
 
     async def _take_leave(self, batch: int, timeout: float) -> None:
@@ -75,31 +85,43 @@ class Pull:
         raise nats.errors.TimeoutError
 
     async def _ask(self, batch: int, timeout: float) -> None:
-        self._wanted, self._refused = batch, ""
-        self._complete.clear()
         question = {"batch": batch, "expires": int(timeout * _NS), "max_bytes": _MAX_BYTES}
+        self._asked = batch
+        self._answered.clear()
+        self._gives_up_at = time.monotonic() + timeout + _GRACE_S
         try:
             await self._client.publish(self._ask_on, json.dumps(question).encode(), reply=self._inbox)
-            async with asyncio.timeout(timeout + _GRACE_S):
-                await self._complete.wait()
-        except TimeoutError:
-            log.debug("pull_unanswered")
         except nats.errors.Error as exc:
-            self._refused = type(exc).__name__
+            self._end(type(exc).__name__)
+
+    async def _wait(self) -> None:
+        """Until what was asked for has come, or the server says that there is no more."""
+        try:
+            async with asyncio.timeout(max(0.0, self._gives_up_at - time.monotonic())):
+                await self._answered.wait()
+        except TimeoutError:
+            self._end()
         if self._refused and not self._arrived:
             log.warning("pull_refused", extra={"consumer": self._ask_on, "reason": self._refused})
             await asyncio.sleep(_GRACE_S)
+        self._refused = ""
 
     async def _receive(self, message: Msg) -> None:
         status = message.headers.get("Status") if message.headers and not message.data else None
         if status == _HEARTBEAT:
             return
-        if status is None:
-            self._arrived.append(message)
-        elif status not in _EXPIRED:
-            self._refused = f"{status} {(message.headers or {}).get('Description', '')}"
-        if status is not None or len(self._arrived) >= self._wanted:
-            self._complete.set()
+        if status is not None:
+            self._end("" if status in _EXPIRED else f"{status} {(message.headers or {}).get('Description', '')}")
+            return
+        self._arrived.append(message)
+        self._asked = max(0, self._asked - 1)
+        if not self._asked:
+            self._end()
+
+    def _end(self, refused: str = "") -> None:
+        self._asked = 0
+        self._refused = refused
+        self._answered.set()
 
 
 class PullingJetStream(JetStreamContext):

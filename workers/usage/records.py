@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from contracts import subjects
 from contracts.usage import UsageRecord, record_id
 
+_SUBJECT = subjects.USAGE.removesuffix(".>")
 _NUL_ESCAPE = b"\\u0000"
 _REPLACEMENT = "\ufffd"
 
@@ -25,7 +26,7 @@ def parse(subject: str, payload: bytes) -> UsageRecord:
             record = UsageRecord.model_validate(_without_nul(json.loads(payload)))
     except (ValidationError, RecursionError) as exc:
         raise Malformed(_why(exc)) from None
-    if subject != subjects.usage(record.provider, record.tenant):
+    if subject != f"{_SUBJECT}.{record.provider}.{record.tenant}":
         raise Malformed("provider and tenant differ from the subject's")
     if record.id != record_id(record.request_id, record.attempt):
         raise Malformed("id is not <request_id>:<attempt>")
