@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from starlette.middleware import Middleware
 
-from admin_api import problems
+from admin_api import problems, streams
 from admin_api.auth import Gate
 from admin_api.control_plane import ControlPlane
 from admin_api.database import open_database
@@ -68,7 +68,11 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
         stack.push_async_callback(session.close)
         await session.start()
         publisher = Publisher(database, nats)
-        stack.push_async_callback(_cancel, asyncio.create_task(publisher.keep_reconciled(), name="publisher"))
+        for name, work in (
+            ("publisher", publisher.keep_reconciled()),
+            ("streams", streams.keep_existing(nats, settings)),
+        ):
+            stack.push_async_callback(_cancel, asyncio.create_task(work, name=name))
         yield ControlPlane(
             database=database,
             broker=nats,
@@ -145,5 +149,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    """Cancels until it is done: nats-py loses a cancellation that meets an answer (Python 3.11's `wait_for`)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1)

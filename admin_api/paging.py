@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import Column, Select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 _MAX_LIMIT = 500
 _DEFAULT_LIMIT = 100
+_TEXTS: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
 
 class Page(BaseModel, Generic[T]):
@@ -43,17 +44,17 @@ async def read_page(
     connection: AsyncConnection,
     query: Select[Any],
     *,
-    keys: Sequence[Column[str]],
+    keys: Sequence[Column[Any]],
     paging: Paging,
     view: Callable[[Any], T],
 ) -> Page[T]:
-    """One page of `query` in the order of `keys`: text columns that together are unique."""
+    """One page of `query` in the order of `keys`: columns of text or UUIDs that together are unique."""
     if paging.cursor is not None:
-        query = query.where(tuple_(*keys) > tuple_(*_decode(paging.cursor, len(keys))))
+        query = query.where(tuple_(*keys) > tuple_(*_decode(paging.cursor, keys)))
     rows = (await connection.execute(query.order_by(*keys).limit(paging.limit + 1))).all()
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
-    after = _encode([getattr(rows[-1], key.name) for key in keys]) if more else None
+    after = _encode([str(getattr(rows[-1], key.name)) for key in keys]) if more else None
     return Page(items=[view(row) for row in rows], next=after)
 
 
@@ -61,15 +62,11 @@ def _encode(values: Sequence[str]) -> str:
     return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def _decode(cursor: str, length: int) -> list[str]:
+def _decode(cursor: str, keys: Sequence[Column[Any]]) -> list[Any]:
     try:
-        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError:
-        values = None
-    if not isinstance(values, list) or len(values) != length or not all(_is_text(value) for value in values):
-        raise invalid("cursor", "is not a cursor of this list")
-    return values
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
+        texts = _TEXTS.validate_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if "\0" in "".join(texts):
+            raise ValueError
+        return [key.type.python_type(text) for key, text in zip(keys, texts, strict=True)]
+    except ValueError as exc:
+        raise invalid("cursor", "is not a cursor of this list") from exc

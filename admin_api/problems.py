@@ -135,8 +135,10 @@ def _convert(exc: Exception) -> Problem:
         case HTTPException():
             detail = exc.detail if exc.detail != HTTPStatus(exc.status_code).phrase else ""
             return Problem(exc.status_code, detail, headers=exc.headers)
-        case DatabaseUnavailable() | VaultUnavailable():
-            return unavailable(f"{exc}; nothing was changed")
+        case DatabaseUnavailable():
+            return unavailable(str(exc))
+        case VaultUnavailable():
+            return unavailable(f"Vault cannot be used: {exc}; nothing was changed")
         case VaultDenied():
             return unavailable(f"{exc}; nothing was changed; check the admin API's policy")
         case _:

@@ -70,6 +70,8 @@ class Publisher:
     async def publish(self, *rows: Published) -> None:
         """Publishes what was committed. When NATS is away the reconciliation does it later."""
         try:
+            if not self._broker.connected:
+                raise nats.errors.ConnectionReconnectingError
             async with asyncio.timeout(_TIMEOUT_S):
                 for row in rows:
                     await self._put(row)

@@ -71,6 +71,7 @@ async def check_health(plane: ControlPlane, provider: ProviderView) -> HealthRes
     """
     if not provider.is_active:
         raise conflict("the provider is deactivated; activate it first")
+    _must_be_connected(plane.broker)
     subject = subjects.rpc(provider.provider_type, RpcMethod.HEALTH, provider.tenant)
     give_up_at = asyncio.get_running_loop().time() + _CONFIG_ARRIVES_WITHIN_S
     while True:
@@ -84,6 +85,7 @@ async def check_health(plane: ControlPlane, provider: ProviderView) -> HealthRes
 
 async def state(plane: ControlPlane) -> FleetState:
     """Raises a 503 problem when NATS does not answer."""
+    _must_be_connected(plane.broker)
     try:
         workers, queues, sizes = await asyncio.gather(
             _presences(plane.broker),
@@ -93,6 +95,11 @@ async def state(plane: ControlPlane) -> FleetState:
     except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as exc:
         raise unavailable(f"NATS does not answer: {reason(exc)}") from exc
     return FleetState(workers=workers, queues=list(queues), streams=list(sizes))
+
+
+def _must_be_connected(broker: Broker) -> None:
+    if not broker.connected:
+        raise unavailable("NATS does not answer")
 
 
 async def _ask(broker: Broker, subject: str) -> Health | Refusal:
