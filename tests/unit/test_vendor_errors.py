@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from workers.providers.vendor_errors import MAX_MESSAGE_CHARS, MAX_RETRY_AFTER_S, redact, retry_after_s
+from workers.providers.vendor_errors import MAX_MESSAGE_CHARS, MAX_RETRY_AFTER_S, redact, repeats, retry_after_s
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
@@ -76,3 +76,11 @@ def test_a_long_text_is_cut() -> None:
 def test_a_key_at_the_cut_does_not_show_its_beginning() -> None:
     text = "x" * (4 * MAX_MESSAGE_CHARS - 10) + KEY.get_secret_value()
     assert "sk-proj" not in redact(text, key=KEY)
+
+
+@pytest.mark.parametrize("shift", range(0, 40, 7))
+def test_a_piece_of_the_prompt_is_found_in_the_vendors_words(shift: int) -> None:
+    prompt = "The patient, born in May, has been complaining of a headache for three weeks now, and sleeps badly."
+    assert repeats(f"{'x' * shift} invalid input: {prompt[10:80]} at messages.0", ["Hi", prompt])
+    assert not repeats("Invalid value for 'temperature': must be at most 2.", ["Hi", prompt])
+    assert not repeats("", [prompt])

@@ -11,8 +11,7 @@ name that all compatible servers know. `provider_options.openai` can hold the ot
 import asyncio
 import math
 import re
-import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +27,7 @@ from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
 from contracts.usage import Cost, Usage, UsageSource
 from contracts.wire import utc_now
-from workers import pricing
+from workers import pricing, tokens
 from workers.providers import openai_errors, openai_tokens
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
 from workers.providers.client_pool import ClientPool
@@ -60,7 +59,8 @@ class OpenAI:
     name = "openai"
 
     def __init__(self) -> None:
-        self._tls: ssl.SSLContext | None = None
+        self._tls = httpx2.create_ssl_context()
+        """Shared, because each one takes some 30 ms and 1 MB."""
         self._clients = ClientPool(self._client)
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
@@ -69,11 +69,12 @@ class OpenAI:
     async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
         target = call.target
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
+        prompt = [text for message in call.request.messages for text in tokens.texts_of(message)]
         reader = ChatReader(
             provider=self.name,
-            classify=lambda body: openai_errors.from_body(body, provider=self.name, key=target.key),
+            classify=lambda body: openai_errors.from_body(body, provider=self.name, key=target.key, prompt=prompt),
         )
-        async with self._lease(target) as client:
+        async with self._lease(target, prompt) as client:
             response = await limits.wait(_post(client, self._body(call), call))
             reply = Httpx2Reply(response)
             try:
@@ -140,7 +141,7 @@ class OpenAI:
             ) from exc
 
     @asynccontextmanager
-    async def _lease(self, target: Target) -> AsyncGenerator[AsyncOpenAI]:
+    async def _lease(self, target: Target, prompt: Sequence[str] = ()) -> AsyncGenerator[AsyncOpenAI]:
         """The client of a target; what its SDK raises becomes an error of the contract."""
         key = target.key.get_secret_value() if target.key else ""
         if not (key.isascii() and key.isprintable()) or " " in key:
@@ -151,7 +152,9 @@ class OpenAI:
             async with self._clients.client(target.endpoint.base_url or BASE_URL, key) as client:
                 yield client
         except openai.OpenAIError as exc:
-            raise openai_errors.from_sdk(exc, provider=self.name, key=target.key, host=_host(target)) from exc
+            raise openai_errors.from_sdk(
+                exc, provider=self.name, key=target.key, host=_host(target), prompt=prompt
+            ) from exc
         except CONNECTION_ERRORS as exc:
             raise ProviderUnavailable(
                 f"{self.name} broke the connection at {_host(target)}: {describe(exc)}", provider=self.name
@@ -159,7 +162,6 @@ class OpenAI:
 
     def _client(self, base_url: str, key: str) -> AsyncOpenAI:
         """The SDK would take what it is not given from the environment, and one tenant's calls from another's key."""
-        self._tls = self._tls or httpx2.create_ssl_context()
         client = AsyncOpenAI(
             api_key=key,
             admin_api_key="",

@@ -5,7 +5,7 @@ servers without codes say that a prompt is too long, the HTTP status, and last t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import openai
@@ -27,7 +27,7 @@ from contracts.errors import (
 )
 from contracts.wire import utc_now
 from workers.providers.transport import describe
-from workers.providers.vendor_errors import redact, retry_after_s
+from workers.providers.vendor_errors import redact, repeats, retry_after_s
 
 BY_SDK_CLASS: dict[str, type[FleetError]] = {
     "APITimeoutError": ProviderTimeout,
@@ -137,13 +137,16 @@ class Reported:
     """As the body gives it; the only one for an error inside a stream."""
 
 
-def from_sdk(exc: openai.OpenAIError, *, provider: str, key: SecretStr | None, host: str) -> FleetError:
-    """What an SDK call raised, as an error of the contract."""
+def from_sdk(
+    exc: openai.OpenAIError, *, provider: str, key: SecretStr | None, host: str, prompt: Iterable[str] = ()
+) -> FleetError:
+    """What an SDK call raised, as an error of the contract. `prompt`: the texts that were sent."""
     if isinstance(exc, openai.APIStatusError):
         return from_body(
             exc.body,
             provider=provider,
             key=key,
+            prompt=prompt,
             status=exc.status_code,
             headers=exc.response.headers,
         )
@@ -156,6 +159,7 @@ def from_body(
     *,
     provider: str,
     key: SecretStr | None,
+    prompt: Iterable[str] = (),
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> FleetError:
@@ -164,8 +168,9 @@ def from_body(
     status = status or said.status
     chosen = _chosen(said, status=status)
     headline = " ".join(dict.fromkeys(str(part) for part in (status, said.code or said.type) if part))
+    words = "it repeats the prompt, so its words are left out" if repeats(said.message, prompt) else said.message
     return chosen(
-        redact(f"{provider} answered {headline or 'with an error'}: {said.message}", key=key),
+        redact(f"{provider} answered {headline or 'with an error'}: {words}", key=key),
         provider=provider,
         status=status,
         retry_after_s=retry_after_s(headers or {}, now=utc_now(), text=said.message) if chosen.retryable else None,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -24,6 +24,7 @@ _KEY_LIKE = re.compile(
 _SHOWN_RUN = 6
 """So many characters of a key in a row are a part of it; fewer happen by chance."""
 _SHORTEST_SECRET = 4
+_REPEATED_RUN = 64
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _IN_TEXT = re.compile(r"\b(?:again in|retry after|retry in)\s+((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+)", re.IGNORECASE)
@@ -37,6 +38,16 @@ def redact(text: str, *, key: SecretStr | None) -> str:
         text = _without_parts_of(key.get_secret_value(), text)
     text = " ".join(_KEY_LIKE.sub("[redacted]", text).split())
     return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[: MAX_MESSAGE_CHARS - 1]}…"
+
+
+def repeats(text: str, prompt: Iterable[str]) -> bool:
+    """Whether a vendor's words hold a piece of what it was asked, as those of servers that show the input they refuse.
+
+    A run of at least _REPEATED_RUN characters is found for certain.
+    """
+    half = _REPEATED_RUN // 2
+    pieces = [text[at : at + half] for at in range(0, len(text) - half + 1, half)]
+    return any(piece in asked for asked in prompt for piece in pieces if piece.strip())
 
 
 def _without_parts_of(secret: str, text: str) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
+from pydantic import JsonValue
 
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens
@@ -159,6 +160,21 @@ async def test_an_error_with_status_200_is_one(vendor: Vendor) -> None:
     vendor.says(Script(body='{"error": {"message": "no", "code": "content_filter"}}', content_type="application/json"))
     _, failure = await vendor.fails()
     assert failure.code == "content_filtered"
+
+
+@pytest.mark.parametrize("status", [400, None])
+async def test_a_server_that_shows_the_input_does_not_spread_it(vendor: Vendor, status: int | None) -> None:
+    prompt = "The patient, born in May, has been complaining of a headache for three weeks now, and sleeps badly."
+    error: dict[str, JsonValue] = {
+        "object": "error",
+        "message": f"1 validation error: input={prompt!r}",
+        "type": "BadRequestError",
+        "code": 400,
+    }
+    vendor.says(Script(error=error, status=status, error_after_chunks=None if status else 0))
+    _, failure = await vendor.fails(messages=[{"role": "user", "content": prompt}])
+    assert failure.code == "invalid_request"
+    assert "headache" not in failure.message
 
 
 @pytest.mark.parametrize(
