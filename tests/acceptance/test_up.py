@@ -1,0 +1,190 @@
+"""`fleet up` as CONTRACT.md section 6 says."""
+
+import asyncio
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import nats
+import psutil
+import pytest
+
+from tests.acceptance.running import STOP_WITHIN_S, RunningStack, is_gone, run, running_stack, wait_for
+
+pytestmark = pytest.mark.slow
+
+ROLES = {"worker-openai", "worker-mock", "usage", "admin", "nats", "vault", "postgres"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up")
+
+
+@pytest.fixture(scope="module")
+def stack(folder: Path) -> Iterator[RunningStack]:
+    with running_stack(folder, "--workers", "mock=2") as running:
+        yield running
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    return psutil.Process(pid).environ()
+
+
+async def ask(ready: dict[str, Any], text: str) -> list[dict[str, Any]]:
+    """What an agent that knows only the contract does: raw NATS."""
+    tenant, request_id = ready["tenant"], str(uuid4())
+    client = await nats.connect(
+        ready["nats_url"],
+        user=ready["nats_user"],
+        password=ready["nats_password"],
+        inbox_prefix=f"_INBOX_{tenant}",
+    )
+    try:
+        replies = await client.subscribe(f"llm.v1.reply.{tenant}.tester.{request_id}")
+        request = {
+            "id": request_id,
+            "tenant": tenant,
+            "agent": "tester",
+            "model": "mock/echo",
+            "messages": [{"role": "user", "content": text}],
+        }
+        await client.jetstream().publish(
+            f"llm.v1.request.mock.interactive.{tenant}",
+            json.dumps(request).encode(),
+            headers={"Nats-Msg-Id": request_id},
+        )
+        events: list[dict[str, Any]] = []
+        while not events or events[-1]["type"] not in ("completed", "failed", "cancelled"):
+            events.append(json.loads((await replies.next_msg(timeout=15)).data))
+        return events
+    finally:
+        await client.close()
+
+
+def test_says_in_one_private_file_where_everything_is(stack: RunningStack, folder: Path) -> None:
+    ready = stack.ready
+    addresses = {"nats_url", "nats_user", "nats_password", "tenant", "admin_url", "admin_token", "database_url"}
+    assert ready.keys() == addresses | {"vault_addr", "pids"}
+    assert ready["tenant"] == "demo"
+    assert ready["pids"].keys() >= ROLES
+    assert len(ready["pids"]["worker-mock"]) == 2
+    assert all(psutil.pid_exists(pid) for pids in ready["pids"].values() for pid in pids)
+    assert stat.S_IMODE(stack.ready_file.stat().st_mode) == 0o600
+    assert json.loads((folder / "state" / "ready.json").read_text()) == ready
+
+
+def test_keeps_its_state_from_other_users(stack: RunningStack, folder: Path) -> None:
+    assert stack.process.poll() is None
+    state = folder / "state"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    secrets = (state / "secrets.json", state / "vault" / "secrets.json", state / "postgres" / "password")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
+
+
+async def test_serves_an_agent_that_knows_only_the_contract(stack: RunningStack) -> None:
+    events = await ask(stack.ready, "four words in here")
+
+    assert [event["type"] for event in events] == ["started", *["delta"] * (len(events) - 2), "completed"]
+    said = "".join(event.get("text", "") for event in events if event["type"] == "delta")
+    assert said == events[-1]["message"]["content"]
+    assert "four words in here" in said
+
+
+async def test_books_what_was_used(stack: RunningStack) -> None:
+    await ask(stack.ready, "to be booked")
+
+    def booked() -> bool:
+        return stack.admin.get("usage?group_by=provider")["totals"]["request_count"] >= 1
+
+    await asyncio.to_thread(wait_for, booked, within_s=15)
+
+
+def test_gives_each_role_only_what_it_needs(stack: RunningStack) -> None:
+    workers = [environment_of(pid) for role in ("worker-openai", "worker-mock") for pid in stack.pids(role)]
+    for environment in workers:
+        assert "DATABASE_URL" not in environment
+        assert "LLM_ADMIN_TOKEN" not in environment
+    usage, admin = environment_of(stack.pids("usage")[0]), environment_of(stack.pids("admin")[0])
+    assert not {"VAULT_SECRET_ID", "LLM_ENCRYPTION_KEY", "LLM_ADMIN_TOKEN"} & usage.keys()
+    credentials = [(e["NATS_USER"], e["VAULT_ROLE_ID"], e["VAULT_SECRET_ID"]) for e in (*workers[:2], admin)]
+    assert all(len(set(column)) == 3 for column in zip(*credentials, strict=True))
+
+
+@pytest.mark.parametrize("role", ["worker-mock", "usage", "admin", "nats", "vault", "postgres"])
+async def test_starts_a_dead_part_again_and_says_so(stack: RunningStack, role: str) -> None:
+    before = stack.pids(role)
+    os.kill(before[0], 9)
+
+    def replaced() -> bool:
+        now = stack.pids(role)
+        return len(now) == len(before) and before[0] not in now
+
+    await asyncio.to_thread(wait_for, replaced, within_s=20)
+
+    assert stack.pids(role)[1:] == before[1:]
+    assert (await ask(stack.ready, "still there?"))[-1]["type"] == "completed"
+    assert stack.admin.get("tenants/demo")["slug"] == "demo"
+
+
+def test_refuses_a_second_stack_on_the_same_folder(stack: RunningStack, folder: Path) -> None:
+    second = run("up", "--state", str(folder / "state"))
+
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert f"another stack (pid {stack.process.pid})" in second.stderr
+
+
+def test_shows_its_pools(stack: RunningStack, folder: Path) -> None:
+    shown = run("status", "--state", str(folder / "state"))
+
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split()[3] for line in shown.stdout.splitlines() if "│ mock" in line] == ["2"]
+    assert stack.process.poll() is None
+
+
+def test_streams_a_chat(stack: RunningStack, folder: Path) -> None:
+    answered = run("chat", "good morning", "--model", "mock/echo", "--state", str(folder / "state"))
+
+    assert answered.returncode == 0, answered.stderr
+    assert "good morning" in answered.stdout
+    assert stack.process.poll() is None
+
+
+def test_fails_a_chat_in_one_line(stack: RunningStack, folder: Path) -> None:
+    answered = run("chat", "good morning", "--model", "nobody/knows", "--state", str(folder / "state"))
+
+    assert answered.returncode == 1
+    assert answered.stdout == ""
+    assert "Traceback" not in answered.stderr
+    assert stack.process.poll() is None
+
+
+def test_stops_in_time_comes_back_with_its_data_and_leaves_no_orphan_when_killed(tmp_path: Path) -> None:
+    with running_stack(tmp_path) as first:
+        addresses = {key: value for key, value in first.ready.items() if key != "pids"}
+        first.admin.post("tenants", {"slug": "acme"})
+        everybody = first.everybody()
+        began = time.monotonic()
+
+        assert first.stop() == 0
+
+        assert time.monotonic() - began < STOP_WITHIN_S
+        wait_for(lambda: all(map(is_gone, everybody)), within_s=1)
+        assert not first.ready_file.exists()
+
+    with running_stack(tmp_path) as second:
+        assert {key: value for key, value in second.ready.items() if key != "pids"} == addresses
+        assert second.admin.get("tenants/acme")["slug"] == "acme"
+        everybody = second.everybody()
+        assert len(everybody) > len(ROLES)
+
+        second.process.kill()
+        second.process.wait()
+
+        wait_for(lambda: all(map(is_gone, everybody)), within_s=5)
