@@ -220,18 +220,24 @@ class Client:
         servers: list[str] = self._options["servers"]
         failures: list[str] = []
         for turn in range(len(servers)):
-            first: dict[str, Any] = {**self._options, "servers": servers[turn:] + servers[:turn]}
+            first: dict[str, Any] = {
+                **self._options,
+                "servers": servers[turn:] + servers[:turn],
+                "allow_reconnect": False,
+                "max_reconnect_attempts": 1,  # nats-py would try for ever at start, too
+            }
             try:
-                await self._nats.connect(
-                    error_cb=self._on_error, reconnected_cb=self._on_reconnect, allow_reconnect=False, **first
-                )
+                await self._nats.connect(error_cb=self._on_error, reconnected_cb=self._on_reconnect, **first)
                 break
             except (OSError, nats.errors.Error, TimeoutError) as exc:
                 failures.append(f"{servers[turn].rpartition('@')[2]}: {str(exc) or type(exc).__name__}")
                 self._nats = Nats()
         else:
             raise ProviderUnavailable(f"NATS cannot be used at {'; '.join(failures)}")
-        self._nats.options["allow_reconnect"] = True
+        self._nats.options |= {
+            "allow_reconnect": True,
+            "max_reconnect_attempts": self._options["max_reconnect_attempts"],
+        }
         self._subscription = await self._nats.subscribe(
             subjects.replies_of_agent(self.tenant, self.agent), cb=self._on_event
         )

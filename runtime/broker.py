@@ -37,6 +37,8 @@ class Broker:
     def __init__(self, client: Nats) -> None:
         self.client = client
         self.on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        self.refusal: Exception | None = None
+        """Why the last try of the first connection failed."""
         self.closed = asyncio.Event()
         """Set when the client gave up for good, as it does when the server refuses its credentials."""
 
@@ -56,7 +58,10 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
     where = address(settings.nats_url)
 
     async def on_error(exc: Exception) -> None:
-        log.warning("nats_error", extra={"error": reason(exc)})
+        if broker.client.options.get("allow_reconnect"):
+            log.warning("nats_error", extra={"error": reason(exc)})
+        else:
+            broker.refusal = exc
 
     async def on_disconnect() -> None:
         if not broker.client.is_closed:
@@ -98,17 +103,18 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
 
 
 async def _connect_to_any(broker: Broker, servers: list[str], options: dict[str, Any]) -> None:
-    """One try of each server. (With unlimited reconnects nats-py would wait for ever at start, too.)"""
+    """A try or two of each server: with unlimited reconnects nats-py would wait for ever at start, too."""
+    few: dict[str, Any] = {**options, "allow_reconnect": False, "max_reconnect_attempts": 1}
     failures: list[str] = []
     for turn in range(len(servers)):
         order = servers[turn:] + servers[:turn]
         try:
-            await broker.client.connect(servers=order, allow_reconnect=False, **options)
+            await broker.client.connect(servers=order, **few)
         except (OSError, nats.errors.Error, TimeoutError) as exc:
-            failures.append(f"{address(order[0])}: {reason(exc)}")
+            failures.append(f"{address(order[0])}: {reason(broker.refusal or exc)}")
             broker.client = Nats()
         else:
-            broker.client.options["allow_reconnect"] = True
+            broker.client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
             broker.closed.clear()
             return
     raise Unreachable(f"NATS cannot be used at {'; '.join(failures)}")
