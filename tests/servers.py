@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -27,8 +27,8 @@ class Vault:
     """A Vault or OpenBao that is set up for the fleet; whoever runs it."""
 
     addr: str
-    root_token: str
-    roles: dict[str, Credentials]
+    root_token: str = field(repr=False)
+    roles: dict[str, Credentials] = field(repr=False)
 
     def role(self, name: str) -> Credentials:
         """(role_id, secret_id) of `admin` or `worker-<provider>`."""
