@@ -103,6 +103,24 @@ async def test_updates_what_can_be_changed_safely(client: Client, request_api: s
     assert stream.state.messages == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("LLM_REQUESTS", {"max_age": 10**12, "duplicate_window": 10**9}),
+        ("LLM_USAGE", {"max_age": 10**12, "max_msgs_per_subject": 10}),
+        ("KV_llm_config", {"max_age": 10**12}),
+    ],
+)
+async def test_takes_back_limits_that_would_drop_messages(
+    client: Client, request_api: streams.Request, name: str, limits: dict[str, int]
+) -> None:
+    await create(client, name, limits)
+    await streams.ensure(request_api, Sizes())
+    wanted = next(config for config in streams.definitions(Sizes()) if config["name"] == name)
+    found = (await configurations(client))[name]
+    assert {limit: found[limit] for limit in limits} == {limit: wanted[limit] for limit in limits}
+
+
 async def test_keeps_what_an_operator_added(client: Client, request_api: streams.Request) -> None:
     await streams.ensure(request_api, Sizes())
     js = client.jetstream()
