@@ -47,7 +47,7 @@ def reply_address(delivery: Delivery) -> tuple[str, str] | None:
     except ValueError:
         return None
     match body:
-        case {"agent": str(agent), "id": str(request_id)} if _TOKEN.match(agent) and _TOKEN.match(request_id):
+        case {"agent": str(agent), "id": str(request_id)} if _TOKEN.fullmatch(agent) and _TOKEN.fullmatch(request_id):
             return agent, request_id
         case _:
             return None
