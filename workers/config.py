@@ -115,11 +115,15 @@ class Configuration:
                 case ["tenant", slug], None:
                     self._tenants.pop(slug, None)
                 case ["tenant", slug], bytes():
-                    _keep_newer(self._tenants, slug, PublishedTenant.model_validate_json(value))
+                    _keep_newer(self._tenants, slug, PublishedTenant.model_validate_json(value, extra="ignore"))
                 case ["provider", tenant, provider], None:
                     self._providers.pop((tenant, provider), None)
                 case ["provider", tenant, provider], bytes():
-                    _keep_newer(self._providers, (tenant, provider), PublishedProvider.model_validate_json(value))
+                    _keep_newer(
+                        self._providers,
+                        (tenant, provider),
+                        PublishedProvider.model_validate_json(value, extra="ignore"),
+                    )
                 case _:
                     log.warning("config_key_unknown", extra={"key": key})
         except ValidationError as exc:
