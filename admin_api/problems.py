@@ -1,6 +1,6 @@
 """Every error of the API as RFC 9457 problem details (`application/problem+json`).
 
-What a caller sent is never repeated: a key may be in it.
+Validation never repeats what a caller sent: a key may be in it.
 """
 
 import re

@@ -1,43 +1,54 @@
 """What workers need of a row of `tenants` or `llm_providers`, and the KV key it goes to."""
 
+import logging
 from typing import Any
+
+from pydantic import ValidationError
 
 from contracts import subjects
 from contracts.providers import ProviderConfig, PublishedProvider, PublishedTenant
+
+log = logging.getLogger(__name__)
 
 Published = PublishedTenant | PublishedProvider
 
 LIMITS = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
 
 
-def tenant(row: Any) -> PublishedTenant:
-    """Raises pydantic.ValidationError when this version cannot read the row."""
-    return PublishedTenant.model_validate(
-        {
-            "slug": row.slug,
-            "limits": {name: getattr(row, name) for name in LIMITS},
-            "daily_budget_usd": row.daily_budget_usd,
-            "daily_cost_alert_usd": row.daily_cost_alert_usd,
-            "aliases": row.aliases,
-            "fallbacks": row.fallbacks,
-            "prices": row.prices,
-            "revision": row.revision,
-        }
-    )
+def tenant(row: Any) -> PublishedTenant | None:
+    """None when this version cannot read the row, as after a downgrade."""
+    try:
+        return PublishedTenant.model_validate(
+            {
+                "slug": row.slug,
+                "limits": {name: getattr(row, name) for name in LIMITS},
+                "daily_budget_usd": row.daily_budget_usd,
+                "daily_cost_alert_usd": row.daily_cost_alert_usd,
+                "aliases": row.aliases,
+                "fallbacks": row.fallbacks,
+                "prices": row.prices,
+                "revision": row.revision,
+            }
+        )
+    except ValidationError as exc:
+        return _unreadable(f"tenant {row.slug}", exc)
 
 
-def provider(row: Any) -> PublishedProvider:
-    """Raises pydantic.ValidationError when this version cannot read the row."""
-    return PublishedProvider(
-        provider_id=str(row.id),
-        tenant=row.tenant,
-        provider_type=row.provider_type,
-        is_active=row.is_active,
-        is_default=row.is_default,
-        key_version=row.key_version,
-        revision=row.revision,
-        config=ProviderConfig.model_validate(row.config),
-    )
+def provider(row: Any) -> PublishedProvider | None:
+    """None when this version cannot read the row, as after a downgrade."""
+    try:
+        return PublishedProvider(
+            provider_id=str(row.id),
+            tenant=row.tenant,
+            provider_type=row.provider_type,
+            is_active=row.is_active,
+            is_default=row.is_default,
+            key_version=row.key_version,
+            revision=row.revision,
+            config=ProviderConfig.model_validate(row.config),
+        )
+    except ValidationError as exc:
+        return _unreadable(f"provider {row.id}", exc)
 
 
 def key(value: Published) -> str:
@@ -46,3 +57,7 @@ def key(value: Published) -> str:
             return subjects.config_key_of_tenant(value.slug)
         case PublishedProvider():
             return subjects.config_key_of_provider(value.tenant, value.provider_type)
+
+
+def _unreadable(row: str, exc: ValidationError) -> None:
+    log.error("config_row_unreadable", extra={"row": row, "fields": [error["loc"] for error in exc.errors()]})

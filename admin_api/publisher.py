@@ -8,14 +8,13 @@ revision never overwrites a newer one, because every write names the bucket's en
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
 import nats.js.errors
 from nats.js.kv import KeyValue
-from pydantic import ValidationError
 from sqlalchemy import Table, select, update
 
 from admin_api import published
@@ -67,13 +66,13 @@ class Publisher:
         self._bucket: KeyValue | None = None
         broker.on_reconnect.append(self._reconnected)
 
-    async def publish(self, *rows: Published) -> None:
+    async def publish(self, *rows: Published | None) -> None:
         """Publishes what was committed. When NATS is away the reconciliation does it later."""
         try:
             if not self._broker.connected:
                 raise nats.errors.ConnectionReconnectingError
             async with asyncio.timeout(_TIMEOUT_S):
-                for row in rows:
+                for row in filter(None, rows):
                     await self._put(row)
         except _NATS_ERRORS as exc:
             log.warning("config_publish_deferred", extra={"error": reason(exc)})
@@ -129,10 +128,9 @@ class Publisher:
             provider_rows = (await connection.execute(select(llm_providers))).all()
         rows: dict[str, Published | None] = {}
         for row in tenant_rows:
-            rows[subjects.config_key_of_tenant(row.slug)] = _read(published.tenant, row, row.slug)
+            rows[subjects.config_key_of_tenant(row.slug)] = published.tenant(row)
         for row in provider_rows:
-            key = subjects.config_key_of_provider(row.tenant, row.provider_type)
-            rows[key] = _read(published.provider, row, key)
+            rows[subjects.config_key_of_provider(row.tenant, row.provider_type)] = published.provider(row)
         return rows
 
     async def _overtake(self, ahead: Mapping[str, int]) -> None:
@@ -221,14 +219,6 @@ def _entry(entry: KeyValue.Entry) -> Entry:
     except (ValueError, KeyError, TypeError):
         revision = None
     return Entry(entry.revision or 0, value, revision if isinstance(revision, int) else None)
-
-
-def _read(view: Callable[[Any], Published], row: Any, what: str) -> Published | None:
-    try:
-        return view(row)
-    except ValidationError as exc:
-        log.error("config_row_unreadable", extra={"row": what, "fields": [error["loc"] for error in exc.errors()]})
-        return None
 
 
 def _row_of(key: str) -> tuple[Table, tuple[Any, ...]]:

@@ -1,11 +1,15 @@
 """Keys enter Vault here, and never come back: this module writes, and the admin API's policy grants no read."""
 
+import asyncio
 from typing import Any
 
 import hvac.exceptions
 
 from contracts.providers import SealedKey
 from runtime.vault import MOUNT, VaultSession, VaultUnavailable
+
+_WRITE_TIMEOUT_S = 10
+"""Of a login and a write together. A write that comes later still finds its check-and-set refused."""
 
 
 class KeyMoved(Exception):
@@ -31,7 +35,10 @@ class KeyVault:
             )
 
         try:
-            await self._session.call(put)
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                await self._session.call(put)
+        except TimeoutError as exc:
+            raise VaultUnavailable("it does not answer in time") from exc
         except hvac.exceptions.InvalidRequest as exc:
             if over_version is not None and "check-and-set" in str(exc):
                 raise KeyMoved(path) from exc
