@@ -22,6 +22,7 @@ from contracts.errors import (
     MalformedRequest,
     NoProvider,
     StreamInterrupted,
+    UnknownModel,
     UnknownTenant,
 )
 from contracts.events import FailedAttempt, Started, Timings
@@ -44,7 +45,7 @@ from workers.keys import HeldKey, KeyStore
 from workers.pricing import provider_of_model
 from workers.providers.base import Call, Finish, Provider, Target
 from workers.publisher import NotStored, Publisher
-from workers.routing import Candidate, Routes, order_endpoints
+from workers.routing import Candidate, Routes, endpoints_for, order_endpoints
 from workers.stream import EventStream
 
 log = logging.getLogger(__name__)
@@ -274,7 +275,11 @@ class Execution:
             adapter.check_supported(job.request, model=candidate.model)
             configured = await self._configured(job, candidate)
             if not visit.endpoints:
-                visit.endpoints = order_endpoints(configured.config.all_endpoints(), self._use.rng)
+                visit.endpoints = order_endpoints(endpoints_for(configured.config, candidate.model), self._use.rng)
+            if not visit.endpoints:
+                raise UnknownModel(
+                    f"no endpoint of {self._pool} of tenant {job.address.tenant} has {candidate.model!r}"
+                )
             async with job.interruption:
                 visit.key = await self._key(configured)
         except FleetError as error:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.errors import NoProvider, UnknownModel
-from contracts.providers import Endpoint, PublishedProvider, PublishedTenant
+from contracts.providers import Endpoint, ProviderConfig, PublishedProvider, PublishedTenant
 from contracts.subjects import Provider
 
 _PROVIDERS = frozenset(p.value for p in Provider)
@@ -97,7 +97,7 @@ class Routes:
         model = model or config.default_model or self.default_models.get(provider) or next(iter(config.models), "")
         if not model:
             raise UnknownModel(f"{provider} of tenant {self.tenant.slug} has no default model; name one")
-        if config.models and model not in config.models:
+        if (config.models and model not in config.models) or not endpoints_for(config, model):
             raise UnknownModel(f"{provider} of tenant {self.tenant.slug} does not offer the model {model!r}")
         return Candidate(provider, model)
 
@@ -117,6 +117,11 @@ class Routes:
 def _offers(provider: PublishedProvider, model: str) -> bool:
     config = provider.config
     return model in config.models or any(model in (e.deployments or {}) for e in config.endpoints)
+
+
+def endpoints_for(config: ProviderConfig, model: str) -> list[Endpoint]:
+    """Those that can be asked for the model; an endpoint that lists deployments has only those."""
+    return [e for e in config.all_endpoints() if e.deployments is None or model in e.deployments]
 
 
 def order_endpoints(endpoints: Sequence[Endpoint], rng: random.Random) -> list[Endpoint]:

@@ -9,7 +9,7 @@ import pytest
 from contracts.errors import NoProvider, UnknownModel
 from contracts.providers import Endpoint, ProviderConfig, PublishedProvider, PublishedTenant
 from contracts.subjects import Provider
-from workers.routing import Candidate, Routes, order_endpoints
+from workers.routing import Candidate, Routes, endpoints_for, order_endpoints
 
 CATALOGUE = {"gpt-4o-mini": "openai", "claude-sonnet-4-5": "anthropic"}
 
@@ -67,6 +67,22 @@ def test_a_listed_model_goes_to_who_lists_it_and_the_default_first() -> None:
 def test_a_model_that_nobody_offers_is_unknown(model: str) -> None:
     with pytest.raises(UnknownModel):
         routes(OPENAI, MOCK).resolve(model, pool=None)
+
+
+def test_an_endpoint_that_lists_deployments_serves_those_models_only() -> None:
+    config = ProviderConfig(
+        endpoints=(
+            Endpoint(name="east", base_url="https://east.example", deployments={"gpt-x": "my-x"}),
+            Endpoint(name="west", base_url="https://west.example", deployments={"gpt-x": "x", "gpt-y": "y"}),
+        )
+    )
+    azure = provider("azure", endpoints=config.endpoints)
+
+    assert [e.name for e in endpoints_for(config, "gpt-x")] == ["east", "west"]
+    assert [e.name for e in endpoints_for(config, "gpt-y")] == ["west"]
+    assert routes(azure).resolve("gpt-y", pool=None) == [Candidate("azure", "gpt-y")]
+    with pytest.raises(UnknownModel):
+        routes(azure).resolve("azure/gpt-z", pool=None)
 
 
 def test_a_model_outside_the_list_is_unknown() -> None:
