@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -14,7 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from migrations.engine import UNREACHABLE, make_engine, unreachable
+from migrations.engine import UNREACHABLE, check, make_engine, unreachable
 
 _HERE = Path(__file__).parent
 _LOCK = int.from_bytes(b"fleet")
@@ -32,23 +31,25 @@ def upgrade(database_url: str | SecretStr) -> None:
 
 
 async def is_current(connection: AsyncConnection) -> bool:
-    """Whether the database has the newest schema that this program knows."""
-    return await connection.run_sync(_current) == head()
+    """Whether the database has the newest schema that this program knows, or a later program's."""
+    current = await connection.run_sync(_current)
+    return current is not None and current not in _outdated()
 
 
 @cache
-def head() -> str | None:
-    """The newest revision."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
+def _outdated() -> frozenset[str]:
+    script = ScriptDirectory.from_config(_config())
+    return frozenset(known.revision for known in script.walk_revisions()) - set(script.get_heads())
 
 
 async def _upgrade(url: SecretStr) -> None:
     engine = make_engine(url, application_name="fleet-migrate", pool_size=1, command_timeout_s=_MIGRATION_TIMEOUT_S)
     try:
+        await check(engine, url)
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             await connection.run_sync(_run)
-    except (*UNREACHABLE, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as exc:
+    except UNREACHABLE as exc:
         raise unreachable(url, exc) from exc
     finally:
         await engine.dispose()

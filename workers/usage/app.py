@@ -20,12 +20,17 @@ INBOX_PREFIX = "_ROLE_usage"
 
 def main() -> int:
     """Runs the usage consumer until SIGTERM or SIGINT. Returns the exit code."""
-    return role.run(_run)
+
+    async def with_environment(stop: asyncio.Event) -> None:
+        settings = UsageSettings()  # pyright: ignore[reportCallIssue] - from the environment
+        logs.configure(settings)
+        await run(settings, stop=stop)
+
+    return role.run(with_environment)
 
 
-async def _run(stop: asyncio.Event) -> None:
-    settings = UsageSettings()  # pyright: ignore[reportCallIssue] - from the environment
-    logs.configure(settings)
+async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
+    """Books until `stop` is set. Raises Unreachable when it cannot start or NATS refuses it for good."""
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(broker.connect(settings, name=NAME, inbox_prefix=INBOX_PREFIX))
         await broker.ensure_streams(nats, settings)
@@ -38,6 +43,8 @@ async def _run(stop: asyncio.Event) -> None:
         await consumer.start()
         stack.push_async_callback(consumer.stop)
         log.info("usage_consumer_started")
+        if ready:
+            ready.set()
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(database.watch(), name="database-watch")
             await role.first_of(stop.wait(), nats.closed.wait())

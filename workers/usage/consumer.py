@@ -31,6 +31,8 @@ from workers.usage.pull import Pull, PullingJetStream
 from workers.usage.records import Malformed, parse
 
 log = logging.getLogger(__name__)
+_faststream_log = logging.getLogger("usage.faststream")
+"""Beside its own logger, which has a format of its own; from WARNING on, as for every library."""
 
 BATCH_SIZE = 1000
 COLLECT_S = 0.25
@@ -48,7 +50,7 @@ class SharedConnection(NatsBroker):
     """FastStream on a connection that somebody else opened, reconnects and closes."""
 
     def __init__(self, client: Nats, pull: Pull) -> None:
-        super().__init__(logger=logging.getLogger("faststream"), log_level=logging.DEBUG, apply_types=False)
+        super().__init__(logger=_faststream_log, log_level=logging.DEBUG, apply_types=False)
         self._client = client
         self._pull = pull
 
@@ -136,11 +138,11 @@ class UsageConsumer:
             await self._book(items[:middle])
             await self._book(items[middle:])
             return
-        for message, _ in items:
-            await message.ack()
         metrics.RECORDS.labels("booked").inc(booking.booked)
         metrics.RECORDS.labels("replaced").inc(booking.replaced)
         metrics.RECORDS.labels("duplicate").inc(booking.duplicates)
+        for message, _ in items:
+            await message.ack()
         log.debug("usage_booked", extra={"booked": booking.booked, "duplicates": booking.duplicates})
 
     async def _bury(self, message: Msg, why: str) -> None:
