@@ -1,12 +1,11 @@
 """Publishing what must not be lost: acknowledged by JetStream, repeated with the same message id until it is."""
 
-import asyncio
 import logging
-import random
 from collections.abc import Mapping
 
 import nats.errors
 import nats.js.errors
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from contracts.control import MSG_ID
 from runtime.broker import Broker
@@ -15,7 +14,7 @@ log = logging.getLogger(__name__)
 
 _ACK_TIMEOUT_S = 5.0
 _TRIES = 8
-_BACKOFF_MAX_S = 4.0
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 4.0
 MAX_MESSAGES_PER_SUBJECT = 10077
 """JetStream's error code for a subject that is full."""
 
@@ -53,19 +52,30 @@ class Publisher:
         if wire_size(payload, headers) > self._broker.client.max_payload:
             raise TooLarge(subject)
         jetstream = self._broker.client.jetstream()
-        for tries in range(_TRIES):
-            try:
-                await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)
-            except _PASSING as exc:
-                log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(exc).__name__})
-                await asyncio.sleep(random.uniform(0, min(_BACKOFF_MAX_S, 0.2 * 2**tries)))
-            except nats.js.errors.APIError as exc:
-                if exc.err_code == MAX_MESSAGES_PER_SUBJECT:
-                    raise SubjectFull(subject) from exc
-                raise NotStored(f"{subject}: {exc.description}") from exc
-            else:
-                return
-        raise NotStored(f"{subject}: not confirmed after {_TRIES} tries")
+        try:
+            async for attempt in _until_confirmed(subject):
+                with attempt:
+                    await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)
+        except _PASSING as exc:
+            raise NotStored(f"{subject}: not confirmed after {_TRIES} tries") from exc
+        except nats.js.errors.APIError as exc:
+            if exc.err_code == MAX_MESSAGES_PER_SUBJECT:
+                raise SubjectFull(subject) from exc
+            raise NotStored(f"{subject}: {exc.description}") from exc
+
+
+def _until_confirmed(subject: str) -> AsyncRetrying:
+    def note(state: RetryCallState) -> None:
+        failure = state.outcome.exception() if state.outcome else None
+        log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(failure).__name__})
+
+    return AsyncRetrying(
+        retry=retry_if_exception_type(_PASSING),
+        wait=wait_random_exponential(multiplier=_BACKOFF_FIRST_S, max=_BACKOFF_MAX_S),
+        stop=stop_after_attempt(_TRIES),
+        before_sleep=note,
+        reraise=True,
+    )
 
 
 def wire_size(payload: bytes, headers: Mapping[str, str]) -> int:

@@ -51,7 +51,6 @@ NOT_IMPORTED = {
     "setuptools": "builds the package",
     "anthropic": "the user's choice; comes into use with its adapter",
     "google-genai": "the user's choice; comes into use with its adapter",
-    "tenacity": "the user's choice; not in use yet",
 }
 PART_OF = {
     "pydantic_core": "pydantic",
