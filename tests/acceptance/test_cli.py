@@ -3,6 +3,8 @@
 import base64
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +110,28 @@ def test_makes_sealing_keys_of_32_bytes() -> None:
 
 def test_prints_the_asyncapi_document() -> None:
     assert json.loads(run("asyncapi").stdout)["asyncapi"].startswith("3.")
+
+
+def test_prints_a_configuration_that_a_nats_server_takes(tmp_path: Path) -> None:
+    printed = run("nats-config", "--tenant", "acme", "--tenant", "other-one", "--store-dir", str(tmp_path)).stdout
+    config = tmp_path / "nats.conf"
+    config.write_text(printed)
+    variables = [line.removeprefix("#   ") for line in printed.splitlines() if line.startswith("#   ")]
+    assert "NATS_PASSWORD_AGENT_OTHER_ONE" in variables
+
+    checked = subprocess.run(
+        [str(Path(sys.executable).with_name("nats-server")), "-t", "-c", str(config)],
+        env=dict.fromkeys(variables, "a-password"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_refuses_two_tenants_whose_passwords_would_share_a_variable() -> None:
+    assert "environment variable" in refusal("nats-config", "--tenant", "a-b", "--tenant", "a_b")
 
 
 def test_explains_itself() -> None:

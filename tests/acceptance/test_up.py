@@ -132,6 +132,12 @@ async def test_starts_a_dead_part_again_and_says_so(stack: RunningStack, role: s
     assert stack.admin.get("tenants/demo")["slug"] == "demo"
 
 
+def test_denies_no_role_what_it_needs(stack: RunningStack, folder: Path) -> None:
+    assert stack.process.poll() is None
+    logs = "".join(log.read_text() for log in (folder / "state" / "logs").glob("*.log*"))
+    assert "violation" not in logs.lower()
+
+
 def test_refuses_a_second_stack_on_the_same_folder(stack: RunningStack, folder: Path) -> None:
     second = run("up", "--state", str(folder / "state"))
 
