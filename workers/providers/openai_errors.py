@@ -25,9 +25,8 @@ from contracts.errors import (
     QuotaExhausted,
     RateLimited,
 )
-from contracts.wire import utc_now
 from workers.providers.transport import describe
-from workers.providers.vendor_errors import redact, repeats, retry_after_s
+from workers.providers.vendor_errors import answered, of_class, of_status, redact
 
 BY_SDK_CLASS: dict[str, type[FleetError]] = {
     "APITimeoutError": ProviderTimeout,
@@ -96,20 +95,6 @@ _BY_TYPE: dict[str, type[FleetError]] = {
     "service_unavailable_error": Overloaded,
     "timeout_error": ProviderTimeout,
 }
-_BY_STATUS: dict[int, type[FleetError]] = {
-    401: AuthenticationFailed,
-    402: QuotaExhausted,
-    403: AuthenticationFailed,
-    404: ModelNotFound,
-    408: ProviderTimeout,
-    409: ProviderUnavailable,
-    413: ContextLengthExceeded,
-    425: ProviderUnavailable,
-    429: RateLimited,
-    503: Overloaded,
-    504: ProviderTimeout,
-    529: Overloaded,
-}
 _BY_TYPE_WITHOUT_STATUS: dict[str, type[FleetError]] = {
     "invalid_request_error": InvalidRequest,
     "badrequesterror": InvalidRequest,
@@ -151,7 +136,7 @@ def from_sdk(
             headers=exc.response.headers,
         )
     message = redact(f"{provider} cannot be used at {host}: {describe(exc)}", key=key)
-    return _of_class(exc)(message, provider=provider)
+    return of_class(exc, BY_SDK_CLASS)(message, provider=provider)
 
 
 def from_body(
@@ -167,13 +152,15 @@ def from_body(
     said = reported(body)
     status = status or said.status
     chosen = _chosen(said, status=status)
-    headline = " ".join(dict.fromkeys(str(part) for part in (status, said.code or said.type) if part))
-    words = "it repeats the prompt, so its words are left out" if repeats(said.message, prompt) else said.message
-    return chosen(
-        redact(f"{provider} answered {headline or 'with an error'}: {words}", key=key),
+    return answered(
+        chosen,
+        said.message,
         provider=provider,
+        names=(status, said.code or said.type),
         status=status,
-        retry_after_s=retry_after_s(headers or {}, now=utc_now(), text=said.message) if chosen.retryable else None,
+        key=key,
+        prompt=prompt,
+        headers=headers,
     )
 
 
@@ -187,11 +174,7 @@ def _chosen(said: Reported, *, status: int | None) -> type[FleetError]:
         return ContextLengthExceeded
     if status is None:
         return _BY_TYPE_WITHOUT_STATUS.get(kind, ProviderUnavailable)
-    return _BY_STATUS.get(status) or (InvalidRequest if 400 <= status < 500 else ProviderUnavailable)
-
-
-def _of_class(exc: Exception) -> type[FleetError]:
-    return next(BY_SDK_CLASS[parent.__name__] for parent in type(exc).__mro__ if parent.__name__ in BY_SDK_CLASS)
+    return of_status(status)
 
 
 def reported(body: object) -> Reported:

@@ -1,4 +1,4 @@
-"""What all vendors' errors have in common: when to come back, and texts that must not leave with a key in them."""
+"""What all vendors' errors have in common: what a status means, when to come back, and words that must not leave."""
 
 import math
 import re
@@ -8,8 +8,37 @@ from email.utils import parsedate_to_datetime
 
 from pydantic import SecretStr
 
+from contracts.errors import (
+    AuthenticationFailed,
+    ContextLengthExceeded,
+    FleetError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ProviderTimeout,
+    ProviderUnavailable,
+    QuotaExhausted,
+    RateLimited,
+)
+from contracts.wire import utc_now
+
 MAX_MESSAGE_CHARS = 500
 MAX_RETRY_AFTER_S = 7 * 86_400.0
+
+BY_STATUS: dict[int, type[FleetError]] = {
+    401: AuthenticationFailed,
+    402: QuotaExhausted,
+    403: AuthenticationFailed,
+    404: ModelNotFound,
+    408: ProviderTimeout,
+    409: ProviderUnavailable,
+    413: ContextLengthExceeded,
+    425: ProviderUnavailable,
+    429: RateLimited,
+    503: Overloaded,
+    504: ProviderTimeout,
+    529: Overloaded,
+}
 
 _KEY_LIKE = re.compile(
     r"""
@@ -29,6 +58,42 @@ _REPEATED_RUN = 64
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _IN_TEXT = re.compile(r"\b(?:again in|retry after|retry in)\s+((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+)", re.IGNORECASE)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hours?)\b", re.IGNORECASE)
+
+
+def of_status(status: int) -> type[FleetError]:
+    """What an HTTP status says on its own."""
+    return BY_STATUS.get(status) or (InvalidRequest if 400 <= status < 500 else ProviderUnavailable)
+
+
+def of_class(exc: Exception, table: Mapping[str, type[FleetError]]) -> type[FleetError]:
+    """What an SDK's exception is by a table of class names; the nearest parent counts."""
+    return next(table[parent.__name__] for parent in type(exc).__mro__ if parent.__name__ in table)
+
+
+def answered(
+    kind: type[FleetError],
+    said: str,
+    *,
+    provider: str,
+    names: Iterable[object],
+    status: int | None,
+    key: SecretStr | None,
+    prompt: Iterable[str] = (),
+    headers: Mapping[str, str] | None = None,
+    told_s: float | None = None,
+) -> FleetError:
+    """An error that a vendor answered with, in words without a key or a prompt.
+
+    `names`: what it is called besides `said`. `told_s`: when to come back, as the body tells.
+    """
+    headline = " ".join(dict.fromkeys(str(name) for name in names if name))
+    words = "it repeats the prompt, so its words are left out" if repeats(said, prompt) else said
+    return kind(
+        redact(f"{provider} answered {headline or 'with an error'}: {words}", key=key),
+        provider=provider,
+        status=status,
+        retry_after_s=retry_after_s(headers or {}, now=utc_now(), text=said, told_s=told_s) if kind.retryable else None,
+    )
 
 
 def redact(text: str, *, key: SecretStr | None) -> str:
@@ -68,8 +133,11 @@ def _without_parts_of(secret: str, text: str) -> str:
     return "".join(parts)
 
 
-def retry_after_s(headers: Mapping[str, str], *, now: datetime, text: str = "") -> float | None:
-    """When the vendor wants to be asked again: its headers (milliseconds, seconds or a date), else its words.
+def retry_after_s(
+    headers: Mapping[str, str], *, now: datetime, text: str = "", told_s: float | None = None
+) -> float | None:
+    """When the vendor wants to be asked again: its headers (milliseconds, seconds or a date), what its body tells,
+    else its words.
 
     Where the headers disagree (Azure sends `retry-after: 1` with `retry-after-ms: 0`) the longer wait is kept.
     """
@@ -80,6 +148,7 @@ def retry_after_s(headers: Mapping[str, str], *, now: datetime, text: str = "") 
             _number(headers.get("x-ms-retry-after-ms"), scale=0.001),
             _number(headers.get("retry-after")),
             _until(headers.get("retry-after"), now=now),
+            told_s,
         )
         if wait is not None
     ]
