@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from contracts.subjects import Provider
 from contracts.usage import Money
@@ -36,6 +36,24 @@ class Endpoint(StrictWireModel):
     api_version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,64}$")] | None = optional()
     deployments: dict[ModelName, ModelName] | None = optional()
     auth: Literal["api_key", "entra_id"] = "api_key"
+
+
+def _https_unless_local(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError("must be an https URL, because a secret is sent there")
+    return url
+
+
+class EntraCredentials(StrictWireModel):
+    """The key of an Azure provider whose endpoints have `auth: entra_id`, as JSON text: an application's secret."""
+
+    tenant_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")]
+    """Of Entra ID; no tenant of ours."""
+    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")]
+    client_secret: Annotated[SecretStr, Field(min_length=1, max_length=4096)]
+    authority: Annotated[BaseUrl, AfterValidator(_https_unless_local)] = "https://login.microsoftonline.com"
+    """Where tokens are asked for; national clouds have their own."""
 
 
 class Timeouts(StrictWireModel):

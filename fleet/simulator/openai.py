@@ -12,7 +12,7 @@ from workers.tokens import estimate_output
 
 MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-5", "gpt-5-mini", "o4-mini")
 
-_REFUSED_KEY = "invalid"
+REFUSED_KEY = "invalid"
 """A key that holds this word is refused, and shown masked in the error, as OpenAI does."""
 
 _ERRORS: dict[str, tuple[int, str, str, str | None]] = {
@@ -93,7 +93,7 @@ class OpenAI:
         if request.path == "/v1/chat/completions" and request.method == "POST":
             return self._ask(request, key)
         if request.path.startswith("/v1/models") and request.method == "GET":
-            return self._refused(key) or _models(request.path.removeprefix("/v1/models").strip("/"))
+            return self._refused(key) or list_models(request.path.removeprefix("/v1/models").strip("/"))
         return None
 
     def _ask(self, request: HttpRequest, key: str | None) -> HttpAnswer | Ask:
@@ -117,7 +117,7 @@ class OpenAI:
     def _refused(self, key: str | None) -> HttpAnswer | None:
         if key is None:
             return _answer(401, "You didn't provide an API key.", "invalid_request_error", None)
-        return _named("invalid_api_key", model="", key=key) if _REFUSED_KEY in key else None
+        return _named("invalid_api_key", model="", key=key) if REFUSED_KEY in key else None
 
     def error(self, ask: Ask, script: Script) -> HttpAnswer:
         if isinstance(script.error, dict):
@@ -268,7 +268,7 @@ def _finish_reason(script: Script) -> str:
     return script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
 
 
-def _models(model: str) -> HttpAnswer:
+def list_models(model: str) -> HttpAnswer:
     listed = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "openai"} for name in MODELS]
     if not model:
         return HttpAnswer(200, json.dumps({"object": "list", "data": listed}).encode())

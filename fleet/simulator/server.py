@@ -23,6 +23,8 @@ from urllib.parse import parse_qs
 from pydantic import TypeAdapter, ValidationError
 
 from fleet.simulator import http
+from fleet.simulator.azure import Azure
+from fleet.simulator.entra import Entra
 from fleet.simulator.ledger import Entry, Ledger, fingerprint
 from fleet.simulator.openai import OpenAI
 from fleet.simulator.script import Script, Scripts
@@ -42,7 +44,8 @@ class Simulator:
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._host = host
         self._port = port
-        self._vendors: tuple[Vendor, ...] = (OpenAI(),)
+        self.entra = Entra()
+        self._vendors: tuple[Vendor, ...] = (OpenAI(), Azure(self.entra))
         self._scripts = Scripts()
         self._calls: OrderedDict[str, int] = OrderedDict()
         self.connections: set[asyncio.Task[None]] = set()

@@ -15,7 +15,7 @@ def test_an_adapter_knows_its_name(provider: str) -> None:
 
 
 def test_a_provider_without_an_adapter_is_refused_with_those_that_have_one() -> None:
-    with pytest.raises(ValueError, match="no adapter for 'acme'; there are: mock, openai"):
+    with pytest.raises(ValueError, match=r"no adapter for 'acme'; there are: .*openai"):
         registry.load("acme")
 
 

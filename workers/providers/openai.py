@@ -20,6 +20,7 @@ import httpx2
 import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream, Omit, RequestOptions
+from pydantic import SecretStr
 
 from contracts.errors import AuthenticationFailed, ProviderUnavailable
 from contracts.providers import Price
@@ -42,7 +43,7 @@ USUAL_OUTPUT_TOKENS = 16_384
 LOOKUP_S = 15.0
 """For calls that answer at once: models and health."""
 
-_OPENAI_MODEL = re.compile(r"^(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|codex-)")
+OPENAI_MODEL = re.compile(r"^(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|codex-)")
 
 
 class _Model(msgspec.Struct):
@@ -50,11 +51,19 @@ class _Model(msgspec.Struct):
 
 
 class _Models(msgspec.Struct):
-    data: list[_Model]
+    data: list[_Model] | None = None
+    model_name: str | None = None
+    """Azure's inference API tells about its one model in place of a list."""
+
+    def __post_init__(self) -> None:
+        if self.data is None:
+            if self.model_name is None:
+                raise ValueError("no list of models")
+            self.data = [_Model(self.model_name)]
 
 
 class OpenAI:
-    """The adapter of the provider `openai`."""
+    """The adapter of the provider `openai`. What is another's about the same API is in methods of its own."""
 
     name = "openai"
 
@@ -72,10 +81,12 @@ class OpenAI:
         prompt = [text for message in call.request.messages for text in tokens.texts_of(message)]
         reader = ChatReader(
             provider=self.name,
-            classify=lambda body: openai_errors.from_body(body, provider=self.name, key=target.key, prompt=prompt),
+            classify=lambda body: openai_errors.from_body(
+                body, provider=self.name, key=self._secret(target), prompt=prompt
+            ),
         )
         async with self._lease(target, prompt) as client:
-            response = await limits.wait(_post(client, self._body(call), call))
+            response = await limits.wait(self._ask(client, call))
             reply = Httpx2Reply(response)
             try:
                 async with aclosing(read(reply, reader, limits=limits, provider=self.name)) as items:
@@ -119,46 +130,72 @@ class OpenAI:
     async def aclose(self) -> None:
         await self._clients.aclose()
 
+    def _base_url(self, target: Target) -> str:
+        return target.endpoint.base_url or BASE_URL
+
+    def _secret(self, target: Target) -> SecretStr | None:
+        """What the vendor knows us by, and no text may show."""
+        return target.key
+
+    def _client_key(self, target: Target) -> str:
+        return target.key.get_secret_value() if target.key else ""
+
     def _body(self, call: Call) -> bytes:
-        options = call.request.provider_options.get(self.name, {})
-        body = request_body(call.request, model=call.model, max_tokens_field=max_tokens_field(call, options))
-        body.update(options)
-        if not body["stream"]:
-            body.pop("stream_options", None)
-        return msgspec.json.encode(body)
+        further = call.request.provider_options.get(self.name, {})
+        return encode(
+            request_body(
+                call.request,
+                model=call.model,
+                max_tokens_field=given_limit(further) or max_tokens_field(call),
+                stream_options={"include_usage": True, "include_obfuscation": False},
+            ),
+            further,
+        )
+
+    async def _ask(self, client: AsyncOpenAI, call: Call) -> httpx2.Response:
+        return await post(client, "/chat/completions", self._body(call), self._options(call.target, call.request))
+
+    async def _list(self, client: AsyncOpenAI, target: Target) -> httpx2.Response:
+        return await get(client, "/models", self._options(target))
+
+    def _options(self, target: Target, request: CompletionRequest | None = None) -> RequestOptions:
+        return options(target, {} if target.key else {"Authorization": Omit()}, request)
 
     async def _models(self, target: Target) -> list[_Model]:
         timeouts = target.timeouts.model_copy(update={"total_s": min(target.timeouts.total_s, LOOKUP_S)})
         limits = TimeLimits(timeouts, time_left_s=math.inf, provider=self.name)
         async with self._lease(target) as client:
-            response = await limits.wait(client.get("/models", cast_to=httpx2.Response, options=_options(target)))
+            response = await limits.wait(self._list(client, target))
         try:
-            return msgspec.json.decode(response.content, type=_Models).data
+            return msgspec.json.decode(response.content, type=_Models).data or []
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise ProviderUnavailable(
-                f"{self.name} did not answer with a list of models at {_host(target)}; is the base_url right?",
+                f"{self.name} did not answer with a list of models at {self._host(target)}; is the base_url right?",
                 provider=self.name,
             ) from exc
 
     @asynccontextmanager
     async def _lease(self, target: Target, prompt: Sequence[str] = ()) -> AsyncGenerator[AsyncOpenAI]:
         """The client of a target; what its SDK raises becomes an error of the contract."""
-        key = target.key.get_secret_value() if target.key else ""
+        key = self._client_key(target)
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise AuthenticationFailed(
                 f"the stored key for {self.name} holds characters that no key has; store it anew", provider=self.name
             )
         try:
-            async with self._clients.client(target.endpoint.base_url or BASE_URL, key) as client:
+            async with self._clients.client(self._base_url(target), key) as client:
                 yield client
         except openai.OpenAIError as exc:
             raise openai_errors.from_sdk(
-                exc, provider=self.name, key=target.key, host=_host(target), prompt=prompt
+                exc, provider=self.name, key=self._secret(target), host=self._host(target), prompt=prompt
             ) from exc
         except CONNECTION_ERRORS as exc:
             raise ProviderUnavailable(
-                f"{self.name} broke the connection at {_host(target)}: {describe(exc)}", provider=self.name
+                f"{self.name} broke the connection at {self._host(target)}: {describe(exc)}", provider=self.name
             ) from exc
+
+    def _host(self, target: Target) -> str:
+        return urlsplit(self._base_url(target)).netloc
 
     def _client(self, base_url: str, key: str) -> AsyncOpenAI:
         """The SDK would take what it is not given from the environment, and one tenant's calls from another's key."""
@@ -175,38 +212,51 @@ class OpenAI:
         return client
 
 
-def max_tokens_field(call: Call, options: Mapping[str, Any]) -> str:
+def given_limit(further: Mapping[str, Any]) -> str | None:
+    """The name under which further options give the output limit, so that it is not given under two."""
+    return next((name for name in ("max_tokens", "max_completion_tokens") if name in further), None)
+
+
+def max_tokens_field(call: Call) -> str:
     """The name under which the server at the other end knows the output limit; see the module's docstring."""
-    for given in ("max_tokens", "max_completion_tokens"):
-        if given in options:
-            return given
     host = urlsplit(call.target.endpoint.base_url or BASE_URL).hostname or ""
     own = host == "openai.com" or host.endswith(".openai.com")
-    return "max_completion_tokens" if own or _OPENAI_MODEL.match(call.model) else "max_tokens"
+    return "max_completion_tokens" if own or OPENAI_MODEL.match(call.model) else "max_tokens"
 
 
-async def _post(client: AsyncOpenAI, body: bytes, call: Call) -> httpx2.Response:
+def encode(body: dict[str, Any], further: Mapping[str, Any]) -> bytes:
+    """The body with the caller's further options, which win."""
+    body = {**body, **further}
+    if not body["stream"]:
+        body.pop("stream_options", None)
+    return msgspec.json.encode(body)
+
+
+async def post(client: AsyncOpenAI, path: str, body: bytes, options: RequestOptions) -> httpx2.Response:
+    """A reply whose body is still arriving."""
     response: Any = await client.post(
-        "/chat/completions",
+        path,
         cast_to=httpx2.Response,
         content=body,
-        options=_options(call.target, {"X-Client-Request-Id": call.request.id}),
+        options=options,
         stream=True,
         stream_cls=AsyncStream[Any],
     )
     return response
 
 
-def _options(target: Target, headers: Mapping[str, str] | None = None) -> RequestOptions:
+async def get(client: AsyncOpenAI, path: str, options: RequestOptions) -> httpx2.Response:
+    return await client.get(path, cast_to=httpx2.Response, options=options)
+
+
+def options(
+    target: Target, headers: Mapping[str, str | Omit], request: CompletionRequest | None = None
+) -> RequestOptions:
     """Reads have no limit here: `TimeLimits` tells the first token, idling and the total apart."""
     connect_s = target.timeouts.connect_s
-    without_key = {} if target.key else {"Authorization": Omit()}
+    named = {"X-Client-Request-Id": request.id} if request else {}
     return {
-        "headers": {**without_key, **(headers or {})},
+        "headers": {**headers, **named},
         "timeout": httpx2.Timeout(connect=connect_s, pool=connect_s, read=None, write=None),
         "security": {"bearer_auth": True},
     }
-
-
-def _host(target: Target) -> str:
-    return urlsplit(target.endpoint.base_url or BASE_URL).netloc

@@ -36,13 +36,15 @@ _OF_FLEET = {"reasoning", "provider_data"}
 """What we add to an assistant message; OpenAI refuses fields that it does not know."""
 
 
-def request_body(request: CompletionRequest, *, model: str, max_tokens_field: str) -> dict[str, Any]:
-    """The JSON body of a streamed chat completion."""
+def request_body(
+    request: CompletionRequest, *, model: str, max_tokens_field: str, stream_options: dict[str, bool] | None
+) -> dict[str, Any]:
+    """The JSON body of a streamed chat completion. `stream_options`: None for servers that do not know them."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [_message(message) for message in request.messages],
         "stream": True,
-        "stream_options": {"include_usage": True, "include_obfuscation": False},
+        "stream_options": stream_options,
         max_tokens_field: request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,

@@ -106,7 +106,7 @@ async def test_the_output_limit_has_the_name_that_its_server_knows(
     vendor: Vendor, base_url: str | None, model: str, field: str
 ) -> None:
     target = vendor.target(base_url=base_url or "https://api.openai.com/v1")
-    assert max_tokens_field(vendor.call(target=target, model=model), {}) == field
+    assert max_tokens_field(vendor.call(target=target, model=model)) == field
 
 
 async def test_the_vendor_learns_the_request_id(vendor: Vendor) -> None:

@@ -13,7 +13,7 @@ from fleet.simulator import Script, Simulator
 from fleet.simulator.ledger import Entry
 from workers.providers.base import Call, Chunk, Completion, Finish, Gathering, Provider, Target
 
-VENDORS = ("openai",)
+VENDORS = ("openai", "azure")
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
 MODEL = "gpt-4o"
 PATIENT = Timeouts(connect_s=5, first_token_s=10, idle_s=10, total_s=20)
