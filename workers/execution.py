@@ -18,6 +18,7 @@ from contracts.errors import (
     DeadlineExceeded,
     FleetError,
     InternalError,
+    InvalidRequest,
     KeyUnavailable,
     MalformedRequest,
     NoProvider,
@@ -44,7 +45,7 @@ from workers.job import Job, check_model, parse_handover, parse_request
 from workers.keys import HeldKey, KeyStore
 from workers.pricing import provider_of_model
 from workers.providers.base import Call, Finish, Provider, Target
-from workers.publisher import NotStored, Publisher
+from workers.publisher import NotStored, Publisher, TooLarge
 from workers.routing import Candidate, Routes, endpoints_for, order_endpoints
 from workers.stream import EventStream
 
@@ -341,22 +342,27 @@ class Execution:
         if finish is None:
             raise AssertionError(f"the adapter of {self._pool} ended without a Finish and without an error")
         book = self._entry(job, attempt, outcome=Outcome.COMPLETED)
-        await job.events.completed(
-            message=attempt.gathering.message(finish.provider_data),
-            finish_reason=finish.finish_reason,
-            usage=book.usage,
-            cost=Cost(amount=book.cost) if book.cost is not None else None,
-            provider=attempt.candidate.provider,
-            model=attempt.candidate.model,
-            response_model=finish.response_model,
-            response_id=finish.response_id,
-            timings=Timings(
-                queued_s=job.queued_s,
-                time_to_first_token_s=attempt.time_to_first_token_s,
-                duration_s=book.duration_s,
-            ),
-            warnings=finish.warnings,
-        )
+        try:
+            await job.events.completed(
+                message=attempt.gathering.message(finish.provider_data),
+                finish_reason=finish.finish_reason,
+                usage=book.usage,
+                cost=Cost(amount=book.cost) if book.cost is not None else None,
+                provider=attempt.candidate.provider,
+                model=attempt.candidate.model,
+                response_model=finish.response_model,
+                response_id=finish.response_id,
+                timings=Timings(
+                    queued_s=job.queued_s,
+                    time_to_first_token_s=attempt.time_to_first_token_s,
+                    duration_s=book.duration_s,
+                ),
+                warnings=finish.warnings,
+            )
+        except TooLarge:
+            await self._publish(book)
+            job.bill.add(book)
+            raise InvalidRequest("the answer is larger than one message may be; bound it with max_tokens") from None
         await self._publish(book)
         self._note_end(job, "completed", "")
         return Settlement.ACK

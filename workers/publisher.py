@@ -38,7 +38,9 @@ class Publisher:
         self._broker = broker
 
     async def event(self, subject: str, payload: bytes) -> None:
-        """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it."""
+        """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it. Raises TooLarge."""
+        if len(payload) > self._broker.client.max_payload:
+            raise TooLarge(subject)
         await self._broker.client.publish(subject, payload)
 
     async def durable(

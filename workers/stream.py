@@ -120,8 +120,8 @@ class EventStream:
     async def _end(self, event: Callable[..., Any], **fields: Any) -> None:
         if self.ended:
             raise AssertionError(f"request {self._request_id} ends only once")
-        self.ended = True
         await self._emit(event, **fields)
+        self.ended = True
 
     async def _emit(self, event: Callable[..., Any], **fields: Any) -> None:
         built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)

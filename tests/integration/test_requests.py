@@ -191,6 +191,20 @@ async def test_a_bad_request_at_the_size_limit_is_cut_for_its_headers(agent: Age
     assert MAX_REQUEST_BYTES - 32 * 1024 < len(data) < MAX_REQUEST_BYTES
 
 
+async def test_an_answer_larger_than_a_message_fails_and_is_booked(agent: Agent, bill: Bill) -> None:
+    script = scripted(chunk_size=1_000_000)
+    room = MAX_REQUEST_BYTES - 100 - len(agent.body(messages=[{"role": "user", "content": ""}], **script))
+    await agent.send(agent.body(messages=[{"role": "user", "content": "x" * room}], **script))
+
+    failed = await agent.ended()
+
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "invalid_request"
+    assert failed.usage.output_tokens > 1_000_000
+    await until(lambda: len(bill.of("r1")) == 1)
+    assert bill.of("r1")[0].outcome == "completed"
+
+
 async def test_an_unknown_tenant_is_told_so(stack: AsyncExitStack, control: Plane, nats_url: str) -> None:
     connection = await nats.connect(nats_url)
     stack.push_async_callback(connection.close)
