@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.providers import sse
-from workers.providers.sse import Decoder, Event, EventTooLarge
+from workers.providers.sse import MAX_STRAY_BYTES, Decoder, Event, EventTooLarge
 
 STREAM = (
     b"\xef\xbb\xbf: welcome\n\n"
@@ -87,3 +87,17 @@ def test_many_lines_of_one_event_do_not_fill_the_memory(monkeypatch: pytest.Monk
     decoder = Decoder()
     with pytest.raises(EventTooLarge):
         feed(decoder, b"data: 12345\n", times=200)
+
+
+def test_an_error_on_bare_lines_is_collected() -> None:
+    decoder = Decoder()
+    stream = b'data: 1\r\n\r\n{\r\n  "error": {"code": 503}\r\n}\r\n: comment\r\nid: 1\r\n'
+    assert [event for byte in stream for event in decoder.feed(bytes([byte]))] == [Event("", b"1")]
+    assert decoder.stray == b'{\n  "error": {"code": 503}\n}'
+
+
+def test_stray_lines_are_bounded() -> None:
+    decoder = Decoder()
+    for _ in range(10):
+        decoder.feed(b"{" * MAX_STRAY_BYTES + b"\n")
+    assert len(decoder.stray) <= MAX_STRAY_BYTES

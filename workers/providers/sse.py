@@ -2,13 +2,18 @@
 
 Source: WHATWG HTML, "9.2.6 Interpreting an event stream". Lines end in LF, CR or CRLF, and a read may end anywhere,
 also inside a character or a CRLF. Comments, `id` and `retry` are skipped. `data` stays bytes for the JSON decoder.
+
+Some servers break a stream off with an error that is no event: JSON on bare lines, which `Decoder.stray` collects.
 """
 
 from typing import NamedTuple
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
+MAX_STRAY_BYTES = 64 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_BEGINS_JSON = b'{}[]" \t'
+"""Or continues it: no name of a field begins like that."""
 
 
 class Event(NamedTuple):
@@ -33,6 +38,13 @@ class Decoder:
         self._data: list[bytes] = []
         self._after_cr = False
         self._begun = False
+        self._stray: list[bytes] = []
+        self._stray_size = 0
+
+    @property
+    def stray(self) -> bytes:
+        """The lines that look like JSON in place of a field, as one text."""
+        return b"\n".join(self._stray)
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes. Raises EventTooLarge."""
@@ -90,4 +102,7 @@ class Decoder:
                 self._name = line[6:].decode(errors="replace").removeprefix(" ")
             elif line == b"data":
                 self._data.append(b"")
+            elif line[0] in _BEGINS_JSON and self._stray_size < MAX_STRAY_BYTES:
+                self._stray.append(line)
+                self._stray_size += len(line)
         return events

@@ -1,0 +1,35 @@
+"""A reply's body: a stream of events, or one JSON text."""
+
+import pytest
+
+from workers.providers.reply_body import ReplyBody
+from workers.providers.sse import MAX_EVENT_BYTES, Event, EventTooLarge
+
+
+def test_a_stream_is_its_events() -> None:
+    body = ReplyBody()
+    assert body.feed(b"\n\ndata: 1\n\ndata: 2") == [Event("", b"1")]
+    assert body.end() == [Event("", b"2")]
+    assert not body.is_json
+
+
+@pytest.mark.parametrize("text", [b'{"a": 1}', b'[{"a": 1},\n{"b": 2}]'])
+def test_one_json_text_is_one_event_at_the_end(text: bytes) -> None:
+    body = ReplyBody()
+    for byte in b" \n" + text:
+        assert body.feed(bytes([byte])) == []
+    assert body.is_json
+    assert body.end() == [Event("", text)]
+
+
+def test_an_error_on_bare_lines_is_the_last_event() -> None:
+    body = ReplyBody()
+    assert body.feed(b'data: 1\n\n{\n"error": {}\n}\n') == [Event("", b"1")]
+    assert body.end() == [Event("", b'{\n"error": {}\n}')]
+
+
+def test_a_json_text_without_an_end_is_refused() -> None:
+    body = ReplyBody()
+    body.feed(b"{")
+    with pytest.raises(EventTooLarge):
+        body.feed(b" " * MAX_EVENT_BYTES)

@@ -1,0 +1,20 @@
+"""A tool call as agents get it, whatever a vendor leaves out of it."""
+
+import re
+import uuid
+
+from contracts.events import ToolCallDelta
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+MAX_ID_CHARS = 256
+MAX_NAME_CHARS = 128
+
+
+def begun(index: int, *, id: str | None, name: str | None, arguments: str | None) -> ToolCallDelta:  # noqa: A002
+    """The first delta of a call. Without an id it gets one; its name is cut down to what a tool can be named."""
+    return ToolCallDelta(
+        index=index,
+        id=(id or f"call_{uuid.uuid4().hex[:24]}")[:MAX_ID_CHARS],
+        name=_NOT_IN_A_NAME.sub("_", name or "")[:MAX_NAME_CHARS] or "unnamed",
+        arguments=arguments or None,
+    )
