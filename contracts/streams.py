@@ -102,7 +102,7 @@ def definitions(sizes: Sizes) -> list[Config]:
         {
             "name": USAGE,
             "subjects": [subjects.USAGE],
-            "retention": "workqueue",
+            "retention": "limits",
             "storage": "file",
             "discard": "new",
             "max_age": 0,

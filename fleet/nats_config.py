@@ -82,6 +82,7 @@ def usage() -> User:
             *_watch(streams.CONFIG),
             subjects.NOTICES,
             subjects.DEAD,
+            f"$JS.API.STREAM.PURGE.{streams.USAGE}",
         ),
     )
 

@@ -139,7 +139,7 @@ async def test_keeps_what_an_operator_added(client: Client, request_api: streams
         ("LLM_REQUESTS", {"discard": "old", "discard_new_per_subject": False}, "discard='old', but 'new'"),
         ("LLM_REQUESTS", {"allow_msg_ttl": False}, "allow_msg_ttl"),
         ("LLM_USAGE", {"storage": "memory"}, "storage='memory', but 'file'"),
-        ("LLM_USAGE", {"retention": "limits"}, "retention='limits', but 'workqueue'"),
+        ("LLM_USAGE", {"retention": "workqueue"}, "retention='workqueue', but 'limits'"),
         ("LLM_USAGE", {"discard": "old"}, "discard='old', but 'new'"),
         ("LLM_USAGE", {"no_ack": True}, "no_ack=True, but"),
     ],

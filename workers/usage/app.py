@@ -11,6 +11,7 @@ from workers.usage.consumer import UsageConsumer
 from workers.usage.database import Database
 from workers.usage.ledger import Ledger
 from workers.usage.settings import UsageSettings
+from workers.usage.trim import keep_trimmed
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,10 @@ async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Ev
             ready.set()
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(database.watch(), name="database-watch")
+            trim = tasks.create_task(keep_trimmed(nats.client), name="usage-trim")
             await role.first_of(stop.wait(), nats.closed.wait())
             watch.cancel()
+            trim.cancel()
         if nats.closed.is_set():
             raise Unreachable(f"NATS at {broker.address(settings.nats_url)} closed the connection for good")
     log.info("usage_consumer_stopped")

@@ -11,6 +11,7 @@ from runtime.broker import Broker
 from tests.integration.usage.conftest import Books, Consumer, publish, publish_raw, unbooked, until_booked
 from tests.usage import record
 from workers.usage.consumer import BATCH_SIZE, MALFORMED_RECORD
+from workers.usage.trim import trim
 
 
 async def dead_letters(connection: Broker) -> list[Any]:
@@ -41,6 +42,23 @@ async def test_records_are_booked_and_leave_the_queue(connection: Broker, books:
 
     assert await books.count() == len(records) + 1
     await books.assert_balanced()
+
+
+async def test_trimming_removes_what_is_booked_and_nothing_else(
+    connection: Broker, books: Books, consumer: Consumer
+) -> None:
+    booked, waiting = [record() for _ in range(30)], [record() for _ in range(7)]
+    await publish(connection, *booked)
+    async with consumer():
+        await until_booked(connection)
+    await until_acked(connection)
+    await publish(connection, *waiting)
+
+    assert await trim(connection.client) >= len(booked)
+    assert (await connection.client.jetstream().stream_info(streams.USAGE)).state.messages == len(waiting)
+    async with consumer():
+        await until_booked(connection)
+    assert await books.count() == len(booked) + len(waiting)
 
 
 async def test_two_consumers_share_the_work(connection: Broker, books: Books, consumer: Consumer) -> None:
