@@ -5,10 +5,8 @@ tool calls without index or id, a call sent whole, two calls under one index, `s
 a `finish_reason`, reasoning under three names, usage in four places, and a whole JSON reply where a stream was asked.
 """
 
-import re
-import uuid
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -16,8 +14,11 @@ from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.events import FinishReason, ToolCallDelta
 from contracts.requests import CompletionRequest, Message
 from contracts.usage import Usage, UsageSource
+from workers.providers import tool_calls
 from workers.providers.base import Chunk, Finish
-from workers.providers.sse import Decoder, Event, EventTooLarge
+from workers.providers.reply_body import ReplyBody
+from workers.providers.sse import Event, EventTooLarge
+from workers.providers.vendor_errors import Classify
 
 _FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -31,7 +32,6 @@ _FINISH_REASONS: dict[str, FinishReason] = {
 _BROKE_OFF = frozenset({"error", "abort", "insufficient_system_resource"})
 """Finish reasons with which compatible servers say that the reply is not whole."""
 _KEEP_ALIVE_EVENTS = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 _OF_FLEET = {"reasoning", "provider_data"}
 """What we add to an assistant message; OpenAI refuses fields that it does not know."""
 
@@ -134,22 +134,13 @@ _decode_chunk = msgspec.json.Decoder(_Chunk, strict=False).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
-class Classify(Protocol):
-    def __call__(self, body: object) -> FleetError:
-        """The error that a vendor reports inside its reply."""
-        ...
-
-
 class ChatReader:
     """Reads one reply. See `workers.providers.reading.Reader`."""
 
     def __init__(self, *, provider: str, classify: Classify) -> None:
         self._provider = provider
         self._classify = classify
-        self._events = Decoder()
-        self._json: list[bytes] | None = None
-        """The body so far, when it is one JSON object in place of a stream."""
-        self._begun = False
+        self._body = ReplyBody()
         self._usage: _Usage | None = None
         self._model: str | None = None
         self._id: str | None = None
@@ -167,27 +158,15 @@ class ChatReader:
         return self._reason is not None or (self.done and self._any_output)
 
     def feed(self, data: bytes) -> Chunk | None:
-        if not self._begun:
-            data = data.lstrip()
-            if not data:
-                return None
-            self._begun = True
-            if data.startswith(b"{"):
-                self._json = []
-        if self._json is not None:
-            self._json.append(data)
-            return None
         try:
-            return self._absorb(self._events.feed(data))
+            return self._absorb(self._body.feed(data))
         except EventTooLarge as exc:
             self.error = ProviderUnavailable(f"{self._provider} sent {exc}", provider=self._provider)
             return None
 
     def end(self) -> Chunk | None:
-        if self._json is None:
-            return self._absorb(self._events.end(), may_be_cut=True)
-        chunk = self._absorb([Event("", b"".join(self._json))], may_be_cut=True)
-        self.done = True
+        chunk = self._absorb(self._body.end(), may_be_cut=True)
+        self.done = self.done or self._body.is_json
         return chunk
 
     def finish(self) -> Finish:
@@ -315,6 +294,8 @@ class ChatReader:
 
 def _is_error(body: object) -> bool:
     match body:
+        case [first, *_]:
+            return _is_error(first)
         case {"error": error} if error:
             return True
         case {"object": "error"} | {"type": "error"} | {"detail": _}:
@@ -368,14 +349,7 @@ class _ToolCalls:
         self._ids.append(call.id or "")
         if call.index is not None:
             self._ours[call.index] = index
-        self._deltas.append(
-            ToolCallDelta(
-                index=index,
-                id=(call.id or f"call_{uuid.uuid4().hex[:24]}")[:256],
-                name=_NOT_IN_A_NAME.sub("_", function.name or "")[:128] or "unnamed",
-                arguments=arguments or None,
-            )
-        )
+        self._deltas.append(tool_calls.begun(index, id=call.id, name=function.name, arguments=arguments))
 
     def _continue(self, index: int, arguments: str) -> None:
         if self._deltas and self._deltas[-1].index == index:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Protocol
 
 from pydantic import SecretStr
 
@@ -58,6 +59,12 @@ _REPEATED_RUN = 64
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _IN_TEXT = re.compile(r"\b(?:again in|retry after|retry in)\s+((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+)", re.IGNORECASE)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hours?)\b", re.IGNORECASE)
+
+
+class Classify(Protocol):
+    def __call__(self, body: object) -> FleetError:
+        """The error that a vendor reports inside its reply."""
+        ...
 
 
 def of_status(status: int) -> type[FleetError]:
