@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from contracts.errors import AuthenticationFailed
+
 UNUSED_S = 600.0
 
 
@@ -57,3 +59,12 @@ class ClientPool(Generic[C]):
     async def _close(self, which: list[tuple[str, str]]) -> None:
         for slot in [self._slots.pop(where) for where in which]:
             await slot.client.close()
+
+
+def usable_key(key: str, *, provider: str) -> str:
+    """`key`, which a header can hold. Raises AuthenticationFailed."""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise AuthenticationFailed(
+            f"the stored key for {provider} holds characters that no key has; store it anew", provider=provider
+        )
+    return key

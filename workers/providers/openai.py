@@ -9,7 +9,6 @@ name that all compatible servers know. `provider_options.openai` can hold the ot
 """
 
 import asyncio
-import math
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -22,26 +21,23 @@ import openai
 from openai import AsyncOpenAI, AsyncStream, Omit, RequestOptions
 from pydantic import SecretStr
 
-from contracts.errors import AuthenticationFailed, ProviderUnavailable
+from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
-from contracts.usage import Cost, Usage, UsageSource
-from contracts.wire import utc_now
 from workers import pricing, tokens
 from workers.providers import openai_errors, openai_tokens
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
-from workers.providers.client_pool import ClientPool
+from workers.providers.client_pool import ClientPool, usable_key
+from workers.providers.estimates import cost_estimate
 from workers.providers.openai_chat import ChatReader, request_body
-from workers.providers.reading import read
-from workers.providers.time_limits import TimeLimits
+from workers.providers.reading import read_to_end
+from workers.providers.time_limits import TimeLimits, lookup_limits
 from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, connection_limits, describe
 
 BASE_URL = "https://api.openai.com/v1"
 USUAL_OUTPUT_TOKENS = 16_384
 """What an estimate assumes when a request does not bound its output."""
-LOOKUP_S = 15.0
-"""For calls that answer at once: models and health."""
 
 OPENAI_MODEL = re.compile(r"^(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|codex-)")
 
@@ -86,14 +82,10 @@ class OpenAI:
             ),
         )
         async with self._lease(target, prompt) as client:
-            response = await limits.wait(self._ask(client, call))
-            reply = Httpx2Reply(response)
-            try:
-                async with aclosing(read(reply, reader, limits=limits, provider=self.name)) as items:
-                    async for item in items:
-                        yield item
-            finally:
-                await reply.aclose()
+            reply = Httpx2Reply(await limits.wait(self._ask(client, call)))
+            async with aclosing(read_to_end(reply, reader, limits=limits, provider=self.name)) as items:
+                async for item in items:
+                    yield item
 
     async def complete(self, call: Call) -> Completion:
         async with aclosing(self.stream_completion(call)) as stream:
@@ -115,16 +107,12 @@ class OpenAI:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        usage = Usage(
-            input_tokens=counted.input_tokens,
+        return cost_estimate(
+            counted,
             output_tokens=question.max_tokens or USUAL_OUTPUT_TOKENS,
-            source=UsageSource.ESTIMATED,
-        )
-        priced = pricing.price(usage, provider=self.name, model=model, at=utc_now(), overrides=prices)
-        return CostEstimate(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cost=Cost(amount=priced.amount) if priced.amount is not None else None,
+            provider=self.name,
+            model=model,
+            prices=prices,
         )
 
     async def aclose(self) -> None:
@@ -162,8 +150,7 @@ class OpenAI:
         return options(target, {} if target.key else {"Authorization": Omit()}, request)
 
     async def _models(self, target: Target) -> list[_Model]:
-        timeouts = target.timeouts.model_copy(update={"total_s": min(target.timeouts.total_s, LOOKUP_S)})
-        limits = TimeLimits(timeouts, time_left_s=math.inf, provider=self.name)
+        limits = lookup_limits(target.timeouts, provider=self.name)
         async with self._lease(target) as client:
             response = await limits.wait(self._list(client, target))
         try:
@@ -177,11 +164,7 @@ class OpenAI:
     @asynccontextmanager
     async def _lease(self, target: Target, prompt: Sequence[str] = ()) -> AsyncGenerator[AsyncOpenAI]:
         """The client of a target; what its SDK raises becomes an error of the contract."""
-        key = self._client_key(target)
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise AuthenticationFailed(
-                f"the stored key for {self.name} holds characters that no key has; store it anew", provider=self.name
-            )
+        key = usable_key(self._client_key(target), provider=self.name)
         try:
             async with self._clients.client(self._base_url(target), key) as client:
                 yield client

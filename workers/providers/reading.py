@@ -1,6 +1,7 @@
 """The one path on which every vendor's reply is read, streamed or not."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Protocol
 
 from contracts.errors import DeadlineExceeded, FleetError, ProviderTimeout, StreamInterrupted
@@ -37,6 +38,18 @@ class Reader(Protocol):
         ...
 
     def finish(self) -> Finish: ...
+
+
+async def read_to_end(
+    reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str
+) -> AsyncGenerator[Chunk | Finish]:
+    """As `read`; closes the reply, whatever happens."""
+    try:
+        async with aclosing(read(reply, reader, limits=limits, provider=provider)) as items:
+            async for item in items:
+                yield item
+    finally:
+        await reply.aclose()
 
 
 async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[Chunk | Finish]:

@@ -1,11 +1,15 @@
 """How long an adapter waits for a vendor, and what it raises when it waited long enough."""
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from typing import TypeVar
 
 from contracts.errors import DeadlineExceeded, FleetError, ProviderTimeout
 from contracts.providers import Timeouts
+
+LOOKUP_S = 15.0
+"""For calls that answer at once: models, health, token counts."""
 
 T = TypeVar("T")
 
@@ -60,3 +64,9 @@ class TimeLimits:
         else:
             what = f"sent nothing within {self._timeouts.first_token_s:g} s (first_token_s)"
         return ProviderTimeout(f"{self._provider} {what}", provider=self._provider)
+
+
+def lookup_limits(timeouts: Timeouts, *, provider: str) -> TimeLimits:
+    """The limits of a call that answers at once."""
+    total_s = min(timeouts.total_s, LOOKUP_S)
+    return TimeLimits(timeouts.model_copy(update={"total_s": total_s}), time_left_s=math.inf, provider=provider)
