@@ -66,6 +66,8 @@ _SILENCE_S = 15.0
 """Without any event for this long, what is stored is asked for: an event may have been lost on the way."""
 _GAP_S = 0.5
 """An event that overtook another waits this long before the missing one is asked for."""
+_GAP_TRIES = 3
+"""So often a missing event is asked for; then the stream goes on without it, as `completed` holds the whole answer."""
 _SUBJECT_FULL = 10077
 _HEADER_ROOM_BYTES = 1024
 """The server counts headers, and closes the connection of who sends too much."""
@@ -103,6 +105,7 @@ class Stream(AsyncIterator[Event]):
         self._deadline = deadline
         self._arrived: asyncio.Queue[Event] = asyncio.Queue()
         self._early: dict[Position, Event] = {}
+        self._asked_for_gap = 0
         self._published = False
         self._ended = False
 
@@ -121,6 +124,7 @@ class Stream(AsyncIterator[Event]):
             await self.aclose()
             raise
         self.position = (event.attempt, event.seq)
+        self._asked_for_gap = 0
         if isinstance(event, Terminal):
             await self.aclose()
         return event
@@ -167,11 +171,17 @@ class Stream(AsyncIterator[Event]):
         return self._early.pop(first) if follows else None
 
     async def _fill(self) -> None:
-        """Takes what is stored. What is missing even there has expired, and is not waited for any longer."""
+        """Takes what is stored. What is missing even there was lost, and is not waited for any longer.
+
+        Replies are stored in memory: a server that was restarted has none, and then nobody can say that they are lost.
+        """
+        if self._early:
+            self._asked_for_gap += 1
         stored = [event async for event in self._ways.stored(self.position)]
         for event in stored:
             self._keep(event)
-        if stored and self._early and (first := min(self._early))[1] > 0:
+        lost = stored or self._asked_for_gap >= _GAP_TRIES
+        if lost and self._early and (first := min(self._early))[1] > 0:
             self.position = (first[0], first[1] - 1)
 
     def _time_left_s(self) -> float:
