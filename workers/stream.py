@@ -5,7 +5,8 @@ Deltas are the hot path: their JSON is written around a prefix that is made once
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -43,6 +44,7 @@ class EventStream:
         self.seq = 0
         self.ended = False
         self._prefix = ""
+        self._said: list[bytes] = []
 
     async def started(self, *, provider: str, endpoint: str, model: str, worker: str, at: datetime) -> None:
         await self._emit(Started, provider=provider, endpoint=endpoint, model=model, worker=worker, at=at)
@@ -59,7 +61,7 @@ class EventStream:
             parts.append(f',"tool_calls":[{",".join(map(_tool_call, chunk.tool_calls))}]')
         parts.append("}")
         self.seq += 1
-        await self._publish(self.subject, "".join(parts).encode())
+        await self._say("".join(parts).encode())
 
     async def retrying(self, error: Error, *, delay_s: float, provider: str, model: str) -> None:
         """Ends this attempt; whatever comes next is the next attempt."""
@@ -75,6 +77,12 @@ class EventStream:
         self.attempt += 1
         self.seq = 0
         self._prefix = ""
+        self._said.clear()
+
+    async def say_again(self) -> None:
+        """Repeats this attempt's events; readers drop what they have."""
+        for event in list(self._said):
+            await self._publish(self.subject, event)
 
     async def completed(
         self,
@@ -126,7 +134,34 @@ class EventStream:
     async def _emit(self, event: Callable[..., Any], **fields: Any) -> None:
         built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
         self.seq += 1
-        await self._publish(self.subject, built.to_json())
+        await self._say(built.to_json())
+
+    async def _say(self, event: bytes) -> None:
+        await self._publish(self.subject, event)
+        self._said.append(event)
+
+
+class LiveStreams:
+    """The streams of all requests that this worker runs.
+
+    What was on its way when the connection broke is lost, and a server that was restarted has forgotten what it kept
+    in memory. So after a reconnect every running request says its attempt's events again.
+    """
+
+    def __init__(self) -> None:
+        self._streams: set[EventStream] = set()
+
+    @contextmanager
+    def keep(self, stream: EventStream) -> Generator[None]:
+        self._streams.add(stream)
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+
+    async def say_again(self) -> None:
+        for stream in list(self._streams):
+            await stream.say_again()
 
 
 def _tool_call(delta: ToolCallDelta) -> str:

@@ -8,7 +8,7 @@ from contracts.errors import Overloaded
 from contracts.events import Delta, Event, ToolCallDelta, parse
 from contracts.usage import Usage
 from workers.providers.base import Chunk
-from workers.stream import EventStream
+from workers.stream import EventStream, LiveStreams
 
 CHUNKS = [
     Chunk(text="Hello"),
@@ -82,3 +82,21 @@ async def test_goes_on_after_the_last_event_of_a_dead_worker() -> None:
     await events.delta(Chunk(text="y"))
 
     assert [(e.attempt, e.seq) for e in wire.events()] == [(4, 0)]
+
+
+async def test_says_an_attempts_events_again_as_they_were() -> None:
+    wire, live = Wire(), LiveStreams()
+    events = stream(wire)
+    with live.keep(events):
+        await events.delta(Chunk(text="of the first attempt"))
+        await events.retrying(Overloaded("full").to_wire(), delay_s=0, provider="mock", model="m")
+        await events.delta(Chunk(text="a"))
+        await events.delta(Chunk(text="b"))
+        said = wire.sent[2:]
+        wire.sent.clear()
+        await live.say_again()
+
+        assert wire.sent == said
+    wire.sent.clear()
+    await live.say_again()
+    assert wire.sent == []
