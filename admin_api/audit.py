@@ -81,9 +81,12 @@ def link(before: bytes, row: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(before + canonical.encode()).digest()
 
 
-def broken_at(tenant: str | None, rows: Iterable[Mapping[str, Any]]) -> int | None:
-    """The `seq` of the first row, of a tenant's rows in order, that does not follow the one before it."""
-    before = first_link(tenant)
+def broken_at(tenant: str | None, rows: Iterable[Mapping[str, Any]], *, follows: bytes | None = None) -> int | None:
+    """The `seq` of the first row, of a tenant's rows in order, that does not follow the one before it.
+
+    `follows`: the hash of the row before `rows`; None: they are the first ones.
+    """
+    before = follows if follows is not None else first_link(tenant)
     for row in rows:
         facts = {key: row[key] for key in row if key not in ("seq", "prev_hash", "hash")}
         if bytes(row["prev_hash"]) != before or bytes(row["hash"]) != link(before, facts):

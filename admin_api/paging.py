@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query
@@ -47,26 +48,42 @@ async def read_page(
     keys: Sequence[Column[Any]],
     paging: Paging,
     view: Callable[[Any], T],
+    newest_first: bool = False,
 ) -> Page[T]:
-    """One page of `query` in the order of `keys`: columns of text or UUIDs that together are unique."""
+    """One page of `query` in the order of `keys`: columns of text, whole numbers, times or UUIDs that together are
+    unique. `newest_first`: from the greatest down.
+    """
     if paging.cursor is not None:
-        query = query.where(tuple_(*keys) > tuple_(*_decode(paging.cursor, keys)))
-    rows = (await connection.execute(query.order_by(*keys).limit(paging.limit + 1))).all()
+        place, after = tuple_(*keys), tuple_(*decode(paging.cursor, *(key.type.python_type for key in keys)))
+        query = query.where(place < after if newest_first else place > after)
+    order = [key.desc() for key in keys] if newest_first else keys
+    rows = (await connection.execute(query.order_by(*order).limit(paging.limit + 1))).all()
     more = len(rows) > paging.limit
     rows = rows[: paging.limit]
-    after = _encode([str(getattr(rows[-1], key.name)) for key in keys]) if more else None
+    after = encode(*(getattr(rows[-1], key.name) for key in keys)) if more else None
     return Page(items=[view(row) for row in rows], next=after)
 
 
-def _encode(values: Sequence[str]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+def encode(*values: object) -> str:
+    """The cursor of what comes after `values`."""
+    texts = [str(value) for value in values]
+    return base64.urlsafe_b64encode(json.dumps(texts, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def _decode(cursor: str, keys: Sequence[Column[Any]]) -> list[Any]:
+def decode(cursor: str, *kinds: type) -> list[Any]:
+    """The values of a cursor. Raises a 422 problem."""
     try:
         texts = _TEXTS.validate_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if "\0" in "".join(texts):
             raise ValueError
-        return [key.type.python_type(text) for key, text in zip(keys, texts, strict=True)]
-    except ValueError as exc:
+        return [_value(kind, text) for kind, text in zip(kinds, texts, strict=True)]
+    except (ValueError, OverflowError) as exc:
         raise invalid("cursor", "is not a cursor of this list") from exc
+
+
+def _value(kind: type, text: str) -> Any:
+    if kind is datetime:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    if kind is int and not 0 <= int(text) < 2**63:
+        raise ValueError
+    return kind(text)

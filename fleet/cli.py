@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="The keys that seal vendor keys.")
 app.add_typer(keys, name="keys")
+audit = typer.Typer(no_args_is_help=True, help="The log of every change.")
+app.add_typer(audit, name="audit")
 
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of the local stack.", file_okay=False, show_default=False)
@@ -185,6 +187,31 @@ def keys_generate() -> None:
     import secrets
 
     typer.echo(base64.b64encode(secrets.token_bytes(32)).decode())
+
+
+@audit.command("verify")
+def audit_verify(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's changes.", show_default=False)] = None,
+) -> None:
+    """Check that no row of the audit log was altered or removed. Needs DATABASE_URL."""
+    import asyncio
+
+    from admin_api import audit_log
+    from admin_api.database import open_database
+    from runtime.settings import DatabaseSettings
+
+    async def verify() -> list[audit_log.Chain]:
+        async with open_database(DatabaseSettings.model_validate({}).database_url) as database:
+            return await audit_log.verify(database, tenant=tenant)
+
+    broken: list[str] = []
+    for chain in asyncio.run(verify()):
+        whose = chain.tenant or "(all tenants)"
+        typer.echo(f"{whose}  {chain.rows} rows hold  {chain.head}".rstrip())
+        if chain.broken_at is not None:
+            broken.append(f"{whose} at row {chain.broken_at}")
+    if broken:
+        raise Refused(f"the audit log was altered, or rows were removed: {', '.join(broken)}")
 
 
 def _explain(exc: BaseException) -> int:

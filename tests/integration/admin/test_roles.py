@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 
 from admin_api.control_plane import ControlPlane
 from contracts.wire import utc_now
-from migrations.schema import api_tokens
+from migrations.schema import alerts, api_tokens
 from tests.integration.admin.conftest import ADMIN_TOKEN, client_of
 
 TOKENS = "/api/v1/tokens"
@@ -71,6 +71,13 @@ TABLE: list[tuple[str, str, Any, tuple[Any, ...]]] = [
         (OK, 403, 403, 403, 401, 401),
     ),
     ("DELETE", "/api/v1/tokens/{other_token}", None, (OK, 403, 403, 403, 401, 401)),
+    ("GET", "/api/v1/alerts", None, (OK, OK, OK, OK, 401, 401)),
+    ("GET", "/api/v1/alerts?tenant={other}", None, (OK, 403, 403, OK, 401, 401)),
+    ("POST", "/api/v1/alerts/{own_alert}/acknowledge", None, (OK, OK, 403, 403, 401, 401)),
+    ("POST", "/api/v1/alerts/{other_alert}/acknowledge", None, (OK, 403, 403, 403, 401, 401)),
+    ("GET", "/api/v1/audit", None, (OK, OK, OK, OK, 401, 401)),
+    ("GET", "/api/v1/audit?tenant={other}", None, (OK, 403, 403, OK, 401, 401)),
+    ("GET", "/api/v1/audit?tenant={other}&format=jsonl", None, (OK, 403, 403, OK, 401, 401)),
     ("GET", "/api/v1/fleet", None, (OK, 403, 403, OK, 401, 401)),
 ]
 
@@ -118,11 +125,17 @@ async def test_every_role_at_every_endpoint(plane: ControlPlane, api: httpx.Asyn
 
 
 async def _fresh_objects(plane: ControlPlane, api: httpx.AsyncClient, own: str, other: str) -> dict[str, str]:
-    """A mock provider of each tenant, no ollama, no tenant `new`, and a token of the other tenant."""
+    """A mock provider and an alert of each tenant, no ollama, no tenant `new`, and a token of the other tenant."""
+    alerted = {"own_alert": uuid.uuid4(), "other_alert": uuid.uuid4()}
     async with plane.database.transaction() as connection:
         await connection.execute(text("DELETE FROM llm_providers"))
+        await connection.execute(text("DELETE FROM alerts"))
+        for id_, slug in zip(alerted.values(), (own, other), strict=True):
+            await connection.execute(
+                alerts.insert().values(id=id_, tenant=slug, kind="daily_cost", day=utc_now().date(), message="m")
+            )
         await connection.execute(text("DELETE FROM tenants WHERE slug = 'new'"))
-    found: dict[str, str] = {}
+    found = {name: str(id_) for name, id_ in alerted.items()}
     for name, slug in (("own_provider", own), ("other_provider", other)):
         added = await api.post("/api/v1/llm-providers", json={"tenant": slug, "provider_type": "mock"})
         found[name] = added.json()["id"]

@@ -36,6 +36,13 @@ def test_an_untouched_chain_holds(tenant: str | None) -> None:
     assert broken_at(tenant, []) is None
 
 
+def test_a_chain_may_be_checked_in_parts() -> None:
+    rows = chain("acme")
+
+    assert broken_at("acme", rows[2:], follows=rows[1]["hash"]) is None
+    assert broken_at("acme", rows[2:], follows=rows[0]["hash"]) == rows[2]["seq"]
+
+
 def test_a_removed_row_shows() -> None:
     rows = chain("acme")
 

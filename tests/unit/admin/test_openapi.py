@@ -17,6 +17,9 @@ SECURED = [
     ("/api/v1/usage", {"get"}),
     ("/api/v1/tokens", {"get", "post"}),
     ("/api/v1/tokens/{token_id}", {"delete"}),
+    ("/api/v1/alerts", {"get"}),
+    ("/api/v1/alerts/{alert_id}/acknowledge", {"post"}),
+    ("/api/v1/audit", {"get"}),
     ("/api/v1/fleet", {"get"}),
 ]
 

@@ -1,0 +1,96 @@
+"""Alerts: what the fleet tells the admins of a tenant, until somebody acknowledges it."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, PlainSerializer
+from sqlalchemy import func, select, update
+
+from admin_api import audit
+from admin_api.audit import Change, Origin
+from admin_api.auth import Principal
+from admin_api.control_plane import ControlPlane
+from admin_api.paging import Page, Paging, read_page
+from admin_api.problems import not_found
+from contracts.usage import plain_decimal
+from migrations.schema import alerts
+
+Usd = Annotated[Decimal, PlainSerializer(plain_decimal)]
+
+
+class State(StrEnum):
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
+
+
+class AlertView(BaseModel):
+    id: uuid.UUID
+    tenant: str
+    kind: str
+    day: date
+    threshold_usd: Usd | None
+    amount_usd: Usd | None
+    message: str
+    created_at: datetime
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    """`bootstrap`, or `token:` and the token's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """None: any."""
+
+    tenant: str | None = None
+    kind: str | None = None
+    state: State | None = None
+
+
+async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> Page[AlertView]:
+    """The newest first."""
+    columns = alerts.c
+    query = select(alerts)
+    if wanted.tenant is not None:
+        query = query.where(columns.tenant == wanted.tenant)
+    if wanted.kind is not None:
+        query = query.where(columns.kind == wanted.kind)
+    match wanted.state:
+        case State.OPEN:
+            query = query.where(columns.acknowledged_at.is_(None))
+        case State.ACKNOWLEDGED:
+            query = query.where(columns.acknowledged_at.is_not(None))
+        case None:
+            pass
+    keys = [columns.created_at, columns.id]
+    async with plane.database.transaction() as connection:
+        return await read_page(connection, query, keys=keys, paging=paging, view=view, newest_first=True)
+
+
+async def acknowledge(plane: ControlPlane, alert_id: uuid.UUID, *, caller: Principal, origin: Origin) -> AlertView:
+    """Notes who saw it and when; who came first stays. Raises 403, 404."""
+    async with plane.database.transaction() as connection:
+        old = (await connection.execute(select(alerts).where(alerts.c.id == alert_id).with_for_update())).first()
+        if old is None:
+            raise not_found(f"there is no alert {alert_id}")
+        caller.must_change(old.tenant)
+        if old.acknowledged_at is not None:
+            return view(old)
+        statement = (
+            update(alerts)
+            .where(alerts.c.id == alert_id)
+            .values(acknowledged_at=func.now(), acknowledged_by=caller.name)
+            .returning(*alerts.c)
+        )
+        acknowledged = view((await connection.execute(statement)).one())
+        before, after = view(old).model_dump(mode="json"), acknowledged.model_dump(mode="json")
+        change = Change("alert.acknowledge", "alert", str(alert_id), old.tenant, before=before, after=after)
+        await audit.record(connection, change, origin)
+    return acknowledged
+
+
+def view(row: Any) -> AlertView:
+    return AlertView.model_validate(row, from_attributes=True)

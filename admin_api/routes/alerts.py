@@ -1,0 +1,34 @@
+"""/api/v1/alerts"""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from admin_api import alerts
+from admin_api.alerts import AlertView, Filter, State
+from admin_api.auth import Caller, From, Writer
+from admin_api.control_plane import Plane
+from admin_api.paging import Page, Paged
+from contracts.wire import Token
+
+router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
+
+
+@router.get("")
+async def list_alerts(
+    plane: Plane,
+    caller: Caller,
+    paging: Paged,
+    tenant: Annotated[Token | None, Query()] = None,
+    kind: Annotated[Token | None, Query()] = None,
+    state: Annotated[State | None, Query()] = None,
+) -> Page[AlertView]:
+    """The alerts that the caller may see, the newest first."""
+    return await alerts.page(plane, Filter(tenant=caller.scope(tenant), kind=kind, state=state), paging=paging)
+
+
+@router.post("/{alert_id}/acknowledge")
+async def acknowledge_alert(plane: Plane, caller: Writer, origin: From, alert_id: uuid.UUID) -> AlertView:
+    """Notes who acknowledged the alert, and when. Once is enough: later calls change nothing."""
+    return await alerts.acknowledge(plane, alert_id, caller=caller, origin=origin)
