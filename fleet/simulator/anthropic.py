@@ -1,0 +1,270 @@
+"""Anthropic's messages, token counts, models and error bodies, as api.anthropic.com sends them."""
+
+import base64
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fleet.simulator.openai import REFUSED_KEY, last_user_text
+from fleet.simulator.script import Script, ScriptedToolCall
+from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
+from workers.tokens import estimate_output
+
+MODELS = {"claude-sonnet-4-5": 200_000, "claude-haiku-5-5": 1_000_000, "claude-opus-5-5": 1_000_000}
+"""With the input tokens that they take."""
+
+_ERRORS: dict[str, tuple[int, str, str, str | None]] = {
+    "invalid_request_error": (400, "invalid_request_error", "max_tokens: Field required", None),
+    "context_length_exceeded": (
+        400,
+        "invalid_request_error",
+        "prompt is too long: 208310 tokens > 200000 maximum",
+        None,
+    ),
+    "content_policy_violation": (400, "invalid_request_error", "Output blocked by content filtering policy", None),
+    "low_credit": (
+        400,
+        "invalid_request_error",
+        "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or "
+        "purchase credits.",
+        None,
+    ),
+    "invalid_api_key": (401, "authentication_error", "invalid bearer token", None),
+    "billing_error": (402, "billing_error", "There is a problem with your billing details.", None),
+    "unsupported_country_region_territory": (403, "permission_error", "Request not allowed", None),
+    "model_not_found": (404, "not_found_error", "model: {model}", None),
+    "timeout": (408, "timeout_error", "Request timed out", None),
+    "conflict": (409, "conflict_error", "The resource was changed by another request.", None),
+    "too_large": (413, "request_too_large", "Request exceeds the maximum size", None),
+    "unprocessable": (422, "invalid_request_error", "The request could not be processed.", None),
+    "insufficient_quota": (
+        429,
+        "rate_limit_error",
+        "You have crossed the monthly API usage threshold of your tier.",
+        "enforced_spend_limit_reached",
+    ),
+    "rate_limit_exceeded": (
+        429,
+        "rate_limit_error",
+        "This request would exceed your organization's rate limit of 50 requests per minute.",
+        None,
+    ),
+    "server_error": (500, "api_error", "Internal server error", None),
+    "bad_gateway": (502, "api_error", "Bad gateway", None),
+    "unavailable": (503, "api_error", "Service unavailable", None),
+    "gateway_timeout": (504, "timeout_error", "Request timed out", None),
+    "overloaded": (529, "overloaded_error", "Overloaded", None),
+}
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
+"""For scripts in OpenAI's words."""
+_BY_STATUS = {status: name for name, (status, *_) in reversed(_ERRORS.items())}
+_REFUSED_PARAMETERS = ("temperature", "top_p", "top_k", "seed", "n")
+"""Sent to the API they are an error."""
+
+
+class Anthropic:
+    name = "anthropic"
+    prefix = "/anthropic"
+    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+    def __init__(self) -> None:
+        self._serial = itertools.count(1)
+
+    def answer(self, request: HttpRequest) -> HttpAnswer | Ask | None:
+        key = request.headers.get("authorization", "").removeprefix("Bearer ").strip() or None
+        match request.method, request.path.removeprefix(self.prefix):
+            case "POST", "/v1/messages":
+                return _refused(request, key) or self._ask(request, key)
+            case "POST", "/v1/messages/count_tokens":
+                return _refused(request, key) or _count(request)
+            case "GET", "/v1/models" if request.path.startswith(self.prefix):
+                return _refused(request, key) or _list_models()
+            case _:
+                return None
+
+    def _ask(self, request: HttpRequest, key: str | None) -> HttpAnswer | Ask:
+        body = _parse(request.body)
+        if isinstance(body, HttpAnswer):
+            return body
+        if not isinstance(body.get("max_tokens"), int):
+            return _named("invalid_request_error")
+        for name in _REFUSED_PARAMETERS:
+            if name in body:
+                return _answer(400, "invalid_request_error", f"{name}: Extra inputs are not permitted", None)
+        return Ask(
+            model=body["model"],
+            stream=bool(body.get("stream")),
+            body=body,
+            key=key,
+            request_id=request.headers.get("x-client-request-id"),
+        )
+
+    def error(self, ask: Ask, script: Script) -> HttpAnswer:
+        if isinstance(script.error, dict):
+            return HttpAnswer(script.status or 400, json.dumps(script.error).encode())
+        named = _named(script.error or _BY_STATUS.get(script.status or 500, "server_error"), model=ask.model)
+        return HttpAnswer(script.status or named.status, named.body)
+
+    def error_frame(self, ask: Ask, script: Script) -> bytes:
+        return b"event: error\ndata: " + self.error(ask, script).body + b"\n\n"
+
+    def stream_headers(self) -> Mapping[str, str]:
+        return {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+
+    def frames(self, ask: Ask, script: Script) -> Iterator[Frame]:
+        usage = _usage(ask, script)
+        begun = {"usage": {**usage, "output_tokens": 1}} if usage else {}
+        message = {**self._envelope(ask), "content": [], "stop_reason": None, "stop_sequence": None, **begun}
+        yield _event("message_start", {"message": message}, is_output=False)
+        for index, (block, deltas) in enumerate(_blocks(ask, script)):
+            is_call = block["type"] == "tool_use"
+            yield _event("content_block_start", {"index": index, "content_block": block}, is_output=is_call)
+            if not index:
+                yield Frame(self.ping, is_output=False)
+            for delta, is_output in deltas:
+                yield _event("content_block_delta", {"index": index, "delta": delta}, is_output=is_output)
+            yield _event("content_block_stop", {"index": index}, is_output=False)
+        if not script.end_marker:
+            return
+        stopped = {"delta": _stop(script), **({"usage": usage} if usage else {})}
+        yield _event("message_delta", stopped, is_output=False)
+        yield _event("message_stop", {}, is_output=False)
+
+    def whole(self, ask: Ask, script: Script) -> bytes:
+        usage = _usage(ask, script)
+        content = [_put_together(block, [delta for delta, _ in deltas]) for block, deltas in _blocks(ask, script)]
+        stated = {"usage": usage} if usage else {}
+        return json.dumps(
+            {**self._envelope(ask), "content": content, **_stop(script), **stated}, ensure_ascii=False
+        ).encode()
+
+    def stated(self, ask: Ask, script: Script) -> Stated | None:
+        usage = _usage(ask, script)
+        return (
+            Stated(usage["input_tokens"] + usage["cache_read_input_tokens"], usage["output_tokens"]) if usage else None
+        )
+
+    def _envelope(self, ask: Ask) -> dict[str, Any]:
+        return {"id": f"msg_sim{next(self._serial)}", "type": "message", "role": "assistant", "model": ask.model}
+
+
+_Deltas = list[tuple[dict[str, Any], bool]]
+
+
+def _blocks(ask: Ask, script: Script) -> Iterator[tuple[dict[str, Any], _Deltas]]:
+    """Each content block as it begins, with the deltas that follow, and whether they are output."""
+    if script.reasoning:
+        thoughts: _Deltas = [
+            ({"type": "thinking_delta", "thinking": piece}, True) for piece in script.pieces(script.reasoning)
+        ]
+        signature = base64.b64encode(script.reasoning.encode()).decode()
+        signed = ({"type": "signature_delta", "signature": signature}, False)
+        yield {"type": "thinking", "thinking": "", "signature": ""}, [*thoughts, signed]
+    if text := script.output(last_user_text=last_user_text(ask.body["messages"])):
+        yield (
+            {"type": "text", "text": ""},
+            [({"type": "text_delta", "text": piece}, True) for piece in script.pieces(text)],
+        )
+    for index, call in enumerate(script.tool_calls):
+        arguments = _arguments(call)
+        pieces = script.pieces(arguments) if arguments != "{}" else [""]
+        begun = {"type": "tool_use", "id": call.id or f"toolu_sim_{index}", "name": call.name, "input": {}}
+        yield begun, [({"type": "input_json_delta", "partial_json": piece}, bool(piece)) for piece in pieces]
+
+
+def _put_together(block: dict[str, Any], deltas: list[dict[str, Any]]) -> dict[str, Any]:
+    """The block as a reply that is not streamed holds it."""
+    arguments = "".join(delta.get("partial_json", "") for delta in deltas)
+    said = {
+        name: "".join(delta.get(name, "") for delta in deltas)
+        for name in ("thinking", "text", "signature")
+        if name in block
+    }
+    return {**block, **said, **({"input": json.loads(arguments)} if arguments else {})}
+
+
+def _arguments(call: ScriptedToolCall) -> str:
+    return call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
+
+
+def _stop(script: Script) -> dict[str, Any]:
+    said = "refusal" if script.refusal else "tool_use" if script.tool_calls else "end_turn"
+    details = {"type": "refusal", "category": None, "explanation": script.refusal} if script.refusal else None
+    reason = _STOP_REASONS.get(script.finish_reason or "", script.finish_reason)
+    return {"stop_reason": reason or said, "stop_sequence": None, "stop_details": details}
+
+
+def _usage(ask: Ask, script: Script) -> dict[str, Any] | None:
+    """`input_tokens` leaves out what was read from the cache."""
+    if script.usage is None:
+        return None
+    said = [script.reasoning, script.output(last_user_text=last_user_text(ask.body["messages"]))]
+    said += [call.name + _arguments(call) for call in script.tool_calls]
+    given, out, cached = script.usage.input_tokens, script.usage.output_tokens, script.usage.cache_read_tokens
+    given = _input_tokens(ask.body) if given is None else given
+    return {
+        "input_tokens": max(given - cached, 0),
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": estimate_output("".join(said)) if out is None else out,
+        "output_tokens_details": {"thinking_tokens": script.usage.reasoning_tokens},
+    }
+
+
+def _input_tokens(body: Mapping[str, Any]) -> int:
+    prompt = {name: body[name] for name in ("system", "messages", "tools") if name in body}
+    return estimate_output(json.dumps(prompt, ensure_ascii=False))
+
+
+def _refused(request: HttpRequest, key: str | None) -> HttpAnswer | None:
+    if key is None or REFUSED_KEY in key:
+        return _named("invalid_api_key")
+    if "anthropic-version" not in request.headers:
+        return _answer(400, "invalid_request_error", "anthropic-version: header is required", None)
+    return None
+
+
+def _parse(body: bytes) -> dict[str, Any] | HttpAnswer:
+    try:
+        asked = json.loads(body)
+        model, messages = asked["model"], asked["messages"]
+    except (ValueError, KeyError, TypeError):
+        return _answer(400, "invalid_request_error", "The request body is not valid JSON.", None)
+    if not isinstance(model, str) or not isinstance(messages, list) or not messages:
+        return _answer(400, "invalid_request_error", "messages: at least one message is required", None)
+    return asked
+
+
+def _count(request: HttpRequest) -> HttpAnswer:
+    body = _parse(request.body)
+    if isinstance(body, HttpAnswer):
+        return body
+    return HttpAnswer(200, json.dumps({"input_tokens": _input_tokens(body)}).encode())
+
+
+def _list_models() -> HttpAnswer:
+    listed = [
+        {"type": "model", "id": name, "display_name": name, "max_input_tokens": tokens, "lifecycle": "active"}
+        for name, tokens in MODELS.items()
+    ]
+    page = {"data": listed, "has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
+    return HttpAnswer(200, json.dumps(page).encode())
+
+
+def _event(name: str, fields: Mapping[str, Any], *, is_output: bool) -> Frame:
+    return Frame(f"event: {name}\ndata: {_encode({'type': name, **fields})}\n\n".encode(), is_output=is_output)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _named(name: str, *, model: str = "") -> HttpAnswer:
+    status, kind, message, code = _ERRORS.get(name, (400, "invalid_request_error", name, None))
+    return _answer(status, kind, message.format(model=model), code)
+
+
+def _answer(status: int, kind: str, message: str, code: str | None) -> HttpAnswer:
+    details = {"error_code": code} if code else None
+    error = {"type": "error", "error": {"type": kind, "message": message, "details": details}, "request_id": "req_sim"}
+    return HttpAnswer(status, json.dumps(error).encode())

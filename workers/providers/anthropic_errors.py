@@ -1,0 +1,187 @@
+"""The one table from what the anthropic SDK raises, and what the vendor reports, to the errors of the contract.
+
+Order: the code of the cause, the words for a spent budget, a refused text and a prompt that is too long, the type, the
+HTTP status, and last the SDK's class. Inside a stream there is no status.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import anthropic
+from pydantic import SecretStr
+
+from contracts.errors import (
+    AuthenticationFailed,
+    ContentFiltered,
+    ContextLengthExceeded,
+    FleetError,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ProviderTimeout,
+    ProviderUnavailable,
+    QuotaExhausted,
+    RateLimited,
+)
+from workers.providers.transport import describe
+from workers.providers.vendor_errors import answered, of_class, of_status, redact
+
+BY_SDK_CLASS: dict[str, type[FleetError]] = {
+    "APITimeoutError": ProviderTimeout,
+    "APIConnectionError": ProviderUnavailable,
+    "APIResponseValidationError": ProviderUnavailable,
+    "APIWebhookValidationError": InternalError,
+    "BadRequestError": InvalidRequest,
+    "AuthenticationError": AuthenticationFailed,
+    "PaymentRequiredError": QuotaExhausted,
+    "PermissionDeniedError": AuthenticationFailed,
+    "NotFoundError": ModelNotFound,
+    "RequestTimeoutError": ProviderTimeout,
+    "ConflictError": ProviderUnavailable,
+    "PreconditionFailedError": InvalidRequest,
+    "ContentTooLargeError": ContextLengthExceeded,
+    "UnprocessableEntityError": InvalidRequest,
+    "RateLimitError": RateLimited,
+    "RequestHeaderFieldsTooLargeError": InvalidRequest,
+    "ClientClosedRequestError": ProviderUnavailable,
+    "InternalServerError": ProviderUnavailable,
+    "HTTPNotImplementedError": ProviderUnavailable,
+    "ServiceUnavailableError": Overloaded,
+    "GatewayTimeoutError": ProviderTimeout,
+    "OverloadedError": Overloaded,
+    "RetryableError": ProviderUnavailable,
+    "CredentialsError": AuthenticationFailed,
+    "IdentityTokenFileError": AuthenticationFailed,
+    "APIStatusError": ProviderUnavailable,
+    "APIError": ProviderUnavailable,
+    "AnthropicError": InternalError,
+}
+"""By name; the nearest parent counts. The SDK has a class for each code of a cause, too: those go by the code."""
+
+BY_ERROR_CODE: dict[str, type[FleetError]] = {
+    "contract_spend_limit_reached": QuotaExhausted,
+    "enforced_spend_limit_reached": QuotaExhausted,
+    "linked_organization_billing_unavailable": QuotaExhausted,
+    "linked_organization_spend_limit_reached": QuotaExhausted,
+    "user_profile_billing_not_authorized": QuotaExhausted,
+    "user_profile_not_billable": QuotaExhausted,
+    "ramp_limit_exceeded": RateLimited,
+    "organization_on_hold": AuthenticationFailed,
+    "claude_code_key_creator_not_member": AuthenticationFailed,
+    "cmek_key_disabled": AuthenticationFailed,
+    "cmek_key_network_blocked": AuthenticationFailed,
+    "cmek_key_unreachable": ProviderUnavailable,
+    "cmek_context_unavailable": ProviderUnavailable,
+    "compaction_unavailable": Overloaded,
+    "beta_request_body_timeout": ProviderTimeout,
+}
+"""Only where the type and the status would say something else, or nothing."""
+_BY_TYPE: dict[str, type[FleetError]] = {
+    "authentication_error": AuthenticationFailed,
+    "permission_error": AuthenticationFailed,
+    "billing_error": QuotaExhausted,
+    "not_found_error": ModelNotFound,
+    "request_too_large": ContextLengthExceeded,
+    "rate_limit_error": RateLimited,
+    "timeout_error": ProviderTimeout,
+    "overloaded_error": Overloaded,
+    "conflict_error": ProviderUnavailable,
+}
+_BY_TYPE_WITHOUT_STATUS: dict[str, type[FleetError]] = {"invalid_request_error": InvalidRequest}
+"""Too vague beside a status."""
+
+_SPENT = re.compile(
+    r"credit balance is too low|spend(?:ing)? (?:limit|cap)|specified (?:API|workspace API) usage limits"
+    r"|(?:extra usage|usage credits) (?:is|are) required",
+    re.IGNORECASE,
+)
+"""Comes as 400 `invalid_request_error` or as 429 `rate_limit_error`, mostly without a code."""
+_FILTERED = re.compile(r"blocked by (?:our )?content filter|content filtering policy|usage polic", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"prompt is too long|exceeds? (?:the )?(?:maximum )?context|context[ _](?:length|limit|window)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the vendor says about an error."""
+
+    message: str
+    type: str | None = None
+    code: str | None = None
+
+
+def from_sdk(
+    exc: anthropic.AnthropicError, *, key: SecretStr | None, provider: str, host: str, prompt: Iterable[str] = ()
+) -> FleetError:
+    """What an SDK call raised, as an error of the contract. `prompt`: the texts that were sent."""
+    if isinstance(exc, anthropic.APIStatusError):
+        return from_body(
+            exc.body, provider=provider, key=key, prompt=prompt, status=exc.status_code, headers=exc.response.headers
+        )
+    message = redact(f"{provider} cannot be used at {host}: {describe(exc)}", key=key)
+    return of_class(exc, BY_SDK_CLASS)(message, provider=provider)
+
+
+def from_body(
+    body: object,
+    *,
+    provider: str,
+    key: SecretStr | None,
+    prompt: Iterable[str] = (),
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> FleetError:
+    """What an error body says. Without `status` it came inside a stream."""
+    said = reported(body)
+    return answered(
+        _chosen(said, status=status, headers=headers or {}),
+        said.message,
+        provider=provider,
+        names=(status, said.code or said.type),
+        status=status,
+        key=key,
+        prompt=prompt,
+        headers=headers,
+    )
+
+
+def _chosen(said: Reported, *, status: int | None, headers: Mapping[str, str]) -> type[FleetError]:
+    if found := BY_ERROR_CODE.get(said.code or ""):
+        return found
+    if status in (400, 403, 429, None) and _SPENT.search(said.message):
+        return QuotaExhausted
+    if status in (400, 422, None) and said.type in ("invalid_request_error", None):
+        if _FILTERED.search(said.message):
+            return ContentFiltered
+        if _TOO_LONG.search(said.message):
+            return ContextLengthExceeded
+    if status == 429 and headers.get("x-should-retry") == "false" and "retry-after" not in headers:
+        return QuotaExhausted
+    if found := _BY_TYPE.get(said.type or ""):
+        return found
+    if status is None:
+        return _BY_TYPE_WITHOUT_STATUS.get(said.type or "", ProviderUnavailable)
+    return of_status(status)
+
+
+def reported(body: object) -> Reported:
+    """Reads the vendor's form, and those of gateways before it: flat, or a bare text."""
+    match body:
+        case {"error": {**error}} | {"message": str(), **error}:
+            details = error.get("details")
+            code = details.get("error_code") if isinstance(details, dict) else None
+            message, kind = error.get("message"), error.get("type")
+            return Reported(
+                message=message if isinstance(message, str) and message else "no reason given",
+                type=kind if isinstance(kind, str) else None,
+                code=code if isinstance(code, str) else None,
+            )
+        case {"error": str(message)} | {"detail": str(message)}:
+            return Reported(message)
+        case str(text) if text and not text.lstrip().startswith("<"):
+            return Reported(text)
+        case _:
+            return Reported("no reason given")
