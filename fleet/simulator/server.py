@@ -23,6 +23,7 @@ from urllib.parse import parse_qs
 from pydantic import TypeAdapter, ValidationError
 
 from fleet.simulator import http
+from fleet.simulator.anthropic import Anthropic
 from fleet.simulator.azure import Azure
 from fleet.simulator.entra import Entra
 from fleet.simulator.ledger import Entry, Ledger, fingerprint
@@ -45,7 +46,7 @@ class Simulator:
         self._host = host
         self._port = port
         self.entra = Entra()
-        self._vendors: tuple[Vendor, ...] = (OpenAI(), Azure(self.entra))
+        self._vendors: tuple[Vendor, ...] = (OpenAI(), Anthropic(), Azure(self.entra))
         self._scripts = Scripts()
         self._calls: OrderedDict[str, int] = OrderedDict()
         self.connections: set[asyncio.Task[None]] = set()

@@ -5,6 +5,7 @@ from importlib import import_module
 from workers.providers.base import Provider
 
 _ADAPTERS = {
+    "anthropic": ("workers.providers.anthropic", "Anthropic"),
     "azure": ("workers.providers.azure", "Azure"),
     "mock": ("workers.providers.mock", "Mock"),
     "openai": ("workers.providers.openai", "OpenAI"),
