@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from fleet.simulator import Simulator
-from tests.contract.adapters.vendor import VENDORS, Vendor
+from tests.contract.adapters.vendor import TRAITS, Vendor
 from workers.providers import registry
 
 
@@ -15,7 +15,7 @@ async def simulator() -> AsyncGenerator[Simulator]:
         yield simulator
 
 
-@pytest.fixture(params=VENDORS)
+@pytest.fixture(params=TRAITS)
 async def vendor(request: pytest.FixtureRequest, simulator: Simulator) -> AsyncGenerator[Vendor]:
     adapter = registry.load(request.param)
     yield Vendor(adapter, simulator)

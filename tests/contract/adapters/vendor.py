@@ -1,7 +1,7 @@
 """What the suite over all adapters calls: an adapter, pointed at the simulator."""
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
@@ -13,10 +13,53 @@ from fleet.simulator import Script, Simulator
 from fleet.simulator.ledger import Entry
 from workers.providers.base import Call, Chunk, Completion, Finish, Gathering, Provider, Target
 
-VENDORS = ("openai", "azure")
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
 MODEL = "gpt-4o"
 PATIENT = Timeouts(connect_s=5, first_token_s=10, idle_s=10, total_s=20)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the vendors do not have in common."""
+
+    model: str = MODEL
+    context_window: int = 128_000
+    names_replies: bool = True
+    """Whether a reply has an id."""
+    names_calls: bool = True
+    """Whether a tool call has an id."""
+    filters: bool = True
+    """Whether it can refuse or cut off a text for what it is about."""
+    details_usage: bool = True
+    """Whether cached and reasoning tokens are stated."""
+    is_priced: bool = True
+    refuses_apart: bool = True
+    """Whether a refusal is another thing than a text."""
+    statuses: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Of errors by their names in the suite, where they are not OpenAI's."""
+
+
+TRAITS: Mapping[str, Traits] = {
+    "openai": Traits(),
+    "azure": Traits(),
+    "anthropic": Traits(model="claude-sonnet-4-5", context_window=200_000, statuses={"overloaded": 529}),
+    "google": Traits(
+        model="gemini-2.5-flash",
+        context_window=1_048_576,
+        refuses_apart=False,
+        statuses={"invalid_api_key": 400},
+    ),
+    "ollama": Traits(
+        model="llama3.2:latest",
+        context_window=131_072,
+        names_replies=False,
+        names_calls=False,
+        filters=False,
+        details_usage=False,
+        is_priced=False,
+        refuses_apart=False,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -25,11 +68,19 @@ class Vendor:
     simulator: Simulator
 
     @property
+    def traits(self) -> Traits:
+        return TRAITS[self.name]
+
+    @property
+    def model(self) -> str:
+        return self.traits.model
+
+    @property
     def name(self) -> str:
         return self.adapter.name
 
     def says(self, *scripts: Script) -> None:
-        self.simulator.script(MODEL, *scripts)
+        self.simulator.script(self.model, *scripts)
 
     def target(
         self, *, timeouts: Timeouts = PATIENT, key: SecretStr | None = KEY, base_url: str | None = None
@@ -37,7 +88,10 @@ class Vendor:
         endpoint = Endpoint(base_url=base_url or self.simulator.base_url(self.name))
         return Target(endpoint=endpoint, timeouts=timeouts, key=key)
 
-    def call(self, *, target: Target | None = None, time_left_s: float = 20, model: str = MODEL, **fields: Any) -> Call:
+    def call(
+        self, *, target: Target | None = None, time_left_s: float = 20, model: str | None = None, **fields: Any
+    ) -> Call:
+        model = model or self.model
         request = CompletionRequest.model_validate(
             {
                 "id": "request-1",
