@@ -26,6 +26,7 @@ from fleet.simulator import http
 from fleet.simulator.anthropic import Anthropic
 from fleet.simulator.azure import Azure
 from fleet.simulator.entra import Entra
+from fleet.simulator.google import Google
 from fleet.simulator.ledger import Entry, Ledger, fingerprint
 from fleet.simulator.openai import OpenAI
 from fleet.simulator.script import Script, Scripts
@@ -46,7 +47,7 @@ class Simulator:
         self._host = host
         self._port = port
         self.entra = Entra()
-        self._vendors: tuple[Vendor, ...] = (OpenAI(), Anthropic(), Azure(self.entra))
+        self._vendors: tuple[Vendor, ...] = (OpenAI(), Anthropic(), Azure(self.entra), Google())
         self._scripts = Scripts()
         self._calls: OrderedDict[str, int] = OrderedDict()
         self.connections: set[asyncio.Task[None]] = set()
@@ -293,7 +294,7 @@ class _Exchange:
         burst: list[Frame] = []
         outputs = 0
         for frame in self._vendor.frames(self._ask, script):
-            if burst and outputs in breaks_at:
+            if outputs in breaks_at and (burst or frame.is_output):
                 break
             if frame.is_output and burst and (not burst[0].is_output or len(burst) >= script.together):
                 yield burst

@@ -7,6 +7,7 @@ from workers.providers.base import Provider
 _ADAPTERS = {
     "anthropic": ("workers.providers.anthropic", "Anthropic"),
     "azure": ("workers.providers.azure", "Azure"),
+    "google": ("workers.providers.google", "Google"),
     "mock": ("workers.providers.mock", "Mock"),
     "openai": ("workers.providers.openai", "OpenAI"),
 }
