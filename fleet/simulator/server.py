@@ -28,6 +28,7 @@ from fleet.simulator.azure import Azure
 from fleet.simulator.entra import Entra
 from fleet.simulator.google import Google
 from fleet.simulator.ledger import Entry, Ledger, fingerprint
+from fleet.simulator.ollama import Ollama
 from fleet.simulator.openai import OpenAI
 from fleet.simulator.script import Script, Scripts
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Vendor
@@ -47,7 +48,7 @@ class Simulator:
         self._host = host
         self._port = port
         self.entra = Entra()
-        self._vendors: tuple[Vendor, ...] = (OpenAI(), Anthropic(), Azure(self.entra), Google())
+        self._vendors: tuple[Vendor, ...] = (OpenAI(), Anthropic(), Azure(self.entra), Google(), Ollama())
         self._scripts = Scripts()
         self._calls: OrderedDict[str, int] = OrderedDict()
         self.connections: set[asyncio.Task[None]] = set()

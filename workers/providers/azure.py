@@ -11,7 +11,7 @@ token of Entra ID to both.
 
 The output limit: v1 knows `max_completion_tokens`. The classic API knows it for reasoning models only, which refuse
 `max_tokens`; they are told by their name, so that a deployment with another name needs its entry in `deployments`.
-`stream_options` came with the classic API of 2024-09-01; an older one states no usage for a stream.
+`stream_options` came with the classic API of 2024-09-01; an older one refuses it and states no usage for a stream.
 """
 
 import re
@@ -78,13 +78,12 @@ class Azure(OpenAI):
     def _body(self, call: Call) -> bytes:
         further = call.request.provider_options.get(self.name, {})
         endpoint = call.target.endpoint
-        streams_usage = not endpoint.api_version or endpoint.api_version >= _STREAM_OPTIONS_SINCE
         return encode(
             request_body(
                 call.request,
                 model=deployment_of(endpoint, call.model),
                 max_tokens_field=given_limit(further) or max_tokens_field(call),
-                stream_options={"include_usage": True} if streams_usage else None,
+                stream_options={"include_usage": True} if _knows_stream_options(endpoint) else None,
             ),
             further,
         )
@@ -143,7 +142,7 @@ def chat_path(endpoint: Endpoint, model: str) -> str:
 def models_url(endpoint: Endpoint) -> str:
     """A deployment's own address lists nothing, its resource's does; the inference API tells about its model only."""
     url = base_url(endpoint)
-    if urlsplit(url).path.endswith("/models"):
+    if _is_inference(url):
         return "/info"
     return f"{url.partition('/deployments/')[0]}/models"
 
@@ -155,15 +154,25 @@ def deployment_of(endpoint: Endpoint, model: str) -> str:
 def max_tokens_field(call: Call) -> str:
     """See the module's docstring."""
     endpoint = call.target.endpoint
-    if not endpoint.api_version and not urlsplit(base_url(endpoint)).path.endswith("/models"):
+    if not endpoint.api_version and not _is_inference(base_url(endpoint)):
         return "max_completion_tokens"
     names = (call.model, deployment_of(endpoint, call.model))
     return "max_completion_tokens" if any(map(_REASONING_MODEL.match, names)) else "max_tokens"
 
 
+def _knows_stream_options(endpoint: Endpoint) -> bool:
+    is_classic = endpoint.api_version and not _is_inference(base_url(endpoint))
+    return not is_classic or (endpoint.api_version or "") >= _STREAM_OPTIONS_SINCE
+
+
+def _is_inference(url: str) -> bool:
+    """Azure's inference API, which serves the models of other makers."""
+    return urlsplit(url).path.endswith("/models")
+
+
 def _is_complete(url: str) -> bool:
     path = urlsplit(url).path
-    return path.endswith(("/v1", "/models")) or "/deployments/" in path
+    return _is_inference(url) or path.endswith("/v1") or "/deployments/" in path
 
 
 def _key_headers(target: Target) -> Headers:

@@ -9,6 +9,7 @@ _ADAPTERS = {
     "azure": ("workers.providers.azure", "Azure"),
     "google": ("workers.providers.google", "Google"),
     "mock": ("workers.providers.mock", "Mock"),
+    "ollama": ("workers.providers.ollama", "Ollama"),
     "openai": ("workers.providers.openai", "OpenAI"),
 }
 

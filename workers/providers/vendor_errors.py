@@ -46,6 +46,7 @@ _KEY_LIKE = re.compile(
       \b(?:sk|pk|rk|sess|xai)-[\w*.\-…]*           # OpenAI, Anthropic and others, also cut down to the prefix
     | \b(?:gsk|hf|nvapi|pplx|r8)[_-][\w*\-]{8,}
     | \bAIza[\w*\-]+
+    | \beyJ[\w\-]+\.[\w.\-]+                        # a token of Entra ID
     | [\w\-]*\*{3,}[\w\-*]*                       # masked by the vendor
     | (?<=Bearer\s)\S+
     """,
