@@ -33,6 +33,8 @@ HEARTBEAT_S = 3
 _SECOND = 1_000_000_000
 _MINUTE = 60 * _SECOND
 _DAY = 86_400 * _SECOND
+_COUNTER_BYTES = 256 * 1024**2
+"""About two million counters; beyond it those go that were not touched for longest."""
 _NOT_FOUND = 404
 _ALREADY_EXISTS = {10058, 10148, 10013, 10105}
 
@@ -141,6 +143,7 @@ def definitions(sizes: Sizes) -> list[Config]:
             "discard": "old",
             "max_msgs_per_subject": 1,
             "max_age": 2 * _DAY,
+            "max_bytes": _COUNTER_BYTES,
             "duplicate_window": 2 * _MINUTE,
             "allow_msg_counter": True,
             "allow_direct": True,

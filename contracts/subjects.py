@@ -99,6 +99,10 @@ def notice(kind: str, tenant: str) -> str:
     return f"{VERSION}.notice.{token(kind)}.{token(tenant)}"
 
 
+def limit(kind: str, tenant: str, window: str) -> str:
+    return f"{VERSION}.limit.{token(kind)}.{token(tenant)}.{token(window)}"
+
+
 def inbox_prefix(tenant: str) -> str:
     """The prefix that an agent's inboxes must have."""
     return f"_INBOX_{token(tenant)}"

@@ -19,7 +19,7 @@ from nats.aio.client import Client as Nats
 from pydantic import SecretStr
 
 from contracts import subjects
-from contracts.providers import ProviderConfig, PublishedProvider, PublishedTenant, SealedKey
+from contracts.providers import Limits, ProviderConfig, PublishedProvider, PublishedTenant, SealedKey
 from contracts.subjects import Provider
 from contracts.usage import UsageRecord
 from runtime.sealing import Keyring
@@ -30,6 +30,7 @@ from workers.settings import WorkerSettings
 
 PATIENCE_S = 20.0
 
+NO_LIMITS = Limits(requests_per_minute=0, requests_per_day=0)
 SEALING_KEY = SecretStr(b64encode(token_bytes(32)).decode())
 
 
@@ -86,9 +87,9 @@ class Plane:
     _revision: int = 0
     provider_ids: dict[str, str] = field(default_factory=dict)
 
-    async def put_tenant(self, **fields: Any) -> None:
+    async def put_tenant(self, *, limits: Limits = NO_LIMITS, **fields: Any) -> None:
         self._revision += 1
-        value = PublishedTenant(slug=self.tenant, revision=self._revision, **fields)
+        value = PublishedTenant(slug=self.tenant, revision=self._revision, limits=limits, **fields)
         await self._put(subjects.config_key_of_tenant(self.tenant), value.to_json())
 
     async def put_provider(

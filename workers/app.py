@@ -16,6 +16,7 @@ from runtime import broker, logs, probes, role
 from runtime.sealing import Keyring
 from runtime.vault import VaultSession
 from workers import presence, telemetry
+from workers.admission import Admission
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
@@ -74,6 +75,7 @@ async def run(
             keys=keys,
             default_models=settings.default_models(),
             cancellations=cancellations,
+            admission=Admission(nats, defaults=settings.default_limits(), clock=clock),
             clock=clock,
             rng=random.Random(),
         )

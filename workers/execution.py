@@ -33,6 +33,7 @@ from contracts.subjects import Provider as ProviderName
 from contracts.usage import Cost, Outcome, UsageRecord
 from runtime.broker import Broker
 from workers import booking, policy, recovery, replies, telemetry
+from workers.admission import Admission
 from workers.booking import Attempt
 from workers.cancellations import Cancellations
 from workers.clock import Clock
@@ -65,6 +66,7 @@ class Services:
     keys: KeyStore
     default_models: Mapping[str, str]
     cancellations: Cancellations
+    admission: Admission
     clock: Clock
     rng: random.Random
 
@@ -154,6 +156,7 @@ class Execution:
         await self._inherit(job)
         if (settled := await self._recover(job)) is not None:
             return settled
+        await self._admit(job)
         while True:
             job.interruption.check()
             self._check_deadline(job)
@@ -214,6 +217,16 @@ class Execution:
             if past.output_sent and job.request.on_interrupt == "fail":
                 raise StreamInterrupted("the worker died after output was sent", provider=self._pool)
         return None
+
+    async def _admit(self, job: Job) -> None:
+        """A request counts against its tenant's limits once, before anything is done for it."""
+        if job.is_new:
+            job.interruption.check()
+            self._check_deadline(job)
+            delivered_before = job.delivery.deliveries > 1
+            await self._use.admission.admit(
+                job.tenant, key=str(job.delivery.stream_seq), delivered_before=delivered_before
+            )
 
     async def _move(self, job: Job, to: Candidate) -> Settlement:
         if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:
@@ -360,16 +373,16 @@ class Execution:
                 warnings=finish.warnings,
             )
         except TooLarge:
-            await self._publish(book)
+            await self._book(job, book)
             job.bill.add(book)
             raise InvalidRequest("the answer is larger than one message may be; bound it with max_tokens") from None
-        await self._publish(book)
+        await self._book(job, book)
         self._note_end(job, "completed", "")
         return Settlement.ACK
 
     async def _set_back(self, job: Job, attempt: Attempt, error: FleetError) -> _Setback:
         book = self._entry(job, attempt, outcome=Outcome.FAILED, error=error)
-        await self._publish(book)
+        await self._book(job, book)
         job.bill.add(book)
         job.history.append(
             FailedAttempt(provider=attempt.candidate.provider, model=attempt.candidate.model, error=error.to_wire())
@@ -386,7 +399,7 @@ class Execution:
                     job.bill.add(book)
                 await job.events.cancelled(usage=job.bill.usage, cost=job.bill.cost())
                 if book:
-                    await self._publish(book)
+                    await self._book(job, book)
                 self._note_end(job, "cancelled", "")
                 return Settlement.ACK
             case Reason.DRAINING:
@@ -485,9 +498,10 @@ class Execution:
             queued_s=max(0.0, (started.at - job.queued_at).total_seconds()),
         )
         job.bill.add(book)
-        await self._publish(book)
+        await self._book(job, book)
 
-    async def _publish(self, book: UsageRecord) -> None:
+    async def _book(self, job: Job, book: UsageRecord) -> None:
+        await self._use.admission.count_tokens(job.tenant, book.usage, key=f"{job.delivery.stream_seq}-{book.attempt}")
         await self._use.publisher.durable(subjects.usage(book.provider, book.tenant), book.to_json(), msg_id=book.id)
         telemetry.count_attempt(book)
 

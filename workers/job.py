@@ -43,6 +43,11 @@ class Job:
     bill: Bill = field(default_factory=Bill)
 
     @property
+    def is_new(self) -> bool:
+        """Whether no worker has said anything about it yet."""
+        return self.handover is None and self.events.attempt == 1
+
+    @property
     def deadline(self) -> datetime:
         return self.request.deadline or self.queued_at + timedelta(seconds=DEFAULT_DEADLINE_S)
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from contracts.providers import Limits
 from runtime.settings import BrokerSettings, LogSettings, ProbeSettings, SealingSettings, VaultSettings
 from workers.pricing import default_model
 
@@ -13,9 +14,15 @@ class WorkerSettings(BrokerSettings, VaultSettings, SealingSettings, ProbeSettin
     """Requests that one process works on at the same time."""
     llm_drain_grace_s: Annotated[float, Field(ge=0)] = 60
     """How long streams may go on after SIGTERM before they are handed over."""
+    llm_rate_limit_per_minute: Annotated[int, Field(ge=0)] = 60
+    """Requests of a tenant that has no setting of its own; 0: no limit."""
+    llm_rate_limit_per_day: Annotated[int, Field(ge=0)] = 10_000
     default_openai_model: str = default_model("openai")
     default_anthropic_model: str = default_model("anthropic")
     default_google_model: str = default_model("google")
+
+    def default_limits(self) -> Limits:
+        return Limits(requests_per_minute=self.llm_rate_limit_per_minute, requests_per_day=self.llm_rate_limit_per_day)
 
     def default_models(self) -> dict[str, str]:
         return {

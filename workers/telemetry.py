@@ -11,6 +11,10 @@ ATTEMPTS = Counter("fleet_attempts_total", "Vendor calls that ended, by outcome"
 HANDOVERS = Counter("fleet_handovers_total", "Requests given to another pool", ["provider", "to"])
 REDELIVERIES = Counter("fleet_redeliveries_total", "Requests delivered again", ["provider"])
 DEAD_LETTERS = Counter("fleet_dead_letters_total", "Requests that could not be processed", ["provider", "code"])
+REFUSALS = Counter("fleet_refusals_total", "Requests refused because their tenant's limit was reached", ["limit"])
+UNCHECKED_LIMITS = Counter(
+    "fleet_unchecked_limits_total", "Limits that a request was not held to, because no counter answered", ["limit"]
+)
 HANDED_OVER_ON_DRAIN = Counter("fleet_drain_interrupted_total", "Requests given back because the worker stopped")
 OUTPUT_TOKENS = Counter("fleet_output_tokens_total", "Output tokens", ["provider", "source"])
 INPUT_TOKENS = Counter("fleet_input_tokens_total", "Input tokens", ["provider", "source"])

@@ -16,6 +16,8 @@ from nats.aio.msg import Msg
 from contracts import streams
 from fleet import nats_config
 from fleet.local.servers import NatsServer
+from runtime.broker import Broker
+from workers.counters import Counters
 
 PASSWORD = "a-password"
 USERS = {
@@ -89,7 +91,7 @@ ALLOWED = [
     ("worker-openai", "publish", "llm.v1.dead.auto.acme"),
     ("worker-openai", "publish", "llm.v1.request.anthropic.interactive.acme"),
     ("worker-openai", "publish", "llm.v1.notice.key_refused.acme"),
-    ("worker-openai", "publish", "llm.v1.limit.acme.requests.1"),
+    ("worker-openai", "publish", "llm.v1.limit.requests.acme.20261123"),
     ("worker-openai", "publish", "$JS.API.STREAM.INFO.LLM_REQUESTS"),
     ("worker-openai", "publish", "$JS.API.CONSUMER.INFO.LLM_REQUESTS.openai_interactive"),
     ("worker-openai", "publish", "$JS.API.DIRECT.GET.LLM_REPLIES"),
@@ -108,6 +110,10 @@ ALLOWED = [
     ("admin", "publish", "llm.v1.request.openai.interactive.acme"),
     ("admin", "publish", "$JS.API.STREAM.MSG.GET.LLM_DEAD"),
     ("admin", "publish", "$JS.API.STREAM.MSG.DELETE.LLM_DEAD"),
+    ("admin", "publish", "$JS.API.CONSUMER.CREATE.LLM_DEAD.list_1.llm.v1.dead.*.acme"),
+    ("admin", "publish", f"{NEXT}.LLM_DEAD.list_1"),
+    ("admin", "publish", "$JS.API.CONSUMER.DELETE.LLM_DEAD.list_1"),
+    ("admin", "publish", "llm.v1.usage.openai.acme"),
     ("admin", "publish", "$JS.API.STREAM.CREATE.LLM_REQUESTS"),
     ("admin", "publish", "$JS.API.CONSUMER.CREATE.LLM_REQUESTS.mock_interactive.llm.v1.request.mock.interactive.*"),
     ("admin", "subscribe", "_ROLE_admin.abc.*"),
@@ -121,7 +127,9 @@ DENIED = [
     ("agent-acme", "publish", "llm.v1.reply.acme.planner.r1"),
     ("agent-acme", "publish", "llm.v1.usage.openai.acme"),
     ("agent-acme", "publish", "llm.v1.dead.openai.acme"),
-    ("agent-acme", "publish", "llm.v1.limit.acme.requests.1"),
+    ("agent-acme", "publish", "llm.v1.limit.requests.acme.20261123"),
+    ("agent-acme", "subscribe", "llm.v1.limit.>"),
+    ("agent-acme", "publish", "$JS.API.DIRECT.GET.LLM_LIMITS.llm.v1.limit.requests.acme.20261123"),
     ("agent-acme", "publish", "llm.v1.notice.cost_alert.acme"),
     ("agent-acme", "publish", "$JS.API.INFO"),
     ("agent-acme", "publish", "$JS.API.STREAM.INFO.LLM_REPLIES"),
@@ -166,7 +174,8 @@ DENIED = [
     ("usage", "subscribe", "llm.v1.usage.>"),
     ("admin", "publish", f"{NEXT}.LLM_REQUESTS.openai_interactive"),
     ("admin", "publish", "llm.v1.reply.acme.planner.r1"),
-    ("admin", "publish", "llm.v1.usage.openai.acme"),
+    ("admin", "publish", f"{NEXT}.LLM_USAGE.usage"),
+    ("admin", "publish", "$JS.API.CONSUMER.DELETE.LLM_REQUESTS.openai_interactive"),
     ("admin", "publish", "$JS.API.STREAM.DELETE.LLM_REQUESTS"),
     ("admin", "publish", "$JS.API.CONSUMER.CREATE.LLM_REQUESTS.spy.llm.v1.request.>"),
     ("admin", "publish", "$JS.API.DIRECT.GET.LLM_REPLIES"),
@@ -242,3 +251,19 @@ async def test_worker_pulls_what_an_agent_published_and_acks_it(url: str) -> Non
         msg = await pulled.next_msg(timeout=5)
         assert (msg.subject, msg.data) == ("llm.v1.request.openai.background.globex", b"{}")
         await msg.ack_sync(timeout=5)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_workers_of_different_pools_count_for_a_tenant_together(url: str) -> None:
+    async with connected(url, "operator") as operator:
+        await ensure_streams(operator)
+    async with connected(url, "worker-openai") as openai, connected(url, "worker-mock") as mock:
+        subject = "llm.v1.limit.requests.acme.20261123T1200"
+
+        totals = [
+            await Counters(Broker(client), within_s=5).add(subject, 1, msg_id=str(n))
+            for n, client in enumerate((openai, mock, openai))
+        ]
+
+        assert totals == [1, 2, 3]
+        assert await Counters(Broker(mock), within_s=5).read(subject) == 3
