@@ -92,6 +92,8 @@ class Anthropic:
         for name in _REFUSED_PARAMETERS:
             if name in body:
                 return _answer(400, "invalid_request_error", f"{name}: Extra inputs are not permitted", None)
+        if fault := _fault_of(body["messages"]):
+            return _answer(400, "invalid_request_error", fault, None)
         return Ask(
             model=body["model"],
             stream=bool(body.get("stream")),
@@ -158,8 +160,7 @@ def _blocks(ask: Ask, script: Script) -> Iterator[tuple[dict[str, Any], _Deltas]
         thoughts: _Deltas = [
             ({"type": "thinking_delta", "thinking": piece}, True) for piece in script.pieces(script.reasoning)
         ]
-        signature = base64.b64encode(script.reasoning.encode()).decode()
-        signed = ({"type": "signature_delta", "signature": signature}, False)
+        signed = ({"type": "signature_delta", "signature": _signature(script.reasoning)}, False)
         yield {"type": "thinking", "thinking": "", "signature": ""}, [*thoughts, signed]
     if text := script.output(last_user_text=last_user_text(ask.body["messages"])):
         yield (
@@ -171,6 +172,30 @@ def _blocks(ask: Ask, script: Script) -> Iterator[tuple[dict[str, Any], _Deltas]
         pieces = script.pieces(arguments) if arguments != "{}" else [""]
         begun = {"type": "tool_use", "id": call.id or f"toolu_sim_{index}", "name": call.name, "input": {}}
         yield begun, [({"type": "input_json_delta", "partial_json": piece}, bool(piece)) for piece in pieces]
+
+
+def _signature(thinking: str) -> str:
+    return base64.b64encode(thinking.encode()).decode()
+
+
+def _fault_of(messages: list[Any]) -> str | None:
+    """What the API refuses about a conversation: altered thoughts, blank texts, calls without results."""
+    waiting: set[str] = set()
+    for index, message in enumerate(messages):
+        content = message["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not blocks:
+            return f"messages.{index}: all messages must have non-empty content"
+        answered = {block["tool_use_id"] for block in blocks if block["type"] == "tool_result"}
+        if answered != waiting:
+            return f"messages.{index}: each tool_use must have one tool_result, in the next message"
+        for block in blocks:
+            if block["type"] == "thinking" and block["signature"] != _signature(block["thinking"]):
+                return f"messages.{index}: Invalid `signature` in `thinking` block"
+            if block["type"] == "text" and not block["text"].strip():
+                return f"messages.{index}: text content blocks must contain non-whitespace text"
+        waiting = {block["id"] for block in blocks if block["type"] == "tool_use"}
+    return None
 
 
 def _put_together(block: dict[str, Any], deltas: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 import anthropic
 import httpx2
 import msgspec
-from anthropic import AsyncAnthropic, AsyncStream, Omit
-from anthropic._types import RequestOptions
+from anthropic import AsyncAnthropic, AsyncStream, Omit, RequestOptions
 
 from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
@@ -166,7 +165,9 @@ class Anthropic:
             base_url=base_url,
             max_retries=0,
             open_telemetry=False,
-            http_client=httpx2.AsyncClient(limits=connection_limits(), verify=self._tls, follow_redirects=False),
+            http_client=httpx2.AsyncClient(
+                limits=connection_limits(), verify=self._tls, follow_redirects=False, trust_env=False
+            ),
         )
         client._custom_headers = {}  # pyright: ignore[reportPrivateUsage] - those of ANTHROPIC_CUSTOM_HEADERS
         return client

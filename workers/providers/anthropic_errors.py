@@ -7,6 +7,7 @@ HTTP status, and last the SDK's class. Inside a stream there is no status.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import anthropic
 from pydantic import SecretStr
@@ -25,6 +26,7 @@ from contracts.errors import (
     QuotaExhausted,
     RateLimited,
 )
+from contracts.wire import utc_now
 from workers.providers.transport import describe
 from workers.providers.vendor_errors import answered, of_class, of_status, redact
 
@@ -75,7 +77,7 @@ BY_ERROR_CODE: dict[str, type[FleetError]] = {
     "cmek_key_unreachable": ProviderUnavailable,
     "cmek_context_unavailable": ProviderUnavailable,
     "compaction_unavailable": Overloaded,
-    "beta_request_body_timeout": ProviderTimeout,
+    "request_body_timeout": ProviderTimeout,
 }
 """Only where the type and the status would say something else, or nothing."""
 _BY_TYPE: dict[str, type[FleetError]] = {
@@ -91,6 +93,8 @@ _BY_TYPE: dict[str, type[FleetError]] = {
 }
 _BY_TYPE_WITHOUT_STATUS: dict[str, type[FleetError]] = {"invalid_request_error": InvalidRequest}
 """Too vague beside a status."""
+
+_LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
 _SPENT = re.compile(
     r"credit balance is too low|spend(?:ing)? (?:limit|cap)|specified (?:API|workspace API) usage limits"
@@ -145,6 +149,7 @@ def from_body(
         key=key,
         prompt=prompt,
         headers=headers,
+        told_s=_reset_s(headers or {}, now=utc_now()),
     )
 
 
@@ -167,21 +172,47 @@ def _chosen(said: Reported, *, status: int | None, headers: Mapping[str, str]) -
     return of_status(status)
 
 
+def _reset_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
+    """When the limit that is used up starts anew; only where the vendor does not say when to come back."""
+    if "retry-after" in headers or "retry-after-ms" in headers:
+        return None
+    resets = [
+        headers.get(f"anthropic-ratelimit-{limit}-reset")
+        for limit in _LIMITS
+        if headers.get(f"anthropic-ratelimit-{limit}-remaining") == "0"
+    ]
+    waits = [(at - now).total_seconds() for reset in resets if (at := _instant(reset)) is not None]
+    return max(*waits, 0.0) if waits else None
+
+
+def _instant(text: str | None) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
 def reported(body: object) -> Reported:
     """Reads the vendor's form, and those of gateways before it: flat, or a bare text."""
     match body:
-        case {"error": {**error}} | {"message": str(), **error}:
-            details = error.get("details")
-            code = details.get("error_code") if isinstance(details, dict) else None
-            message, kind = error.get("message"), error.get("type")
-            return Reported(
-                message=message if isinstance(message, str) and message else "no reason given",
-                type=kind if isinstance(kind, str) else None,
-                code=code if isinstance(code, str) else None,
-            )
+        case {"error": {**error}}:
+            return _from_fields(error)
+        case {"message": str(message), **rest}:
+            return _from_fields({**rest, "message": message})
         case {"error": str(message)} | {"detail": str(message)}:
             return Reported(message)
         case str(text) if text and not text.lstrip().startswith("<"):
             return Reported(text)
         case _:
             return Reported("no reason given")
+
+
+def _from_fields(fields: Mapping[object, object]) -> Reported:
+    message, kind, details = fields.get("message"), fields.get("type"), fields.get("details")
+    code = details.get("error_code") if isinstance(details, dict) else None
+    return Reported(
+        message=message if isinstance(message, str) and message else "no reason given",
+        type=kind if isinstance(kind, str) else None,
+        code=code if isinstance(code, str) else None,
+    )

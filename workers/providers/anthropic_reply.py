@@ -50,19 +50,18 @@ class _OutputDetails(msgspec.Struct, gc=False):
     thinking_tokens: int | None = None
 
 
-class _Iteration(msgspec.Struct, gc=False):
+class _Counts(msgspec.Struct, gc=False):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+
+class _Iteration(_Counts, gc=False):
     type: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct, gc=False):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
+class _Usage(_Counts, gc=False):
     output_tokens_details: _OutputDetails | None = None
     iterations: list[_Iteration] | None = None
 
@@ -155,6 +154,7 @@ class MessageReader:
         return self._absorb(self._body.end(), may_be_cut=True)
 
     def finish(self) -> Finish:
+        self._warn_of_compaction()
         return Finish(
             finish_reason=self._finish_reason(),
             usage=_normalised(self._usage) if self._usage_is_final else None,
@@ -315,6 +315,17 @@ class MessageReader:
         self._new_calls.clear()
         return chunk if chunk != _NOTHING else None
 
+    def _warn_of_compaction(self) -> None:
+        """The vendor bills it, but leaves it out of the usage of the reply."""
+        spent = [part for part in self._usage.iterations or () if part.type == "compaction"]
+        if spent:
+            given = sum(_input_tokens(part) for part in spent)
+            said = sum(part.output_tokens or 0 for part in spent)
+            self._warnings.append(
+                f"{PROVIDER} also bills {given} input and {said} output tokens for a compaction of the conversation, "
+                "which the usage leaves out"
+            )
+
     def _finish_reason(self) -> FinishReason:
         said = self._reason
         known = _FINISH_REASONS.get(said) if said else None
@@ -368,15 +379,18 @@ def _can_come_back(block: dict[str, Any]) -> bool:
             return True
 
 
+def _input_tokens(counts: _Counts) -> int:
+    """As a total: the vendor leaves what it read from its cache, and wrote to it, out of `input_tokens`."""
+    cached = (counts.cache_creation_input_tokens or 0) + (counts.cache_read_input_tokens or 0)
+    return (counts.input_tokens or 0) + cached
+
+
 def _normalised(usage: _Usage) -> Usage:
-    """Input as a total: the vendor leaves what it read from its cache, and wrote to it, out of `input_tokens`."""
-    read = usage.cache_read_input_tokens or 0
-    written = usage.cache_creation_input_tokens or 0
     return Usage(
-        input_tokens=(usage.input_tokens or 0) + written + read,
+        input_tokens=_input_tokens(usage),
         output_tokens=usage.output_tokens or 0,
-        cache_read_tokens=read,
-        cache_write_tokens=written,
+        cache_read_tokens=usage.cache_read_input_tokens or 0,
+        cache_write_tokens=usage.cache_creation_input_tokens or 0,
         reasoning_tokens=(usage.output_tokens_details and usage.output_tokens_details.thinking_tokens) or 0,
         source=UsageSource.VENDOR,
     )

@@ -1,0 +1,278 @@
+"""A request in the format of Anthropic's Messages API."""
+
+from typing import Any
+
+import pytest
+
+from contracts.errors import InvalidRequest, UnsupportedFeature
+from contracts.requests import CompletionRequest
+from workers.providers.anthropic_request import Asked, arguments_object, check, messages_request
+
+HI = {"role": "user", "content": "Hi"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+THOUGHTS = [
+    {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"},
+    {"type": "redacted_thinking", "data": "ZGF0YQ=="},
+    {"type": "tool_use", "id": "c1", "name": "f", "input": {}},
+]
+
+
+def request(*messages: dict[str, Any], **fields: Any) -> CompletionRequest:
+    return CompletionRequest.model_validate(
+        {"id": "r", "tenant": "t", "agent": "a", "model": "anthropic/m", "messages": messages or (HI,), **fields}
+    )
+
+
+def asked(*messages: dict[str, Any], model: str = "claude-opus-4-6", **fields: Any) -> Asked:
+    return messages_request(request(*messages, **fields), model=model)
+
+
+def turns(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    return asked(*messages).body["messages"]
+
+
+def call(arguments: str = "{}", **fields: Any) -> dict[str, Any]:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+    return {"role": "assistant", "content": None, "tool_calls": calls, **fields}
+
+
+def result(content: Any = "42", id: str = "c1") -> dict[str, Any]:  # noqa: A002
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+def test_system_messages_go_in_front() -> None:
+    body = asked({"role": "system", "content": "A"}, HI, {"role": "developer", "content": "B"}).body
+    assert body["system"] == [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]
+    assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+
+
+def test_blank_texts_are_left_out() -> None:
+    empty = {"role": "assistant", "content": ""}
+    parts = {"role": "user", "content": [{"type": "text", "text": " \n"}, {"type": "text", "text": "x"}]}
+    assert turns({"role": "system", "content": ""}, HI, empty, parts) == [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "x"}]}
+    ]
+
+
+def test_results_of_parallel_calls_are_one_turn_and_come_first() -> None:
+    found = turns(HI, call(), HI, result("a"), result("b", id="c2"))
+    assert [turn["role"] for turn in found] == ["user", "assistant", "user"]
+    assert [block["type"] for block in found[2]["content"]] == ["tool_result", "tool_result", "text"]
+    assert [block.get("content") for block in found[2]["content"]] == ["a", "b", None]
+
+
+def test_a_result_of_parts_keeps_them() -> None:
+    found = turns(HI, call(), result([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]))
+    assert found[2]["content"][0]["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+
+
+def test_ids_of_other_vendors_become_ids_that_the_api_takes() -> None:
+    calls = [{"id": "functions.f:0", "type": "function", "function": {"name": "f.g", "arguments": ""}}]
+    found = turns(HI, {"role": "assistant", "content": None, "tool_calls": calls}, result(id="functions.f:0"))
+    assert found[1]["content"] == [{"type": "tool_use", "id": "functions_f_0", "name": "f_g", "input": {}}]
+    assert found[2]["content"][0]["tool_use_id"] == "functions_f_0"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ("", {}),
+        ("{broken", {"INVALID_JSON": "{broken"}),
+        ("[1]", {"INVALID_JSON": "[1]"}),
+    ],
+)
+def test_arguments_become_an_object(text: str, value: dict[str, Any]) -> None:
+    assert arguments_object(text) == value
+
+
+def test_thoughts_go_back_untouched() -> None:
+    turn = call(content="ignored", reasoning="Hm.", provider_data={"anthropic": {"content": THOUGHTS}})
+    assert turns(HI, turn, result())[1]["content"] == THOUGHTS
+
+
+@pytest.mark.parametrize("data", [{"google": {"content": THOUGHTS}}, {"anthropic": {}}, {"anthropic": {"content": []}}])
+def test_data_of_others_is_ignored(data: dict[str, Any]) -> None:
+    assert turns(HI, call(provider_data=data), result())[1]["content"] == [
+        {"type": "tool_use", "id": "c1", "name": "f", "input": {}}
+    ]
+
+
+def test_a_begun_reply_ends_without_white_space() -> None:
+    assert turns(HI, {"role": "assistant", "content": "It is: \n"})[1]["content"][0]["text"] == "It is:"
+
+
+@pytest.mark.parametrize(
+    ("url", "source"),
+    [
+        ("https://example.org/a", {"type": "url", "url": "https://example.org/a"}),
+        ("data:image/png;base64,QQ==", {"type": "base64", "media_type": "image/png", "data": "QQ=="}),
+        ("data:image/JPG;name=a;base64,QQ==", {"type": "base64", "media_type": "image/jpeg", "data": "QQ=="}),
+    ],
+)
+def test_images_have_a_source(url: str, source: dict[str, str]) -> None:
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    assert turns(image)[0]["content"] == [{"type": "image", "source": source}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "choice"),
+    [
+        ({"tool_choice": "auto"}, {"type": "auto"}),
+        ({"tool_choice": "none", "parallel_tool_calls": False}, {"type": "none"}),
+        ({"tool_choice": "required"}, {"type": "any"}),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, {"type": "tool", "name": "f"}),
+        ({"parallel_tool_calls": False}, {"type": "auto", "disable_parallel_tool_use": True}),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, {"type": "any", "disable_parallel_tool_use": True}),
+        ({"parallel_tool_calls": True}, None),
+        ({}, None),
+    ],
+)
+def test_tool_choice(fields: dict[str, Any], choice: dict[str, Any] | None) -> None:
+    assert asked(tools=[TOOL], **fields).body.get("tool_choice") == choice
+
+
+@pytest.mark.parametrize("fields", [{"tool_choice": "auto"}, {"tool_choice": "none"}, {"parallel_tool_calls": False}])
+def test_no_choice_without_tools(fields: dict[str, Any]) -> None:
+    assert "tool_choice" not in asked(**fields).body
+
+
+def test_a_tool_without_parameters_takes_an_object() -> None:
+    assert asked(tools=[TOOL]).body["tools"] == [{"name": "f", "input_schema": {"type": "object", "properties": {}}}]
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "thinking", "config"),
+    [
+        ("claude-opus-4-6", "low", {"type": "adaptive"}, {"effort": "low"}),
+        ("claude-sonnet-5-5", "max", {"type": "adaptive"}, {"effort": "max"}),
+        ("claude-sonnet-5-5", "minimal", {"type": "adaptive"}, {"effort": "low"}),
+        ("claude-sonnet-5-5", "none", {"type": "disabled"}, None),
+        ("claude-sonnet-4-5", "minimal", {"type": "enabled", "budget_tokens": 1024}, None),
+        ("claude-sonnet-4-5", "high", {"type": "enabled", "budget_tokens": 16384}, None),
+        ("claude-opus-4-1", "max", {"type": "enabled", "budget_tokens": 16000}, None),
+        ("claude-3-5-haiku-latest", "high", None, None),
+        ("claude-3-5-haiku-latest", "none", None, None),
+        ("claude-sonnet-5-5", None, None, None),
+    ],
+)
+def test_reasoning_effort(model: str, effort: str | None, thinking: dict[str, Any] | None, config: Any) -> None:
+    body = asked(model=model, reasoning_effort=effort).body
+    assert (body.get("thinking"), body.get("output_config")) == (thinking, config)
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "fields", "why"),
+    [
+        ("claude-3-haiku-20240307", [HI], {}, "the model cannot"),
+        ("claude-opus-5-5", [HI], {"tools": [TOOL], "tool_choice": "required"}, "tool_choice forces a tool"),
+        ("claude-sonnet-4-5", [HI], {"max_tokens": 2000}, "max_tokens leaves no room"),
+        ("claude-sonnet-4-5", [HI, call(), result()], {}, "another vendor"),
+    ],
+)
+def test_says_why_it_does_not_think(model: str, messages: list[Any], fields: dict[str, Any], why: str) -> None:
+    found = asked(*messages, model=model, reasoning_effort="high", **fields)
+    assert "thinking" not in found.body
+    assert why in found.warnings[0]
+
+
+def test_goes_on_thinking_where_it_thought_before() -> None:
+    turn = call(provider_data={"anthropic": {"content": THOUGHTS}})
+    found = asked(HI, turn, result(), model="claude-sonnet-4-5", reasoning_effort="low")
+    assert found.body["thinking"]["type"] == "enabled"
+
+
+def test_a_schema_is_fitted_to_what_is_enforced() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}}
+    found = asked(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    sent = found.body["output_config"]["format"]["schema"]
+    assert sent["additionalProperties"] is False
+    assert sent["properties"]["n"] == {"type": "integer", "description": "{minimum: 1}"}
+    assert "descriptions" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False},
+        {"type": "object", "properties": {"map": {"type": "object", "additionalProperties": {"type": "string"}}}},
+        {"type": "object", "properties": {"anything": {}}},
+    ],
+    ids=["fits", "would lose its keys", "cannot be fitted"],
+)
+def test_a_schema_that_would_change_its_meaning_stays(schema: dict[str, Any]) -> None:
+    found = asked(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    assert found.body["output_config"]["format"] == {"type": "json_schema", "schema": schema}
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "most"),
+    [
+        ("claude-3-opus-20240229", 4096),
+        ("claude-3-5-sonnet-20241022", 8192),
+        ("claude-3-7-sonnet-latest", 64_000),
+        ("claude-opus-4-20250514", 32_000),
+        ("anthropic.claude-opus-4-1-20250805-v1:0", 32_000),
+        ("claude-4-sonnet-20250514", 64_000),
+        ("claude-opus-4-5-20251101", 64_000),
+        ("claude-haiku-4-5@20251001", 64_000),
+        ("anthropic/claude-sonnet-4.6", 128_000),
+        ("claude-opus-5-5", 128_000),
+        ("claude-haiku-5-5", 64_000),
+        ("claude-mythos-preview", 64_000),
+        ("glm-5", 8192),
+    ],
+)
+def test_the_output_is_bounded_by_what_the_model_can_say(model: str, most: int) -> None:
+    assert asked(model=model).body["max_tokens"] == most
+    assert asked(model=model, max_tokens=5).body["max_tokens"] == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"response_format": {"type": "json_object"}}, "json_schema"),
+        ({"tools": [{"type": "function", "function": {"name": "a.b"}}]}, "'a.b'"),
+    ],
+)
+def test_what_the_api_cannot_do_is_refused_before_a_call(fields: dict[str, Any], what: str) -> None:
+    with pytest.raises(UnsupportedFeature, match=what):
+        check(request(**fields))
+
+
+@pytest.mark.parametrize("url", ["http://example.org/a.png", "data:image/svg+xml;base64,QQ==", "data:image/png,QQ=="])
+def test_images_that_the_api_does_not_take_are_refused(url: str) -> None:
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    with pytest.raises(UnsupportedFeature, match="image"):
+        check(request(image))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cache": "system"}, {"cache": ["somewhere"]}, {"cache_ttl": "1d"}, {"betas": "x"}, {"betas": ["a\r\nb"]}],
+)
+def test_options_that_are_none_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"provider_options\.anthropic"):
+        check(request(provider_options={"anthropic": options}))
+
+
+def test_a_cache_mark_without_a_place_is_no_error() -> None:
+    body = asked(provider_options={"anthropic": {"cache": ["system", "tools"]}}).body
+    assert "cache_control" not in str(body)
+
+
+def test_names_and_details_are_ignored_aloud() -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "https://example.org/a", "detail": "low"}}]
+    found = asked({"role": "user", "content": parts, "name": "bob"})
+    assert found.warnings == (
+        "anthropic takes no name of a message; it was ignored",
+        "anthropic takes no detail of an image; it was ignored",
+    )
+
+
+def test_what_the_options_say_themselves_is_not_warned_of() -> None:
+    options = {"temperature": 1, "thinking": {"type": "enabled", "budget_tokens": 2000}}
+    found = asked(temperature=0.5, reasoning_effort="high", provider_options={"anthropic": options})
+    assert found.warnings == ()
+    assert (found.body["temperature"], found.body["thinking"]) == (1, options["thinking"])
