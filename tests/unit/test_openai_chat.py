@@ -340,3 +340,11 @@ def test_the_body_holds_what_was_asked_and_nothing_else() -> None:
     )
     body = request_body(request, model="gpt-4o", max_tokens_field="max_completion_tokens", stream_options=None)
     assert body == {"model": "gpt-4o", "messages": [{"role": "assistant", "content": "x"}], "stream": True}
+
+
+@pytest.mark.parametrize("data", [b'[{"choices": [', b'{"choices": 1, "id": "', b'data: {"choices": 1, "id'])
+def test_what_is_cut_in_another_form_is_not_finished(data: bytes) -> None:
+    chat = reader()
+    assert chat.feed(data) is None
+    assert chat.end() is None
+    assert (chat.finished, chat.error) == (False, None)

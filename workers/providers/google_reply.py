@@ -162,14 +162,8 @@ class ReplyReader:
     def _take(self, data: bytes | msgspec.Raw, *, may_be_cut: bool) -> None:
         try:
             response = _decode_response(data)
-        except msgspec.ValidationError:
-            self._take_unknown(data, may_be_cut=may_be_cut)
-            return
         except (msgspec.DecodeError, UnicodeDecodeError):
-            if not may_be_cut:
-                self.error = StreamInterrupted(
-                    f"{self._provider} sent an event that is no JSON", provider=self._provider
-                )
+            self._take_unknown(data, may_be_cut=may_be_cut)
             return
         feedback = response.prompt_feedback
         if response.error or (feedback and feedback.block_reason and not response.candidates):
@@ -187,7 +181,14 @@ class ReplyReader:
 
     def _take_unknown(self, data: bytes | msgspec.Raw, *, may_be_cut: bool) -> None:
         """A list of replies, as it comes without `alt=sse`, or an error in one of its forms; the rest is skipped."""
-        body = _decode_any(data)
+        try:
+            body = _decode_any(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if not may_be_cut:
+                self.error = StreamInterrupted(
+                    f"{self._provider} sent an event that is no JSON", provider=self._provider
+                )
+            return
         if isinstance(body, list):
             for item in _decode_list(data):
                 if not self.error:

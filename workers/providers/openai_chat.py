@@ -206,17 +206,11 @@ class ChatReader:
     def _take(self, event: Event, *, may_be_cut: bool) -> None:
         try:
             chunk = _decode_chunk(event.data)
-        except msgspec.ValidationError:
-            self._take_unknown(event)
-            return
         except (msgspec.DecodeError, UnicodeDecodeError):
-            if not may_be_cut:
-                self.error = StreamInterrupted(
-                    f"{self._provider} sent an event that is no JSON", provider=self._provider
-                )
+            self._take_unknown(event, may_be_cut=may_be_cut)
             return
         if chunk.error or event.name == "error" or (chunk.choices is None and chunk.usage is None):
-            self._take_unknown(event)
+            self._take_unknown(event, may_be_cut=may_be_cut)
             return
         self._id = self._id or chunk.id
         self._model = self._model or chunk.model
@@ -269,9 +263,16 @@ class ChatReader:
                 case _:
                     pass
 
-    def _take_unknown(self, event: Event) -> None:
+    def _take_unknown(self, event: Event, *, may_be_cut: bool) -> None:
         """An error in one of its forms; what is neither that nor a chunk (a proxy's own event) is skipped."""
-        body = _decode_any(event.data)
+        try:
+            body = _decode_any(event.data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if not may_be_cut:
+                self.error = StreamInterrupted(
+                    f"{self._provider} sent an event that is no JSON", provider=self._provider
+                )
+            return
         if event.name == "error" or _is_error(body):
             self.error = self._classify(body)
 
