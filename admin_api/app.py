@@ -19,7 +19,7 @@ from admin_api.control_plane import ControlPlane
 from admin_api.database import open_database
 from admin_api.edge import Edge, RequestMetrics
 from admin_api.publisher import Publisher
-from admin_api.routes import alerts, audit, fleet, probes, providers, tenants, tokens, usage
+from admin_api.routes import alerts, audit, dead_letters, fleet, probes, providers, tenants, tokens, usage
 from admin_api.settings import AdminSettings
 from admin_api.vault import KeyVault
 from runtime import broker, logs, role
@@ -106,7 +106,7 @@ def create_app(plane: ControlPlane) -> FastAPI:
     app.state.control_plane = plane
     app.state.registry = registry
     problems.install(app)
-    for room in (tenants, providers, usage, alerts, tokens, audit, fleet, probes):
+    for room in (tenants, providers, usage, alerts, tokens, audit, dead_letters, fleet, probes):
         app.include_router(room.router)
 
     def openapi() -> dict[str, Any]:

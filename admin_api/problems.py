@@ -171,7 +171,7 @@ def document(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _statuses(operation: Mapping[str, Any]) -> list[str]:
-    statuses = ["500"]
+    statuses = ["500", *(["409"] if "409" in operation["responses"] else [])]
     if operation.get("security"):
         statuses += ["401", "403", "503"]
     if operation.get("parameters") or operation.get("requestBody"):
@@ -180,7 +180,7 @@ def _statuses(operation: Mapping[str, Any]) -> list[str]:
         statuses.append("404")
     if operation.get("requestBody"):
         statuses += ["409", "413"]
-    return sorted(statuses)
+    return sorted(set(statuses))
 
 
 def _response(status: str) -> dict[str, Any]:

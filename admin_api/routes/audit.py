@@ -22,7 +22,7 @@ Name = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f
 Moment = Annotated[str, Query(description="A day (UTC), or a time with a zone.", max_length=64)]
 
 
-class Format(StrEnum):
+class AuditFormat(StrEnum):
     JSON = "json"
     JSON_LINES = "jsonl"
 
@@ -40,7 +40,7 @@ async def get_audit(
     about: Annotated[Name | None, Query(alias="object", description="A type, an id, or type/id.")] = None,
     first: Annotated[Moment | None, Query(alias="from")] = None,
     last: Annotated[Moment | None, Query(alias="to", description="A day is included, a time is not.")] = None,
-    wanted: Annotated[Format | None, Query(alias="format")] = None,
+    wanted: Annotated[AuditFormat | None, Query(alias="format")] = None,
     accept: Annotated[str, Header()] = "",
 ) -> Page[AuditEntry] | Response:
     """Who changed what, the newest first. As JSON lines it comes whole, without pages."""
@@ -52,7 +52,7 @@ async def get_audit(
         since=audit_log.start(first),
         before=audit_log.end(last),
     )
-    if wanted is Format.JSON_LINES or (wanted is None and _JSON_LINES in accept):
+    if wanted is AuditFormat.JSON_LINES or (wanted is None and _JSON_LINES in accept):
         return await _streamed(audit_log.export(plane, chosen))
     return await audit_log.page(plane, chosen, paging=paging)
 

@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import select, text
 
 from admin_api.control_plane import ControlPlane
+from contracts.control import DEAD_SUBJECT
 from contracts.wire import utc_now
 from migrations.schema import alerts, api_tokens
-from tests.integration.admin.conftest import ADMIN_TOKEN, client_of
+from tests.integration.admin.conftest import ADMIN_TOKEN, NatsWithUsers, client_of
 
 TOKENS = "/api/v1/tokens"
 ROLES = ("admin", "tenant_admin", "viewer of tenant", "viewer of all", "nobody", "stranger")
@@ -78,6 +79,14 @@ TABLE: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("GET", "/api/v1/audit", None, (OK, OK, OK, OK, 401, 401)),
     ("GET", "/api/v1/audit?tenant={other}", None, (OK, 403, 403, OK, 401, 401)),
     ("GET", "/api/v1/audit?tenant={other}&format=jsonl", None, (OK, 403, 403, OK, 401, 401)),
+    ("GET", "/api/v1/dead-letters", None, (OK, OK, OK, OK, 401, 401)),
+    ("GET", "/api/v1/dead-letters?tenant={other}", None, (OK, 403, 403, OK, 401, 401)),
+    ("GET", "/api/v1/dead-letters/{own_letter}", None, (OK, OK, OK, OK, 401, 401)),
+    ("GET", "/api/v1/dead-letters/{other_letter}", None, (OK, 403, 403, OK, 401, 401)),
+    ("POST", "/api/v1/dead-letters/{own_letter}/replay", None, (OK, OK, 403, 403, 401, 401)),
+    ("POST", "/api/v1/dead-letters/{other_letter}/replay", None, (OK, 403, 403, 403, 401, 401)),
+    ("DELETE", "/api/v1/dead-letters/{own_letter}", None, (OK, OK, 403, 403, 401, 401)),
+    ("DELETE", "/api/v1/dead-letters/{other_letter}", None, (OK, 403, 403, 403, 401, 401)),
     ("GET", "/api/v1/fleet", None, (OK, 403, 403, OK, 401, 401)),
 ]
 
@@ -94,7 +103,9 @@ async def new_token(api: httpx.AsyncClient, **fields: Any) -> str:
     return answer.json()["token"]
 
 
-async def test_every_role_at_every_endpoint(plane: ControlPlane, api: httpx.AsyncClient, tenant: str) -> None:
+async def test_every_role_at_every_endpoint(
+    plane: ControlPlane, api: httpx.AsyncClient, nats_users: NatsWithUsers, tenant: str
+) -> None:
     own, other = tenant, f"{tenant}-other"
     for slug in (own, other):
         await api.post("/api/v1/tenants", json={"slug": slug})
@@ -107,11 +118,11 @@ async def test_every_role_at_every_endpoint(plane: ControlPlane, api: httpx.Asyn
         "stranger": "fleet_this-token-was-never-given-to-anybody",
     }
     wrong: list[str] = []
-    values = {"own": own, "other": other, **await _fresh_objects(plane, api, own, other)}
+    values = {"own": own, "other": other, **await _fresh_objects(plane, api, nats_users, own, other)}
     for method, path, body, expected in TABLE:
         for role, status in zip(ROLES, expected, strict=True):
             if method in ("POST", "DELETE"):
-                values |= await _fresh_objects(plane, api, own, other)
+                values |= await _fresh_objects(plane, api, nats_users, own, other)
             authorization = {"Authorization": f"Bearer {tokens[role]}" if tokens[role] else ""}
             answer = await api.request(method, filled(path, values), json=filled(body, values), headers=authorization)
             if answer.status_code not in ((200, 201, 204) if status == OK else (status,)):
@@ -124,8 +135,11 @@ async def test_every_role_at_every_endpoint(plane: ControlPlane, api: httpx.Asyn
     assert wrong == []
 
 
-async def _fresh_objects(plane: ControlPlane, api: httpx.AsyncClient, own: str, other: str) -> dict[str, str]:
-    """A mock provider and an alert of each tenant, no ollama, no tenant `new`, and a token of the other tenant."""
+async def _fresh_objects(
+    plane: ControlPlane, api: httpx.AsyncClient, nats_users: NatsWithUsers, own: str, other: str
+) -> dict[str, str]:
+    """A mock provider, an alert and a dead letter of each tenant, no ollama, no tenant `new`, and a token of the other
+    tenant."""
     alerted = {"own_alert": uuid.uuid4(), "other_alert": uuid.uuid4()}
     async with plane.database.transaction() as connection:
         await connection.execute(text("DELETE FROM llm_providers"))
@@ -139,6 +153,11 @@ async def _fresh_objects(plane: ControlPlane, api: httpx.AsyncClient, own: str, 
     for name, slug in (("own_provider", own), ("other_provider", other)):
         added = await api.post("/api/v1/llm-providers", json={"tenant": slug, "provider_type": "mock"})
         found[name] = added.json()["id"]
+    async with nats_users.connect_as("worker-mock") as pool:
+        for name, slug in (("own_letter", own), ("other_letter", other)):
+            headers = {DEAD_SUBJECT: f"llm.v1.request.mock.interactive.{slug}"}
+            ack = await pool.jetstream().publish(f"llm.v1.dead.mock.{slug}", b"{}", headers=headers)
+            found[name] = str(ack.seq)
     token = await api.post(TOKENS, json={"name": "victim", "role": "viewer", "tenant": other})
     return found | {"other_token": token.json()["id"]}
 

@@ -20,6 +20,9 @@ SECURED = [
     ("/api/v1/alerts", {"get"}),
     ("/api/v1/alerts/{alert_id}/acknowledge", {"post"}),
     ("/api/v1/audit", {"get"}),
+    ("/api/v1/dead-letters", {"get"}),
+    ("/api/v1/dead-letters/{seq}", {"get", "delete"}),
+    ("/api/v1/dead-letters/{seq}/replay", {"post"}),
     ("/api/v1/fleet", {"get"}),
 ]
 
