@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from contracts.errors import UnsupportedFeature
+from contracts.errors import InvalidRequest, UnsupportedFeature
 from contracts.requests import (
     AssistantMessage,
     CompletionRequest,
@@ -47,7 +47,9 @@ _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def check(request: CompletionRequest) -> None:
-    """Raises UnsupportedFeature for what Ollama has no way to do."""
+    """Raises UnsupportedFeature for what Ollama has no way to do, InvalidRequest for options that are none."""
+    if not isinstance(request.provider_options.get(NAME, {}).get("options", {}), dict):
+        raise InvalidRequest(f"provider_options.{NAME}.options must be an object", provider=NAME)
     if isinstance(request.tool_choice, NamedToolChoice) or request.tool_choice == "required":
         raise _unsupported("cannot be made to call a tool (tool_choice)")
     for message in request.messages:
@@ -105,7 +107,7 @@ def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     for message in messages:
         if isinstance(message, AssistantMessage):
             names.update({call.id: call.function.name for call in message.tool_calls or ()})
-        written.append(_message(message, names))
+        written.append({name: value for name, value in _message(message, names).items() if value})
     return written
 
 
@@ -115,12 +117,12 @@ def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
             return {"role": "system", "content": _text(message.content)}
         case UserMessage():
             images = [_image(part.image_url.url) for part in message.content if isinstance(part, ImagePart)]
-            return {"role": "user", "content": _text(message.content), **({"images": images} if images else {})}
+            return {"role": "user", "content": _text(message.content), "images": images}
         case AssistantMessage():
             return _assistant_message(message)
         case ToolMessage():
             name = names.get(message.tool_call_id)
-            return {"role": "tool", "content": _text(message.content), **({"tool_name": name} if name else {})}
+            return {"role": "tool", "content": _text(message.content), "tool_name": name}
         case _:
             assert_never(message)
 
@@ -132,9 +134,9 @@ def _assistant_message(message: AssistantMessage) -> dict[str, Any]:
     ]
     return {
         "role": "assistant",
-        "content": message.content or message.refusal or "",
+        "content": message.content or message.refusal,
         **_object((message.provider_data or {}).get(NAME)),
-        **({"tool_calls": calls} if calls else {}),
+        "tool_calls": calls,
     }
 
 

@@ -184,7 +184,7 @@ async def test_each_application_has_a_token_of_its_own(vendor: Vendor) -> None:
 
 
 async def test_a_token_is_renewed_before_it_expires(vendor: Vendor) -> None:
-    now = 0.0
+    now: float = 0.0
     tokens = Tokens(httpx2.create_ssl_context(), clock=lambda: now)
     credentials = credentials_of(entra(vendor).key)
     first = await tokens.get(credentials)
@@ -198,7 +198,7 @@ async def test_a_token_is_renewed_before_it_expires(vendor: Vendor) -> None:
 
 
 async def test_a_good_token_outlives_an_outage_of_entra(vendor: Vendor) -> None:
-    now = 0.0
+    now: float = 0.0
     tokens = Tokens(httpx2.create_ssl_context(), clock=lambda: now)
     credentials = credentials_of(entra(vendor).key)
     first = await tokens.get(credentials)

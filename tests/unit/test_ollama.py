@@ -1,0 +1,285 @@
+"""Ollama's format, part by part."""
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+import httpx2
+import ollama
+import pytest
+from pydantic import SecretStr
+
+from contracts.errors import ErrorCode, InvalidRequest, UnsupportedFeature
+from contracts.requests import CompletionRequest
+from contracts.usage import UsageSource
+from workers.providers.base import Chunk, Finish
+from workers.providers.ndjson import MAX_LINE_BYTES, Lines
+from workers.providers.ollama_errors import BY_HTTPX2_CLASS, from_body, from_exception
+from workers.providers.ollama_reply import OllamaReader
+from workers.providers.ollama_request import chat_body, check
+from workers.providers.sse import EventTooLarge
+from workers.providers.vendor_errors import of_class
+
+KEY = SecretStr("sk-Zx81kQpvL0aa93Jw72mmDf55")
+SDK_ERRORS = {
+    name: kind
+    for name, kind in inspect.getmembers(ollama, inspect.isclass)
+    + inspect.getmembers(import_module("ollama._types"), inspect.isclass)
+    if issubclass(kind, Exception)
+}
+
+
+def request(**fields: Any) -> CompletionRequest:
+    least = {"id": "r", "tenant": "t", "agent": "a", "model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    return CompletionRequest.model_validate({**least, **fields})
+
+
+def said(*parts: bytes, ends: bool = False) -> tuple[list[Chunk], OllamaReader]:
+    reader = OllamaReader(classify=lambda body: from_body(body, model="m", key=KEY), estimate_input=lambda: 77)
+    chunks = [reader.feed(part) for part in parts]
+    return [chunk for chunk in [*chunks, reader.end() if ends else None] if chunk], reader
+
+
+def finish(*parts: bytes) -> Finish:
+    return said(*parts)[1].finish()
+
+
+def test_every_error_of_the_sdk_has_a_counterpart_here() -> None:
+    """RequestError is raised before a call, for a request that we write otherwise; ResponseError is `from_body`."""
+    assert set(SDK_ERRORS) == {"RequestError", "ResponseError"}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for _, kind in inspect.getmembers(httpx2, inspect.isclass) if issubclass(kind, Exception)],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_error_of_the_client_is_mapped(kind: type[Exception]) -> None:
+    assert of_class(kind.__new__(kind), BY_HTTPX2_CLASS)
+
+
+def test_a_server_that_does_not_answer_in_time_is_a_timeout() -> None:
+    failure = from_exception(httpx2.ConnectTimeout("slow"), host="127.0.0.1:11434")
+    assert failure.code == ErrorCode.PROVIDER_TIMEOUT
+    assert "127.0.0.1:11434" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "code"),
+    [
+        (400, "invalid options: temperature", ErrorCode.INVALID_REQUEST),
+        (400, "registry.ollama.ai/library/gemma:2b does not support tools", ErrorCode.UNSUPPORTED_FEATURE),
+        (400, '"gemma" does not support thinking', ErrorCode.UNSUPPORTED_FEATURE),
+        (400, 'think value "high" is not supported for this model', ErrorCode.UNSUPPORTED_FEATURE),
+        (500, "this model is missing data required for image input", ErrorCode.UNSUPPORTED_FEATURE),
+        (400, "the input length exceeds the context length", ErrorCode.CONTEXT_LENGTH_EXCEEDED),
+        (500, "prompt too long; exceeded max context length by 12 tokens", ErrorCode.CONTEXT_LENGTH_EXCEEDED),
+        (401, "unauthorized", ErrorCode.AUTHENTICATION_FAILED),
+        (403, "access denied", ErrorCode.AUTHENTICATION_FAILED),
+        (403, "this model requires a subscription, upgrade for access", ErrorCode.QUOTA_EXHAUSTED),
+        (404, 'model "llama9" not found, try pulling it first', ErrorCode.MODEL_NOT_FOUND),
+        (429, "too many concurrent requests", ErrorCode.RATE_LIMITED),
+        (429, "you have reached your hourly usage limit", ErrorCode.QUOTA_EXHAUSTED),
+        (500, "model requires more system memory (5.0 GiB) than is available", ErrorCode.PROVIDER_UNAVAILABLE),
+        (500, "llama runner process has terminated: exit status 2", ErrorCode.PROVIDER_UNAVAILABLE),
+        (503, "server busy, please try again.  maximum pending requests exceeded", ErrorCode.OVERLOADED),
+        (None, "unexpected EOF", ErrorCode.PROVIDER_UNAVAILABLE),
+        (None, "context limit hit", ErrorCode.CONTEXT_LENGTH_EXCEEDED),
+    ],
+)
+def test_says_what_ollama_means(status: int | None, text: str, code: ErrorCode) -> None:
+    failure = from_body({"error": text}, model="m", key=KEY, status=status)
+    assert (failure.code, failure.status) == (code, status)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "no", "type": "api_error"}}, "no"),
+        ({"message": "no"}, "no"),
+        ("404 page not found", "404 page not found"),
+        ("<html>", "no reason given"),
+        ([], "no reason given"),
+    ],
+)
+def test_reads_every_form_of_an_error(body: object, words: str) -> None:
+    assert from_body(body, model=None, key=KEY, status=500).message == f"ollama answered 500: {words}"
+
+
+def test_no_error_shows_the_key() -> None:
+    failure = from_body({"error": f"bad {KEY.get_secret_value()}"}, model=None, key=KEY, status=401)
+    assert "Zx81kQ" not in failure.message
+
+
+def test_lines_come_whole_wherever_they_are_cut() -> None:
+    data = '{"a":"čau"}\r\n\n{"b":1}\n{"c"'.encode()
+    for size in range(1, len(data)):
+        lines = Lines()
+        found = [line for at in range(0, len(data), size) for line in lines.feed(data[at : at + size])]
+        assert [line.strip() for line in found] == ['{"a":"čau"}'.encode(), b'{"b":1}']
+        assert lines.end() == b'{"c"'
+
+
+def test_a_line_without_an_end_is_refused() -> None:
+    lines = Lines()
+    lines.feed(b"x" * MAX_LINE_BYTES)
+    with pytest.raises(EventTooLarge):
+        lines.feed(b"x")
+
+
+def test_what_came_together_is_one_chunk() -> None:
+    chunks, reader = said(
+        b'{"message":{"thinking":"hm"}}\n{"message":{"content":"a"}}\n{"message":{"content":"b"}}\n{"mess',
+        b'age":{}}\n',
+    )
+    assert chunks == [Chunk(text="ab", reasoning="hm")]
+    assert not reader.finished
+
+
+def test_a_reply_without_a_newline_at_its_end_is_whole() -> None:
+    chunks, reader = said(b'{"message":{"content":"a"},"done":true,"done_reason":"stop"}', ends=True)
+    assert (chunks, reader.finished) == ([Chunk(text="a")], True)
+
+
+def test_a_cut_line_is_no_end() -> None:
+    _, reader = said(b'{"message":{"content":"a"}}\n{"message":{"content":""},"done":tr', ends=True)
+    assert (reader.finished, reader.error) == (False, None)
+
+
+def test_nothing_behind_the_end_counts() -> None:
+    chunks, _ = said(b'{"message":{"content":"a"},"done":true}\n{"message":{"content":"b"}}\n')
+    assert chunks == [Chunk(text="a")]
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (b'{"name":"f","arguments":{"city": "Z\xc3\xbcrich"}}', '{"city": "Zürich"}'),
+        (b'{"name":"f","arguments":"{\\"a\\":1}"}', '{"a":1}'),
+        (b'{"name":"f","arguments":""}', "{}"),
+        (b'{"name":"f","arguments":null}', "{}"),
+        (b'{"name":"f"}', "{}"),
+    ],
+)
+def test_arguments_are_a_text_that_holds_an_object(function: bytes, arguments: str) -> None:
+    (chunk,), _ = said(b'{"message":{"tool_calls":[{"function":' + function + b"}]}}\n")
+    assert chunk.tool_calls[0].arguments == arguments
+
+
+def test_calls_in_one_line_or_in_two_are_numbered_and_named() -> None:
+    call = b'{"function":{"name":"f","arguments":{}}}'
+    line = b'{"message":{"tool_calls":[' + call + b"," + call + b"]}}\n"
+    chunks, reader = said(line, line, b'{"done":true,"done_reason":"stop"}\n')
+    calls = [delta for chunk in chunks for delta in chunk.tool_calls]
+    assert [call.index for call in calls] == [0, 1, 2, 3]
+    assert len({call.id for call in calls}) == 4
+    assert reader.finish().finish_reason == "tool_calls"
+
+
+def test_an_id_that_a_server_gives_is_kept() -> None:
+    (chunk,), _ = said(b'{"message":{"tool_calls":[{"id":"call_9","function":{"index":0,"name":"f"}}]}}\n')
+    assert chunk.tool_calls[0].id == "call_9"
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish_reason", "warned"),
+    [
+        (b',"done_reason":"stop"', "stop", False),
+        (b',"done_reason":"length"', "length", False),
+        (b',"done_reason":"load"', "stop", False),
+        (b"", "stop", False),
+        (b',"done_reason":"tired"', "stop", True),
+    ],
+)
+def test_an_end_has_its_reason(reason: bytes, finish_reason: str, warned: bool) -> None:
+    end = finish(b'{"done":true' + reason + b"}\n")
+    assert (end.finish_reason, bool(end.warnings)) == (finish_reason, warned)
+
+
+@pytest.mark.parametrize(
+    ("counts", "usage"),
+    [
+        (b',"prompt_eval_count":3,"eval_count":4', (3, 4, UsageSource.VENDOR)),
+        (b',"prompt_eval_count":3', (3, 0, UsageSource.VENDOR)),
+        (b',"eval_count":4', (77, 4, UsageSource.ESTIMATED)),
+    ],
+)
+def test_counts_are_usage(counts: bytes, usage: tuple[int, int, UsageSource]) -> None:
+    found = finish(b'{"done":true' + counts + b"}\n").usage
+    assert found
+    assert (found.input_tokens, found.output_tokens, found.source) == usage
+
+
+def test_no_counts_are_no_usage() -> None:
+    assert finish(b'{"done":true}\n').usage is None
+
+
+@pytest.mark.parametrize("line", [b"<html>", b'{"message":5}', b"[]"])
+def test_a_line_of_another_kind_breaks_the_reply(line: bytes) -> None:
+    _, reader = said(line + b"\n")
+    assert reader.error
+    assert reader.error.code == ErrorCode.STREAM_INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("effort", "think"),
+    [("none", False), ("minimal", "low"), ("low", "low"), ("medium", "medium"), ("high", "high"), ("max", "high")],
+)
+def test_effort_is_thinking(effort: str, think: bool | str) -> None:
+    assert chat_body(request(reasoning_effort=effort), model="m")["think"] == think
+
+
+@pytest.mark.parametrize(
+    ("response_format", "sent"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, "json"),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}}, {"type": "array"}),
+        ({"type": "json_schema", "json_schema": {"name": "n"}}, "json"),
+    ],
+)
+def test_a_format_is_json_or_a_schema(response_format: dict[str, Any], sent: object) -> None:
+    assert chat_body(request(response_format=response_format), model="m").get("format") == sent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [("", {}), ('{"x": 1}', {"x": 1}), ("not json", {"arguments": "not json"}), ("[1]", {"arguments": "[1]"})],
+)
+def test_arguments_that_are_no_object_are_kept_in_one(arguments: str, sent: dict[str, Any]) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    body = chat_body(request(messages=[{"role": "assistant", "content": None, "tool_calls": [call]}]), model="m")
+    assert body["messages"][0]["tool_calls"][0]["function"]["arguments"] == sent
+
+
+@pytest.mark.parametrize(
+    ("url", "data"),
+    [
+        ("data:image/png;base64,iVBORw0KGgo=", "iVBORw0KGgo="),
+        ("data:image/svg+xml;charset=utf-8;base64,PHN2Zz4=", "PHN2Zz4="),
+        ("data:image/svg+xml,%3Csvg%3E", "PHN2Zz4="),
+        ("data:image/png;base64,iVBORw0KGgo%3D", "iVBORw0KGgo="),
+    ],
+)
+def test_an_image_is_its_base64(url: str, data: str) -> None:
+    asked = request(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
+    check(asked)
+    assert chat_body(asked, model="m")["messages"] == [{"role": "user", "images": [data]}]
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "data:image/png;base64,/etc/passwd!", "data:image/png"])
+def test_an_image_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(UnsupportedFeature):
+        check(request(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]))
+
+
+def test_further_options_win_and_leave_the_others() -> None:
+    further = {"ollama": {"options": {"num_ctx": 1, "seed": 2}, "keep_alive": -1, "think": True}}
+    body = chat_body(request(seed=1, temperature=0.5, reasoning_effort="none", provider_options=further), model="m")
+    assert body["options"] == {"temperature": 0.5, "seed": 2, "num_ctx": 1}
+    assert (body["keep_alive"], body["think"]) == (-1, True)
+
+
+def test_options_that_are_none_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"provider_options\.ollama\.options"):
+        check(request(provider_options={"ollama": {"options": [1]}}))
