@@ -45,7 +45,7 @@ _KEY_LIKE = re.compile(
     r"""
       \b(?:sk|pk|rk|sess|xai)-[\w*.\-…]*           # OpenAI, Anthropic and others, also cut down to the prefix
     | \b(?:gsk|hf|nvapi|pplx|r8)[_-][\w*\-]{8,}
-    | \bAIza[\w*\-]+
+    | \bAIza[\w*\-]+ | \bAQ\.[\w*\-]{8,}         # Google's older keys and its newer ones
     | \beyJ[\w\-]+\.[\w.\-]+                        # a token of Entra ID
     | [\w\-]*\*{3,}[\w\-*]*                       # masked by the vendor
     | (?<=Bearer\s)\S+
