@@ -18,7 +18,7 @@ import nats
 from nats.aio.client import Client as Nats
 from pydantic import SecretStr
 
-from contracts import subjects
+from contracts import streams, subjects
 from contracts.providers import Limits, ProviderConfig, PublishedProvider, PublishedTenant, SealedKey
 from contracts.subjects import Provider
 from contracts.usage import UsageRecord
@@ -86,6 +86,15 @@ class Plane:
     tenant: str
     _revision: int = 0
     provider_ids: dict[str, str] = field(default_factory=dict)
+
+    async def make_streams(self) -> None:
+        """As at its start, and after a restart of NATS."""
+
+        async def request(subject: str, payload: bytes) -> bytes:
+            return (await self.client.request(subject, payload, timeout=5)).data
+
+        await until(lambda: self.client.is_connected)
+        await streams.ensure(request, streams.Sizes())
 
     async def put_tenant(self, *, limits: Limits = NO_LIMITS, **fields: Any) -> None:
         self._revision += 1

@@ -27,6 +27,7 @@ from workers.keys import KeyStore
 from workers.providers import registry
 from workers.publisher import Publisher
 from workers.settings import WorkerSettings
+from workers.stream import LiveStreams
 
 _RESOLVER_SLOTS = 64
 
@@ -67,6 +68,8 @@ async def run(
         config = Configuration(nats)
         keys = KeyStore(vault, Keyring.from_settings(settings), clock=clock.monotonic)
         cancellations = Cancellations(clock)
+        live = LiveStreams()
+        nats.on_reconnect.append(live.reconnected)
         services = Services(
             worker=name,
             broker=nats,
@@ -75,6 +78,7 @@ async def run(
             keys=keys,
             default_models=settings.default_models(),
             cancellations=cancellations,
+            live=live,
             admission=Admission(nats, defaults=settings.default_limits(), clock=clock),
             clock=clock,
             rng=random.Random(),
@@ -139,12 +143,13 @@ async def run(
             announcing = background.create_task(presence.announce(nats, describe), name="presence")
             closed = background.create_task(_stop_when_closed(nats, stop), name="broker closed")
             vault_watch = background.create_task(vault.watch(), name="vault watch")
+            repeating = background.create_task(live.repeat_after_reconnects(), name="repeat events")
             if ready is not None:
                 ready.set()
             async with asyncio.TaskGroup() as intakes:
                 for intake in (*pools.values(), resolver):
                     intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")
-            for task in (watch, announcing, closed, vault_watch):
+            for task in (watch, announcing, closed, vault_watch, repeating):
                 task.cancel()
         if nats.connected:
             await presence.withdraw(nats, name)

@@ -48,7 +48,7 @@ from workers.pricing import provider_of_model
 from workers.providers.base import Call, Finish, Provider, Target
 from workers.publisher import NotStored, Publisher, TooLarge
 from workers.routing import Candidate, Routes, endpoints_for, order_endpoints
-from workers.stream import EventStream
+from workers.stream import EventStream, LiveStreams
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class Services:
     keys: KeyStore
     default_models: Mapping[str, str]
     cancellations: Cancellations
+    live: LiveStreams
     admission: Admission
     clock: Clock
     rng: random.Random
@@ -131,7 +132,10 @@ class Execution:
             queued_s=max(0.0, (self._use.clock.now() - delivery.queued_at).total_seconds()),
             tenant=PublishedTenant(slug=address.tenant),
         )
-        with self._use.cancellations.watch(request.tenant, request.id, job.interruption):
+        with (
+            self._use.live.keep(job.events),
+            self._use.cancellations.watch(request.tenant, request.id, job.interruption),
+        ):
             return await self._run(job)
 
     async def _run(self, job: Job) -> Settlement:

@@ -4,6 +4,7 @@ Deltas are the hot path: their JSON is written around a prefix that is made once
 `contracts.events` remain the definition; a test holds the two together.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from contracts.usage import Cost, Usage
 from workers.providers.base import Chunk
 
 Publish = Callable[[str, bytes], Awaitable[None]]
+
+_AGAIN_AFTER_S = (0, 1, 3)
 
 _quote = json.encoder.encode_basestring_ascii
 
@@ -150,6 +153,7 @@ class LiveStreams:
 
     def __init__(self) -> None:
         self._streams: set[EventStream] = set()
+        self._reconnected = asyncio.Event()
 
     @contextmanager
     def keep(self, stream: EventStream) -> Generator[None]:
@@ -158,6 +162,18 @@ class LiveStreams:
             yield
         finally:
             self._streams.discard(stream)
+
+    async def reconnected(self) -> None:
+        self._reconnected.set()
+
+    async def repeat_after_reconnects(self) -> None:
+        """Runs for ever. Agents reconnect at their own pace, and lost streams are made anew: so not only once."""
+        while True:
+            await self._reconnected.wait()
+            self._reconnected.clear()
+            for pause_s in _AGAIN_AFTER_S:
+                await asyncio.sleep(pause_s)
+                await self.say_again()
 
     async def say_again(self) -> None:
         for stream in list(self._streams):

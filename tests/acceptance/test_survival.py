@@ -151,16 +151,20 @@ async def test_what_outlives_the_grace_period_is_handed_over(scene: Scene) -> No
 
 async def test_a_nats_server_that_is_killed_and_comes_back_loses_no_request(scene: Scene) -> None:
     await scene.worker()
-    client, _, _ = await scene.open()
+    client, _, control = await scene.open()
     events: list[Event] = []
     reading = asyncio.create_task(read(client.stream("mock/echo", "Hi", **slowly(TEXT, between_s=0.2)), events))
     await until(lambda: sum(isinstance(e, Delta) for e in events) >= 3)
 
     await scene.nats.kill()
     await scene.nats.start()
+    await control.make_streams()
     await asyncio.wait_for(reading, 40)
 
     assert [type(e) for e in events if isinstance(e, Terminal)] == [Completed]
     positions = [(e.attempt, e.seq) for e in events]
     assert positions == sorted(set(positions))
+    last = events[-1].attempt
+    assert [seq for attempt, seq in positions if attempt == last] == list(range(positions[-1][1] + 1))
+    assert said(events, last) == TEXT
     assert (await client.complete("mock/echo", "And now?", deadline_s=30)).finish_reason == "stop"
