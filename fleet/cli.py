@@ -7,9 +7,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from fleet.models import OllamaServer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,10 +24,17 @@ keys = typer.Typer(no_args_is_help=True, help="The keys that seal vendor keys.")
 app.add_typer(keys, name="keys")
 audit = typer.Typer(no_args_is_help=True, help="The log of every change.")
 app.add_typer(audit, name="audit")
+models = typer.Typer(no_args_is_help=True, help="The models of Ollama servers.")
+app.add_typer(models, name="models")
 
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of the local stack.", file_okay=False, show_default=False)
 ]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(help="An Ollama server. Default: those of the tenant's provider ollama.", show_default=False),
+]
+TenantOption = Annotated[str | None, typer.Option(help="Default: the tenant of the local stack.", show_default=False)]
 
 
 class Refused(Exception):
@@ -178,6 +188,68 @@ def simulator(
     from fleet.simulator import app as simulator_app
 
     return simulator_app.main(port=port)
+
+
+@models.command("list")
+def models_list(base_url: BaseUrlOption = None, tenant: TenantOption = None, state: StateOption = None) -> None:
+    """Show the models that are there."""
+    from rich.console import Console
+
+    from fleet import models as ollama
+
+    servers = _ollama_servers(base_url, tenant, state)
+    Console().print(ollama.table((server.url, model) for server in servers for model in server.models()))
+
+
+@models.command("pull")
+def models_pull(
+    model: Annotated[str, typer.Argument(help="As llama3.2, or qwen3:8b.")],
+    base_url: BaseUrlOption = None,
+    tenant: TenantOption = None,
+    state: StateOption = None,
+) -> None:
+    """Get a model onto every server. A pull that was broken off goes on where it was."""
+    from rich.console import Console
+
+    from fleet import models as ollama
+
+    for server in _ollama_servers(base_url, tenant, state):
+        typer.echo(f"{model} to {server.url}")
+        ollama.show(server.pull(model), console=Console())
+
+
+@models.command("create")
+def models_create(
+    name: Annotated[str, typer.Argument(help="Of the new model.")],
+    file: Annotated[
+        Path, typer.Option("--file", "-f", help="FROM, SYSTEM, TEMPLATE, PARAMETER, MESSAGE, LICENSE.", exists=True)
+    ] = Path("Modelfile"),
+    base_url: BaseUrlOption = None,
+    tenant: TenantOption = None,
+    state: StateOption = None,
+) -> None:
+    """Make a model from another one, as a Modelfile says, on every server."""
+    from rich.console import Console
+
+    from fleet import modelfile
+    from fleet import models as ollama
+
+    made = modelfile.parse(file.read_text())
+    for server in _ollama_servers(base_url, tenant, state):
+        typer.echo(f"{name} on {server.url}")
+        ollama.show(server.create(name, made), console=Console())
+
+
+def _ollama_servers(base_url: str | None, tenant: str | None, state: Path | None) -> "list[OllamaServer]":
+    from fleet import connection
+    from fleet.models import OllamaServer, key_from_environment, servers_of
+
+    if base_url:
+        urls = [base_url]
+    else:
+        tenant = tenant or connection.agent(tenant=None, state=state).tenant
+        urls = servers_of(connection.admin(state=state), tenant=tenant)
+    return [OllamaServer(url, key=key_from_environment()) for url in urls]
 
 
 @keys.command("generate")

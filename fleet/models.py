@@ -1,0 +1,177 @@
+"""The models of Ollama servers: listed, pulled, created. Goes straight to the servers, past the fleet.
+
+Source: Ollama's API reference, `/api/tags`, `/api/pull`, `/api/create`.
+"""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from typing import Any
+
+from pydantic import SecretStr
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from fleet.admin_client import AdminApi
+from fleet.modelfile import Modelfile
+
+BASE_URL = "http://127.0.0.1:11434"
+_SILENCE_S = 600
+"""How long a server may say nothing; it checks a model of many gigabytes without a word."""
+
+
+class OllamaRefused(Exception):
+    """A server cannot be reached, or said no. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+    size_bytes: int
+    parameters: str
+    """As 3.2B."""
+    quantization: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a server is doing, and how far it is."""
+
+    status: str
+    digest: str | None = None
+    total_bytes: int | None = None
+    completed_bytes: int | None = None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A key goes to the server that it is for, and to no other."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+class OllamaServer:
+    """Blocking calls of one server."""
+
+    def __init__(self, base_url: str, *, key: SecretStr | None = None) -> None:
+        """Raises OllamaRefused."""
+        if not base_url.startswith(("http://", "https://")):
+            raise OllamaRefused(f"{base_url!r} is no address of a server; it begins with http:// or https://")
+        self.url = base_url.rstrip("/").removesuffix("/api")
+        self._key = key
+        self._opener = urllib.request.build_opener(_NoRedirect)
+
+    def models(self) -> list[Model]:
+        """Raises OllamaRefused."""
+        with self._call("GET", "/api/tags") as answer:
+            found = _object(answer.read()).get("models") or []
+        return [_model(entry) for entry in found]
+
+    def pull(self, model: str) -> Iterator[Step]:
+        """Raises OllamaRefused, also when the server stops before it has the model."""
+        return self._work("/api/pull", {"model": model, "stream": True})
+
+    def create(self, model: str, made: Modelfile) -> Iterator[Step]:
+        """Raises OllamaRefused."""
+        return self._work("/api/create", {"model": model, "from": made.base, **made.fields, "stream": True})
+
+    def _work(self, path: str, body: dict[str, Any]) -> Iterator[Step]:
+        with self._call("POST", path, body) as answer:
+            status = ""
+            for line in _lines(answer, self.url):
+                if error := line.get("error"):
+                    raise OllamaRefused(f"Ollama at {self.url}: {error}")
+                status = str(line.get("status") or "")
+                yield Step(status, line.get("digest"), line.get("total"), line.get("completed"))
+        if status != "success":
+            raise OllamaRefused(f"Ollama at {self.url} stopped before it was done; run the command again to go on")
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            request = urllib.request.Request(self.url + path, method=method, data=data, headers=headers)  # noqa: S310
+            return self._opener.open(request, timeout=_SILENCE_S)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                said = _object(exc.read()).get("error") or exc.reason
+            raise OllamaRefused(f"Ollama at {self.url} answered {exc.code}: {said}") from None
+        except (OSError, HTTPException, ValueError) as exc:
+            why = getattr(exc, "reason", exc)
+            raise OllamaRefused(f"Ollama at {self.url} cannot be used: {why}") from None
+
+
+def servers_of(admin: AdminApi, *, tenant: str) -> list[str]:
+    """The addresses of the tenant's provider `ollama`. Raises AdminRefused, OllamaRefused."""
+    found = admin.get(f"llm-providers?tenant={tenant}&type=ollama&active=true")["items"]
+    if not found:
+        raise OllamaRefused(f"tenant {tenant} has no active provider ollama; add one, or give --base-url")
+    config = found[0]["config"]
+    endpoints = config.get("endpoints") or [config]
+    return [endpoint.get("base_url") or BASE_URL for endpoint in endpoints]
+
+
+def key_from_environment() -> SecretStr | None:
+    """Of Ollama's cloud, or a proxy; servers of one's own need none."""
+    key = os.environ.get("OLLAMA_API_KEY")
+    return SecretStr(key) if key else None
+
+
+def table(models: Iterable[tuple[str, Model]]) -> Table:
+    """Models, each with the address that it is at."""
+    shown = Table("model", "parameters", "quantization", "size", "server")
+    for url, model in models:
+        shown.add_row(model.name, model.parameters, model.quantization, decimal(model.size_bytes), url)
+    return shown
+
+
+def show(steps: Iterable[Step], *, console: Console) -> None:
+    """A bar for each layer, and a line for each of the other steps."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as progress:
+        bars: dict[str, TaskID] = {}
+        said = ""
+        for step in steps:
+            if step.digest is None:
+                if step.status != said:
+                    console.print(step.status)
+                said = step.status
+                continue
+            if step.digest not in bars:
+                bars[step.digest] = progress.add_task(step.status, total=step.total_bytes)
+            progress.update(bars[step.digest], total=step.total_bytes, completed=step.completed_bytes or 0)
+
+
+def _model(entry: dict[str, Any]) -> Model:
+    details = entry.get("details") or {}
+    return Model(
+        name=entry.get("model") or entry.get("name") or "",
+        size_bytes=entry.get("size") or 0,
+        parameters=details.get("parameter_size") or "",
+        quantization=details.get("quantization_level") or "",
+    )
+
+
+def _lines(answer: HTTPResponse, url: str) -> Iterator[dict[str, Any]]:
+    try:
+        for line in answer:
+            if line.strip():
+                yield _object(line)
+    except (OSError, HTTPException) as exc:
+        raise OllamaRefused(f"Ollama at {url} broke the connection: {exc}") from None
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
