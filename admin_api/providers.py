@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
 from sqlalchemy import Row, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,7 +21,7 @@ from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, read_page
 from admin_api.problems import conflict, invalid, not_found
 from admin_api.vault import KeyMoved
-from contracts.providers import ProviderConfig, SealedKey
+from contracts.providers import EntraCredentials, ProviderConfig, SealedKey
 from contracts.subjects import Provider
 from contracts.wire import Token
 from migrations.schema import llm_providers
@@ -101,6 +101,7 @@ async def add(plane: ControlPlane, new: NewProvider, origin: Origin) -> Provider
     changed then.
     """
     _check_config(new.config, plane.allowed_networks)
+    _check_key(new.api_key, new.config, plane.allowed_networks)
     if new.api_key is None and new.provider_type not in _KEYLESS:
         raise invalid("api_key", f"is required for {new.provider_type}")
     async with plane.database.transaction() as connection:
@@ -133,6 +134,8 @@ async def change(
     async with plane.database.transaction() as connection:
         old = await _locked(connection, provider_id, caller)
         _check_same(wanted, old)
+        config = wanted.config or ProviderConfig.model_validate(old.config)
+        _check_key(wanted.api_key, config, plane.allowed_networks)
         values = _changes(wanted, old)
         if wanted.api_key is not None:
             values |= await _store_key(plane, connection, old.tenant, Provider(old.provider_type), wanted.api_key, old)
@@ -294,6 +297,20 @@ def _check_config(config: ProviderConfig, allowed: Sequence[Network]) -> None:
         except ForbiddenAddress as exc:
             where = f"config.endpoints.{place}.base_url" if config.endpoints else "config.base_url"
             raise invalid(where, str(exc)) from exc
+
+
+def _check_key(key: SecretStr | None, config: ProviderConfig, allowed: Sequence[Network]) -> None:
+    """Raises 422 when endpoints need an application's credentials and the key holds none, or none that may be used."""
+    if key is None or all(endpoint.auth != "entra_id" for endpoint in config.all_endpoints()):
+        return
+    try:
+        check_base_url(EntraCredentials.model_validate_json(key.get_secret_value()).authority, allowed=allowed)
+    except ForbiddenAddress as exc:
+        raise invalid("api_key", f"its authority: {exc}") from exc
+    except ValidationError:
+        raise invalid(
+            "api_key", "must be a JSON object with tenant_id, client_id and client_secret, for auth entra_id"
+        ) from None
 
 
 def _stored(config: ProviderConfig) -> dict[str, Any]:

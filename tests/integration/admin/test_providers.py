@@ -22,6 +22,7 @@ from tests.servers import Vault
 PROVIDERS = "/api/v1/llm-providers"
 KEY = "sk-test-0123456789abcdef-KEEPME"
 OTHER_KEY = "sk-test-fedcba9876543210-KEEPME"
+ENTRA_AT_HOME = f'{{"tenant_id": "t", "client_id": "c", "client_secret": "{KEY}", "authority": "https://127.0.0.1"}}'
 CONFIG = {"base_url": "https://llm.example.com/v1", "models": ["gpt-4o-mini"], "timeouts": {"total_s": 30}}
 
 
@@ -189,6 +190,8 @@ async def test_needs_no_key_for_providers_without_one(
         ({"config": {"base_url": KEY}}, "config.base_url"),
         ({"config": {"base_url": "http://127.0.0.1:1/v1"}}, "config.base_url"),
         ({"config": {"endpoints": [{"name": "a"}, {"name": "b", "base_url": "http://[::1]/"}]}}, None),
+        ({"config": {"endpoints": [{"name": "a", "auth": "entra_id"}]}}, "api_key"),
+        ({"api_key": ENTRA_AT_HOME, "config": {"endpoints": [{"name": "a", "auth": "entra_id"}]}}, "api_key"),
         ({"config": {"timeouts": {"total_s": "soon"}}}, "config.timeouts.total_s"),
         ({"tenant": "not a token"}, "tenant"),
         ({"is_default": KEY}, "is_default"),
@@ -212,6 +215,15 @@ async def test_allows_private_addresses_of_the_allowed_networks(api: httpx.Async
     config = {"base_url": "http://10.1.2.3:11434"}
 
     assert (await add(api, acme, provider_type="ollama", api_key=None, config=config))["config"] == config
+
+
+async def test_takes_an_applications_credentials_as_the_key(api: httpx.AsyncClient, acme: str) -> None:
+    config = {"endpoints": [{"name": "west", "base_url": "https://west.openai.azure.com", "auth": "entra_id"}]}
+    credentials = '{"tenant_id": "t", "client_id": "c", "client_secret": "s-0123456789"}'
+    added = await add(api, acme, provider_type="azure", api_key=credentials, config=config)
+    rotated = await api.put(f"{PROVIDERS}/{added['id']}", json={"api_key": "sk-an-ordinary-key"})
+    assert rotated.status_code == 422
+    assert "tenant_id" in rotated.text
 
 
 async def test_refuses_an_unknown_tenant(api: httpx.AsyncClient) -> None:
