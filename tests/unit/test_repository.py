@@ -39,7 +39,7 @@ REGISTRY = re.compile(
     re.IGNORECASE,
 )
 WORKPLACE = re.compile(r"(?<![\w.-])/(?:root|home|Users|work)/|\.\./shared\b")
-UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b|NotImplemented" + "Error")
+UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK|NotImplemented" + r"Error)\b")
 
 NOT_IMPORTED = {
     "import-linter": "a command of the linting step",
