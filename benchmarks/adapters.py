@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx
 import httpx2
 import uvloop
 from anthropic import AsyncAnthropic
 from google.genai import Client, types
+from ollama import AsyncClient as OllamaClient
 from openai import AsyncOpenAI
 from pydantic import SecretStr
 
@@ -176,10 +178,29 @@ async def _google_sdk(url: str, streams: int, chunks: int) -> int:
         sdk.close()
 
 
+async def _ollama_sdk(url: str, streams: int, chunks: int) -> int:
+    """Nothing of ours gets into the SDK's body, so the model has the script."""
+    model = VENDORS["ollama"].model
+    async with httpx2.AsyncClient() as http:
+        (await http.put(f"{url}/_sim/scripts/{model}", json=_script(chunks))).raise_for_status()
+    sdk = OllamaClient(host=url, limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100))
+
+    async def read(_: int) -> int:
+        stream = await sdk.chat(model=model, messages=[{"role": "user", "content": "Count."}], stream=True)
+        return sum([bool(line.message.content) async for line in stream])
+
+    try:
+        return sum(await asyncio.gather(*(read(number) for number in range(streams))))
+    finally:
+        await sdk.close()
+
+
 VENDORS = {
     "openai": Vendor("gpt-4o", "/v1", _openai_sdk),
     "anthropic": Vendor("claude-sonnet-5-5", "/anthropic", _anthropic_sdk),
     "google": Vendor("gemini-2.5-flash", "/google", _google_sdk),
+    "azure": Vendor("gpt-4o", "/openai/v1", _openai_sdk),
+    "ollama": Vendor("llama3.2:latest", "", _ollama_sdk),
 }
 
 
