@@ -125,7 +125,10 @@ class Tokens:
         host = urlsplit(credentials.authority).netloc
         asked_at = self._clock()
         try:
-            async with asyncio.timeout(FETCH_S), httpx2.AsyncClient(verify=self._tls, timeout=None) as client:
+            async with (
+                asyncio.timeout(FETCH_S),
+                httpx2.AsyncClient(verify=self._tls, timeout=None, trust_env=False) as client,
+            ):
                 response = await client.post(_url(credentials), data=_form(credentials))
         except TimeoutError as exc:
             raise ProviderUnavailable(

@@ -187,7 +187,9 @@ class OpenAI:
             admin_api_key="",
             base_url=base_url,
             max_retries=0,
-            http_client=httpx2.AsyncClient(limits=connection_limits(), verify=self._tls, follow_redirects=False),
+            http_client=httpx2.AsyncClient(
+                limits=connection_limits(), verify=self._tls, follow_redirects=False, trust_env=False
+            ),
             _enforce_credentials=False,
         )
         client.organization = None
