@@ -131,6 +131,7 @@ class _Client:
             limits=connection_limits(),
             verify=tls,
             follow_redirects=False,
+            trust_env=False,
         )
 
     async def send(self, request: httpx2.Request) -> httpx2.Response:

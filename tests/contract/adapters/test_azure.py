@@ -117,8 +117,10 @@ async def test_the_operators_environment_does_not_reach_a_tenants_call(
     for name in ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN", "OPENAI_API_KEY", "OPENAI_ORG_ID"):
         monkeypatch.setenv(name, "sk-of-the-operator-0123456789")
     monkeypatch.setenv("OPENAI_API_VERSION", "1999-01-01")
-    monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "http://127.0.0.1:1")
+    for name in ("AZURE_OPENAI_ENDPOINT", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
     await vendor.complete(target=classic(vendor))
+    await vendor.complete(target=entra(vendor))
     assert "openai-organization" not in vendor.simulator.ledger.headers[-1]
     _, failure = await vendor.fails(target=Target(classic(vendor).endpoint, PATIENT, None))
     assert failure.code == ErrorCode.AUTHENTICATION_FAILED

@@ -115,7 +115,8 @@ async def test_no_key_is_needed_and_one_is_sent_as_a_bearer(vendor: Vendor) -> N
 async def test_the_operators_environment_does_not_reach_a_tenants_call(
     vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:1")
+    for name in ("OLLAMA_HOST", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("OLLAMA_API_KEY", "sk-of-the-operator-0123456789")
     await vendor.complete(target=vendor.target(key=None))
     assert vendor.served.key_fingerprint is None
