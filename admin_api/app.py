@@ -19,7 +19,7 @@ from admin_api.control_plane import ControlPlane
 from admin_api.database import open_database
 from admin_api.edge import Edge, RequestMetrics
 from admin_api.publisher import Publisher
-from admin_api.routes import alerts, audit, dead_letters, fleet, probes, providers, tenants, tokens, usage
+from admin_api.routes import alerts, audit, dead_letters, fleet, models, probes, providers, tenants, tokens, usage
 from admin_api.settings import AdminSettings
 from admin_api.vault import KeyVault
 from runtime import broker, logs, role
@@ -30,7 +30,7 @@ from runtime.vault import VaultSession
 log = logging.getLogger(__name__)
 
 _DESCRIPTION = (
-    "Tenants, providers, keys, usage, alerts, tokens, the audit log and dead letters of an LLM worker fleet. "
+    "Tenants, providers, keys, models, usage, alerts, tokens, the audit log and dead letters of an LLM worker fleet. "
     "Errors are RFC 9457 problem details."
 )
 _GRACE_S = 8
@@ -106,7 +106,7 @@ def create_app(plane: ControlPlane) -> FastAPI:
     app.state.control_plane = plane
     app.state.registry = registry
     problems.install(app)
-    for room in (tenants, providers, usage, alerts, tokens, audit, dead_letters, fleet, probes):
+    for room in (tenants, providers, models, usage, alerts, tokens, audit, dead_letters, fleet, probes):
         app.include_router(room.router)
 
     def openapi() -> dict[str, Any]:

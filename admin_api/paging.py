@@ -33,7 +33,7 @@ class Paging(BaseModel):
 
 def paging(
     limit: Annotated[int, Query(ge=1, le=_MAX_LIMIT)] = _DEFAULT_LIMIT,
-    cursor: Annotated[str | None, Query(max_length=1024)] = None,
+    cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> Paging:
     return Paging(limit=limit, cursor=cursor)
 
@@ -66,8 +66,8 @@ async def read_page(
 
 def encode(*values: object) -> str:
     """The cursor of what comes after `values`."""
-    texts = [str(value) for value in values]
-    return base64.urlsafe_b64encode(json.dumps(texts, separators=(",", ":")).encode()).decode().rstrip("=")
+    texts = json.dumps([str(value) for value in values], separators=(",", ":"), ensure_ascii=False)
+    return base64.urlsafe_b64encode(texts.encode()).decode().rstrip("=")
 
 
 def decode(cursor: str, *kinds: type) -> list[Any]:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -23,6 +23,8 @@ from contracts.wire import optional
 from runtime.broker import Broker, reason
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _ANSWER_TIMEOUT_S = 8.0
 _CONFIG_ARRIVES_WITHIN_S = 2.0
@@ -71,11 +73,10 @@ async def check_health(plane: ControlPlane, provider: ProviderView) -> HealthRes
     """
     if not provider.is_active:
         raise conflict("the provider is deactivated; activate it first")
-    _must_be_connected(plane.broker)
     subject = subjects.rpc(provider.provider_type, RpcMethod.HEALTH, provider.tenant)
     give_up_at = asyncio.get_running_loop().time() + _CONFIG_ARRIVES_WITHIN_S
     while True:
-        answer = await _ask(plane.broker, subject)
+        answer = await ask(plane.broker, subject, HealthCheck().to_json(), answers=_ANSWER)
         if isinstance(answer, Health):
             return HealthResult(healthy=answer.healthy, endpoints=list(answer.endpoints))
         if answer.error.code not in _NOT_YET_KNOWN or asyncio.get_running_loop().time() > give_up_at:
@@ -97,23 +98,25 @@ async def state(plane: ControlPlane) -> FleetState:
     return FleetState(workers=workers, queues=list(queues), streams=list(sizes))
 
 
-def _must_be_connected(broker: Broker) -> None:
-    if not broker.connected:
-        raise unavailable("NATS does not answer")
-
-
-async def _ask(broker: Broker, subject: str) -> Health | Refusal:
+async def ask(broker: Broker, subject: str, question: bytes, *, answers: TypeAdapter[T]) -> T:
+    """Asks one worker of the pool that `subject` names. Raises a 503 problem."""
+    _must_be_connected(broker)
     pool = subject.split(".")[3]
     try:
-        message = await broker.client.request(subject, HealthCheck().to_json(), timeout=_ANSWER_TIMEOUT_S)
+        message = await broker.client.request(subject, question, timeout=_ANSWER_TIMEOUT_S)
     except nats.errors.NoRespondersError as exc:
         raise unavailable(f"no worker of the pool {pool} is running") from exc
     except (nats.errors.Error, TimeoutError) as exc:
         raise unavailable(f"no worker of the pool {pool} answered in {_ANSWER_TIMEOUT_S:g} s") from exc
     try:
-        return _ANSWER.validate_json(message.data)
+        return answers.validate_json(message.data)
     except ValidationError as exc:
         raise unavailable(f"a worker of the pool {pool} answered in a form that this version does not know") from exc
+
+
+def _must_be_connected(broker: Broker) -> None:
+    if not broker.connected:
+        raise unavailable("NATS does not answer")
 
 
 async def _presences(broker: Broker) -> list[WorkerPresence]:

@@ -14,6 +14,7 @@ SECURED = [
     ("/api/v1/llm-providers/{provider_id}", {"get", "put", "delete"}),
     ("/api/v1/llm-providers/{provider_id}/test", {"post"}),
     ("/api/v1/llm-providers/{provider_id}/usage", {"get"}),
+    ("/api/v1/models", {"get"}),
     ("/api/v1/usage", {"get"}),
     ("/api/v1/tokens", {"get", "post"}),
     ("/api/v1/tokens/{token_id}", {"delete"}),

@@ -1,0 +1,215 @@
+"""The models that tenants can ask for: what their active providers offer, and their aliases.
+
+A provider whose configuration names its models is believed; any other one is asked for, through a worker of its pool.
+A pool that gives no answer is named in `unavailable`, and the rest is shown.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BaseModel, PlainSerializer, TypeAdapter
+from sqlalchemy import Row, select
+
+from admin_api import catalogue, published, workers
+from admin_api.control_plane import ControlPlane
+from admin_api.paging import Page, Paging, decode, encode
+from admin_api.problems import Problem
+from contracts import subjects
+from contracts.providers import ProviderConfig, PublishedProvider, PublishedTenant
+from contracts.rpc import ModelInfo, Models, Refusal
+from contracts.subjects import Provider, RpcMethod
+from contracts.usage import PriceSource, plain_decimal
+from contracts.wire import utc_now
+from migrations.schema import llm_providers, tenants
+
+_TENANTS_AT_ONCE = 10
+_ASK_FOR_S = 8.0
+"""After this time no further tenants are asked for; the page ends early."""
+_ALIASES = ""
+"""In a provider's place in the order of the list: before every provider."""
+_END = "~"
+"""After every provider."""
+
+_ANSWER: TypeAdapter[Models | Refusal] = TypeAdapter(Models | Refusal)
+
+Usd = Annotated[Decimal, PlainSerializer(plain_decimal)]
+Place = tuple[str, str, str]
+"""Tenant, provider and id: the order of the list."""
+
+
+class ModelPrice(BaseModel):
+    """USD per million tokens; the catalogue's price is that of short prompts where long ones cost more."""
+
+    input_mtok: Usd
+    output_mtok: Usd | None
+    """Null: there is none by token, as for embeddings."""
+    source: PriceSource
+
+
+class ModelEntry(BaseModel):
+    tenant: str
+    provider: str | None
+    """Null: an alias."""
+    id: str
+    context_window: int | None = None
+    price: ModelPrice | None = None
+    """Null: no price is known, which is not the same as free."""
+    targets: list[str] | None = None
+    """Of an alias: the models that are tried, in this order."""
+
+    @property
+    def place(self) -> Place:
+        return self.tenant, self.provider or _ALIASES, self.id
+
+
+class Unavailable(BaseModel):
+    """A provider whose models nobody could tell."""
+
+    tenant: str
+    provider: str
+    reason: str
+
+
+class ModelPage(Page[ModelEntry]):
+    unavailable: list[Unavailable]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """None: any."""
+
+    tenant: str | None = None
+    provider: Provider | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Some tenants with their active providers, as they are configured."""
+
+    tenants: Sequence[Row[Any]]
+    providers: Sequence[Row[Any]]
+    more: bool
+
+
+async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> ModelPage:
+    """By tenant, provider and id, each tenant's aliases first. May have fewer than `limit` and still a `next`."""
+    after: Place = ("", "", "")
+    if paging.cursor is not None:
+        tenant, provider, model = decode(paging.cursor, str, str, str)
+        after = (tenant, provider, model)
+    items: list[ModelEntry] = []
+    missing: list[Unavailable] = []
+    give_up_at = asyncio.get_running_loop().time() + _ASK_FOR_S
+    while True:
+        batch = await _read(plane, wanted, after)
+        entries, silent = await _entries(plane, batch, wanted, after)
+        items += entries
+        missing += silent
+        if len(items) > paging.limit:
+            items = items[: paging.limit]
+            shown = [one for one in missing if (one.tenant, one.provider, "") <= items[-1].place]
+            return ModelPage(items=items, next=encode(*items[-1].place), unavailable=shown)
+        if not batch.more:
+            return ModelPage(items=items, next=None, unavailable=missing)
+        after = (batch.tenants[-1].slug, _END, "")
+        if asyncio.get_running_loop().time() > give_up_at:
+            return ModelPage(items=items, next=encode(*after), unavailable=missing)
+
+
+def offered(config: ProviderConfig) -> list[str] | None:
+    """The models that a configuration names; None: whatever the vendor has."""
+    endpoints = config.all_endpoints()
+    deployed = [model for endpoint in endpoints for model in endpoint.deployments or ()]
+    takes_any = any(endpoint.deployments is None for endpoint in endpoints)
+    if config.models:
+        return [model for model in config.models if takes_any or model in deployed]
+    return None if takes_any else list(dict.fromkeys(deployed))
+
+
+async def _read(plane: ControlPlane, wanted: Filter, after: Place) -> _Batch:
+    of_tenants = select(tenants).where(tenants.c.slug >= after[0]).order_by(tenants.c.slug).limit(_TENANTS_AT_ONCE + 1)
+    if wanted.tenant is not None:
+        of_tenants = of_tenants.where(tenants.c.slug == wanted.tenant)
+    async with plane.database.transaction() as connection:
+        found = (await connection.execute(of_tenants)).all()
+        slugs = [row.slug for row in found[:_TENANTS_AT_ONCE]]
+        of_providers = select(llm_providers).where(llm_providers.c.tenant.in_(slugs), llm_providers.c.is_active)
+        if wanted.provider is not None:
+            of_providers = of_providers.where(llm_providers.c.provider_type == wanted.provider)
+        providers = (await connection.execute(of_providers)).all()
+    return _Batch(found[:_TENANTS_AT_ONCE], providers, more=len(found) > _TENANTS_AT_ONCE)
+
+
+async def _entries(
+    plane: ControlPlane, batch: _Batch, wanted: Filter, after: Place
+) -> tuple[list[ModelEntry], list[Unavailable]]:
+    """In order; of what comes after `after` only, so that nobody is asked in vain."""
+    rows = [row for row in batch.providers if (row.tenant, row.provider_type) >= after[:2]]
+    answers = await asyncio.gather(*(_models_of(plane, row) for row in rows))
+    known = {row.slug: published.tenant(row) or PublishedTenant(slug=row.slug) for row in batch.tenants}
+    entries = [entry for tenant in known.values() for entry in _aliases(tenant, wanted.provider)]
+    silent: list[Unavailable] = []
+    for row, answer in zip(rows, answers, strict=True):
+        if isinstance(answer, str):
+            silent.append(Unavailable(tenant=row.tenant, provider=row.provider_type, reason=answer))
+        else:
+            models = {model.id: model for model in answer}.values()
+            entries += [_entry(model, row.provider_type, known[row.tenant]) for model in models]
+    in_order = sorted((entry for entry in entries if entry.place > after), key=lambda entry: entry.place)
+    unseen = [one for one in silent if (one.tenant, one.provider, "") > after]
+    return in_order, sorted(unseen, key=lambda one: (one.tenant, one.provider))
+
+
+async def _models_of(plane: ControlPlane, row: Row[Any]) -> Sequence[ModelInfo] | str:
+    """The models, or why nobody could tell them."""
+    provider = published.provider(row)
+    if provider is None:
+        return "this version cannot read its configuration"
+    named = offered(provider.config)
+    return await _ask(plane, provider) if named is None else [ModelInfo(id=model) for model in named]
+
+
+async def _ask(plane: ControlPlane, provider: PublishedProvider) -> Sequence[ModelInfo] | str:
+    subject = subjects.rpc(provider.provider_type, RpcMethod.MODELS, provider.tenant)
+    try:
+        answer = await workers.ask(plane.broker, subject, b"", answers=_ANSWER)
+    except Problem as problem:
+        return problem.detail
+    match answer:
+        case Models():
+            return answer.models
+        case Refusal():
+            return answer.error.message
+
+
+def _aliases(tenant: PublishedTenant, provider: Provider | None) -> list[ModelEntry]:
+    """Those with a target at `provider`, when one was asked for."""
+    return [
+        ModelEntry(tenant=tenant.slug, provider=None, id=alias, targets=list(targets))
+        for alias, targets in tenant.aliases.items()
+        if provider is None or any(target.partition("/")[0] == provider for target in targets)
+    ]
+
+
+def _entry(model: ModelInfo, provider: str, tenant: PublishedTenant) -> ModelEntry:
+    return ModelEntry(
+        tenant=tenant.slug,
+        provider=provider,
+        id=model.id,
+        context_window=model.context_window or catalogue.context_window(provider, model.id),
+        price=_price(model.id, provider, tenant),
+    )
+
+
+def _price(model: str, provider: str, tenant: PublishedTenant) -> ModelPrice | None:
+    """As the usage of the tenant is priced: its own price, the more exact one first, else the catalogue's."""
+    own = tenant.prices.get(f"{provider}/{model}") or tenant.prices.get(model)
+    if own is not None:
+        return ModelPrice(input_mtok=own.input_mtok, output_mtok=own.output_mtok, source=PriceSource.TENANT)
+    rates = catalogue.rates(provider, model, at=utc_now())
+    if rates is None:
+        return None
+    return ModelPrice(input_mtok=rates.input, output_mtok=rates.output, source=PriceSource.CATALOGUE)

@@ -1,0 +1,28 @@
+"""/api/v1/models"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from admin_api import models
+from admin_api.auth import Caller
+from admin_api.control_plane import Plane
+from admin_api.models import Filter, ModelPage
+from admin_api.paging import Paged
+from contracts.subjects import Provider
+from contracts.wire import Token
+
+router = APIRouter(prefix="/api/v1/models", tags=["models"])
+
+
+@router.get("")
+async def list_models(
+    plane: Plane,
+    caller: Caller,
+    paging: Paged,
+    tenant: Annotated[Token | None, Query()] = None,
+    provider: Annotated[Provider | None, Query()] = None,
+) -> ModelPage:
+    """What tenants can ask for: the models of their active providers, and their aliases. A provider that cannot be
+    asked right now is in `unavailable`. A page may end early; `next` says whether there is more."""
+    return await models.page(plane, Filter(tenant=caller.scope(tenant), provider=provider), paging=paging)
