@@ -47,3 +47,5 @@ class Handover(WireModel):
     usage: Usage | None = None
     """Of the attempts so far."""
     cost: Cost | None = None
+    proof: str | None = None
+    """That a worker wrote this, and that the request was held to its tenant's limits: its id, sealed by the fleet."""

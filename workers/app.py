@@ -66,7 +66,8 @@ async def run(
             stack.push_async_callback(adapter.aclose)
 
         config = Configuration(nats)
-        keys = KeyStore(vault, Keyring.from_settings(settings), clock=clock.monotonic)
+        keyring = Keyring.from_settings(settings)
+        keys = KeyStore(vault, keyring, clock=clock.monotonic)
         cancellations = Cancellations(clock)
         live = LiveStreams()
         nats.on_reconnect.append(live.reconnected)
@@ -76,6 +77,7 @@ async def run(
             publisher=Publisher(nats),
             config=config,
             keys=keys,
+            keyring=keyring,
             default_models=settings.default_models(),
             cancellations=cancellations,
             live=live,

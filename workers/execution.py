@@ -32,6 +32,7 @@ from contracts.subjects import AUTO
 from contracts.subjects import Provider as ProviderName
 from contracts.usage import Cost, Outcome, UsageRecord
 from runtime.broker import Broker
+from runtime.sealing import Keyring
 from workers import booking, policy, recovery, replies, telemetry
 from workers.admission import Admission
 from workers.booking import Attempt
@@ -39,7 +40,7 @@ from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
 from workers.dead_letters import bury, reply_address
-from workers.handover import hand_over
+from workers.handover import hand_over, is_proven
 from workers.intake import Delivery, Settlement
 from workers.interruption import Interrupted, Interruption, Reason
 from workers.job import Job, check_model, parse_handover, parse_request
@@ -64,6 +65,7 @@ class Services:
     publisher: Publisher
     config: Configuration
     keys: KeyStore
+    keyring: Keyring
     default_models: Mapping[str, str]
     cancellations: Cancellations
     live: LiveStreams
@@ -224,7 +226,7 @@ class Execution:
 
     async def _admit(self, job: Job) -> None:
         """A request counts against its tenant's limits once, before anything is done for it."""
-        if job.is_new:
+        if job.is_new and not is_proven(self._use.keyring, job):
             job.interruption.check()
             self._check_deadline(job)
             delivered_before = job.delivery.deliveries > 1
@@ -235,7 +237,9 @@ class Execution:
     async def _move(self, job: Job, to: Candidate) -> Settlement:
         if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:
             raise NoProvider(f"the request was handed over {job.handover.hops} times and found no provider")
-        await hand_over(self._use.publisher, job, to, pool=self._pool, time_left_s=self._time_left_s(job))
+        await hand_over(
+            self._use.publisher, self._use.keyring, job, to, pool=self._pool, time_left_s=self._time_left_s(job)
+        )
         log.info("handed_over", extra={**job.log_facts(), "to": str(to)})
         return Settlement.ACK
 

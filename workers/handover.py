@@ -6,9 +6,12 @@ it twice puts it in the queue once.
 
 import json
 
+from pydantic import SecretStr
+
 from contracts import subjects
 from contracts.control import HANDOVER, MSG_TTL, Handover
 from contracts.errors import InvalidRequest, QueueFull
+from runtime.sealing import Keyring, UnsealError
 from workers import telemetry
 from workers.job import Job
 from workers.publisher import Publisher, SubjectFull, TooLarge
@@ -18,9 +21,13 @@ _TTL_SLACK_S = 60
 """A message outlives its deadline by this much, so that a worker can still say `deadline_exceeded`."""
 _PASSED_ON = ("traceparent", "tracestate")
 _MESSAGE_CHARS = 300
+_PURPOSE = "handover"
+"""In a provider's place, so that no sealed key can pass as a proof."""
 
 
-async def hand_over(publisher: Publisher, job: Job, to: Candidate, *, pool: str, time_left_s: float) -> None:
+async def hand_over(
+    publisher: Publisher, keyring: Keyring, job: Job, to: Candidate, *, pool: str, time_left_s: float
+) -> None:
     """Raises QueueFull when that pool's queue is full for this tenant."""
     hops = job.handover.hops + 1 if job.handover else 1
     told = Handover(
@@ -38,6 +45,7 @@ async def hand_over(publisher: Publisher, job: Job, to: Candidate, *, pool: str,
         vendor_calls=job.attempts,
         usage=job.bill.usage,
         cost=job.bill.cost(),
+        proof=keyring.seal(SecretStr(job.request.id), tenant=job.address.tenant, provider=_PURPOSE),
     )
     headers = {name: value for name in _PASSED_ON if (value := job.delivery.headers.get(name))}
     headers[HANDOVER] = json.dumps(told.model_dump(mode="json"))
@@ -52,3 +60,14 @@ async def hand_over(publisher: Publisher, job: Job, to: Candidate, *, pool: str,
     except TooLarge as exc:
         raise InvalidRequest("the request is so near the size limit that it cannot be handed to another pool") from exc
     telemetry.HANDOVERS.labels(pool, to.provider).inc()
+
+
+def is_proven(keyring: Keyring, job: Job) -> bool:
+    """Whether a worker handed this request over; agents can set the header, too."""
+    if job.handover is None or job.handover.proof is None:
+        return False
+    try:
+        opened = keyring.unseal(job.handover.proof, tenant=job.address.tenant, provider=_PURPOSE)
+    except UnsealError:
+        return False
+    return opened.get_secret_value() == job.request.id

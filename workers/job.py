@@ -44,8 +44,8 @@ class Job:
 
     @property
     def is_new(self) -> bool:
-        """Whether no worker has said anything about it yet."""
-        return self.handover is None and self.events.attempt == 1
+        """Whether no worker of this pool has said anything about it yet."""
+        return self.events.attempt == (self.handover.attempt if self.handover else 1)
 
     @property
     def deadline(self) -> datetime:

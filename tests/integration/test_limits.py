@@ -1,6 +1,7 @@
 """Limits as the whole fleet keeps them: exact, once for each request, and never in the way of a broken counter."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from contracts import streams
+from contracts import streams, subjects
+from contracts.control import HANDOVER, Handover
 from contracts.errors import FleetError, TenantRateLimited
-from contracts.events import Completed, Failed
+from contracts.events import Completed, Event, Failed, Terminal, parse
 from contracts.providers import Limits, PublishedTenant
+from contracts.subjects import Priority
 from contracts.usage import Usage
 from fleet.client import Client
 from fleet.local.servers import NatsServer
@@ -277,6 +280,29 @@ async def test_retries_and_the_way_through_the_resolver_count_once(control: Plan
     assert await outcome(client, "any") == "completed"
     assert await outcome(client, provider_options=failing) == "completed"
     assert await outcome(client, "any") == "tenant_rate_limited"
+
+
+async def test_an_agent_that_poses_as_a_worker_is_counted_all_the_same(control: Plane, client: Client) -> None:
+    await control.put_tenant(limits=Limits(requests_per_day=1))
+    forged = Handover(model="mock/echo", attempt=2, queued_at=datetime.now(UTC), proof="fleet1.00000000.AAAA")
+
+    endings = [await ending_of_raw(control, f"raw-{n}", {HANDOVER: forged.to_json().decode()}) for n in range(3)]
+
+    assert [type(event) for event in endings] == [Completed, Failed, Failed]
+    assert await outcome(client) == "tenant_rate_limited"
+
+
+async def ending_of_raw(control: Plane, request_id: str, headers: dict[str, str]) -> Event:
+    """The last event of a request that is sent without the client."""
+    replies = await control.client.subscribe(subjects.reply(control.tenant, "raw", request_id))
+    message = {"role": "user", "content": "Hi"}
+    request = {"id": request_id, "tenant": control.tenant, "agent": "raw", "model": "mock/echo", "messages": [message]}
+    subject = subjects.request("mock", Priority.INTERACTIVE, control.tenant)
+    await control.client.jetstream().publish(subject, json.dumps(request).encode(), headers=headers)
+    while not isinstance(event := parse((await replies.next_msg(timeout=10)).data), Terminal):
+        pass
+    await replies.unsubscribe()
+    return event
 
 
 async def test_what_cannot_be_served_at_all_does_not_count(control: Plane, client: Client) -> None:
