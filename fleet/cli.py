@@ -249,7 +249,8 @@ def _ollama_servers(base_url: str | None, tenant: str | None, state: Path | None
     else:
         tenant = tenant or connection.agent(tenant=None, state=state).tenant
         urls = servers_of(connection.admin(state=state), tenant=tenant)
-    return [OllamaServer(url, key=key_from_environment()) for url in urls]
+    servers = [OllamaServer(url, key=key_from_environment()) for url in urls]
+    return list({server.url: server for server in servers}.values())
 
 
 @keys.command("generate")

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from fleet.admin_client import AdminApi
 from fleet.modelfile import Modelfile
@@ -127,7 +127,7 @@ def key_from_environment() -> SecretStr | None:
 
 def table(models: Iterable[tuple[str, Model]]) -> Table:
     """Models, each with the address that it is at."""
-    shown = Table("model", "parameters", "quantization", "size", "server")
+    shown = Table("model", "parameters", "quantization", "size", Column("server", overflow="fold"))
     for url, model in models:
         shown.add_row(model.name, model.parameters, model.quantization, decimal(model.size_bytes), url)
     return shown
