@@ -233,7 +233,7 @@ class Stack:
             "DATABASE_URL": database_url,
             "LLM_ENCRYPTION_KEY": self._encryption_key(),
             "LLM_ADMIN_TOKEN": self._admin_token,
-            "LLM_ALLOWED_PRIVATE_NETWORKS": _LOOPBACK,
+            "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
         }
         return self._role("admin", ["admin"], env=env, port=self._admin_port)
 
@@ -246,7 +246,7 @@ class Stack:
             **self._common_env(nats_config.worker(provider)),
             **self._vault_env(vault_policies.role_of_worker(provider)),
             "LLM_ENCRYPTION_KEY": self._encryption_key(),
-            "LLM_ALLOWED_PRIVATE_NETWORKS": _LOOPBACK,
+            "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
             "LLM_DRAIN_GRACE_S": str(DRAIN_GRACE_S),
         }
         name = f"worker-{provider}" if number == 1 else f"worker-{provider}-{number}"
@@ -311,3 +311,8 @@ def _new_token() -> str:
 def _passed_on() -> dict[str, str]:
     """What an operator may tune for all roles. No secrets among them."""
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
+def _private_networks() -> str:
+    """The loopback, where simulators and local servers are, and what the operator adds."""
+    return ",".join(filter(None, (_LOOPBACK, os.environ.get("LLM_ALLOWED_PRIVATE_NETWORKS"))))
