@@ -199,8 +199,8 @@ class Execution:
         job.candidates = routes.candidates(job.request.model, pool=pool, fallbacks=job.request.fallbacks)
 
     async def _recover(self, job: Job) -> Settlement | None:
-        """On a redelivery: books what is left to book. None: the request goes on here."""
-        if job.delivery.deliveries == 1:
+        """What an earlier delivery left to do: books what is not booked. None: the request goes on here."""
+        if not job.may_have_a_past:
             return None
         events = await replies.events(self._use.broker, job.events.subject)
         past = recovery.read([event for event in events if event.attempt >= job.events.attempt])

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from contracts import subjects
-from contracts.control import HANDOVER, Handover
+from contracts.control import HANDOVER, MSG_ID, Handover
 from contracts.errors import ErrorCode, FleetError, MalformedRequest
 from contracts.events import FailedAttempt
 from contracts.providers import PublishedTenant
@@ -46,6 +46,12 @@ class Job:
     def is_new(self) -> bool:
         """Whether no worker of this pool has said anything about it yet."""
         return self.events.attempt == (self.handover.attempt if self.handover else 1)
+
+    @property
+    def may_have_a_past(self) -> bool:
+        """Whether it was delivered before, or may be: only its id as message id makes JetStream drop a copy."""
+        deduplicated = self.handover is not None or self.delivery.headers.get(MSG_ID) == self.request.id
+        return self.delivery.deliveries > 1 or not deduplicated
 
     @property
     def deadline(self) -> datetime:

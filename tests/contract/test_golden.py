@@ -52,6 +52,8 @@ TYPES: dict[str, type[WireModel]] = {
 
 EVENTS = [name for name in TYPES if name.startswith("event-")]
 ABSTRACT = {WireModel, StrictWireModel, events.EventBase}
+NEVER_WRITTEN = {providers.EntraCredentials}
+"""It holds a secret; admins write it, we only read it."""
 
 
 def compact(name: str) -> bytes:
@@ -63,7 +65,7 @@ def compact(name: str) -> bytes:
 def wire_types() -> set[type[WireModel]]:
     for module in pkgutil.iter_modules(contracts.__path__):
         importlib.import_module(f"contracts.{module.name}")
-    return {cls for cls in _subclasses(WireModel) if cls.__module__.startswith("contracts.")} - ABSTRACT
+    return {cls for cls in _subclasses(WireModel) if cls.__module__.startswith("contracts.")} - ABSTRACT - NEVER_WRITTEN
 
 
 def _subclasses(root: type[WireModel]) -> Iterator[type[WireModel]]:

@@ -137,6 +137,17 @@ async def test_publishing_twice_runs_once(agent: Agent, bill: Bill) -> None:
     assert len(bill.of("r1")) == 1
 
 
+async def test_a_copy_that_jetstream_cannot_know_runs_no_second_time(agent: Agent, bill: Bill) -> None:
+    for _ in range(2):
+        await agent.send(agent.body())
+        await agent.ended()
+    await agent.send(agent.body(id="r2"), id="r2")
+    await until(lambda: len(bill.of("r2")) == 1)
+
+    assert {record.id for record in bill.of("r1")} == {"r1:1"}
+    assert sum(isinstance(event, Started) and event.request_id == "r1" for event in agent.events) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
