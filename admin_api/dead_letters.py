@@ -30,7 +30,7 @@ from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, decode, encode
 from admin_api.problems import conflict, not_found, unavailable
 from contracts import subjects
-from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID
+from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID, REPLAY
 from contracts.streams import DEAD
 from contracts.wire import TOKEN_PATTERN
 from runtime.broker import Broker, reason
@@ -132,7 +132,7 @@ async def replay(plane: ControlPlane, seq: int, *, caller: Principal, origin: Or
         with _nats_errors():
             # Another id than the original's, which the stream may still know; and the same one for this letter, so
             # that it is queued once however often it is tried.
-            ack = await jetstream.publish(letter.subject, payload, headers={MSG_ID: f"replay:{seq}"})
+            ack = await jetstream.publish(letter.subject, payload, headers={MSG_ID: f"{REPLAY}{seq}"})
             await _delete(jetstream, seq)
     return Replayed(subject=letter.subject, stream=ack.stream, stream_seq=ack.seq)
 

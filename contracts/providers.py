@@ -1,6 +1,8 @@
 """What workers know of tenants and providers: the values of the KV bucket `llm_config`. Never a key."""
 
+import re
 from decimal import Decimal
+from ipaddress import IPv4Address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -10,11 +12,15 @@ from contracts.subjects import Provider
 from contracts.usage import Money
 from contracts.wire import ModelName, StrictWireModel, Token, WireModel, optional
 
+_LIKE_IPV4 = re.compile(r"^[0-9.]+$")
+
 
 def _http_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http or https URL with a host")
+    if _LIKE_IPV4.match(parts.hostname):
+        IPv4Address(parts.hostname)
     if parts.port == 0:
         raise ValueError("must have a port from 1 to 65535")
     if parts.username or parts.password or parts.query or parts.fragment:

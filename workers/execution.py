@@ -206,6 +206,9 @@ class Execution:
         past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
         if past is None:
             return None
+        if job.runs_once_more:
+            job.events.go_on_after(past.last)
+            return None
         if recovery.has_moved(past, pool=self._pool):
             return Settlement.ACK
         if past.last_started is not None and not past.booked:

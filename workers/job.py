@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from contracts import subjects
-from contracts.control import HANDOVER, MSG_ID, Handover
+from contracts.control import HANDOVER, MSG_ID, REPLAY, Handover
 from contracts.errors import ErrorCode, FleetError, MalformedRequest
 from contracts.events import FailedAttempt
 from contracts.providers import PublishedTenant
@@ -52,6 +52,11 @@ class Job:
         """Whether it was delivered before, or may be: only its id as message id makes JetStream drop a copy."""
         deduplicated = self.handover is not None or self.delivery.headers.get(MSG_ID) == self.request.id
         return self.delivery.deliveries > 1 or not deduplicated
+
+    @property
+    def runs_once_more(self) -> bool:
+        """Whether an admin replays it: that it has ended before is why."""
+        return self.delivery.deliveries == 1 and self.delivery.headers.get(MSG_ID, "").startswith(REPLAY)
 
     @property
     def deadline(self) -> datetime:

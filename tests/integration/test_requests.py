@@ -148,6 +148,16 @@ async def test_a_copy_that_jetstream_cannot_know_runs_no_second_time(agent: Agen
     assert sum(isinstance(event, Started) and event.request_id == "r1" for event in agent.events) == 1
 
 
+async def test_a_replayed_request_runs_once_more_under_a_number_of_its_own(agent: Agent, bill: Bill) -> None:
+    await agent.send(agent.body(), id="r1")
+    await agent.ended()
+    await agent.send(agent.body(), id="replay:7")
+
+    await until(lambda: len(bill.of("r1")) == 2)
+
+    assert [(record.attempt, record.outcome) for record in bill.of("r1")] == [(1, "completed"), (2, "completed")]
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
