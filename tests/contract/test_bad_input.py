@@ -328,6 +328,7 @@ def test_a_bad_usage_record_is_refused(field: str, value: Any) -> None:
         {"base_url": "https://exa mple.org"},
         {"base_url": "https://example.org:99999"},
         {"base_url": "https://example.org:0"},
+        {"base_url": "https://999.1.1.1"},
         {"base_url": "https://example.org/\n"},
         {"base_url": "https://example.org", "endpoints": [{"name": "a"}]},
         {"endpoints": [{"name": "a"}, {"name": "a"}]},
