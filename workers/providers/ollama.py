@@ -117,7 +117,7 @@ class Ollama:
         try:
             async with self._clients.client(base_url, key) as client:
                 yield client
-        except (*CONNECTION_ERRORS, httpx2.InvalidURL) as exc:
+        except CONNECTION_ERRORS as exc:
             raise ollama_errors.from_exception(exc, host=urlsplit(base_url).netloc) from exc
 
 

@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 from ollama import AsyncClient
-from pydantic import SecretStr
 
 from contracts.errors import ErrorCode, UnsupportedFeature
-from contracts.providers import Endpoint
 from contracts.rpc import CountTokens
 from contracts.usage import UsageSource
 from fleet.simulator import Script, ScriptedToolCall, Simulator
-from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
-from workers.providers.base import Target
+from tests.contract.adapters.vendor import KEY, Vendor
 
 pytestmark = pytest.mark.parametrize("vendor", ["ollama"], indirect=True)
 
@@ -229,9 +226,3 @@ async def test_another_kind_of_server_is_found_out(vendor: Vendor, body: bytes) 
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         with pytest.raises(Exception, match="is the base_url right"):
             await vendor.adapter.check_health(vendor.target(base_url=url))
-
-
-async def test_an_address_that_is_none_is_our_callers_mistake(vendor: Vendor) -> None:
-    target = Target(Endpoint(base_url="http://999.1.1.1"), PATIENT, SecretStr("k-0123456789"))
-    _, failure = await vendor.fails(target=target)
-    assert failure.code == ErrorCode.INVALID_REQUEST
