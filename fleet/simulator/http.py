@@ -23,9 +23,29 @@ class Cut(Exception):
     """The script ends the connection here."""
 
 
-async def read_request(reader: asyncio.StreamReader) -> HttpRequest | None:
+class Caller:
+    """The other end of a connection: what it sends, and whether it is still there."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self.reader = reader
+        self._ahead = b""
+        """The first byte of the next request, when it came before this one was over."""
+
+    async def gone(self) -> None:
+        """Returns when the caller has hung up; what it sends meanwhile is kept."""
+        self._ahead = self._ahead or await self.reader.read(1)
+        if self._ahead:
+            await hold()
+
+    async def line(self) -> bytes:
+        ahead, self._ahead = self._ahead, b""
+        return ahead + await self.reader.readline()
+
+
+async def read_request(caller: Caller) -> HttpRequest | None:
     """The next request of a connection; None when the caller is done. Raises BadRequest."""
-    line = await reader.readline()
+    reader = caller.reader
+    line = await caller.line()
     if not line:
         return None
     try:

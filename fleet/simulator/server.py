@@ -88,7 +88,8 @@ class Simulator:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self.connections.add(task)
         try:
-            while await self._serve(reader, writer):
+            caller = http.Caller(reader)
+            while await self._serve(caller, writer):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, http.BadRequest, ValueError):
             pass
@@ -100,9 +101,9 @@ class Simulator:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _serve(self, caller: http.Caller, writer: asyncio.StreamWriter) -> bool:
         """One request; whether another one may follow on this connection."""
-        request = await http.read_request(reader)
+        request = await http.read_request(caller)
         if request is None:
             return False
         if request.path.startswith("/_sim/"):
@@ -110,13 +111,13 @@ class Simulator:
         for vendor in self._vendors:
             answer = vendor.answer(request)
             if isinstance(answer, Ask):
-                return await self._complete(vendor, answer, request, reader, writer)
+                return await self._complete(vendor, answer, request, caller, writer)
             if answer:
                 return await _send(writer, answer)
         return await _send(writer, _json(404, {"error": {"message": f"Unknown path {request.path}"}}))
 
     async def _complete(
-        self, vendor: Vendor, ask: Ask, request: HttpRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, vendor: Vendor, ask: Ask, request: HttpRequest, caller: http.Caller, writer: asyncio.StreamWriter
     ) -> bool:
         try:
             script = self._script_for(ask)
@@ -135,7 +136,7 @@ class Simulator:
             request.headers,
         )
         exchange = _Exchange(vendor, ask, script, entry, writer)
-        gone = asyncio.ensure_future(reader.read(1))
+        gone = asyncio.ensure_future(caller.gone())
         saying = asyncio.ensure_future(exchange.run())
         try:
             await asyncio.wait([gone, saying], return_when=asyncio.FIRST_COMPLETED)

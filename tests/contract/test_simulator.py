@@ -146,3 +146,18 @@ async def test_it_runs_as_a_process_until_it_is_told_to_stop(tmp_path: Path) -> 
         shown, _ = await asyncio.wait_for(process.communicate(), timeout=10)
     assert process.returncode == 0
     assert shown.decode().strip() == url
+
+
+async def test_a_request_that_comes_before_the_last_one_is_over_is_served_next(simulator: Simulator) -> None:
+    body = json.dumps(asks(stream=True)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    host, port = simulator.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write((head.encode() + body) * 3)
+
+    for _ in range(3):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    await until(lambda: [e.outcome for e in simulator.ledger.entries] == ["finished"] * 3)
