@@ -28,6 +28,7 @@ from rich.table import Table
 
 from contracts.events import Completed, Delta
 from fleet.client import Client
+from fleet.simulator.openai import OpenAI
 
 KEY = "sk-benchmark-0123456789"
 MODEL = "gpt-4o-mini"
@@ -199,7 +200,7 @@ async def _bench() -> AsyncGenerator[Bench]:
                 ready=path / "up.json",
             ) as up,
         ):  # fmt: skip
-            base_url = f"{simulator['url']}/v1"
+            base_url = f"{simulator['url']}{OpenAI.prefix}"
             await _configure(up, base_url)
             sdk = AsyncOpenAI(api_key=KEY, base_url=base_url, max_retries=0)
             worker = psutil.Process(up["pids"]["worker-openai"][0])

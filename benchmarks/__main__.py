@@ -1,0 +1,17 @@
+"""Every benchmark in turn, each in a process of its own: `make bench`."""
+
+import subprocess
+import sys
+
+BENCHMARKS = ("worker", "adapters", "ledger")
+
+
+def main() -> int:
+    codes = [
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode for name in BENCHMARKS
+    ]
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
