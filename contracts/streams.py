@@ -30,6 +30,9 @@ ACK_WAIT_S = 10
 HEARTBEAT_S = 3
 """How often a worker says that it still has a message; three fit in `ACK_WAIT_S`."""
 
+USAGE_ACK_WAIT_S = 30
+"""A batch is booked well within it; a NATS server that was killed may have forgotten acks, which then come again."""
+
 _SECOND = 1_000_000_000
 _MINUTE = 60 * _SECOND
 _DAY = 86_400 * _SECOND
@@ -206,7 +209,7 @@ def consumers() -> list[tuple[str, Config]]:
         "filter_subject": subjects.USAGE,
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "ack_wait": 60 * _SECOND,
+        "ack_wait": USAGE_ACK_WAIT_S * _SECOND,
         "max_deliver": -1,
         "max_ack_pending": 50_000,
         "replay_policy": "instant",

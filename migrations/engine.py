@@ -55,7 +55,12 @@ def make_engine(
             dsn,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=command_timeout_s,
-            server_settings={"application_name": application_name, "timezone": "UTC"},
+            server_settings={
+                "application_name": application_name,
+                "timezone": "UTC",
+                # What is committed is acked: a server that is set to lose its last moments must not lose ours.
+                "synchronous_commit": "on",
+            },
         )
 
     return create_async_engine(

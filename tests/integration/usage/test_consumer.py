@@ -22,7 +22,7 @@ async def dead_letters(connection: Broker) -> list[Any]:
 
 async def until_acked(connection: Broker) -> int:
     """Waits until the server has seen every ack; returns what nobody has pulled. Well below `ack_wait`."""
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(streams.USAGE_ACK_WAIT_S / 2):
         while True:
             info = await connection.client.jetstream().consumer_info(streams.USAGE, streams.USAGE_CONSUMER)
             if not info.num_ack_pending:
