@@ -5,9 +5,9 @@ cd "$(dirname "$0")/.."
 lock() {
   out=$1; shift
   python -m piptools compile --quiet --generate-hashes --strip-extras --no-header --no-annotate \
-    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --unsafe-package fleet \
+    --unsafe-package fleet \
     "$@" --output-file "requirements/$out" pyproject.toml
-  sed -i -e '/^# /d' -e '/^fleet @/d' "requirements/$out"
+  sed -i -e '/^# /d' -e '/^--/d' -e '/^fleet @/d' "requirements/$out"
 }
 lock dev.txt --extra dev
 lock runtime.txt --extra worker --extra usage --extra admin --extra cli --constraint requirements/dev.txt
