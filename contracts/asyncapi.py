@@ -15,6 +15,7 @@ from contracts import control, streams, subjects
 from contracts.control import Cancel, Handover, Resume
 from contracts.events import Cancelled, Completed, Delta, Failed, Retrying, Started
 from contracts.examples import EXAMPLES
+from contracts.health import OpenCircuit
 from contracts.providers import PublishedProvider, PublishedTenant, WorkerPresence
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, Health, HealthCheck, Models, Refusal, TokenCount
@@ -124,6 +125,7 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
             "Provider", "What workers need to know of a provider; never a key.", PublishedProvider
         ),
         "workerPresence": Message("Worker", "Refreshed every few seconds, gone when the worker is.", WorkerPresence),
+        "openCircuit": Message("Open circuit", "An endpoint that is not called for now.", OpenCircuit),
     }
 )
 
@@ -185,6 +187,12 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
             ("workerPresence",),
             streams.HEALTH,
         ),
+        "circuits": Channel(
+            f"$KV.{subjects.HEALTH_BUCKET}.circuit.{{tenant}}.{{provider}}.{{endpoint}}",
+            f"Key-value bucket {subjects.HEALTH_BUCKET}: endpoints out of service.",
+            ("openCircuit",),
+            streams.HEALTH,
+        ),
     }
 )
 
@@ -199,6 +207,7 @@ PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "agent": {"description": f"Who asks. {TOKEN_PATTERN}"},
         "request_id": {"description": f"The request's id. {TOKEN_PATTERN}"},
         "worker": {"description": f"The worker's name. {TOKEN_PATTERN}"},
+        "endpoint": {"description": f"The endpoint's name. {TOKEN_PATTERN}"},
     }
 )
 
@@ -240,6 +249,8 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "workerReadsTenants": Operation("worker", "receive", "tenants", "Watch tenants."),
         "workerReadsProviders": Operation("worker", "receive", "providers", "Watch providers."),
         "workerShowsItself": Operation("worker", "send", "workers", "Say that it lives."),
+        "workerOpensCircuit": Operation("worker", "send", "circuits", "Take an endpoint out of service for all."),
+        "workerHeedsCircuits": Operation("worker", "receive", "circuits", "Call no endpoint that is out of service."),
         "usageConsumerBooks": Operation("usage", "receive", "usage", "Book usage, in batches."),
         "usageConsumerBuriesRecord": Operation("usage", "send", "deadLetters", "Keep a record that cannot be booked."),
         "adminPublishesTenant": Operation("admin", "send", "tenants", "Publish a tenant after it was stored."),

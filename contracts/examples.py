@@ -6,7 +6,7 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from contracts.control import Cancel, Handover, Resume
-from contracts.errors import Overloaded, RateLimited, UnknownModel
+from contracts.errors import ErrorCode, Overloaded, RateLimited, UnknownModel
 from contracts.events import (
     Cancelled,
     Completed,
@@ -18,6 +18,7 @@ from contracts.events import (
     Started,
     Timings,
 )
+from contracts.health import OpenCircuit
 from contracts.providers import Endpoint, Limits, ProviderConfig, PublishedProvider, PublishedTenant, WorkerPresence
 from contracts.requests import AssistantMessage, CompletionRequest, UserMessage
 from contracts.rpc import (
@@ -159,6 +160,16 @@ EXAMPLES: Mapping[type[WireModel], WireModel] = MappingProxyType(
                 concurrency=256,
                 in_flight=3,
                 parked=0,
+            ),
+            OpenCircuit(
+                tenant="acme",
+                provider="openai",
+                endpoint="default",
+                reason=ErrorCode.RATE_LIMITED,
+                opened_at=_AT,
+                until=_AT + timedelta(seconds=20),
+                generation=1,
+                worker="openai-7f3a",
             ),
         )
     }

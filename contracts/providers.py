@@ -33,6 +33,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 PricePerMillion = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=20, decimal_places=10)]
 
 
+DEFAULT_KEY = "default"
+"""The name of a provider's first, and mostly only, key."""
+
+
 class Endpoint(StrictWireModel):
     """One place where a provider can be called: a URL, and for Azure its deployments."""
 
@@ -44,6 +48,8 @@ class Endpoint(StrictWireModel):
     api_version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,64}$")] | None = optional()
     deployments: dict[ModelName, ModelName] | None = optional()
     auth: Literal["api_key", "entra_id"] = "api_key"
+    key: Token = DEFAULT_KEY
+    """Which of the provider's keys is used here; two endpoints with one URL and two keys share the load."""
 
 
 def _https_unless_local(url: str) -> str:
@@ -106,7 +112,9 @@ class PublishedProvider(WireModel):
     is_active: bool = True
     is_default: bool = False
     key_version: int | None = None
-    """None: the provider needs no key, or has none."""
+    """Of the default key. None: the provider needs no key, or has none."""
+    more_key_versions: dict[Token, int] = Field(default_factory=dict)
+    """Of its other keys, by name."""
     revision: int
     """Rises with every change of the provider."""
     config: ProviderConfig = ProviderConfig()
@@ -147,7 +155,8 @@ class PublishedTenant(WireModel):
 
 
 class SealedKey(WireModel):
-    """What lies in Vault at `llm/<provider>/<tenant>`: the key, sealed before it entered Vault."""
+    """What lies in Vault at `llm/<provider>/<tenant>`, and at `llm/<provider>/<tenant>/<name>` for each further key:
+    the key, sealed before it entered Vault."""
 
     sealed: str
     key_version: Annotated[int, Field(ge=1)]

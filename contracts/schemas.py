@@ -20,6 +20,7 @@ from pydantic_core import core_schema
 from contracts.control import Cancel, Handover, Resume
 from contracts.errors import Error
 from contracts.events import EVENT, Cancelled, Completed, Delta, Failed, Retrying, Started
+from contracts.health import OpenCircuit
 from contracts.providers import PublishedProvider, PublishedTenant, SealedKey, WorkerPresence
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, Health, HealthCheck, Models, Refusal, TokenCount
@@ -53,6 +54,7 @@ WIRE_TYPES: Mapping[str, type[WireModel]] = MappingProxyType(
         "kv-provider": PublishedProvider,
         "kv-tenant": PublishedTenant,
         "kv-worker": WorkerPresence,
+        "kv-circuit": OpenCircuit,
         "sealed-key": SealedKey,
     }
 )

@@ -74,6 +74,17 @@ class Cost(WireModel):
     currency: Literal["USD"] = "USD"
 
 
+class UsedPrice(WireModel):
+    """The rates that a cost was computed with, USD per million tokens; None: not needed, or as input."""
+
+    input_mtok: Money | None = None
+    output_mtok: Money | None = None
+    cache_read_mtok: Money | None = None
+    cache_write_mtok: Money | None = None
+    catalogue: str | None = None
+    """The version of the price catalogue; None for a tenant's own price."""
+
+
 class UsageRecord(WireModel):
     """One attempt that reached a vendor; `id` is `<request_id>:<attempt>` and the message's `Nats-Msg-Id`."""
 
@@ -98,6 +109,10 @@ class UsageRecord(WireModel):
     cost: Money | None = None
     """USD; None when no price is known, which is not the same as free."""
     price_source: PriceSource = PriceSource.NONE
+    price: UsedPrice | None = None
+    """None: unpriced, or booked before prices were kept."""
+    service_tier: str | None = None
+    """What the vendor says it served the call as (`flex`, `priority`, `batch`); None: its standard."""
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import contracts
-from contracts import control, errors, events, providers, requests, rpc, usage
+from contracts import control, errors, events, health, providers, requests, rpc, usage
 from contracts.wire import StrictWireModel, WireModel
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,6 +47,7 @@ TYPES: dict[str, type[WireModel]] = {
     "kv-provider-single-url": providers.PublishedProvider,
     "kv-tenant": providers.PublishedTenant,
     "kv-worker": providers.WorkerPresence,
+    "kv-circuit": health.OpenCircuit,
     "sealed-key": providers.SealedKey,
 }
 

@@ -1,0 +1,34 @@
+"""What workers tell each other of endpoints that must not be called: values of the KV bucket `llm_health`.
+
+An entry is there while a circuit is not closed, and goes by its TTL at the latest.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from contracts import subjects
+from contracts.errors import ErrorCode
+from contracts.wire import Token, UtcTime, WireModel
+
+
+class OpenCircuit(WireModel):
+    """KV key `circuit.<tenant>.<provider>.<endpoint>`: a cool-down that a vendor asked for, or an open circuit."""
+
+    tenant: Token
+    provider: Token
+    endpoint: Token
+    reason: ErrorCode
+    """`rate_limited`: the vendor named the time; else what the last call before it met."""
+    opened_at: UtcTime
+    """When the endpoint left service; kept over failed probes."""
+    until: UtcTime
+    """Nobody calls before; afterwards one worker of the fleet probes."""
+    generation: Annotated[int, Field(ge=1)]
+    """How often in a row it was opened; a result of an earlier generation says nothing any more."""
+    worker: Token
+    """Who opened it."""
+
+
+def key_of_circuit(tenant: str, provider: str, endpoint: str) -> str:
+    return f"circuit.{subjects.token(tenant)}.{subjects.token(provider)}.{subjects.token(endpoint)}"
