@@ -155,11 +155,15 @@ class PublishedTenant(WireModel):
 
 
 class SealedKey(WireModel):
-    """What lies in Vault at `llm/<provider>/<tenant>`, and at `llm/<provider>/<tenant>/<name>` for each further key:
-    the key, sealed before it entered Vault."""
+    """What lies in Vault at `llm/<key_path>`: the key, sealed before it entered Vault."""
 
     sealed: str
     key_version: Annotated[int, Field(ge=1)]
+
+
+def key_path(*, tenant: str, provider: str, name: str = DEFAULT_KEY) -> str:
+    """`<provider>/<tenant>` for the default key, `<provider>/<tenant>/<name>` for each further one."""
+    return f"{provider}/{tenant}" if name == DEFAULT_KEY else f"{provider}/{tenant}/{name}"
 
 
 class WorkerPresence(WireModel):

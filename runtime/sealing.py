@@ -1,4 +1,4 @@
-"""Sealing of vendor keys before they enter Vault: AES-256-GCM, bound to tenant and provider.
+"""Sealing of vendor keys before they enter Vault: AES-256-GCM, bound to tenant, provider and name.
 
 A sealed key reads `fleet1.<key id>.<base64url of nonce | ciphertext | tag>`. The key id (first 8 hex digits of the
 sealing key's SHA-256) tells which key of the ring opens it, so that sealing keys can rotate.
@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 
+from contracts.providers import DEFAULT_KEY, key_path
 from runtime.settings import SealingSettings, decode_key
 
 _VERSION = "fleet1"
@@ -40,31 +41,35 @@ class Keyring:
     def from_settings(cls, settings: SealingSettings) -> "Keyring":
         return cls([decode_key(k) for k in (settings.llm_encryption_key, *settings.llm_encryption_key_previous)])
 
-    def seal(self, secret: SecretStr, *, tenant: str, provider: str) -> str:
+    def seal(self, secret: SecretStr, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> str:
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ring[self._newest].encrypt(
-            nonce, secret.get_secret_value().encode(), _bound_to(tenant, provider)
+            nonce, secret.get_secret_value().encode(), _bound_to(tenant, provider, name)
         )
         return f"{_VERSION}.{self._newest}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
-    def unseal(self, sealed: str, *, tenant: str, provider: str) -> SecretStr:
+    def unseal(self, sealed: str, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> SecretStr:
         """Raises UnsealError."""
+        where = key_path(tenant=tenant, provider=provider, name=name)
         try:
             version, key_id, body = sealed.split(".")
             raw = base64.urlsafe_b64decode(body)
         except (ValueError, binascii.Error):
-            raise UnsealError(f"what lies in Vault for {provider}/{tenant} is no sealed key") from None
+            raise UnsealError(f"what lies in Vault for {where} is no sealed key") from None
         if version != _VERSION or key_id not in self._ring:
             raise UnsealError(
-                f"the key of {provider}/{tenant} was sealed with another key ({key_id[:8]}); "
+                f"the key of {where} was sealed with another key ({key_id[:8]}); "
                 "add that one to LLM_ENCRYPTION_KEY_PREVIOUS"
             )
         try:
-            opened = self._ring[key_id].decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _bound_to(tenant, provider))
+            opened = self._ring[key_id].decrypt(
+                raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _bound_to(tenant, provider, name)
+            )
         except (InvalidTag, ValueError):
-            raise UnsealError(f"the sealed key of {provider}/{tenant} was altered or belongs elsewhere") from None
+            raise UnsealError(f"the sealed key of {where} was altered or belongs elsewhere") from None
         return SecretStr(opened.decode())
 
 
-def _bound_to(tenant: str, provider: str) -> bytes:
-    return f"{tenant}/{provider}".encode()
+def _bound_to(tenant: str, provider: str, name: str) -> bytes:
+    """The associated data; names are tokens, so no two keys share one."""
+    return "/".join([tenant, provider, *([] if name == DEFAULT_KEY else [name])]).encode()

@@ -23,7 +23,7 @@ from runtime.settings import VaultSettings
 log = logging.getLogger(__name__)
 
 MOUNT = "llm"
-"""The KV v2 mount that holds vendor keys, at `<provider>/<tenant>`."""
+"""The KV v2 mount that holds vendor keys; see contracts.providers.key_path."""
 
 _CALL_TIMEOUT_S = 5
 _THREADS = 4

@@ -10,7 +10,7 @@ import hvac.exceptions
 from pydantic import SecretStr, ValidationError
 
 from contracts.errors import KeyUnavailable
-from contracts.providers import SealedKey
+from contracts.providers import DEFAULT_KEY, SealedKey, key_path
 from runtime.sealing import Keyring, UnsealError
 from runtime.vault import MOUNT, VaultDenied, VaultSession, VaultUnavailable
 
@@ -20,7 +20,15 @@ FRESH_S = 300.0
 USABLE_S = 3600.0
 """How long a cached key goes on while Vault is down."""
 
-_Where = tuple[str, str]
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    provider: str
+    tenant: str
+    name: str
+
+    def __str__(self) -> str:
+        return key_path(provider=self.provider, tenant=self.tenant, name=self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,7 @@ class HeldKey:
 
 
 class KeyStore:
-    """The keys of this pool's provider, by tenant. Concurrent asks for one key make one read."""
+    """The keys of this pool's provider, by tenant and name. Concurrent asks for one key make one read."""
 
     def __init__(self, vault: VaultSession, keyring: Keyring, *, clock: Callable[[], float]) -> None:
         self._vault = vault
@@ -40,27 +48,27 @@ class KeyStore:
         self._held: dict[_Where, HeldKey] = {}
         self._reads: dict[_Where, asyncio.Task[HeldKey]] = {}
 
-    async def get(self, *, tenant: str, provider: str, key_version: int) -> HeldKey:
+    async def get(self, *, tenant: str, provider: str, key_version: int, name: str = DEFAULT_KEY) -> HeldKey:
         """The key, at least as new as `key_version`. Raises KeyUnavailable."""
-        held = self._held.get((provider, tenant))
+        where = _Where(provider, tenant, name)
+        held = self._held.get(where)
         if held and held.key_version >= key_version and self._clock() - held.read_at < FRESH_S:
             return held
         try:
-            return await self._read(provider, tenant)
+            return await self._read(where)
         except KeyUnavailable:
             if held and held.key_version >= key_version and self._clock() - held.read_at < USABLE_S:
-                log.warning("key_from_cache", extra={"provider": provider, "tenant": tenant})
+                log.warning("key_from_cache", extra={"provider": provider, "tenant": tenant, "key": name})
                 return held
             raise
 
-    async def read_anew(self, *, tenant: str, provider: str) -> HeldKey:
+    async def read_anew(self, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> HeldKey:
         """After the vendor refused the key: what Vault holds now. Raises KeyUnavailable."""
-        return await self._read(provider, tenant)
+        return await self._read(_Where(provider, tenant, name))
 
-    async def _read(self, provider: str, tenant: str) -> HeldKey:
-        where = (provider, tenant)
+    async def _read(self, where: _Where) -> HeldKey:
         if (task := self._reads.get(where)) is None:
-            task = asyncio.create_task(self._read_once(provider, tenant), name=f"key {provider}/{tenant}")
+            task = asyncio.create_task(self._read_once(where), name=f"key {where}")
             self._reads[where] = task
             task.add_done_callback(lambda done: self._finished(where, done))
         return await asyncio.shield(task)
@@ -70,25 +78,25 @@ class KeyStore:
         if not task.cancelled() and task.exception() is None:
             self._held[where] = task.result()
 
-    async def _read_once(self, provider: str, tenant: str) -> HeldKey:
+    async def _read_once(self, where: _Where) -> HeldKey:
         def read(client: Any) -> Any:
             return client.secrets.kv.v2.read_secret_version(
-                path=f"{provider}/{tenant}", mount_point=MOUNT, raise_on_deleted_version=True
+                path=str(where), mount_point=MOUNT, raise_on_deleted_version=True
             )
 
         try:
             answer = await self._vault.call(read)
             sealed = SealedKey.model_validate(answer["data"]["data"])
-            secret = self._keyring.unseal(sealed.sealed, tenant=tenant, provider=provider)
+            secret = self._keyring.unseal(sealed.sealed, tenant=where.tenant, provider=where.provider, name=where.name)
         except hvac.exceptions.InvalidPath:
             raise KeyUnavailable(
-                f"no key for {provider}/{tenant} in Vault; add one with POST /api/v1/llm-providers", provider=provider
+                f"no key for {where} in Vault; add one with POST /api/v1/llm-providers", provider=where.provider
             ) from None
         except (VaultUnavailable, VaultDenied, UnsealError) as exc:
-            raise KeyUnavailable(f"the key for {provider}/{tenant} cannot be read: {exc}", provider=provider) from exc
+            raise KeyUnavailable(f"the key for {where} cannot be read: {exc}", provider=where.provider) from exc
         except (ValidationError, KeyError, TypeError):
             raise KeyUnavailable(
-                f"what lies in Vault for {provider}/{tenant} is no sealed key; set it with PUT /api/v1/llm-providers",
-                provider=provider,
+                f"what lies in Vault for {where} is no sealed key; set it with PUT /api/v1/llm-providers",
+                provider=where.provider,
             ) from None
         return HeldKey(secret, sealed.key_version, self._clock())
