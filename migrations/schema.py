@@ -78,6 +78,8 @@ llm_providers = Table(
     Column("vault_path", Text),
     Column("key_fingerprint", Text),
     Column("key_version", Integer),
+    # Further keys, by name: {"fingerprint", "version"}.
+    Column("more_keys", JSONB, nullable=False, server_default=EMPTY_OBJECT),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", Time, nullable=False, server_default=NOW),
     Column("updated_at", Time, nullable=False, server_default=NOW),
