@@ -10,13 +10,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, PlainSerializer
 from sqlalchemy import func, select, update
 
-from admin_api import audit
-from admin_api.audit import Change, Origin
 from admin_api.auth import Principal
 from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, read_page
 from admin_api.problems import not_found
 from contracts.usage import plain_decimal
+from migrations import audit
+from migrations.audit import Change, Origin
 from migrations.schema import alerts
 
 Usd = Annotated[Decimal, PlainSerializer(plain_decimal)]

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, BaseModel, JsonValue, PlainSerializer, TypeAdapter
 from sqlalchemy import Select, or_, select
 
-from admin_api.audit import broken_at
 from admin_api.control_plane import ControlPlane
 from admin_api.database import Database
 from admin_api.paging import Page, Paging, read_page
 from admin_api.problems import invalid
+from migrations.audit import broken_at
 from migrations.schema import audit_log
 
 _AT_ONCE = 500

@@ -16,10 +16,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 from sqlalchemy import or_, select, update
 
-from admin_api.audit import Origin
 from admin_api.database import Database
 from admin_api.problems import forbidden, unauthorized
 from contracts.wire import utc_now
+from migrations.audit import Origin
 from migrations.schema import api_tokens
 
 _SEEN_EVERY = timedelta(minutes=1)

@@ -23,8 +23,6 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 from pydantic_core import from_json
 
-from admin_api import audit
-from admin_api.audit import Change, Origin
 from admin_api.auth import Principal, Role
 from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, decode, encode
@@ -33,6 +31,8 @@ from contracts import subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID, REPLAY
 from contracts.streams import DEAD
 from contracts.wire import TOKEN_PATTERN
+from migrations import audit
+from migrations.audit import Change, Origin
 from runtime.broker import Broker, reason
 
 _SIZE = "Nats-Msg-Size"

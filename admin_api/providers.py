@@ -14,8 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Se
 from sqlalchemy import Row, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api import audit, published, tenants
-from admin_api.audit import Change, Origin
+from admin_api import published, tenants
 from admin_api.auth import Principal
 from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, read_page
@@ -24,6 +23,8 @@ from admin_api.vault import KeyMoved
 from contracts.providers import EntraCredentials, ProviderConfig, SealedKey
 from contracts.subjects import Provider
 from contracts.wire import Token
+from migrations import audit
+from migrations.audit import Change, Origin
 from migrations.schema import llm_providers
 from runtime.networks import ForbiddenAddress, Network, check_base_url
 from runtime.sealing import fingerprint

@@ -9,8 +9,7 @@ from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api import audit, published
-from admin_api.audit import Change, Origin
+from admin_api import published
 from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, read_page
 from admin_api.problems import conflict, invalid, not_found
@@ -18,6 +17,8 @@ from admin_api.published import LIMITS
 from contracts.providers import Limits, Price
 from contracts.usage import plain_decimal
 from contracts.wire import ModelName, Token
+from migrations import audit
+from migrations.audit import Change, Origin
 from migrations.schema import tenants
 
 Usd = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10), PlainSerializer(plain_decimal)]

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from pydantic import SecretStr
 
-from admin_api import audit
-from admin_api.audit import Change, Origin
 from admin_api.database import open_database
+from migrations import audit
+from migrations.audit import Change, Origin
 from migrations.schema import audit_log
 from tests.acceptance.running import run
 

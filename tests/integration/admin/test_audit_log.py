@@ -7,8 +7,8 @@ import httpx
 import pytest
 from sqlalchemy import delete, select
 
-from admin_api.audit import Change, Origin, broken_at, record
 from admin_api.control_plane import ControlPlane
+from migrations.audit import Change, Origin, broken_at, record
 from migrations.schema import audit_log
 
 

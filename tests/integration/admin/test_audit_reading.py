@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import delete, update
 
 from admin_api import audit_log as log
-from admin_api.audit import Change, Origin, broken_at, record
 from admin_api.control_plane import ControlPlane
 from contracts.wire import utc_now
+from migrations.audit import Change, Origin, broken_at, record
 from migrations.schema import audit_log
 from tests.integration.admin.conftest import client_of
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from admin_api.audit import broken_at, first_link, link
+from migrations.audit import broken_at, first_link, link
 
 AT = datetime(2026, 11, 23, 12, 0, 0, 123456, UTC)
 
