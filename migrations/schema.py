@@ -1,5 +1,7 @@
 """The tables. Money is NUMERIC(20,10) USD, times are timestamptz, days are UTC dates."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -45,6 +47,23 @@ EMPTY_ARRAY = text("'[]'::jsonb")
 ZERO = text("0")
 TRUE = text("true")
 FALSE = text("false")
+
+# Rows of today change with every batch: free space in their pages keeps the new versions there, out of the indexes.
+ROOM_FOR_UPDATES = {"fillfactor": 70}
+
+
+def _amounts() -> list[Column[Any]]:
+    """What a roll-up sums."""
+    counts = ("prompt_tokens", "completion_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+    return [
+        *(Column(name, BigInteger, nullable=False, server_default=ZERO) for name in counts),
+        Column("total_cost", Money, nullable=False, server_default=ZERO),
+        # Attempts without a known price; their cost is missing from total_cost.
+        Column("unpriced_count", BigInteger, nullable=False, server_default=ZERO),
+        Column("request_count", BigInteger, nullable=False, server_default=ZERO),
+        Column("error_count", BigInteger, nullable=False, server_default=ZERO),
+    ]
+
 
 tenants = Table(
     "tenants",
@@ -96,19 +115,48 @@ llm_provider_usage = Table(
     Column("model", Ordered, nullable=False),
     Column("provider", Ordered, nullable=False),
     Column("tenant", Ordered, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False, server_default=ZERO),
-    Column("completion_tokens", BigInteger, nullable=False, server_default=ZERO),
-    Column("cache_read_tokens", BigInteger, nullable=False, server_default=ZERO),
-    Column("cache_write_tokens", BigInteger, nullable=False, server_default=ZERO),
-    Column("reasoning_tokens", BigInteger, nullable=False, server_default=ZERO),
-    Column("total_cost", Money, nullable=False, server_default=ZERO),
-    # Attempts without a known price; their cost is missing from total_cost.
-    Column("unpriced_count", BigInteger, nullable=False, server_default=ZERO),
-    Column("request_count", BigInteger, nullable=False, server_default=ZERO),
-    Column("error_count", BigInteger, nullable=False, server_default=ZERO),
+    *_amounts(),
     UniqueConstraint("provider_id", "date", "model"),
     Index(None, "tenant", "date"),
     Index(None, "date"),
+    postgresql_with=ROOM_FOR_UPDATES,
+)
+
+llm_hourly_usage = Table(
+    "llm_hourly_usage",
+    metadata,
+    Column("hour", Time, nullable=False),
+    Column("tenant", Ordered, nullable=False),
+    Column("provider", Ordered, nullable=False),
+    Column("model", Ordered, nullable=False),
+    *_amounts(),
+    PrimaryKeyConstraint("hour", "tenant", "provider", "model"),
+    Index(None, "tenant", "hour"),
+    postgresql_with=ROOM_FOR_UPDATES,
+)
+
+llm_agent_usage = Table(
+    "llm_agent_usage",
+    metadata,
+    Column("date", Date, nullable=False),
+    Column("tenant", Ordered, nullable=False),
+    Column("agent", Ordered, nullable=False),
+    Column("provider", Ordered, nullable=False),
+    Column("model", Ordered, nullable=False),
+    *_amounts(),
+    PrimaryKeyConstraint("date", "tenant", "agent", "provider", "model"),
+    Index(None, "tenant", "date"),
+    Index(None, "agent", "date"),
+    postgresql_with=ROOM_FOR_UPDATES,
+)
+
+# One row, once events were dropped: those of earlier days are gone, and nothing more is booked there.
+llm_usage_retention = Table(
+    "llm_usage_retention",
+    metadata,
+    Column("single", Boolean, primary_key=True, server_default=TRUE),
+    Column("kept_from", Date, nullable=False),
+    CheckConstraint("single", name="single"),
 )
 
 llm_usage_events = Table(
@@ -140,6 +188,9 @@ llm_usage_events = Table(
     Column("usage_source", Text, nullable=False),
     Column("cost", Money),
     Column("price_source", Text, nullable=False),
+    # The rates that the cost was computed with (contracts.usage.UsedPrice).
+    Column("price", JSONB(none_as_null=True)),
+    Column("service_tier", Text),
     Column("metadata", JSONB, nullable=False, server_default=EMPTY_OBJECT),
     Column("booked_at", Time, nullable=False, server_default=NOW),
     PrimaryKeyConstraint("id", "day"),

@@ -219,6 +219,8 @@ def _event_row(record: UsageRecord, entry: Entry) -> tuple[Any, ...]:
         usage.source,
         None if record.cost is None else entry.amounts.total_cost,
         record.price_source,
+        record.price.model_dump(mode="json") if record.price else None,
+        record.service_tier,
         record.metadata,
     )
 
