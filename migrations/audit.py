@@ -1,24 +1,37 @@
 """The audit log: one row for each change, in the transaction of the change, chained by hash for each tenant.
 
 A row's hash covers its contents and the hash of the row before, so that a row that is altered or removed shows.
-Changes that concern no single tenant form a chain of their own.
+`audit_heads` holds the last hash of each chain, so that a row that is cut off at the end shows too. Changes that
+concern no single tenant form a chain of their own.
+
+Rows that are too old give way to one that says how far they went: `prune`.
 """
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, insert, null, select
+from sqlalchemy import ColumnElement, delete, func, insert, null, select
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.wire import utc_now
-from migrations.schema import audit_log
+from migrations.schema import audit_heads, audit_log
+
+PRUNE = "audit.prune"
+"""The action of a row that stands for older ones; its `after` names the last of them."""
 
 Snapshot = Mapping[str, Any]
 """An object as the API shows it: JSON without secrets."""
+
+_PRUNED_AT_ONCE = 10_000
+_OPTIONAL = ("before", "after", "refusal")
+_ADDED = ("refusal",)
+"""What rows of older versions lack; a hash covers it only where it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +44,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`tenant` None: all tenants. `before` None: it did not exist. `after` None: it is gone."""
+    """`tenant` None: all tenants. `before` None: it did not exist. `after` None: it is gone.
+
+    `refusal`: what was answered when the change was not made; None: it was made.
+    """
 
     action: str
     object_type: str
@@ -39,17 +55,12 @@ class Change:
     tenant: str | None
     before: Snapshot | None
     after: Snapshot | None
+    refusal: Snapshot | None = None
 
 
 async def record(connection: AsyncConnection, change: Change, origin: Origin) -> None:
     """Appends to the tenant's chain; its lock is held until the transaction ends."""
-    await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(_chain(change.tenant), 0))))
-    last = await connection.scalar(
-        select(audit_log.c.hash)
-        .where(audit_log.c.tenant.is_not_distinct_from(change.tenant))
-        .order_by(audit_log.c.seq.desc())
-        .limit(1)
-    )
+    before = await _end_of(connection, change.tenant)
     row = {
         "at": utc_now(),
         "actor": origin.actor,
@@ -60,23 +71,63 @@ async def record(connection: AsyncConnection, change: Change, origin: Origin) ->
         "tenant": change.tenant,
         "before": change.before,
         "after": change.after,
+        "refusal": change.refusal,
     }
-    before = bytes(last) if last is not None else first_link(change.tenant)
-    absent = {name: null() for name in ("before", "after") if row[name] is None}
+    after = link(before, row)
+    absent = {name: null() for name in _OPTIONAL if row[name] is None}
+    statement = insert(audit_log).values({**row, **absent, "prev_hash": before, "hash": after})
+    seq = await connection.scalar(statement.returning(audit_log.c.seq))
+    head = postgresql.insert(audit_heads).values(chain=chain_of(change.tenant), seq=seq, hash=after)
     await connection.execute(
-        insert(audit_log).values({**row, **absent, "prev_hash": before, "hash": link(before, row)})
+        head.on_conflict_do_update(index_elements=[audit_heads.c.chain], set_={"seq": seq, "hash": after})
     )
+
+
+async def prune(connection: AsyncConnection, tenant: str | None, *, before: datetime, origin: Origin) -> int:
+    """Deletes the oldest of a tenant's rows from before `before`, and appends one that says so. Returns how many.
+
+    The new row holds the hash of the last row that is gone, which what is left follows. A chain whose old rows only
+    tell of earlier pruning stays as it is.
+    """
+    await _end_of(connection, tenant)
+    columns = audit_log.c
+    first_to_keep = select(func.min(columns.seq)).where(_of(tenant), columns.at >= before).scalar_subquery()
+    old = select(columns.seq, columns.at, columns.hash, columns.action).where(
+        _of(tenant), columns.seq < func.coalesce(first_to_keep, sys.maxsize)
+    )
+    rows = (await connection.execute(old.order_by(columns.seq).limit(_PRUNED_AT_ONCE))).all()
+    if all(row.action == PRUNE for row in rows):
+        return 0
+    last = rows[-1]
+    await connection.execute(delete(audit_log).where(_of(tenant), columns.seq <= last.seq))
+    facts = {"rows": len(rows), "seq": last.seq, "at": _time(last.at), "hash": bytes(last.hash).hex()}
+    await record(connection, Change(PRUNE, "audit", str(last.seq), tenant, before=None, after=facts), origin)
+    return len(rows)
+
+
+async def beginning(connection: AsyncConnection, tenant: str | None) -> tuple[bytes, int | None]:
+    """What the first row that is left of a chain follows, and the `seq` of that row when it gave way to a later one."""
+    pruned = select(audit_log.c.after).where(_of(tenant), audit_log.c.action == PRUNE)
+    facts = await connection.scalar(pruned.order_by(audit_log.c.seq.desc()).limit(1))
+    return (first_link(tenant), None) if facts is None else (bytes.fromhex(facts["hash"]), int(facts["seq"]))
+
+
+def chain_of(tenant: str | None) -> str:
+    """The name of a tenant's chain in `audit_heads`."""
+    return f"audit:{tenant}" if tenant is not None else "audit"
 
 
 def first_link(tenant: str | None) -> bytes:
     """What the first row of a chain follows."""
-    return hashlib.sha256(_chain(tenant).encode()).digest()
+    return hashlib.sha256(chain_of(tenant).encode()).digest()
 
 
 def link(before: bytes, row: Mapping[str, Any]) -> bytes:
     """The hash of a row that follows the row with the hash `before`."""
-    at: datetime = row["at"]
-    facts = {**row, "at": at.astimezone(UTC).isoformat(timespec="microseconds")}
+    facts = {**row, "at": _time(row["at"])}
+    for name in _ADDED:
+        if facts.get(name) is None:
+            facts.pop(name, None)
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(before + canonical.encode()).digest()
 
@@ -95,5 +146,17 @@ def broken_at(tenant: str | None, rows: Iterable[Mapping[str, Any]], *, follows:
     return None
 
 
-def _chain(tenant: str | None) -> str:
-    return f"audit:{tenant}" if tenant is not None else "audit"
+async def _end_of(connection: AsyncConnection, tenant: str | None) -> bytes:
+    """What the chain's next row follows. Locks the chain until the transaction ends."""
+    chain = chain_of(tenant)
+    await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(chain, 0))))
+    head = await connection.scalar(select(audit_heads.c.hash).where(audit_heads.c.chain == chain))
+    return bytes(head) if head is not None else first_link(tenant)
+
+
+def _of(tenant: str | None) -> ColumnElement[bool]:
+    return audit_log.c.tenant.is_not_distinct_from(tenant)
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")

@@ -230,10 +230,21 @@ audit_log = Table(
     Column("tenant", Ordered),
     Column("before", JSONB),
     Column("after", JSONB),
+    # What was answered; null: the change was made.
+    Column("refusal", JSONB),
     Column("prev_hash", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
     UniqueConstraint("prev_hash"),
     Index(None, "tenant", "seq"),
+)
+
+# The last row of each chain of the audit log, as its writer left it.
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("chain", Ordered, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
 )
 
 api_tokens = Table(
