@@ -28,6 +28,8 @@ from pydantic import SecretStr
 
 from contracts.providers import Endpoint, Timeouts
 from contracts.requests import CompletionRequest
+from runtime.egress import Egress
+from runtime.networks import parse_networks
 from workers.providers import registry
 from workers.providers.base import Call, Chunk, Target
 
@@ -103,7 +105,7 @@ async def _measure(reader: str, read_all: ReadAll, url: str, streams: int, chunk
 
 
 async def _adapter(provider: str, url: str, streams: int, chunks: int) -> int:
-    adapter = registry.load(provider)
+    adapter = registry.load(provider, Egress(parse_networks("127.0.0.0/8")))
     model = VENDORS[provider].model
     target = Target(Endpoint(base_url=url), Timeouts(), SecretStr(KEY))
 

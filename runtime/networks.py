@@ -1,6 +1,7 @@
-"""Which addresses a provider's `base_url` may reach: public ones, and the private ones that an operator allows.
+"""Which addresses a URL of a tenant may reach: public ones, and the private ones that an operator allows.
 
-Pure: names are not resolved here. Who connects asks `is_allowed` again about the address that a name resolved to.
+Pure: names are not resolved here. Who connects asks `is_allowed` again about the address that a name resolved to, see
+runtime.egress.
 """
 
 import re
@@ -14,12 +15,37 @@ Network = IPv4Network | IPv6Network
 
 _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+"""RFC 8215: where its addresses lead, only the network's operator knows. Public to older versions of `ipaddress`."""
+_METADATA = frozenset(
+    map(
+        ip_address,
+        (
+            "169.254.169.254",  # AWS, Azure, Google, Oracle, DigitalOcean, OpenStack, Hetzner
+            "169.254.170.2",  # AWS: credentials of ECS tasks
+            "169.254.170.23",  # AWS: credentials of EKS pods
+            "fd00:ec2::254",  # AWS, by IPv6
+            "fd00:ec2::23",  # AWS: credentials of EKS pods, by IPv6
+            "fd20:ce::254",  # Google, by IPv6
+            "168.63.129.16",  # Azure's WireServer: a public address that leads to the host
+            "100.100.100.200",  # Alibaba
+            "192.0.0.192",  # Oracle, the classic one
+        ),
+    )
+)
+"""Where a cloud hands its machines their credentials."""
 _LEGACY_IPV4 = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
 """What resolvers still read as an IPv4 address: `127.1`, `2130706433`, `0x7f.0.0.1`, `0177.0.0.1`."""
 
 
 class ForbiddenAddress(ValueError):
-    """A URL points into a private network that is not allowed. The message names the host only."""
+    """A URL leads into a private network that is not allowed. The message names the host only, never its address."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"{host} is, or resolves to, a private, loopback, metadata or reserved address; "
+            "an operator can allow its network with LLM_ALLOWED_PRIVATE_NETWORKS"
+        )
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
@@ -32,14 +58,14 @@ def check_base_url(url: str, *, allowed: Sequence[Network]) -> None:
     host = urlsplit(url).hostname or ""
     addresses = literal_addresses(host)
     if addresses and not any(is_allowed(address, allowed=allowed) for address in addresses):
-        raise ForbiddenAddress(
-            f"{host} is a private, loopback or reserved address; allow its network with LLM_ALLOWED_PRIVATE_NETWORKS"
-        )
+        raise ForbiddenAddress(host)
 
 
 def is_allowed(address: Address, *, allowed: Sequence[Network]) -> bool:
-    """Whether a provider may be called at this address."""
+    """Whether a tenant may have this address called. A metadata service must be allowed by its own address."""
     inner = _embedded(address)
+    if inner in _METADATA:
+        return any(network.num_addresses == 1 and inner in network for network in allowed)
     return _is_public(inner) or any(inner in network or address in network for network in allowed)
 
 
@@ -70,5 +96,5 @@ def _embedded(address: Address) -> Address:
 
 
 def _is_public(address: Address) -> bool:
-    site_local = isinstance(address, IPv6Address) and address.is_site_local
-    return address.is_global and not (address.is_multicast or address.is_reserved or site_local)
+    inside = isinstance(address, IPv6Address) and (address.is_site_local or address in _LOCAL_NAT64)
+    return address.is_global and not (address.is_multicast or address.is_reserved or inside)

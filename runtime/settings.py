@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.streams import Sizes
+from runtime.networks import Network, parse_networks
 
 
 class RoleSettings(BaseSettings):
@@ -43,6 +44,16 @@ class ProbeSettings(RoleSettings):
 class LogSettings(RoleSettings):
     llm_log_format: Annotated[str, Field(pattern="^(json|plain)$")] = "json"
     llm_log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+
+class NetworkSettings(RoleSettings):
+    llm_allowed_private_networks: Annotated[tuple[Network, ...], NoDecode] = ()
+    """What URLs of tenants may reach although it is no public address: comma-separated CIDRs."""
+
+    @field_validator("llm_allowed_private_networks", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        return parse_networks(value) if isinstance(value, str) else value
 
 
 class DatabaseSettings(RoleSettings):

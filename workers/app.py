@@ -13,6 +13,7 @@ from contracts.providers import WorkerPresence
 from contracts.subjects import AUTO
 from contracts.wire import utc_now
 from runtime import broker, logs, probes, role
+from runtime.egress import Egress
 from runtime.sealing import Keyring
 from runtime.vault import VaultSession
 from workers import presence, telemetry
@@ -61,7 +62,8 @@ async def run(
         vault = VaultSession(settings)
         stack.push_async_callback(vault.close)
         await vault.start()
-        adapters = {provider: registry.load(provider) for provider in providers}
+        egress = Egress(settings.llm_allowed_private_networks)
+        adapters = {provider: registry.load(provider, egress) for provider in providers}
         for adapter in adapters.values():
             stack.push_async_callback(adapter.aclose)
 

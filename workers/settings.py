@@ -5,11 +5,18 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.providers import Limits
-from runtime.settings import BrokerSettings, LogSettings, ProbeSettings, SealingSettings, VaultSettings
+from runtime.settings import (
+    BrokerSettings,
+    LogSettings,
+    NetworkSettings,
+    ProbeSettings,
+    SealingSettings,
+    VaultSettings,
+)
 from workers.pricing import default_model
 
 
-class WorkerSettings(BrokerSettings, VaultSettings, SealingSettings, ProbeSettings, LogSettings):
+class WorkerSettings(BrokerSettings, VaultSettings, SealingSettings, NetworkSettings, ProbeSettings, LogSettings):
     llm_worker_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Requests that one process works on at the same time."""
     llm_drain_grace_s: Annotated[float, Field(ge=0)] = 60

@@ -40,6 +40,15 @@ from runtime.networks import ForbiddenAddress, check_base_url, is_allowed, liter
         "[::ffff:10.0.0.1]",
         "[2002:7f00:1::]",
         "[64:ff9b::7f00:1]",
+        "[64:ff9b:1::7f00:1]",
+        "[::127.0.0.1]",
+        "[2001::7f00:1]",
+        "[2002:a9fe:a9fe::]",
+        "[fd00:ec2::254]",
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.2.1",
+        "198.18.0.1",
     ],
 )
 def test_refuses_private_addresses_however_they_are_written(host: str) -> None:
@@ -77,6 +86,20 @@ def test_lets_public_addresses_and_names_pass(host: str) -> None:
 )
 def test_lets_private_addresses_of_allowed_networks_pass(host: str, networks: str) -> None:
     check_base_url(f"http://{host}:11434", allowed=parse_networks(networks))
+
+
+METADATA = ("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254")
+
+
+@pytest.mark.parametrize("address", [*METADATA, "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe"])
+@pytest.mark.parametrize("networks", ["", "0.0.0.0/0,::/0", "169.254.0.0/16,168.63.129.0/24", "169.254.169.252/30"])
+def test_a_network_that_is_allowed_does_not_allow_its_metadata_service(address: str, networks: str) -> None:
+    assert not is_allowed(ip_address(address), allowed=parse_networks(networks))
+
+
+@pytest.mark.parametrize("address", METADATA)
+def test_a_metadata_service_is_allowed_by_its_own_address(address: str) -> None:
+    assert is_allowed(ip_address(address), allowed=parse_networks(address))
 
 
 def test_an_allowed_network_allows_nothing_else() -> None:

@@ -18,6 +18,7 @@ from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from runtime.egress import Egress
 from workers import pricing, tokens
 from workers.providers import anthropic_errors, anthropic_request
 from workers.providers.anthropic_models import abilities
@@ -28,7 +29,7 @@ from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
-from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, connection_limits, describe
+from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 
 BASE_URL = "https://api.anthropic.com"
 _MODELS_PER_PAGE = 1000
@@ -57,9 +58,8 @@ class Anthropic:
 
     name = PROVIDER
 
-    def __init__(self) -> None:
-        self._tls = httpx2.create_ssl_context()
-        """Shared, because each one takes some 30 ms and 1 MB."""
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
         self._clients = ClientPool(self._client)
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
@@ -165,9 +165,7 @@ class Anthropic:
             base_url=base_url,
             max_retries=0,
             open_telemetry=False,
-            http_client=httpx2.AsyncClient(
-                limits=connection_limits(), verify=self._tls, follow_redirects=False, trust_env=False
-            ),
+            http_client=self._egress.client(),
         )
         client._custom_headers = {}  # pyright: ignore[reportPrivateUsage] - those of ANTHROPIC_CUSTOM_HEADERS
         return client

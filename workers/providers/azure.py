@@ -28,6 +28,7 @@ from contracts.errors import NoProvider
 from contracts.providers import Endpoint
 from contracts.requests import CompletionRequest
 from contracts.rpc import ModelInfo
+from runtime.egress import Egress
 from workers import pricing
 from workers.providers import entra
 from workers.providers.base import Call, Target
@@ -45,9 +46,9 @@ class Azure(OpenAI):
 
     name = "azure"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._tokens = entra.Tokens(self._tls)
+    def __init__(self, egress: Egress) -> None:
+        super().__init__(egress)
+        self._tokens = entra.Tokens(egress)
 
     async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
         """The endpoint's deployments where they are configured, else every model that the resource could deploy."""

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from contracts.errors import AuthenticationFailed
+from contracts.errors import AuthenticationFailed, NoProvider
+from runtime.egress import forbidden_address
 
 UNUSED_S = 600.0
 
@@ -36,12 +37,17 @@ class ClientPool(Generic[C]):
 
     @asynccontextmanager
     async def client(self, base_url: str, key: str) -> AsyncGenerator[C]:
+        """Raises NoProvider when the client was kept from an address that is not allowed: to try again is no use."""
         slot = self._slots.get((base_url, key))
         if slot is None:
             slot = self._slots[base_url, key] = _Slot(self._make(base_url, key))
         slot.users += 1
         try:
             yield slot.client
+        except Exception as exc:
+            if forbidden := forbidden_address(exc):
+                raise NoProvider(str(forbidden)) from exc
+            raise
         finally:
             slot.users -= 1
             slot.last_used = self._clock()

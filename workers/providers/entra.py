@@ -5,7 +5,6 @@ secret". Tokens live in memory only.
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pydantic import SecretStr, ValidationError
 from contracts.errors import AuthenticationFailed, ProviderUnavailable
 from contracts.providers import EntraCredentials
 from contracts.wire import utc_now
+from runtime.egress import Egress
 from workers.providers.transport import CONNECTION_ERRORS, describe
 from workers.providers.vendor_errors import redact, retry_after_s
 
@@ -73,8 +73,8 @@ def credentials_of(key: SecretStr | None) -> EntraCredentials:
 class Tokens:
     """One token for each set of credentials. Concurrent asks for one make one request."""
 
-    def __init__(self, tls: ssl.SSLContext, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._tls = tls
+    def __init__(self, egress: Egress, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._egress = egress
         self._clock = clock
         self._held: dict[EntraCredentials, Token] = {}
         self._fetches: dict[EntraCredentials, asyncio.Task[Token]] = {}
@@ -125,10 +125,7 @@ class Tokens:
         host = urlsplit(credentials.authority).netloc
         asked_at = self._clock()
         try:
-            async with (
-                asyncio.timeout(FETCH_S),
-                httpx2.AsyncClient(verify=self._tls, timeout=None, trust_env=False) as client,
-            ):
+            async with asyncio.timeout(FETCH_S), self._egress.client() as client:
                 response = await client.post(_url(credentials), data=_form(credentials))
         except TimeoutError as exc:
             raise ProviderUnavailable(

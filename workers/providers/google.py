@@ -12,7 +12,6 @@ The API version: of the base URL when it ends with one, else the endpoint's `api
 """
 
 import re
-import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
@@ -31,6 +30,7 @@ from contracts.errors import ModelNotFound, ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from runtime.egress import Egress
 from workers import pricing, tokens
 from workers.providers import google_errors, google_request
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
@@ -39,7 +39,7 @@ from workers.providers.estimates import cost_estimate
 from workers.providers.google_reply import ReplyReader
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
-from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, connection_limits, describe
+from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 
 BASE_URL = "https://generativelanguage.googleapis.com"
 USUAL_OUTPUT_TOKENS = 65_536
@@ -75,10 +75,9 @@ class Google:
 
     name = google_request.NAME
 
-    def __init__(self) -> None:
-        self._tls = httpx2.create_ssl_context()
-        """Shared, because each one takes some 30 ms and 1 MB."""
-        self._unused = httpx2.Client(verify=self._tls, trust_env=False)
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+        self._unused = httpx2.Client(verify=egress.tls, trust_env=False)
         """The SDK would make one for each client."""
         self._clients = ClientPool(self._client)
 
@@ -194,14 +193,14 @@ class Google:
             ) from exc
 
     def _client(self, base_url: str, key: str) -> "_Client":
-        return _Client(base_url, key, tls=self._tls, unused=self._unused)
+        return _Client(base_url, key, egress=self._egress, unused=self._unused)
 
 
 class _Client:
     """The SDK's client of one base URL and key."""
 
-    def __init__(self, base_url: str, key: str, *, tls: ssl.SSLContext, unused: httpx2.Client) -> None:
-        self._http = httpx2.AsyncClient(limits=connection_limits(), verify=tls, follow_redirects=False, trust_env=False)
+    def __init__(self, base_url: str, key: str, *, egress: Egress, unused: httpx2.Client) -> None:
+        self._http = egress.client()
         self._key = key
         self._api = BaseApiClient(
             vertexai=False,
@@ -211,7 +210,7 @@ class _Client:
                 base_url_resource_scope=ResourceScope.COLLECTION,
                 httpx_client=unused,
                 httpx_async_client=self._http,
-                async_client_args={"ssl": tls},
+                async_client_args={"ssl": egress.tls},
             ),
         )
 

@@ -30,6 +30,7 @@ from contracts.requests import CompletionRequest, ToolName
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
 from contracts.usage import Cost, Usage, UsageSource
 from contracts.wire import StrictWireModel, optional, utc_now
+from runtime.egress import Egress
 from workers import pricing, tokens
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
 from workers.providers.time_limits import TimeLimits
@@ -116,7 +117,8 @@ class Mock:
 
     name = "mock"
 
-    def __init__(self) -> None:
+    def __init__(self, egress: Egress | None = None) -> None:
+        """Calls nobody."""
         self._failures: OrderedDict[str, int] = OrderedDict()
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:

@@ -5,7 +5,6 @@ this adapter speaks HTTP itself; the SDK is the oracle of its tests. See docs/de
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from contracts.errors import FleetError, ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from runtime.egress import Egress
 from workers import tokens
 from workers.providers import ollama_errors
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
@@ -27,7 +27,7 @@ from workers.providers.ollama_reply import OllamaReader
 from workers.providers.ollama_request import NAME, chat_body, check, ignored
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
-from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, connection_limits
+from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply
 
 BASE_URL = "http://127.0.0.1:11434"
 USUAL_OUTPUT_TOKENS = 4_096
@@ -57,9 +57,8 @@ class Ollama:
 
     name = NAME
 
-    def __init__(self) -> None:
-        tls = httpx2.create_ssl_context()
-        self._clients = ClientPool(lambda base_url, key: _Client(base_url, key, tls))
+    def __init__(self, egress: Egress) -> None:
+        self._clients = ClientPool(lambda base_url, key: _Client(base_url, key, egress))
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         check(request)
@@ -124,15 +123,8 @@ class Ollama:
 class _Client:
     """The connections to one server."""
 
-    def __init__(self, base_url: str, key: str, tls: ssl.SSLContext) -> None:
-        self._http = httpx2.AsyncClient(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=connection_limits(),
-            verify=tls,
-            follow_redirects=False,
-            trust_env=False,
-        )
+    def __init__(self, base_url: str, key: str, egress: Egress) -> None:
+        self._http = egress.client(base_url=base_url, headers={"Authorization": f"Bearer {key}"} if key else {})
 
     async def send(self, request: httpx2.Request) -> httpx2.Response:
         """A reply whose body is still arriving, whatever its status."""

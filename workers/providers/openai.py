@@ -25,6 +25,7 @@ from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from runtime.egress import Egress
 from workers import pricing, tokens
 from workers.providers import openai_errors, openai_tokens
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
@@ -33,7 +34,7 @@ from workers.providers.estimates import cost_estimate
 from workers.providers.openai_chat import ChatReader, request_body
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
-from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, connection_limits, describe
+from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 
 BASE_URL = "https://api.openai.com/v1"
 USUAL_OUTPUT_TOKENS = 16_384
@@ -63,9 +64,8 @@ class OpenAI:
 
     name = "openai"
 
-    def __init__(self) -> None:
-        self._tls = httpx2.create_ssl_context()
-        """Shared, because each one takes some 30 ms and 1 MB."""
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
         self._clients = ClientPool(self._client)
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
@@ -187,9 +187,7 @@ class OpenAI:
             admin_api_key="",
             base_url=base_url,
             max_retries=0,
-            http_client=httpx2.AsyncClient(
-                limits=connection_limits(), verify=self._tls, follow_redirects=False, trust_env=False
-            ),
+            http_client=self._egress.client(),
             _enforce_credentials=False,
         )
         client.organization = None

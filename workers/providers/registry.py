@@ -2,6 +2,7 @@
 
 from importlib import import_module
 
+from runtime.egress import Egress
 from workers.providers.base import Provider
 
 _ADAPTERS = {
@@ -19,9 +20,9 @@ def available() -> tuple[str, ...]:
     return tuple(_ADAPTERS)
 
 
-def load(provider: str) -> Provider:
-    """The adapter of `provider`. Raises ValueError when there is none."""
+def load(provider: str, egress: Egress) -> Provider:
+    """The adapter of `provider`, which reaches its vendor through `egress`. Raises ValueError when there is none."""
     if provider not in _ADAPTERS:
         raise ValueError(f"there is no adapter for {provider[:80]!r}; there are: {', '.join(available())}")
     module, name = _ADAPTERS[provider]
-    return getattr(import_module(module), name)()
+    return getattr(import_module(module), name)(egress)

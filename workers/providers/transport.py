@@ -11,9 +11,6 @@ from typing import Protocol
 import anyio
 import httpx2
 
-MAX_CONNECTIONS = 1000
-MAX_IDLE_CONNECTIONS = 100
-IDLE_CONNECTION_S = 30
 _BACKLOG_BYTES = 1024 * 1024
 _DRAIN_S = 0.1
 
@@ -118,12 +115,3 @@ def describe(exc: BaseException) -> str:
     while exc.__cause__ is not None:
         exc = exc.__cause__
     return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-
-
-def connection_limits() -> httpx2.Limits:
-    """httpx2's own defaults collapse at some hundred streams."""
-    return httpx2.Limits(
-        max_connections=MAX_CONNECTIONS,
-        max_keepalive_connections=MAX_IDLE_CONNECTIONS,
-        keepalive_expiry=IDLE_CONNECTION_S,
-    )

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from fleet.simulator import Simulator
-from tests.contract.adapters.vendor import TRAITS, Vendor
+from tests.contract.adapters.vendor import LOCAL, TRAITS, Vendor
 from workers.providers import registry
 
 
@@ -17,6 +17,6 @@ async def simulator() -> AsyncGenerator[Simulator]:
 
 @pytest.fixture(params=TRAITS)
 async def vendor(request: pytest.FixtureRequest, simulator: Simulator) -> AsyncGenerator[Vendor]:
-    adapter = registry.load(request.param)
+    adapter = registry.load(request.param, LOCAL)
     yield Vendor(adapter, simulator)
     await adapter.aclose()

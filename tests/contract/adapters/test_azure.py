@@ -15,7 +15,7 @@ from contracts.rpc import CountTokens
 from fleet.simulator import Script, Simulator
 from fleet.simulator.vendor import HttpAnswer
 from tests.contract.adapters.test_openai import EVERYTHING
-from tests.contract.adapters.vendor import KEY, MODEL, PATIENT, Vendor
+from tests.contract.adapters.vendor import KEY, LOCAL, MODEL, PATIENT, Vendor
 from workers.providers.base import Target
 from workers.providers.entra import RENEW_BEFORE_S, Tokens, credentials_of
 
@@ -187,7 +187,7 @@ async def test_each_application_has_a_token_of_its_own(vendor: Vendor) -> None:
 
 async def test_a_token_is_renewed_before_it_expires(vendor: Vendor) -> None:
     now: float = 0.0
-    tokens = Tokens(httpx2.create_ssl_context(), clock=lambda: now)
+    tokens = Tokens(LOCAL, clock=lambda: now)
     credentials = credentials_of(entra(vendor).key)
     first = await tokens.get(credentials)
     now = first.expires_at - RENEW_BEFORE_S - 1
@@ -201,7 +201,7 @@ async def test_a_token_is_renewed_before_it_expires(vendor: Vendor) -> None:
 
 async def test_a_good_token_outlives_an_outage_of_entra(vendor: Vendor) -> None:
     now: float = 0.0
-    tokens = Tokens(httpx2.create_ssl_context(), clock=lambda: now)
+    tokens = Tokens(LOCAL, clock=lambda: now)
     credentials = credentials_of(entra(vendor).key)
     first = await tokens.get(credentials)
     vendor.simulator.entra.failure = HttpAnswer(503, b"{}")

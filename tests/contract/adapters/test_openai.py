@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens
 from fleet.simulator import Script, Simulator
-from tests.contract.adapters.vendor import KEY, MODEL, Vendor
+from tests.contract.adapters.vendor import KEY, LOCAL, MODEL, Vendor
 from workers.providers.openai import OpenAI, max_tokens_field
 
 pytestmark = pytest.mark.parametrize("vendor", ["openai"], indirect=True)
@@ -210,4 +210,4 @@ async def test_nothing_in_the_vocabulary_is_unsupported(vendor: Vendor) -> None:
     request = CompletionRequest.model_validate(
         {"id": "r", "tenant": "t", "agent": "a", "model": f"openai/{MODEL}", **EVERYTHING}
     )
-    OpenAI().check_supported(request, model=MODEL)
+    OpenAI(LOCAL).check_supported(request, model=MODEL)

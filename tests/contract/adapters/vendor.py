@@ -11,10 +11,14 @@ from contracts.providers import Endpoint, Timeouts
 from contracts.requests import CompletionRequest
 from fleet.simulator import Script, Simulator
 from fleet.simulator.ledger import Entry
+from runtime.egress import Egress
+from runtime.networks import parse_networks
 from workers.providers.base import Call, Chunk, Completion, Finish, Gathering, Provider, Target
 
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
 MODEL = "gpt-4o"
+LOCAL = Egress(parse_networks("127.0.0.0/8"))
+"""The simulator is at a private address."""
 PATIENT = Timeouts(connect_s=5, first_token_s=10, idle_s=10, total_s=20)
 
 

@@ -1,0 +1,180 @@
+"""HTTP to addresses that tenants name: vendors, identity providers, webhooks. Guarded where a connection is made.
+
+A name is resolved, each of its addresses is judged (runtime.networks), and the connection goes to an address that
+passed, so that a name which resolves differently a moment later leads nowhere else. The name stays what TLS and the
+`Host` header show. Redirects are not followed, and no proxy is taken from the environment: it would do the connecting.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from runtime.networks import Address, ForbiddenAddress, Network, is_allowed
+
+log = logging.getLogger(__name__)
+
+STAGGER_S = 0.25
+"""RFC 8305: when an address has not answered for so long, the next one is tried beside it."""
+MAX_CONNECTIONS = 1000
+MAX_IDLE_CONNECTIONS = 100
+IDLE_CONNECTION_S = 30
+
+Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
+"""The addresses of a host's name. Raises OSError when it has none."""
+_Connect = Callable[[Address], Coroutine[Any, Any, httpcore2.AsyncNetworkStream]]
+
+
+class Egress:
+    """Makes HTTP clients that reach public addresses, and those private ones that an operator allows."""
+
+    def __init__(self, allowed: Sequence[Network] = (), *, resolve: Resolve | None = None) -> None:
+        self.tls = httpx2.create_ssl_context()
+        """Shared, because each one takes some 30 ms and 1 MB."""
+        self._network = GuardedNetwork(allowed, resolve=resolve or resolved)
+
+    def client(
+        self,
+        *,
+        base_url: str = "",
+        headers: Mapping[str, str] | None = None,
+        timeout: httpx2.Timeout | float | None = None,
+    ) -> httpx2.AsyncClient:
+        """Its requests raise ForbiddenAddress besides what httpx2 raises, or an error of an SDK that it is a cause of.
+
+        `timeout` None: the caller bounds the whole call.
+        """
+        return httpx2.AsyncClient(
+            base_url=base_url,
+            headers=headers,
+            timeout=timeout,
+            transport=_Transport(self.tls, self._network),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+
+class GuardedNetwork(httpcore2.AsyncNetworkBackend):
+    """Connects to allowed addresses only."""
+
+    def __init__(self, allowed: Sequence[Network], *, resolve: Resolve) -> None:
+        self._allowed = allowed
+        self._resolve = resolve
+        self._network: httpcore2.AsyncNetworkBackend = httpcore2.AnyIOBackend()  # pyright: ignore[reportAttributeAccessIssue] - it declares a stand-in, too
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Raises ForbiddenAddress, httpcore2.ConnectError, httpcore2.ConnectTimeout."""
+
+        async def connect(address: Address) -> httpcore2.AsyncNetworkStream:
+            return await self._network.connect_tcp(
+                str(address), port, local_address=local_address, socket_options=socket_options
+            )
+
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = permitted(host, await self._resolve(host, port), allowed=self._allowed)
+                return await _first_to_connect(connect, addresses)
+        except TimeoutError:
+            raise httpcore2.ConnectTimeout(f"no connection within {timeout} s") from None
+        except (OSError, httpcore2.ConnectError) as exc:
+            raise httpcore2.ConnectError(_reason(exc)) from None
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def permitted(host: str, addresses: Sequence[Address], *, allowed: Sequence[Network]) -> list[Address]:
+    """Those of a host's addresses that may be called. Raises ForbiddenAddress when there is none."""
+    passed = [address for address in addresses if is_allowed(address, allowed=allowed)]
+    if not passed:
+        log.warning("address_refused", extra={"host": host, "addresses": [str(address) for address in addresses]})
+        raise ForbiddenAddress(host)
+    return passed
+
+
+def forbidden_address(exc: BaseException | None) -> ForbiddenAddress | None:
+    """What an SDK's connection error hides."""
+    while exc is not None and not isinstance(exc, ForbiddenAddress):
+        exc = exc.__cause__
+    return exc
+
+
+async def resolved(host: str, port: int) -> Sequence[Address]:
+    """The addresses that the system's resolver gives, in its order."""
+    try:
+        return [ip_address(host)]
+    except ValueError:
+        pass
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return addresses_of(found)
+
+
+def addresses_of(found: Iterable[tuple[Any, Any, Any, Any, tuple[Any, ...]]]) -> list[Address]:
+    """What `getaddrinfo` answered, each address once."""
+    return list(dict.fromkeys(ip_address(sockaddr[0]) for *_, sockaddr in found))
+
+
+class _Transport(httpx2.AsyncHTTPTransport):
+    """httpx2's own, with connections of ours: it has no argument for them, its pool has."""
+
+    def __init__(self, tls: ssl.SSLContext, network: httpcore2.AsyncNetworkBackend) -> None:
+        super().__init__(verify=tls, trust_env=False)
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=MAX_CONNECTIONS,
+            max_keepalive_connections=MAX_IDLE_CONNECTIONS,
+            keepalive_expiry=IDLE_CONNECTION_S,
+            network_backend=network,
+        )
+
+
+async def _first_to_connect(connect: _Connect, addresses: Sequence[Address]) -> httpcore2.AsyncNetworkStream:
+    """The connection that is made first; another address is tried when one failed or takes long.
+
+    Raises what the last one raised.
+    """
+    waiting = list(reversed(addresses))
+    trying: set[asyncio.Task[httpcore2.AsyncNetworkStream]] = set()
+    try:
+        while True:
+            if waiting:
+                trying.add(asyncio.create_task(connect(waiting.pop()), name="connect"))
+            stagger_s = STAGGER_S if waiting else None
+            done, _ = await asyncio.wait(trying, timeout=stagger_s, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in done:
+                trying.remove(attempt)
+                if attempt.exception() is None or not (trying or waiting):
+                    return attempt.result()
+    finally:
+        await _give_up(trying)
+
+
+async def _give_up(attempts: Iterable[asyncio.Task[httpcore2.AsyncNetworkStream]]) -> None:
+    for attempt in attempts:
+        attempt.cancel()
+    for made in await asyncio.gather(*attempts, return_exceptions=True):
+        if isinstance(made, httpcore2.AsyncNetworkStream):
+            await made.aclose()
+
+
+def _reason(exc: BaseException) -> str:
+    """Why there is no connection, without the address: it may be one inside a network."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    if isinstance(exc, socket.gaierror):
+        return "the name cannot be resolved"
+    return os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else "the connection failed"
