@@ -24,7 +24,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -79,6 +79,7 @@ tenants = Table(
     Column("aliases", JSONB, nullable=False, server_default=EMPTY_OBJECT),
     Column("fallbacks", JSONB, nullable=False, server_default=EMPTY_ARRAY),
     Column("prices", JSONB, nullable=False, server_default=EMPTY_OBJECT),
+    Column("alert_emails", JSONB, nullable=False, server_default=EMPTY_ARRAY),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", Time, nullable=False, server_default=NOW),
     Column("updated_at", Time, nullable=False, server_default=NOW),
@@ -204,16 +205,117 @@ alerts = Table(
     Column("id", Uuid, primary_key=True),
     Column("tenant", Ordered, nullable=False),
     Column("kind", Text, nullable=False),
+    # What of the tenant: a provider, provider/model or provider/endpoint; empty: all of it.
+    Column("about", Ordered, nullable=False, server_default=text("''")),
+    Column("window_start", Time, nullable=False, server_default=NOW),
     Column("day", Date, nullable=False),
     Column("threshold_usd", Money),
     Column("amount_usd", Money),
+    # Of kinds that are not about money: a share of attempts, or seconds.
+    Column("threshold", Double),
+    Column("measured", Double),
     Column("message", Text, nullable=False),
     Column("created_at", Time, nullable=False, server_default=NOW),
+    Column("resolved_at", Time),
     Column("acknowledged_at", Time),
     Column("acknowledged_by", Text),
-    # One alert of a kind for a tenant and day, however many consumers evaluate it.
-    UniqueConstraint("tenant", "kind", "day"),
+    # One alert of a condition and window, however many consumers evaluate it.
+    UniqueConstraint("tenant", "kind", "about", "window_start"),
     Index(None, "created_at"),
+    Index("ix_alerts_unresolved", "tenant", "kind", "about", postgresql_where=text("resolved_at IS NULL")),
+)
+
+# What a booked batch counted towards alerts, until it is evaluated.
+alert_pulses = Table(
+    "alert_pulses",
+    metadata,
+    Column("seq", BigInteger, Identity(always=False), primary_key=True),
+    Column("counted", JSONB, nullable=False),
+)
+
+_Counts = ARRAY(BigInteger)
+
+# Attempts by when they ended, for an hour; the buckets of the histograms are those of workers.usage.alerts.sketch.
+alert_windows = Table(
+    "alert_windows",
+    metadata,
+    Column("tenant", Ordered, nullable=False),
+    Column("provider", Ordered, nullable=False),
+    Column("model", Ordered, nullable=False),
+    Column("start", Time, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("refused_at", Time),
+    Column("succeeded_at", Time),
+    Column("first_token", _Counts, nullable=False),
+    Column("duration", _Counts, nullable=False),
+    PrimaryKeyConstraint("tenant", "provider", "model", "start"),
+    Index(None, "start"),
+)
+
+# What alert_windows' histograms are folded into: how fast the last days were.
+latency_days = Table(
+    "latency_days",
+    metadata,
+    Column("tenant", Ordered, nullable=False),
+    Column("provider", Ordered, nullable=False),
+    Column("model", Ordered, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("first_token", _Counts, nullable=False),
+    Column("duration", _Counts, nullable=False),
+    PrimaryKeyConstraint("tenant", "provider", "model", "day"),
+    Index(None, "day"),
+)
+
+# The outbox: written in the transaction of what a notice tells of.
+notices = Table(
+    "notices",
+    metadata,
+    Column("seq", BigInteger, Identity(always=False), primary_key=True),
+    Column("id", Uuid, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    # Null: it concerns no single tenant.
+    Column("tenant", Ordered),
+    # The CloudEvent, byte for byte as it leaves.
+    Column("event", Text, nullable=False),
+    Column("created_at", Time, nullable=False, server_default=NOW),
+    # When its deliveries were written.
+    Column("routed_at", Time),
+    Index("ix_notices_unrouted", "seq", postgresql_where=text("routed_at IS NULL")),
+    Index(None, "created_at"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    # Null: all tenants.
+    Column("tenant", Ordered, ForeignKey("tenants.slug"), index=True),
+    Column("url", Text, nullable=False),
+    # Empty: every kind.
+    Column("kinds", JSONB, nullable=False, server_default=EMPTY_ARRAY),
+    # Opened by LLM_ENCRYPTION_KEY, for this row's id only.
+    Column("sealed_secret", Text, nullable=False),
+    Column("created_at", Time, nullable=False, server_default=NOW),
+    Column("last_success_at", Time),
+    Column("last_failure_at", Time),
+    Column("last_error", Text),
+)
+
+notice_deliveries = Table(
+    "notice_deliveries",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("notice", BigInteger, ForeignKey("notices.seq", ondelete="CASCADE"), nullable=False, index=True),
+    Column("channel", Text, nullable=False),
+    # Of the channel `webhook`.
+    Column("webhook", Uuid, ForeignKey("webhooks.id", ondelete="CASCADE"), index=True),
+    Column("attempts", Integer, nullable=False, server_default=ZERO),
+    Column("next_at", Time, nullable=False, server_default=NOW),
+    Column("delivered_at", Time),
+    Column("dead_at", Time),
+    Column("last_error", Text),
+    Index("ix_notice_deliveries_due", "next_at", postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL")),
 )
 
 audit_log = Table(
