@@ -8,42 +8,25 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
-from sqlalchemy import Row, func, insert, select, text, update
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api import published, tenants
+from admin_api import provider_keys, published, tenants
 from admin_api.auth import Principal
 from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, read_page
 from admin_api.problems import conflict, invalid, not_found
-from admin_api.vault import KeyMoved
-from contracts.providers import EntraCredentials, ProviderConfig, SealedKey
+from admin_api.provider_keys import ApiKey, GivenKeys, KeyChanges, KeyView, NewKeys
+from contracts.providers import ProviderConfig
 from contracts.subjects import Provider
 from contracts.wire import Token
 from migrations import audit
 from migrations.audit import Change, Origin
 from migrations.schema import llm_providers
 from runtime.networks import ForbiddenAddress, Network, check_base_url
-from runtime.sealing import fingerprint
-from runtime.vault import MOUNT
-
-_KEYLESS = (Provider.OLLAMA, Provider.MOCK)
-_MAX_KEY_LENGTH = 16_384
-
-
-def _one_line(key: SecretStr) -> SecretStr:
-    value = key.get_secret_value()
-    if not value or not value.isprintable() or value != value.strip():
-        raise ValueError("must be one line of printable characters without blanks around it")
-    if len(value) > _MAX_KEY_LENGTH:
-        raise ValueError(f"must have at most {_MAX_KEY_LENGTH} characters")
-    return key
-
-
-ApiKey = Annotated[SecretStr, AfterValidator(_one_line)]
 
 
 class NewProvider(BaseModel):
@@ -51,13 +34,17 @@ class NewProvider(BaseModel):
 
     tenant: Token
     provider_type: Provider
-    api_key: ApiKey | None = Field(default=None, description="Required except for ollama and mock. Never returned.")
+    api_key: ApiKey | None = Field(
+        default=None,
+        description="The default key. Required where an endpoint uses it, except for ollama and mock. Never returned.",
+    )
+    api_keys: NewKeys = Field(default={}, description="Further keys by name, for endpoints to use. Never returned.")
     config: ProviderConfig = ProviderConfig()
     is_default: bool = False
 
 
 class ProviderChange(BaseModel):
-    """What is left out stays. `config` is replaced as a whole; `api_key` rotates the key."""
+    """What is left out stays. `config` is replaced as a whole; `api_key` and `api_keys` rotate keys."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -66,6 +53,7 @@ class ProviderChange(BaseModel):
     )
     provider_type: Provider | None = Field(default=None, description="As with tenant.")
     api_key: ApiKey | None = None
+    api_keys: KeyChanges = Field(default={}, description="By name; null removes a key that no endpoint uses any more.")
     config: ProviderConfig | None = None
     is_default: bool | None = None
     is_active: bool | None = None
@@ -82,6 +70,10 @@ class ProviderView(BaseModel):
     key_fingerprint: str | None
     """The first 8 hex digits of the key's SHA-256."""
     key_version: int | None
+    keys: list[KeyView]
+    """The default one, if there is one, and all others."""
+    revision: int
+    """Rises with every change."""
     created_at: datetime
     updated_at: datetime
 
@@ -102,9 +94,8 @@ async def add(plane: ControlPlane, new: NewProvider, origin: Origin) -> Provider
     changed then.
     """
     _check_config(new.config, plane.allowed_networks)
-    _check_key(new.api_key, new.config, plane.allowed_networks)
-    if new.api_key is None and new.provider_type not in _KEYLESS:
-        raise invalid("api_key", f"is required for {new.provider_type}")
+    given = GivenKeys(new.api_key, new.api_keys)
+    provider_keys.check(given, new.config, provider=new.provider_type, old=None, allowed=plane.allowed_networks)
     async with plane.database.transaction() as connection:
         await tenants.locked(connection, new.tenant)
         old = await _of_tenant(connection, new.tenant, new.provider_type)
@@ -117,12 +108,16 @@ async def add(plane: ControlPlane, new: NewProvider, origin: Origin) -> Provider
             "is_active": True,
             "is_default": new.is_default,
         }
-        if new.api_key is not None:
-            values |= await _store_key(plane, connection, new.tenant, new.provider_type, new.api_key, old)
+        if old is not None:
+            given = GivenKeys(new.api_key, dict.fromkeys(old.more_keys) | new.api_keys)
+        values |= await provider_keys.store(
+            plane, connection, given, tenant=new.tenant, provider=new.provider_type, old=old
+        )
         former = await _unset_default(connection, new.tenant, origin) if new.is_default else []
         row = await (_insert(connection, new, values) if old is None else _update(connection, old, values))
         await _record(connection, "provider.add" if old is None else "provider.reactivate", old, row, origin)
     await plane.publisher.publish(*map(published.provider, [*former, row]))
+    await provider_keys.forget(plane, given, tenant=new.tenant, provider=new.provider_type)
     return view(row)
 
 
@@ -132,20 +127,24 @@ async def change(
     """Raises 403, 404, 422, and runtime.vault's errors; nothing was changed then."""
     if wanted.config is not None:
         _check_config(wanted.config, plane.allowed_networks)
+    given = GivenKeys(wanted.api_key, wanted.api_keys)
     async with plane.database.transaction() as connection:
         old = await _locked(connection, provider_id, caller)
         _check_same(wanted, old)
         config = wanted.config or ProviderConfig.model_validate(old.config)
-        _check_key(wanted.api_key, config, plane.allowed_networks)
+        provider = Provider(old.provider_type)
+        provider_keys.check(given, config, provider=provider, old=old, allowed=plane.allowed_networks)
         values = _changes(wanted, old)
-        if wanted.api_key is not None:
-            values |= await _store_key(plane, connection, old.tenant, Provider(old.provider_type), wanted.api_key, old)
-        if not values:
-            return view(old)
-        former = await _unset_default(connection, old.tenant, origin) if values.get("is_default") else []
-        row = await _update(connection, old, values)
-        await _record(connection, "provider.rotate" if wanted.api_key else "provider.change", old, row, origin)
-    await plane.publisher.publish(*map(published.provider, [*former, row]))
+        values |= await provider_keys.store(plane, connection, given, tenant=old.tenant, provider=provider, old=old)
+        former: list[Row[Any]] = []
+        row = old
+        if values:
+            former = await _unset_default(connection, old.tenant, origin) if values.get("is_default") else []
+            row = await _update(connection, old, values)
+            await _record(connection, "provider.rotate" if given.set_now() else "provider.change", old, row, origin)
+    if row is not old:
+        await plane.publisher.publish(*map(published.provider, [*former, row]))
+    await provider_keys.forget(plane, given, tenant=row.tenant, provider=provider)
     return view(row)
 
 
@@ -186,33 +185,7 @@ async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> Page[P
 
 
 def view(row: Any) -> ProviderView:
-    return ProviderView.model_validate(row, from_attributes=True)
-
-
-async def _store_key(
-    plane: ControlPlane,
-    connection: AsyncConnection,
-    tenant: str,
-    provider: Provider,
-    key: SecretStr,
-    old: Row[Any] | None,
-) -> dict[str, Any]:
-    """Seals the key, writes it to Vault, and returns the columns that tell of it."""
-    path = f"{provider}/{tenant}"
-    former = (old.key_version if old is not None else None) or 0
-    sealed = SealedKey(sealed=plane.keyring.seal(key, tenant=tenant, provider=provider), key_version=former + 1)
-    try:
-        await plane.vault.write(path, sealed, over_version=former)
-    except KeyMoved:
-        # Vault is ahead of the database: a commit failed after a write, or keys were re-sealed. This transaction
-        # still holds the tenant's lock, as the answer shows, so no other change is under way.
-        await connection.execute(text("SELECT 1"))
-        await plane.vault.write(path, sealed, over_version=None)
-    return {
-        "vault_path": f"{MOUNT}/{path}",
-        "key_fingerprint": fingerprint(key),
-        "key_version": sealed.key_version,
-    }
+    return ProviderView.model_validate({**row._mapping, "keys": provider_keys.views(row)})
 
 
 async def _insert(connection: AsyncConnection, new: NewProvider, values: dict[str, Any]) -> Row[Any]:
@@ -298,20 +271,6 @@ def _check_config(config: ProviderConfig, allowed: Sequence[Network]) -> None:
         except ForbiddenAddress as exc:
             where = f"config.endpoints.{place}.base_url" if config.endpoints else "config.base_url"
             raise invalid(where, str(exc)) from exc
-
-
-def _check_key(key: SecretStr | None, config: ProviderConfig, allowed: Sequence[Network]) -> None:
-    """Raises 422 when endpoints need an application's credentials and the key holds none, or none that may be used."""
-    if key is None or all(endpoint.auth != "entra_id" for endpoint in config.all_endpoints()):
-        return
-    try:
-        check_base_url(EntraCredentials.model_validate_json(key.get_secret_value()).authority, allowed=allowed)
-    except ForbiddenAddress as exc:
-        raise invalid("api_key", f"its authority: {exc}") from exc
-    except ValidationError:
-        raise invalid(
-            "api_key", "must be a JSON object with tenant_id, client_id and client_secret, for auth entra_id"
-        ) from None
 
 
 def _stored(config: ProviderConfig) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def provider(row: Any) -> PublishedProvider | None:
             is_active=row.is_active,
             is_default=row.is_default,
             key_version=row.key_version,
+            more_key_versions={name: key["version"] for name, key in row.more_keys.items()},
             revision=row.revision,
             config=ProviderConfig.model_validate(row.config),
         )

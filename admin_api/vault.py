@@ -1,19 +1,22 @@
 """Keys enter Vault here, and never come back: this module writes, and the admin API's policy grants no read."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import hvac.exceptions
 
 from contracts.providers import SealedKey
 from runtime.vault import MOUNT, VaultSession, VaultUnavailable
 
-_WRITE_TIMEOUT_S = 10
-"""Of a login and a write together. A write that comes later still finds its check-and-set refused."""
+_TIMEOUT_S = 10
+"""Of a login and a call together. A write that comes later still finds its check-and-set refused."""
+
+T = TypeVar("T")
 
 
 class KeyMoved(Exception):
-    """Vault holds another version than the database says, so that a check-and-set write was refused."""
+    """Somebody else wrote in between, so that a check-and-set write was refused."""
 
 
 class KeyVault:
@@ -22,11 +25,21 @@ class KeyVault:
     def __init__(self, session: VaultSession) -> None:
         self._session = session
 
-    async def write(self, path: str, key: SealedKey, *, over_version: int | None) -> None:
-        """Writes a sealed key as the next version of `path`.
+    async def version(self, path: str) -> int:
+        """Vault's number of what lies at `path`; 0: nothing. Raises runtime.vault.VaultUnavailable, VaultDenied."""
 
-        `over_version`: the version that it must replace, 0 for none; None: whatever is there. Raises KeyMoved,
-        runtime.vault.VaultUnavailable, VaultDenied.
+        def read(client: Any) -> Any:
+            return client.secrets.kv.v2.read_secret_metadata(path=path, mount_point=MOUNT)
+
+        try:
+            return (await self._in_time(read))["data"]["current_version"]
+        except hvac.exceptions.InvalidPath:
+            return 0
+
+    async def write(self, path: str, key: SealedKey, *, over_version: int) -> None:
+        """Writes a sealed key in place of version `over_version` of `path`.
+
+        Raises KeyMoved when that is no longer what lies there, runtime.vault.VaultUnavailable, VaultDenied.
         """
 
         def put(client: Any) -> None:
@@ -35,17 +48,29 @@ class KeyVault:
             )
 
         try:
-            async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                await self._session.call(put)
-        except TimeoutError as exc:
-            raise VaultUnavailable("it does not answer in time") from exc
+            await self._in_time(put)
         except hvac.exceptions.InvalidRequest as exc:
-            if over_version is not None and "check-and-set" in str(exc):
+            if "check-and-set" in str(exc):
                 raise KeyMoved(path) from exc
             raise VaultUnavailable("Vault refused the write as invalid") from exc
         except hvac.exceptions.InvalidPath as exc:
             raise VaultUnavailable(f"Vault has no KV v2 store mounted at {MOUNT}/") from exc
 
+    async def delete(self, path: str) -> None:
+        """Deletes every version. Raises runtime.vault.VaultUnavailable, VaultDenied."""
+
+        def remove(client: Any) -> None:
+            client.secrets.kv.v2.delete_metadata_and_all_versions(path=path, mount_point=MOUNT)
+
+        await self._in_time(remove)
+
     async def ping(self) -> None:
         """Raises runtime.vault.VaultUnavailable, VaultDenied."""
         await self._session.start()
+
+    async def _in_time(self, use: Callable[[Any], T]) -> T:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await self._session.call(use)
+        except TimeoutError as exc:
+            raise VaultUnavailable("it does not answer in time") from exc

@@ -33,7 +33,7 @@ _READ_TIMEOUT_S = 5
 
 _ANSWER: TypeAdapter[Health | Refusal] = TypeAdapter(Health | Refusal)
 _NOT_YET_KNOWN = (ErrorCode.UNKNOWN_TENANT, ErrorCode.NO_PROVIDER, ErrorCode.KEY_UNAVAILABLE)
-"""What a worker says of a provider that was added a moment ago and that it has not heard of yet."""
+"""What a worker says of a provider that was added or changed a moment ago, when it has not heard of it yet."""
 
 
 class HealthResult(BaseModel):
@@ -76,7 +76,7 @@ async def check_health(plane: ControlPlane, provider: ProviderView) -> HealthRes
     subject = subjects.rpc(provider.provider_type, RpcMethod.HEALTH, provider.tenant)
     give_up_at = asyncio.get_running_loop().time() + _CONFIG_ARRIVES_WITHIN_S
     while True:
-        answer = await ask(plane.broker, subject, HealthCheck().to_json(), answers=_ANSWER)
+        answer = await ask(plane.broker, subject, HealthCheck(revision=provider.revision).to_json(), answers=_ANSWER)
         if isinstance(answer, Health):
             return HealthResult(healthy=answer.healthy, endpoints=list(answer.endpoints))
         if answer.error.code not in _NOT_YET_KNOWN or asyncio.get_running_loop().time() > give_up_at:

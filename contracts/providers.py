@@ -35,6 +35,8 @@ PricePerMillion = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=20, de
 
 DEFAULT_KEY = "default"
 """The name of a provider's first, and mostly only, key."""
+KEYLESS = frozenset({Provider.OLLAMA, Provider.MOCK})
+"""Who may be called without any key."""
 
 
 class Endpoint(StrictWireModel):
@@ -118,6 +120,11 @@ class PublishedProvider(WireModel):
     revision: int
     """Rises with every change of the provider."""
     config: ProviderConfig = ProviderConfig()
+
+    def key_versions(self) -> dict[str, int]:
+        """Of all its keys, by name."""
+        default = {} if self.key_version is None else {DEFAULT_KEY: self.key_version}
+        return default | self.more_key_versions
 
 
 class Limits(StrictWireModel):

@@ -42,6 +42,9 @@ class Models(WireModel):
 class HealthCheck(StrictWireModel):
     """Ask for one cheap authenticated call to each endpoint."""
 
+    revision: int | None = optional(ge=1)
+    """Of the provider; a worker that has only heard of an older one refuses with `no_provider`."""
+
 
 class EndpointHealth(WireModel):
     endpoint: str

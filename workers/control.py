@@ -17,7 +17,6 @@ from contracts.errors import (
     FleetError,
     InternalError,
     InvalidRequest,
-    KeyUnavailable,
     MalformedRequest,
     NoProvider,
     UnknownTenant,
@@ -32,7 +31,6 @@ from workers import replies
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
-from workers.execution import KEYLESS
 from workers.keys import KeyStore
 from workers.pricing import provider_of_model
 from workers.providers.base import Provider, Target
@@ -152,7 +150,8 @@ class Control:
         configured, settings = await self._configured(provider, tenant)
         match method:
             case RpcMethod.HEALTH:
-                _parse(HealthCheck, data)
+                if configured.revision < (_parse(HealthCheck, data).revision or 0):
+                    raise NoProvider(f"the last change of {provider} of tenant {tenant} has not arrived here yet")
                 return await self._health(adapter, configured)
             case RpcMethod.MODELS:
                 return Models(models=await adapter.get_supported_models(await self._target(configured)))
@@ -188,17 +187,10 @@ class Control:
         )
         return next(c for c in routes.resolve(model, pool=provider) if c.provider == provider).model
 
-    async def _target(self, configured: PublishedProvider, endpoint: int = 0) -> Target:
-        config = configured.config
-        key = None
-        if configured.key_version is not None:
-            held = await self._keys.get(
-                tenant=configured.tenant, provider=configured.provider_type, key_version=configured.key_version
-            )
-            key = held.secret
-        elif configured.provider_type not in KEYLESS:
-            raise KeyUnavailable(f"{configured.provider_type} of tenant {configured.tenant} has no key")
-        return Target(config.all_endpoints()[endpoint], config.timeouts, key)
+    async def _target(self, configured: PublishedProvider, number: int = 0) -> Target:
+        endpoint = configured.config.all_endpoints()[number]
+        held = await self._keys.of(configured, endpoint.key)
+        return Target(endpoint, configured.config.timeouts, held.secret if held else None)
 
     async def _health(self, adapter: Provider, configured: PublishedProvider) -> Health:
         endpoints = configured.config.all_endpoints()

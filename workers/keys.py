@@ -10,15 +10,16 @@ import hvac.exceptions
 from pydantic import SecretStr, ValidationError
 
 from contracts.errors import KeyUnavailable
-from contracts.providers import DEFAULT_KEY, SealedKey, key_path
+from contracts.providers import DEFAULT_KEY, KEYLESS, PublishedProvider, SealedKey, key_path
 from runtime.sealing import Keyring, UnsealError
 from runtime.vault import MOUNT, VaultDenied, VaultSession, VaultUnavailable
 
 log = logging.getLogger(__name__)
 
 FRESH_S = 300.0
+"""How long a key goes unasked for; then it is read again, while requests go on with the one that is held."""
 USABLE_S = 3600.0
-"""How long a cached key goes on while Vault is down."""
+"""How long a key goes on while Vault is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +49,72 @@ class KeyStore:
         self._held: dict[_Where, HeldKey] = {}
         self._reads: dict[_Where, asyncio.Task[HeldKey]] = {}
 
+    async def of(self, configured: PublishedProvider, name: str) -> HeldKey | None:
+        """The key of that name; None when the provider is called without one. Raises KeyUnavailable."""
+        version = configured.key_versions().get(name)
+        if version is not None:
+            return await self.get(
+                tenant=configured.tenant, provider=configured.provider_type, key_version=version, name=name
+            )
+        if name == DEFAULT_KEY and configured.provider_type in KEYLESS:
+            return None
+        raise KeyUnavailable(
+            f"{configured.provider_type} of tenant {configured.tenant} has no key {name}; "
+            f"set one with PUT /api/v1/llm-providers/{configured.provider_id}",
+            provider=configured.provider_type,
+        )
+
     async def get(self, *, tenant: str, provider: str, key_version: int, name: str = DEFAULT_KEY) -> HeldKey:
-        """The key, at least as new as `key_version`. Raises KeyUnavailable."""
+        """The key, as new as `key_version` if Vault has it so. Raises KeyUnavailable."""
         where = _Where(provider, tenant, name)
         held = self._held.get(where)
-        if held and held.key_version >= key_version and self._clock() - held.read_at < FRESH_S:
+        if held and held.key_version >= key_version and (age_s := self._clock() - held.read_at) < USABLE_S:
+            if age_s >= FRESH_S:
+                self._refresh(where)
             return held
-        try:
-            return await self._read(where)
-        except KeyUnavailable:
-            if held and held.key_version >= key_version and self._clock() - held.read_at < USABLE_S:
-                log.warning("key_from_cache", extra={"provider": provider, "tenant": tenant, "key": name})
-                return held
-            raise
+        held = await self._read(where)
+        # What was already being read may be from before the change that the caller knows of.
+        return held if held.key_version >= key_version else await self._read(where)
 
     async def read_anew(self, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> HeldKey:
         """After the vendor refused the key: what Vault holds now. Raises KeyUnavailable."""
         return await self._read(_Where(provider, tenant, name))
 
     async def _read(self, where: _Where) -> HeldKey:
+        return await asyncio.shield(self._start_reading(where))
+
+    def _refresh(self, where: _Where) -> None:
+        """Nobody waits for it: a Vault that does not answer must not slow down what can go on without it."""
+        if self._vault.usable:
+            self._start_reading(where)
+        else:
+            log.warning("key_from_cache", extra={"key": str(where)})
+
+    def _start_reading(self, where: _Where) -> asyncio.Task[HeldKey]:
         if (task := self._reads.get(where)) is None:
             task = asyncio.create_task(self._read_once(where), name=f"key {where}")
             self._reads[where] = task
             task.add_done_callback(lambda done: self._finished(where, done))
-        return await asyncio.shield(task)
+        return task
 
     def _finished(self, where: _Where, task: asyncio.Task[HeldKey]) -> None:
         del self._reads[where]
-        if not task.cancelled() and task.exception() is None:
-            self._held[where] = task.result()
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            log.warning("key_not_read", extra={"key": str(where), "error": str(error)})
+            return
+        self._held.pop(where, None)
+        self._held[where] = task.result()
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        """The keys that nobody asks for any more. Those that were read last stand last."""
+        while self._held:
+            where, held = next(iter(self._held.items()))
+            if self._clock() - held.read_at < USABLE_S:
+                return
+            del self._held[where]
 
     async def _read_once(self, where: _Where) -> HeldKey:
         def read(client: Any) -> Any:
@@ -89,6 +127,7 @@ class KeyStore:
             sealed = SealedKey.model_validate(answer["data"]["data"])
             secret = self._keyring.unseal(sealed.sealed, tenant=where.tenant, provider=where.provider, name=where.name)
         except hvac.exceptions.InvalidPath:
+            self._held.pop(where, None)
             raise KeyUnavailable(
                 f"no key for {where} in Vault; add one with POST /api/v1/llm-providers", provider=where.provider
             ) from None

@@ -51,12 +51,15 @@ async def test_adds_a_provider_and_seals_its_key(
         "is_default",
         "key_fingerprint",
         "key_version",
+        "keys",
+        "revision",
         "created_at",
         "updated_at",
     }
     assert added["config"] == CONFIG
     assert (added["is_active"], added["is_default"]) == (True, True)
     assert (added["key_fingerprint"], added["key_version"]) == (fingerprint(KEY), 1)
+    assert added["keys"] == [{"name": "default", "fingerprint": fingerprint(KEY), "version": 1}]
 
     held = await stored_key("openai", acme)
     assert KEY not in json.dumps(held)
