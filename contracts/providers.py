@@ -136,8 +136,8 @@ class Limits(StrictWireModel):
     tokens_per_day: Annotated[int, Field(ge=0)] | None = None
 
 
-class Price(StrictWireModel):
-    """A tenant's own price of a model, in USD per million tokens."""
+class TokenPrices(StrictWireModel):
+    """USD per million tokens."""
 
     input_mtok: PricePerMillion
     output_mtok: PricePerMillion
@@ -145,6 +145,36 @@ class Price(StrictWireModel):
     """None: as input."""
     cache_write_mtok: PricePerMillion | None = optional()
     """None: as input."""
+    cache_write_1h_mtok: PricePerMillion | None = optional()
+    """Of what the vendor keeps for an hour. None: as any other cache write."""
+    reasoning_mtok: PricePerMillion | None = optional()
+    """None: as output."""
+
+
+class LongContextPrices(TokenPrices):
+    """Of all tokens of a call whose prompt is longer than that."""
+
+    above_input_tokens: Annotated[int, Field(ge=1, lt=2**63)]
+
+
+class TieredPrice(TokenPrices):
+    long_context: tuple[LongContextPrices, ...] = Field(default=(), max_length=16, exclude_if=lambda tiers: not tiers)
+
+    @model_validator(mode="after")
+    def _thresholds_differ(self) -> "TieredPrice":
+        thresholds = [tier.above_input_tokens for tier in self.long_context]
+        if len(set(thresholds)) != len(thresholds):
+            raise ValueError("above_input_tokens must differ")
+        return self
+
+
+class Price(TieredPrice):
+    """A tenant's own price of a model. It holds for the vendor's standard service."""
+
+    service_tiers: dict[Token, TieredPrice] = Field(
+        default_factory=dict, max_length=16, exclude_if=lambda tiers: not tiers
+    )
+    """By what the vendor says it served a call as: `flex`, `priority`, `batch`, `fast`."""
 
 
 class PublishedTenant(WireModel):

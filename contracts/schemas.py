@@ -140,6 +140,8 @@ class Schema(GenerateJsonSchema):
 
 def _without_null(field: dict[str, Any]) -> None:
     """A field that is left out when it has no value is never written as null."""
+    if "anyOf" not in field:
+        return
     del field["default"]
     match [choice for choice in field.pop("anyOf") if choice != {"type": "null"}]:
         case [only]:

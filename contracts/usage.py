@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, PlainSerializer, StringConstraints
 
 from contracts.errors import ErrorCode
-from contracts.wire import Token, UtcTime, WireModel
+from contracts.wire import Token, UtcTime, WireModel, optional
 
 Tokens = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -21,8 +21,11 @@ def plain_decimal(amount: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-Money = Annotated[Decimal, Field(ge=0, lt=10**10, max_digits=60), PlainSerializer(plain_decimal, return_type=str)]
-"""USD, within what the ledger's NUMERIC(20, 10) holds; bounded digits, so that no exponent can blow up a text."""
+MAX_AMOUNT = 10**10
+"""USD; no amount reaches it, because the ledger's NUMERIC(20, 10) has no room for it."""
+
+Money = Annotated[Decimal, Field(ge=0, lt=MAX_AMOUNT, max_digits=60), PlainSerializer(plain_decimal, return_type=str)]
+"""USD; bounded digits, so that no exponent can blow up a text."""
 
 
 class UsageSource(StrEnum):
@@ -53,6 +56,8 @@ class Usage(WireModel):
     output_tokens: Tokens = 0
     cache_read_tokens: Tokens = 0
     cache_write_tokens: Tokens = 0
+    cache_write_1h_tokens: Tokens = Field(default=0, exclude_if=lambda count: count == 0)
+    """The part of `cache_write_tokens` that the vendor keeps for an hour, at a higher price."""
     reasoning_tokens: Tokens = 0
     source: UsageSource = UsageSource.UNKNOWN
 
@@ -64,6 +69,7 @@ class Usage(WireModel):
             output_tokens=self.output_tokens + other.output_tokens,
             cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             source=max(self.source, other.source, key=rank.index),
         )
@@ -81,6 +87,8 @@ class UsedPrice(WireModel):
     output_mtok: Money | None = None
     cache_read_mtok: Money | None = None
     cache_write_mtok: Money | None = None
+    cache_write_1h_mtok: Money | None = optional()
+    reasoning_mtok: Money | None = optional()
     catalogue: str | None = None
     """The version of the price catalogue; None for a tenant's own price."""
 

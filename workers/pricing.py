@@ -1,27 +1,23 @@
-"""What an attempt cost: the tenant's own price, else the catalogue's (genai-prices, bundled, offline)."""
+"""What an attempt cost, and what a call can cost at most: at the tenant's own price, else at the catalogue's.
+
+Amounts are exact until they are rounded once, here, to the ledger's ten digits (a ten-thousandth of a micro-dollar).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
-from functools import cache, lru_cache
-
-from genai_prices import Usage as CatalogueUsage
-from genai_prices import data_snapshot
-from genai_prices.types import ModelInfo
-from genai_prices.types import Provider as Vendor
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 
 from contracts.providers import Price
 from contracts.subjects import Provider
-from contracts.usage import PriceSource, Usage
+from contracts.usage import MAX_AMOUNT, PriceSource, Usage, UsedPrice
+from runtime.catalogue import context_window as context_window
+from runtime.catalogue import find_prices
+from runtime.catalogue import provider_of_model as provider_of_model
+from runtime.rates import PriceList, Rates
 
 _MILLION = 1_000_000
-
-_PRICED_VENDORS = frozenset({Provider.OPENAI, Provider.ANTHROPIC, Provider.GOOGLE, Provider.AZURE})
-"""Those that the catalogue lists, under the names that we use."""
-
-_MODEL_VENDORS = (Provider.OPENAI, Provider.ANTHROPIC, Provider.GOOGLE)
-"""Those that a bare model name can mean, in this order (Google's cloud resells Anthropic's models)."""
+_SMALLEST = Decimal("1e-10")
 
 _DEFAULT_MODELS: dict[str, str] = {
     Provider.OPENAI: "gpt-6.1-terra",
@@ -36,6 +32,8 @@ class Priced:
 
     amount: Decimal | None
     source: PriceSource
+    used: UsedPrice | None = None
+    """The rates of the amount; None without one."""
 
 
 UNPRICED = Priced(None, PriceSource.NONE)
@@ -43,42 +41,103 @@ UNPRICED = Priced(None, PriceSource.NONE)
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """Token counts that add up: cached parts never exceed the input, reasoning never the output."""
+    """Token counts apart: they add up to the input and the output, whatever a vendor states."""
 
-    input: int
-    output: int
+    plain: int
     cache_read: int
     cache_write: int
+    cache_write_1h: int
+    output: int
     reasoning: int
 
     @classmethod
     def of(cls, usage: Usage) -> "_Split":
-        cache_read = min(usage.cache_read_tokens, usage.input_tokens)
+        read = min(usage.cache_read_tokens, usage.input_tokens)
+        write = min(usage.cache_write_tokens, usage.input_tokens - read)
+        write_1h = min(usage.cache_write_1h_tokens, write)
+        reasoning = min(usage.reasoning_tokens, usage.output_tokens)
         return cls(
-            input=usage.input_tokens,
-            output=usage.output_tokens,
-            cache_read=cache_read,
-            cache_write=min(usage.cache_write_tokens, usage.input_tokens - cache_read),
-            reasoning=min(usage.reasoning_tokens, usage.output_tokens),
+            plain=usage.input_tokens - read - write,
+            cache_read=read,
+            cache_write=write - write_1h,
+            cache_write_1h=write_1h,
+            output=usage.output_tokens - reasoning,
+            reasoning=reasoning,
+        )
+
+    def cost(self, rates: Rates) -> Decimal | None:
+        """None when a rate is missing, because what has no price would count as free: embeddings have no output."""
+        if (self.output and rates.output is None) or (self.reasoning and rates.reasoning is None):
+            return None
+        per_million = (
+            self.plain * rates.input
+            + self.cache_read * rates.cache_read
+            + self.cache_write * rates.cache_write
+            + self.cache_write_1h * rates.cache_write_1h
+            + self.output * (rates.output or 0)
+            + self.reasoning * (rates.reasoning or 0)
+        )
+        return per_million / _MILLION
+
+    def used(self, rates: Rates, *, catalogue: str | None) -> UsedPrice:
+        return UsedPrice(
+            input_mtok=rates.input,
+            output_mtok=rates.output,
+            cache_read_mtok=rates.cache_read if self.cache_read else None,
+            cache_write_mtok=rates.cache_write if self.cache_write else None,
+            cache_write_1h_mtok=rates.cache_write_1h if self.cache_write_1h else None,
+            reasoning_mtok=rates.reasoning if self.reasoning else None,
+            catalogue=catalogue,
         )
 
 
-def price(usage: Usage, *, provider: str, model: str, at: datetime, overrides: Mapping[str, Price]) -> Priced:
+def price(
+    usage: Usage,
+    *,
+    provider: str,
+    model: str,
+    at: datetime,
+    overrides: Mapping[str, Price],
+    service_tier: str | None = None,
+) -> Priced:
     """What `usage` of the vendor's `model` cost at that time.
 
-    `overrides` are the tenant's own prices, by `provider/model` or model; the more exact one wins.
+    `overrides`: the tenant's own prices, by `provider/model` or model; the more exact one wins. `service_tier`: what
+    the vendor says it served the call as, None for its standard.
     """
-    tokens = _Split.of(usage)
-    own = overrides.get(f"{provider}/{model}") or overrides.get(model)
-    if own is not None:
-        return Priced(_own_price(tokens, own), PriceSource.TENANT)
-    return _catalogue_price(tokens, provider, model, at)
+    prices, source = find_prices(provider, model, at=at, overrides=overrides, service_tier=service_tier)
+    if prices is None:
+        return UNPRICED
+    tokens, rates = _Split.of(usage), prices.rates(usage.input_tokens)
+    exact = tokens.cost(rates)
+    if exact is None or exact >= MAX_AMOUNT:
+        return UNPRICED
+    return Priced(exact.quantize(_SMALLEST, ROUND_HALF_EVEN), source, tokens.used(rates, catalogue=prices.catalogue))
 
 
-def context_window(provider: str, model: str) -> int | None:
-    """Input tokens that the model takes, None when the catalogue does not say."""
-    found = _find(provider, model)
-    return found.context_window if found else None
+def highest(
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    provider: str,
+    model: str,
+    at: datetime,
+    overrides: Mapping[str, Price],
+    service_tier: str | None = None,
+) -> Decimal | None:
+    """The most that so many tokens can cost, however they are cached and thought; None without a price.
+
+    A tier that was asked for may not be served: then the standard one is charged.
+    """
+    tiers = dict.fromkeys((service_tier, None))
+    found = [find_prices(provider, model, at=at, overrides=overrides, service_tier=tier)[0] for tier in tiers]
+    rates = [rates for prices in found if prices for rates in _within(prices, input_tokens)]
+    if None in found or any(rate.output is None for rate in rates):
+        return None
+    given = max(max(r.input, r.cache_read, r.cache_write, r.cache_write_1h) for r in rates)
+    said = max(max(r.output or 0, r.reasoning or 0) for r in rates)
+    exact = (input_tokens * given + output_tokens * said) / _MILLION
+    return exact.quantize(_SMALLEST, ROUND_CEILING) if exact < MAX_AMOUNT else None
 
 
 def default_model(provider: str) -> str:
@@ -86,64 +145,6 @@ def default_model(provider: str) -> str:
     return _DEFAULT_MODELS[provider]
 
 
-def provider_of_model(model: str) -> str | None:
-    """The vendor whose model a bare name is: by the vendor's usual prefix, else by the catalogue's priced models."""
-    name = model.lower()
-    for provider in _MODEL_VENDORS:
-        vendor = _vendor(provider)
-        if vendor and vendor.model_match and vendor.model_match.is_match(name):
-            return provider.value
-    for provider in _MODEL_VENDORS:
-        found = _find(provider, name)
-        if found and _ever_priced(found):
-            return provider.value
-    return None
-
-
-def _own_price(tokens: _Split, own: Price) -> Decimal:
-    read = own.input_mtok if own.cache_read_mtok is None else own.cache_read_mtok
-    write = own.input_mtok if own.cache_write_mtok is None else own.cache_write_mtok
-    plain = tokens.input - tokens.cache_read - tokens.cache_write
-    total = plain * own.input_mtok + tokens.cache_read * read + tokens.cache_write * write
-    return (total + tokens.output * own.output_mtok) / _MILLION
-
-
-def _catalogue_price(tokens: _Split, provider: str, model: str, at: datetime) -> Priced:
-    vendor = _vendor(provider)
-    found = _find(provider, model)
-    if vendor is None or found is None:
-        return UNPRICED
-    rates = found.get_prices(at)
-    # A side without a price would count as free: embeddings have no output price, audio models none by token.
-    if rates.input_mtok is None or (rates.output_mtok is None and tokens.output):
-        return UNPRICED
-    counted = CatalogueUsage(
-        input_tokens=tokens.input,
-        output_tokens=tokens.output,
-        cache_read_tokens=tokens.cache_read,
-        cache_write_tokens=tokens.cache_write,
-        output_reasoning_tokens=tokens.reasoning,
-    )
-    cost = found.calc_price(counted, vendor, genai_request_timestamp=at)
-    return Priced(cost.total_price, PriceSource.CATALOGUE)
-
-
-def _ever_priced(model: ModelInfo) -> bool:
-    rates = [p.prices for p in model.prices] if isinstance(model.prices, list) else [model.prices]
-    return any(rate.input_mtok is not None for rate in rates)
-
-
-@cache
-def _vendor(provider: str) -> Vendor | None:
-    if provider not in _PRICED_VENDORS:
-        return None
-    return data_snapshot.find_provider_by_id(data_snapshot.get_snapshot().providers, provider)
-
-
-# The catalogue's own lookup remembers every name it was ever asked for; names come from agents, so this one forgets.
-@lru_cache(maxsize=4096)
-def _find(provider: str, model: str) -> ModelInfo | None:
-    vendor = _vendor(provider)
-    if vendor is None or not model:
-        return None
-    return vendor.find_model(model, all_providers=data_snapshot.get_snapshot().providers)
+def _within(prices: PriceList, input_tokens: int) -> list[Rates]:
+    """The rates of every prompt that is not longer."""
+    return [prices.base, *(rates for above, rates in prices.longer if above < input_tokens)]

@@ -52,7 +52,7 @@ TYPES: dict[str, type[WireModel]] = {
 }
 
 EVENTS = [name for name in TYPES if name.startswith("event-")]
-ABSTRACT = {WireModel, StrictWireModel, events.EventBase}
+ABSTRACT = {WireModel, StrictWireModel, events.EventBase, providers.TokenPrices}
 NEVER_WRITTEN = {providers.EntraCredentials}
 """It holds a secret; admins write it, we only read it."""
 

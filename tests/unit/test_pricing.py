@@ -9,7 +9,7 @@ from genai_prices import data_snapshot
 from contracts.providers import Price
 from contracts.usage import PriceSource, Usage
 from workers import pricing
-from workers.pricing import Priced, price
+from workers.pricing import price
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -24,8 +24,9 @@ def tokens(input_: int, output: int, *, read: int = 0, write: int = 0, reasoning
     )
 
 
-def cost(usage: Usage, provider: str, model: str, **overrides: Price) -> Priced:
-    return price(usage, provider=provider, model=model, at=NOW, overrides=overrides)
+def cost(usage: Usage, provider: str, model: str, **overrides: Price) -> tuple[Decimal | None, PriceSource]:
+    priced = price(usage, provider=provider, model=model, at=NOW, overrides=overrides)
+    return priced.amount, priced.source
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def cost(usage: Usage, provider: str, model: str, **overrides: Price) -> Priced:
 def test_the_catalogue_price_is_what_the_vendor_publishes(
     provider: str, model: str, usage: Usage, expected: str
 ) -> None:
-    assert cost(usage, provider, model) == Priced(Decimal(expected), PriceSource.CATALOGUE)
+    assert cost(usage, provider, model) == (Decimal(expected), PriceSource.CATALOGUE)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_the_catalogue_price_is_what_the_vendor_publishes(
     ],
 )
 def test_what_has_no_price_is_unpriced_and_never_free(provider: str, model: str) -> None:
-    assert cost(tokens(100, 100), provider, model) == Priced(None, PriceSource.NONE)
+    assert cost(tokens(100, 100), provider, model) == (None, PriceSource.NONE)
 
 
 def test_parts_that_exceed_their_whole_are_cut_to_it() -> None:
@@ -90,7 +91,7 @@ def test_a_price_that_changed_is_taken_as_of_the_call() -> None:
     june = price(tokens(1_000_000, 0), provider="openai", model="o3", at=datetime(2025, 6, 1, tzinfo=UTC), overrides={})
 
     assert june.amount == Decimal(10)
-    assert cost(tokens(1_000_000, 0), "openai", "o3").amount == Decimal(2)
+    assert cost(tokens(1_000_000, 0), "openai", "o3")[0] == Decimal(2)
 
 
 def test_a_tenants_own_price_wins_and_the_more_exact_name_first() -> None:
@@ -98,11 +99,9 @@ def test_a_tenants_own_price_wins_and_the_more_exact_name_first() -> None:
     exact = Price(input_mtok=Decimal(4), output_mtok=Decimal(8))
     overrides = {"gpt-4o": bare, "openai/gpt-4o": exact}
 
-    def ask(provider: str) -> Priced:
-        return price(tokens(1_000_000, 500_000), provider=provider, model="gpt-4o", at=NOW, overrides=overrides)
-
-    assert ask("openai") == Priced(Decimal(8), PriceSource.TENANT)
-    assert ask("azure") == Priced(Decimal(2), PriceSource.TENANT)
+    usage = tokens(1_000_000, 500_000)
+    assert cost(usage, "openai", "gpt-4o", **overrides) == (Decimal(8), PriceSource.TENANT)
+    assert cost(usage, "azure", "gpt-4o", **overrides) == (Decimal(2), PriceSource.TENANT)
 
 
 def test_a_tenants_cache_prices_default_to_its_input_price() -> None:
@@ -112,14 +111,14 @@ def test_a_tenants_cache_prices_default_to_its_input_price() -> None:
         input_mtok=Decimal(4), output_mtok=Decimal(1), cache_read_mtok=Decimal(1), cache_write_mtok=Decimal(8)
     )
 
-    assert cost(usage, "ollama", "llama3", llama3=plain).amount == Decimal(4)
-    assert cost(usage, "ollama", "llama3", llama3=cached).amount == Decimal("3.5")
+    assert cost(usage, "ollama", "llama3", llama3=plain)[0] == Decimal(4)
+    assert cost(usage, "ollama", "llama3", llama3=cached)[0] == Decimal("3.5")
 
 
 def test_a_tenants_price_of_zero_is_free_and_not_unpriced() -> None:
     free = Price(input_mtok=Decimal(0), output_mtok=Decimal(0))
 
-    assert cost(tokens(5, 5), "mock", "scripted", scripted=free) == Priced(Decimal(0), PriceSource.TENANT)
+    assert cost(tokens(5, 5), "mock", "scripted", scripted=free) == (Decimal(0), PriceSource.TENANT)
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "google"])
@@ -132,7 +131,7 @@ def test_default_models_are_current_and_priced(provider: str) -> None:
     assert found is not None
     assert found.id == model
     assert not found.deprecated
-    assert cost(tokens(1, 1), provider, model).source is PriceSource.CATALOGUE
+    assert cost(tokens(1, 1), provider, model)[1] is PriceSource.CATALOGUE
     assert pricing.context_window(provider, model)
     assert pricing.provider_of_model(model) == provider
 
