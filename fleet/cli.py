@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from admin_api.audit_check import Anchor
     from fleet.models import OllamaServer
 
 app = typer.Typer(
@@ -22,7 +25,7 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="The keys that seal vendor keys.")
 app.add_typer(keys, name="keys")
-audit = typer.Typer(no_args_is_help=True, help="The log of every change.")
+audit = typer.Typer(no_args_is_help=True, help="The log of every change, made or refused.")
 app.add_typer(audit, name="audit")
 models = typer.Typer(no_args_is_help=True, help="The models of Ollama servers.")
 app.add_typer(models, name="models")
@@ -265,26 +268,72 @@ def keys_generate() -> None:
 @audit.command("verify")
 def audit_verify(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's changes.", show_default=False)] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="An earlier export: each of its rows must still be there.", exists=True, dir_okay=False),
+    ] = None,
 ) -> None:
     """Check that no row of the audit log was altered or removed. Needs DATABASE_URL."""
+    import asyncio
+
+    from admin_api import audit_check
+    from admin_api.database import open_database
+    from runtime.settings import DatabaseSettings
+
+    async def check() -> tuple[list[audit_check.Chain], list[audit_check.Anchor]]:
+        async with open_database(DatabaseSettings.model_validate({}).database_url) as database:
+            chains = await audit_check.verify(database, tenant=tenant)
+            return chains, await audit_check.missing(database, _anchors(against, tenant)) if against else []
+
+    chains, missing = asyncio.run(check())
+    broken: list[str] = []
+    for chain in chains:
+        whose = chain.tenant or "(all tenants)"
+        pruned = f"  pruned to row {chain.pruned_to}" if chain.pruned_to is not None else ""
+        typer.echo(f"{whose}  {chain.rows} rows hold  {chain.head}".rstrip() + pruned)
+        if chain.broken_at is not None:
+            broken.append(f"{whose} at row {chain.broken_at}")
+    broken += [f"{anchor.tenant or '(all tenants)'} lacks row {anchor.seq} of {against}" for anchor in missing[:10]]
+    if broken:
+        raise Refused(f"the audit log was altered, or rows were removed: {', '.join(broken)}")
+
+
+@audit.command("export")
+def audit_export(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's changes.", show_default=False)] = None,
+    first: Annotated[str | None, typer.Option("--from", help="A day (UTC), or a time with a zone.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="A day is included, a time is not.")] = None,
+) -> None:
+    """Print the audit log as JSON lines, the newest first. Needs DATABASE_URL."""
     import asyncio
 
     from admin_api import audit_log
     from admin_api.database import open_database
     from runtime.settings import DatabaseSettings
 
-    async def verify() -> list[audit_log.Chain]:
-        async with open_database(DatabaseSettings.model_validate({}).database_url) as database:
-            return await audit_log.verify(database, tenant=tenant)
+    wanted = audit_log.Filter(tenant=tenant, since=audit_log.start(first), before=audit_log.end(last))
 
-    broken: list[str] = []
-    for chain in asyncio.run(verify()):
-        whose = chain.tenant or "(all tenants)"
-        typer.echo(f"{whose}  {chain.rows} rows hold  {chain.head}".rstrip())
-        if chain.broken_at is not None:
-            broken.append(f"{whose} at row {chain.broken_at}")
-    if broken:
-        raise Refused(f"the audit log was altered, or rows were removed: {', '.join(broken)}")
+    async def export() -> None:
+        async with open_database(DatabaseSettings.model_validate({}).database_url) as database:
+            async for lines in audit_log.export(database, wanted):
+                sys.stdout.write(lines)
+
+    asyncio.run(export())
+
+
+def _anchors(export: Path, tenant: str | None) -> "Iterator[Anchor]":
+    from pydantic import ValidationError
+
+    from admin_api.audit_check import Anchor
+
+    with export.open() as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                anchor = Anchor.model_validate_json(line)
+            except ValidationError as exc:
+                raise Refused(f"{export}, line {number}, is no line of an export") from exc
+            if tenant in (None, anchor.tenant):
+                yield anchor
 
 
 def _explain(exc: BaseException) -> int:

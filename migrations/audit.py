@@ -108,8 +108,12 @@ async def prune(connection: AsyncConnection, tenant: str | None, *, before: date
 async def beginning(connection: AsyncConnection, tenant: str | None) -> tuple[bytes, int | None]:
     """What the first row that is left of a chain follows, and the `seq` of that row when it gave way to a later one."""
     pruned = select(audit_log.c.after).where(_of(tenant), audit_log.c.action == PRUNE)
-    facts = await connection.scalar(pruned.order_by(audit_log.c.seq.desc()).limit(1))
-    return (first_link(tenant), None) if facts is None else (bytes.fromhex(facts["hash"]), int(facts["seq"]))
+    facts: Any = await connection.scalar(pruned.order_by(audit_log.c.seq.desc()).limit(1))
+    try:
+        return bytes.fromhex(facts["hash"]), int(facts["seq"])
+    except (KeyError, TypeError, ValueError):
+        # There is none, or one that its writer did not leave so: then the first row does not follow.
+        return first_link(tenant), None
 
 
 def chain_of(tenant: str | None) -> str:

@@ -43,7 +43,7 @@ async def get_audit(
     wanted: Annotated[AuditFormat | None, Query(alias="format")] = None,
     accept: Annotated[str, Header()] = "",
 ) -> Page[AuditEntry] | Response:
-    """Who changed what, the newest first. As JSON lines it comes whole, without pages."""
+    """Who changed what, or was refused, the newest first. As JSON lines it comes whole, without pages."""
     chosen = Filter(
         tenant=caller.scope(tenant),
         actor=actor,
@@ -53,8 +53,8 @@ async def get_audit(
         before=audit_log.end(last),
     )
     if wanted is AuditFormat.JSON_LINES or (wanted is None and _JSON_LINES in accept):
-        return await _streamed(audit_log.export(plane, chosen))
-    return await audit_log.page(plane, chosen, paging=paging)
+        return await _streamed(audit_log.export(plane.database, chosen))
+    return await audit_log.page(plane.database, chosen, paging=paging)
 
 
 async def _streamed(parts: AsyncGenerator[str]) -> Response:

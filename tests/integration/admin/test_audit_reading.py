@@ -1,4 +1,4 @@
-"""GET /api/v1/audit, and the check that no row was touched."""
+"""GET /api/v1/audit"""
 
 import json
 from datetime import datetime, timedelta
@@ -6,13 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import delete, update
 
-from admin_api import audit_log as log
 from admin_api.control_plane import ControlPlane
 from contracts.wire import utc_now
 from migrations.audit import Change, Origin, broken_at, record
-from migrations.schema import audit_log
 from tests.integration.admin.conftest import client_of
 
 AUDIT = "/api/v1/audit"
@@ -134,36 +131,6 @@ async def test_an_export_of_nothing_is_empty(api: httpx.AsyncClient) -> None:
 )
 async def test_refuses_what_makes_no_sense(api: httpx.AsyncClient, params: dict[str, str]) -> None:
     assert (await api.get(AUDIT, params=params)).status_code == 422
-
-
-async def test_chains_that_nobody_touched_hold(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
-    await api.post("/api/v1/tokens", json={"name": "n", "role": "viewer"})
-    async with plane.database.transaction() as connection:
-        for number in range(600):
-            change = Change("test.change", "test", str(number), acme, before=None, after=None)
-            await record(connection, change, Origin("somebody", "10.0.0.1"))
-
-    of_all, of_acme = await log.verify(plane.database)
-
-    assert (of_all.tenant, of_all.rows, of_all.broken_at) == (None, 1, None)
-    assert (of_acme.tenant, of_acme.rows, of_acme.broken_at) == (acme, 601, None)
-    assert of_acme.head == (await read(api, tenant=acme, limit=1))[0]["hash"]
-    assert await log.verify(plane.database, tenant=acme) == [of_acme]
-
-
-async def test_an_altered_or_removed_row_is_found(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
-    await budgets(api, acme, 4)
-    seqs = [entry["seq"] for entry in reversed(await read(api, tenant=acme))]
-
-    async with plane.database.transaction() as connection:
-        await connection.execute(update(audit_log).where(audit_log.c.seq == seqs[3]).values(actor="nobody"))
-    (altered,) = await log.verify(plane.database, tenant=acme)
-    async with plane.database.transaction() as connection:
-        await connection.execute(delete(audit_log).where(audit_log.c.seq == seqs[1]))
-    (removed,) = await log.verify(plane.database, tenant=acme)
-
-    assert (altered.rows, altered.broken_at) == (3, seqs[3])
-    assert (removed.rows, removed.broken_at) == (1, seqs[2])
 
 
 async def test_what_is_listed_suffices_to_check_a_chain(api: httpx.AsyncClient, acme: str) -> None:

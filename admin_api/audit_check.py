@@ -1,0 +1,102 @@
+"""The audit log, checked: what was altered, removed from between others, or cut off at either end."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import Select, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from admin_api.database import Database
+from migrations.audit import beginning, broken_at, chain_of
+from migrations.schema import audit_heads, audit_log
+
+_AT_ONCE = 500
+
+
+class Anchor(BaseModel):
+    """A row as it once was, noted elsewhere: a line of an export is one."""
+
+    tenant: str | None
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What a check found of one tenant's rows; `tenant` None: the rows that concern no single one."""
+
+    tenant: str | None
+    rows: int = 0
+    """How many hold."""
+    head: str = ""
+    """The hash of the last row that holds. Whoever noted it elsewhere sees later that it is still there."""
+    broken_at: int | None = None
+    """The `seq` of the first row that was altered or cut off, or whose predecessor was altered or removed."""
+    pruned_to: int | None = None
+    """The `seq` of the last row that gave way to a later one that says so."""
+
+
+async def verify(database: Database, *, tenant: str | None = None) -> list[Chain]:
+    """Checks the chain of one tenant, or every chain when None."""
+    async with database.transaction() as connection:
+        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        tenants = [tenant] if tenant is not None else await _tenants(connection)
+        return [await _verify(connection, each) for each in tenants]
+
+
+async def missing(database: Database, anchors: Iterable[Anchor]) -> list[Anchor]:
+    """The anchors whose row is altered or gone, without having been pruned."""
+    remaining = iter(anchors)
+    gone: list[Anchor] = []
+    async with database.transaction() as connection:
+        while some := list(islice(remaining, _AT_ONCE)):
+            gone += await _missing(connection, some)
+    return gone
+
+
+async def _tenants(connection: AsyncConnection) -> list[str | None]:
+    chains = await connection.scalars(select(audit_heads.c.chain))
+    headed = {name.partition(":")[2] or None for name in chains}
+    rows = await connection.scalars(select(audit_log.c.tenant).distinct())
+    return sorted(headed | set(rows), key=lambda tenant: tenant or "")
+
+
+async def _verify(connection: AsyncConnection, tenant: str | None) -> Chain:
+    last, pruned_to = await beginning(connection, tenant)
+    found = Chain(tenant, pruned_to=pruned_to)
+    query = select(audit_log).where(audit_log.c.tenant.is_not_distinct_from(tenant)).order_by(audit_log.c.seq)
+    seq = -1
+    while rows := await _rows(connection, query.where(audit_log.c.seq > seq)):
+        broken = broken_at(tenant, rows, follows=last)
+        whole = [row for row in rows if broken is None or row["seq"] < broken]
+        if whole:
+            seq, last = whole[-1]["seq"], bytes(whole[-1]["hash"])
+            found = replace(found, rows=found.rows + len(whole), head=last.hex())
+        if broken is not None:
+            return replace(found, broken_at=broken)
+    return replace(found, broken_at=await _cut_off(connection, tenant, seq=seq, last=last))
+
+
+async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in (await connection.execute(query.limit(_AT_ONCE))).mappings()]
+
+
+async def _cut_off(connection: AsyncConnection, tenant: str | None, *, seq: int, last: bytes) -> int | None:
+    """The `seq` of the row that the chain should end with, when it ends with another."""
+    query = select(audit_heads.c.seq, audit_heads.c.hash).where(audit_heads.c.chain == chain_of(tenant))
+    head = (await connection.execute(query)).first()
+    if head is None:
+        return seq if seq >= 0 else None
+    return None if bytes(head.hash) == last else max(head.seq, seq)
+
+
+async def _missing(connection: AsyncConnection, anchors: Sequence[Anchor]) -> list[Anchor]:
+    query = select(audit_log.c.seq, audit_log.c.tenant, audit_log.c.hash)
+    rows = await connection.execute(query.where(audit_log.c.seq.in_([anchor.seq for anchor in anchors])))
+    there = {(row.seq, row.tenant, bytes(row.hash).hex()) for row in rows}
+    gone = [anchor for anchor in anchors if (anchor.seq, anchor.tenant, anchor.hash) not in there]
+    pruned = {tenant: (await beginning(connection, tenant))[1] or -1 for tenant in {each.tenant for each in gone}}
+    return [anchor for anchor in gone if anchor.seq > pruned[anchor.tenant]]
