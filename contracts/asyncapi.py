@@ -16,6 +16,7 @@ from contracts.control import Cancel, Handover, Resume
 from contracts.events import Cancelled, Completed, Delta, Failed, Retrying, Started
 from contracts.examples import EXAMPLES
 from contracts.health import OpenCircuit
+from contracts.notices import CONTENT_TYPE, AlertNotice, ConfigNotice, NoticeKind
 from contracts.providers import PublishedProvider, PublishedTenant, WorkerPresence
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, Health, HealthCheck, Models, Refusal, TokenCount
@@ -38,6 +39,8 @@ class Message:
     summary: str
     payload: type[WireModel] | None
     headers: tuple[str, ...] = ()
+    content_type: str | None = None
+    """None: JSON, or bytes where there is no payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,12 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
         ),
         "workerPresence": Message("Worker", "Refreshed every few seconds, gone when the worker is.", WorkerPresence),
         "openCircuit": Message("Open circuit", "An endpoint that is not called for now.", OpenCircuit),
+        "alertNotice": Message(
+            "Alert", "An alert was raised or resolved.", AlertNotice, (control.MSG_ID,), CONTENT_TYPE
+        ),
+        "configNotice": Message(
+            "Configuration changed", "Who changed what; no values.", ConfigNotice, (control.MSG_ID,), CONTENT_TYPE
+        ),
     }
 )
 
@@ -169,6 +178,12 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
             ("deadLetter",),
             streams.DEAD,
         ),
+        "notices": Channel(
+            f"{subjects.VERSION}.notice.{{kind}}.{{tenant}}",
+            "Alerts and changes of the configuration, as CloudEvents; `_all` in the tenant's place: no single one.",
+            ("alertNotice", "configNotice"),
+            streams.NOTICES,
+        ),
         "tenants": Channel(
             f"{_KV_CONFIG}.tenant.{{tenant}}",
             f"Key-value bucket {subjects.CONFIG_BUCKET}: tenants.",
@@ -201,6 +216,10 @@ PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "provider": {
             "enum": [*(provider.value for provider in Provider), AUTO],
             "description": f"`{AUTO}`, for requests only: the fleet resolves the model.",
+        },
+        "kind": {
+            "enum": [kind.value for kind in NoticeKind if kind is not NoticeKind.TEST],
+            "description": "What a notice is about.",
         },
         "priority": {"enum": [priority.value for priority in Priority], "description": "Which queue it waits in."},
         "tenant": {"description": f"Who pays. {TOKEN_PATTERN}"},
@@ -259,6 +278,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
             "admin", "send", "health", "Test a provider with its stored key.", ("health", "refusal")
         ),
         "adminReadsWorkers": Operation("admin", "receive", "workers", "See which workers live."),
+        "adminPublishesNotice": Operation("admin", "send", "notices", "Tell of an alert or a change, once."),
         "adminReadsDeadLetters": Operation("admin", "receive", "deadLetters", "List and replay."),
     }
 )
@@ -353,6 +373,8 @@ def _message(name: str, message: Message, names: Mapping[type[WireModel], str]) 
             "properties": {header: {"type": "string", "description": HEADERS[header]} for header in message.headers},
             "required": [header for header in message.headers if header in REQUIRED_HEADERS],
         }
+    if message.content_type:
+        made["contentType"] = message.content_type
     if message.payload is None:
         made["contentType"] = "application/octet-stream"
     else:

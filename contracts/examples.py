@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
+from uuid import UUID
 
 from contracts.control import Cancel, Handover, Resume
 from contracts.errors import ErrorCode, Overloaded, RateLimited, UnknownModel
@@ -19,6 +20,7 @@ from contracts.events import (
     Timings,
 )
 from contracts.health import OpenCircuit
+from contracts.notices import Alert, AlertNotice, ConfigChange, ConfigNotice, NoticeKind, TrialNotice, WebhookTrial
 from contracts.providers import Endpoint, Limits, ProviderConfig, PublishedProvider, PublishedTenant, WorkerPresence
 from contracts.requests import AssistantMessage, CompletionRequest, UserMessage
 from contracts.rpc import (
@@ -40,6 +42,8 @@ from contracts.wire import WireModel
 _ID = "0198c7f2-5d1a-7c3e-9f00-3b2a1c4d5e6f"
 _PROVIDER_ID = "5c1f9a52-4f7b-4b7e-9d5c-0a4f3f6f1d11"
 _MODEL = "gpt-4o-mini"
+_ALERT_ID = UUID("7d0c8a4e-6f51-4a53-8a0e-4b6d1c2e9f10")
+_NOTICE_ID = UUID("0c2f2a3e-8a50-5a0f-9a55-5d4a3f1b7c01")
 _AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 _QUESTION = (UserMessage(content="Name a fish."),)
 _USAGE = Usage(input_tokens=11, output_tokens=3, source=UsageSource.VENDOR)
@@ -170,6 +174,49 @@ EXAMPLES: Mapping[type[WireModel], WireModel] = MappingProxyType(
                 until=_AT + timedelta(seconds=20),
                 generation=1,
                 worker="openai-7f3a",
+            ),
+            AlertNotice(
+                id=_NOTICE_ID,
+                source="/fleet/usage",
+                subject=str(_ALERT_ID),
+                time=_AT,
+                tenant="acme",
+                type="llm.v1.alert.raised",
+                data=Alert(
+                    id=_ALERT_ID,
+                    tenant="acme",
+                    kind=NoticeKind.DAILY_COST,
+                    about="",
+                    window_start=_AT.replace(hour=0),
+                    day=_AT.date(),
+                    threshold_usd=Decimal(100),
+                    amount_usd=Decimal("100.25"),
+                    message="acme has spent 100.25 USD on 2026-11-23; its threshold is 100 USD",
+                    created_at=_AT,
+                ),
+            ),
+            ConfigNotice(
+                id=_NOTICE_ID,
+                source="/fleet/admin",
+                subject=_PROVIDER_ID,
+                time=_AT,
+                tenant="acme",
+                data=ConfigChange(
+                    tenant="acme",
+                    object_type="provider",
+                    object_id=_PROVIDER_ID,
+                    action="provider.rotate",
+                    actor="bootstrap",
+                    changed=("key_fingerprint", "key_version"),
+                ),
+            ),
+            TrialNotice(
+                id=_NOTICE_ID,
+                source="/fleet/admin",
+                subject=str(_ALERT_ID),
+                time=_AT,
+                tenant="acme",
+                data=WebhookTrial(webhook_id=_ALERT_ID, message="This webhook works."),
             ),
         )
     }

@@ -21,6 +21,7 @@ from contracts.control import Cancel, Handover, Resume
 from contracts.errors import Error
 from contracts.events import EVENT, Cancelled, Completed, Delta, Failed, Retrying, Started
 from contracts.health import OpenCircuit
+from contracts.notices import AlertNotice, ConfigNotice, TrialNotice
 from contracts.providers import PublishedProvider, PublishedTenant, SealedKey, WorkerPresence
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, Health, HealthCheck, Models, Refusal, TokenCount
@@ -55,6 +56,9 @@ WIRE_TYPES: Mapping[str, type[WireModel]] = MappingProxyType(
         "kv-tenant": PublishedTenant,
         "kv-worker": WorkerPresence,
         "kv-circuit": OpenCircuit,
+        "notice-alert": AlertNotice,
+        "notice-config": ConfigNotice,
+        "notice-test": TrialNotice,
         "sealed-key": SealedKey,
     }
 )

@@ -134,7 +134,7 @@ def definitions(sizes: Sizes) -> list[Config]:
             "storage": "file",
             "discard": "old",
             "max_age": 7 * _DAY,
-            "duplicate_window": 10 * _MINUTE,
+            "duplicate_window": _DAY,
             "allow_direct": True,
             "num_replicas": sizes.replicas,
         },

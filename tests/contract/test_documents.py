@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
 from admin_api import openapi
-from contracts import asyncapi, schemas, subjects
+from contracts import asyncapi, notices, schemas, subjects
 from contracts.examples import EXAMPLES
 from contracts.subjects import Priority, RpcMethod
 from contracts.wire import StrictWireModel
@@ -139,10 +139,18 @@ def test_every_reference_leads_somewhere() -> None:
         ("estimateCost", subjects.rpc("openai", RpcMethod.ESTIMATE_COST, "acme")),
         ("usage", subjects.usage("openai", "acme")),
         ("deadLetters", subjects.dead("openai", "acme")),
+        ("notices", notices.subject_of("daily_cost", "acme")),
         ("tenants", f"$KV.llm_config.{subjects.config_key_of_tenant('acme')}"),
         ("providers", f"$KV.llm_config.{subjects.config_key_of_provider('acme', 'openai')}"),
     ],
 )
 def test_an_address_is_the_subject_that_is_built(channel: str, built: str) -> None:
-    filled = {"provider": "openai", "priority": "interactive", "tenant": "acme", "agent": "a1", "request_id": "r1"}
+    filled = {
+        "provider": "openai",
+        "kind": "daily_cost",
+        "priority": "interactive",
+        "tenant": "acme",
+        "agent": "a1",
+        "request_id": "r1",
+    }
     assert ASYNCAPI["channels"][channel]["address"].format(**filled) == built

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import contracts
-from contracts import control, errors, events, health, providers, requests, rpc, usage
+from contracts import control, errors, events, health, notices, providers, requests, rpc, usage
 from contracts.wire import StrictWireModel, WireModel
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,11 +48,15 @@ TYPES: dict[str, type[WireModel]] = {
     "kv-tenant": providers.PublishedTenant,
     "kv-worker": providers.WorkerPresence,
     "kv-circuit": health.OpenCircuit,
+    "notice-alert": notices.AlertNotice,
+    "notice-alert-resolved": notices.AlertNotice,
+    "notice-config": notices.ConfigNotice,
+    "notice-test": notices.TrialNotice,
     "sealed-key": providers.SealedKey,
 }
 
 EVENTS = [name for name in TYPES if name.startswith("event-")]
-ABSTRACT = {WireModel, StrictWireModel, events.EventBase, providers.TokenPrices}
+ABSTRACT = {WireModel, StrictWireModel, events.EventBase, notices.CloudEvent, providers.TokenPrices}
 NEVER_WRITTEN = {providers.EntraCredentials}
 """It holds a secret; admins write it, we only read it."""
 
