@@ -2,12 +2,11 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY requirements requirements
-# setuptools builds the package; its version and hashes are those of the development lock.
+# setuptools builds the package and what comes as source; its version and hashes are those of the development lock.
 RUN sed -n '/^setuptools==/,/[^\\]$/p' requirements/dev.txt > requirements/build.txt \
     && python -m venv /opt/fleet \
-    && /opt/fleet/bin/pip install --no-cache-dir --require-hashes -r requirements/runtime.txt \
-    && python -m venv /opt/build \
-    && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
+    && /opt/fleet/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
+    && /opt/fleet/bin/pip install --no-cache-dir --require-hashes --no-build-isolation -r requirements/runtime.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY contracts contracts
 COPY runtime runtime
@@ -15,7 +14,7 @@ COPY migrations migrations
 COPY workers workers
 COPY admin_api admin_api
 COPY fleet fleet
-RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
+RUN /opt/fleet/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
     && /opt/fleet/bin/pip install --no-cache-dir --no-deps --no-index /dist/*.whl \
     && /opt/fleet/bin/pip uninstall --yes pip setuptools
 

@@ -46,7 +46,8 @@ bench: $(INSTALLED)
 
 install: $(INSTALLED)
 
-# The first Python that is new enough and can make a virtual environment.
+# The first Python that is new enough and can make a virtual environment. What comes as source is built with the pinned
+# setuptools, where pip would fetch any.
 $(INSTALLED): requirements/dev.txt pyproject.toml
 	@set -eu; \
 	for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -57,7 +58,9 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	fi; \
 	echo "Installing into $(VENV) with $$($$found --version), once …"; \
 	$$found -m venv $(VENV); \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt; \
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements/dev.txt > $(VENV)/setuptools.txt; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $(VENV)/setuptools.txt; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-build-isolation -r requirements/dev.txt; \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	touch $@
 
