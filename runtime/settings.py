@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.streams import Sizes
@@ -71,9 +71,20 @@ class VaultSettings(RoleSettings):
     vault_addr: str = "http://127.0.0.1:8200"
     vault_role_id: str | None = None
     vault_secret_id: SecretStr | None = None
+    vault_k8s_role: str | None = None
+    """In place of an AppRole: the role of Vault's Kubernetes auth method that our service account may have."""
+    vault_k8s_mount: str = "kubernetes"
+    vault_k8s_token_path: str = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105
+    """The service account's token; read at each login, because Kubernetes replaces it."""
     vault_token: SecretStr | None = None
     vault_namespace: str | None = None
     vault_cacert: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if self.vault_role_id and self.vault_k8s_role:
+            raise ValueError("VAULT_ROLE_ID and VAULT_K8S_ROLE exclude each other")
+        return self
 
 
 class SealingSettings(RoleSettings):

@@ -5,6 +5,7 @@ hvac blocks, so every call runs in the session's own threads; nothing else in th
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,9 @@ import requests
 
 from runtime.broker import Unreachable
 from runtime.settings import VaultSettings
+from runtime.vault_login import VaultDenied, way_in
+
+__all__ = ["MOUNT", "VaultDenied", "VaultSession", "VaultUnavailable"]
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +40,20 @@ class VaultUnavailable(Exception):
     """Vault is down, sealed, or does not answer in time."""
 
 
-class VaultDenied(Exception):
-    """Vault answers, and refuses this role."""
-
-
 class VaultSession:
-    """Logs in when first needed, again when its token is near its end or refused."""
+    """Logs in when first needed; renews its token well before its end, and logs in again when that is refused."""
 
     def __init__(self, settings: VaultSettings) -> None:
         self._settings = settings
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vault")
-        self._login = Lock()
-        self._valid_until = 0.0
+        self._log_in = way_in(settings)
+        self._token = Lock()
+        self._renew_at = 0.0
+        self._lease_s = 0
+        """Of the last login; a renewal that gives much less is near the token's last day."""
         self._client = hvac.Client(
             url=settings.vault_addr,
-            token=settings.vault_token.get_secret_value() if settings.vault_token else None,
+            token=_given_token(settings),
             namespace=settings.vault_namespace,
             verify=settings.vault_cacert or True,
             timeout=_CALL_TIMEOUT_S,
@@ -81,6 +84,7 @@ class VaultSession:
             try:
                 await self.call(_nothing)
             except (VaultUnavailable, VaultDenied) as exc:
+                self.usable = False
                 log.warning("vault_unusable", extra={"error": str(exc)})
 
     async def close(self) -> None:
@@ -89,11 +93,12 @@ class VaultSession:
 
     def _call(self, use: Callable[[Any], T]) -> T:
         try:
-            self._ensure_login()
+            self._keep_token()
+            used = self._client.token
             try:
                 result = use(self._client)
             except hvac.exceptions.Forbidden:
-                self._ensure_login(anew=True)
+                self._replace_token(used)
                 result = use(self._client)
         except (hvac.exceptions.VaultDown, requests.RequestException) as exc:
             self.usable = False
@@ -102,7 +107,6 @@ class VaultSession:
             self.usable = True
             raise
         except (hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized) as exc:
-            self.usable = not isinstance(exc, hvac.exceptions.Unauthorized)
             raise VaultDenied(f"Vault refused this role: {'; '.join(exc.errors or [str(exc)])}") from exc
         except hvac.exceptions.VaultError as exc:
             self.usable = False
@@ -110,22 +114,51 @@ class VaultSession:
         self.usable = True
         return result
 
-    def _ensure_login(self, *, anew: bool = False) -> None:
-        if self._settings.vault_role_id is None:
-            return
-        with self._login:
-            if not anew and time.monotonic() < self._valid_until:
+    def _keep_token(self) -> None:
+        with self._token:
+            if time.monotonic() < self._renew_at or self._renew():
                 return
-            secret_id = self._settings.vault_secret_id
-            try:
-                answer = self._client.auth.approle.login(
-                    role_id=self._settings.vault_role_id,
-                    secret_id=secret_id.get_secret_value() if secret_id else None,
-                )
-            except hvac.exceptions.InvalidRequest as exc:
-                raise VaultDenied("the AppRole was refused; check VAULT_ROLE_ID and VAULT_SECRET_ID") from exc
-            self._valid_until = time.monotonic() + answer["auth"]["lease_duration"] * _RENEW_AT
-            log.info("vault_login", extra={"lease_s": answer["auth"]["lease_duration"]})
+            if self._log_in is None:
+                self._renew_at = math.inf
+            else:
+                self._new_token(self._log_in)
+
+    def _replace_token(self, refused: str) -> None:
+        """Once for all who were refused with it."""
+        with self._token:
+            if self._log_in is not None and self._client.token == refused:
+                self._new_token(self._log_in)
+
+    def _renew(self) -> bool:
+        """Whether Vault lets the token go on, and for about as long as a new one would."""
+        if not self._client.token:
+            return False
+        try:
+            lease_s = self._client.auth.token.renew_self()["auth"]["lease_duration"]
+        except hvac.exceptions.VaultDown:
+            raise
+        except hvac.exceptions.VaultError:  # also 500, for a token past its last day
+            return False
+        self._good_for(lease_s)
+        return lease_s >= self._lease_s / 2
+
+    def _new_token(self, log_in: Callable[[Any], Any]) -> None:
+        try:
+            self._lease_s = log_in(self._client)["auth"]["lease_duration"]
+        except VaultDenied:
+            self.usable = False
+            raise
+        self._good_for(self._lease_s)
+        log.info("vault_login", extra={"lease_s": self._lease_s})
+
+    def _good_for(self, lease_s: int) -> None:
+        """0: for ever."""
+        self._renew_at = time.monotonic() + lease_s * _RENEW_AT if lease_s else math.inf
+
+
+def _given_token(settings: VaultSettings) -> str:
+    """Empty, and not None, when a login brings one: else hvac takes what it finds in the home folder."""
+    return settings.vault_token.get_secret_value() if settings.vault_token and not way_in(settings) else ""
 
 
 def _nothing(client: Any) -> None:
