@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo up test lint fmt docs install clean bench
+.PHONY: help demo up test lint fmt docs sbom install clean bench
 
 help:
 	@echo "make demo     show the fleet at work, in under a minute"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint     ruff, pyright, import rules"
 	@echo "make fmt      format the code"
 	@echo "make docs     write the generated documents anew"
+	@echo "make sbom     write build/sbom.json: what the image is made of"
 	@echo "make bench    measure"
 	@echo "make install  make $(VENV) with everything pinned"
 	@echo "make clean    remove what was made"
@@ -40,6 +41,10 @@ docs: $(INSTALLED)
 	@$(BIN)/python -m contracts.asyncapi > docs/asyncapi.json
 	@$(BIN)/python -m contracts.schemas
 	@$(BIN)/python -m admin_api.openapi > docs/openapi.json
+
+sbom: $(INSTALLED)
+	@mkdir -p build
+	@$(BIN)/python requirements/sbom.py > build/sbom.json
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks

