@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, PlainSerializer, TypeAdapter
 from sqlalchemy import Row, select
 
-from admin_api import catalogue, published, workers
+from admin_api import published, workers
 from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, decode, encode
 from admin_api.problems import Problem
@@ -24,6 +24,7 @@ from contracts.subjects import Provider, RpcMethod
 from contracts.usage import PriceSource, plain_decimal
 from contracts.wire import utc_now
 from migrations.schema import llm_providers, tenants
+from runtime import catalogue
 
 _TENANTS_AT_ONCE = 10
 _ASK_FOR_S = 8.0
@@ -41,7 +42,7 @@ Place = tuple[str, str, str]
 
 
 class ModelPrice(BaseModel):
-    """USD per million tokens; the catalogue's price is that of short prompts where long ones cost more."""
+    """USD per million tokens, of short prompts where long ones cost more, at the vendor's standard service."""
 
     input_mtok: Usd
     output_mtok: Usd | None
@@ -205,11 +206,8 @@ def _entry(model: ModelInfo, provider: str, tenant: PublishedTenant) -> ModelEnt
 
 
 def _price(model: str, provider: str, tenant: PublishedTenant) -> ModelPrice | None:
-    """As the usage of the tenant is priced: its own price, the more exact one first, else the catalogue's."""
-    own = tenant.prices.get(f"{provider}/{model}") or tenant.prices.get(model)
-    if own is not None:
-        return ModelPrice(input_mtok=own.input_mtok, output_mtok=own.output_mtok, source=PriceSource.TENANT)
-    rates = catalogue.rates(provider, model, at=utc_now())
-    if rates is None:
+    """As the usage of the tenant is priced now."""
+    prices, source = catalogue.find_prices(provider, model, at=utc_now(), overrides=tenant.prices)
+    if prices is None:
         return None
-    return ModelPrice(input_mtok=rates.input, output_mtok=rates.output, source=PriceSource.CATALOGUE)
+    return ModelPrice(input_mtok=prices.base.input, output_mtok=prices.base.output, source=source)

@@ -80,6 +80,8 @@ class Completed(EventBase):
     model: str
     response_model: str | None = None
     response_id: str | None = None
+    service_tier: str | None = optional()
+    """What the vendor says it served the call as, when that is not its standard."""
     timings: Timings
     warnings: tuple[str, ...] = ()
 

@@ -51,7 +51,7 @@ class PriceSource(StrEnum):
     NONE = "none"
 
 
-class Usage(WireModel):
+class TokenCounts(WireModel):
     input_tokens: Tokens = 0
     output_tokens: Tokens = 0
     cache_read_tokens: Tokens = 0
@@ -59,7 +59,19 @@ class Usage(WireModel):
     cache_write_1h_tokens: Tokens = Field(default=0, exclude_if=lambda count: count == 0)
     """The part of `cache_write_tokens` that the vendor keeps for an hour, at a higher price."""
     reasoning_tokens: Tokens = 0
+
+
+class UsagePart(TokenCounts):
+    """What a vendor did for a call as a call of its own, with a prompt of its own: a compaction, a second model."""
+
+    model: str | None = optional()
+    """None: the one that was asked."""
+
+
+class Usage(TokenCounts):
     source: UsageSource = UsageSource.UNKNOWN
+    parts: tuple[UsagePart, ...] = Field(default=(), exclude_if=lambda parts: not parts)
+    """What of these tokens has a price of its own; sums over attempts have none."""
 
     def __add__(self, other: "Usage") -> "Usage":
         """The sum, as trustworthy as its weaker part."""
@@ -81,7 +93,7 @@ class Cost(WireModel):
 
 
 class UsedPrice(WireModel):
-    """The rates that a cost was computed with, USD per million tokens; None: not needed, or as input."""
+    """The rates that a cost was computed with, USD per million tokens; None: no such tokens were used."""
 
     input_mtok: Money | None = None
     output_mtok: Money | None = None
@@ -91,6 +103,8 @@ class UsedPrice(WireModel):
     reasoning_mtok: Money | None = optional()
     catalogue: str | None = None
     """The version of the price catalogue; None for a tenant's own price."""
+    parts: tuple["UsedPrice", ...] = Field(default=(), exclude_if=lambda parts: not parts)
+    """Of the usage's parts, in their order."""
 
 
 class UsageRecord(WireModel):

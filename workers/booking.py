@@ -12,7 +12,7 @@ from contracts.requests import CompletionRequest
 from contracts.usage import Cost, Outcome, Usage, UsageRecord, UsageSource, record_id
 from workers import tokens
 from workers.pricing import price
-from workers.providers.base import Chunk, Finish, Gathering
+from workers.providers.base import Chunk, Finish, Gathering, Stated
 from workers.routing import Candidate
 
 NOTHING = Usage(source=UsageSource.VENDOR)
@@ -32,7 +32,13 @@ class Attempt:
     """On the monotonic clock."""
     gathering: Gathering = field(default_factory=Gathering)
     time_to_first_token_s: float | None = None
+    stated: Stated | None = None
     finish: Finish | None = None
+
+    @property
+    def answer(self) -> Finish | Stated | None:
+        """The vendor's last word on the call."""
+        return self.finish or self.stated
 
 
 @dataclass(slots=True)
@@ -59,10 +65,17 @@ class Bill:
 
 
 def usage_of(attempt: Attempt, request: CompletionRequest, error: FleetError | None) -> Usage:
-    """What the vendor stated; else an estimate, if the call got as far as being worked on."""
+    """What the vendor stated; else an estimate, if the call got as far as being worked on.
+
+    Of a reply that was cut off, the input is the vendor's where it was stated, and the output the larger of what the
+    vendor had counted and what had arrived.
+    """
     if attempt.finish and attempt.finish.usage:
         return attempt.finish.usage
-    worked_on = attempt.finish is not None or attempt.gathering.started
+    stated = attempt.stated.usage if attempt.stated else None
+    if stated and attempt.stated and attempt.stated.is_final:
+        return stated
+    worked_on = attempt.answer is not None or attempt.gathering.started
     if (
         error is not None
         and not worked_on
@@ -74,7 +87,11 @@ def usage_of(attempt: Attempt, request: CompletionRequest, error: FleetError | N
         )
     ):
         return NOTHING
-    return tokens.estimate(request, attempt.gathering.output_text())
+    guess = tokens.estimate(request, attempt.gathering.output_text())
+    if stated is None:
+        return guess
+    output_tokens = max(stated.output_tokens, guess.output_tokens)
+    return stated.model_copy(update={"output_tokens": output_tokens, "source": UsageSource.ESTIMATED})
 
 
 def record(
@@ -89,12 +106,14 @@ def record(
     duration_s: float,
     queued_s: float,
 ) -> UsageRecord:
+    answer = attempt.answer
     priced = price(
         usage,
         provider=attempt.candidate.provider,
         model=attempt.candidate.model,
         at=attempt.started_at,
         overrides=prices,
+        service_tier=answer.service_tier if answer else None,
     )
     return UsageRecord(
         id=record_id(request.id, attempt.number),
@@ -106,7 +125,7 @@ def record(
         provider_id=attempt.provider_id,
         endpoint=attempt.endpoint,
         model=attempt.candidate.model,
-        response_model=attempt.finish.response_model if attempt.finish else None,
+        response_model=answer.response_model if answer else None,
         outcome=outcome,
         error_code=error_code,
         started_at=attempt.started_at,
@@ -117,6 +136,8 @@ def record(
         usage=usage,
         cost=priced.amount,
         price_source=priced.source,
+        price=priced.used,
+        service_tier=answer.service_tier if answer else None,
         metadata=request.metadata,
     )
 
@@ -144,6 +165,7 @@ def attempt_from_events(started: Started, events: Sequence[Event], *, provider_i
                     event.usage,
                     response_model=event.response_model,
                     response_id=event.response_id,
+                    service_tier=event.service_tier,
                 )
             case _:
                 pass

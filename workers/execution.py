@@ -46,7 +46,7 @@ from workers.interruption import Interrupted, Interruption, Reason
 from workers.job import Job, check_model, parse_handover, parse_request
 from workers.keys import HeldKey, KeyStore
 from workers.pricing import provider_of_model
-from workers.providers.base import Call, Finish, Provider, Target
+from workers.providers.base import Call, Finish, Provider, Stated, Target
 from workers.publisher import NotStored, Publisher, TooLarge
 from workers.routing import Candidate, Routes, endpoints_for, order_endpoints
 from workers.stream import EventStream, LiveStreams
@@ -355,6 +355,9 @@ class Execution:
                 if isinstance(item, Finish):
                     attempt.finish = item
                     continue
+                if isinstance(item, Stated):
+                    attempt.stated = item
+                    continue
                 if attempt.time_to_first_token_s is None:
                     attempt.time_to_first_token_s = self._use.clock.monotonic() - attempt.started
                 attempt.gathering.add(item)
@@ -376,6 +379,7 @@ class Execution:
                 model=attempt.candidate.model,
                 response_model=finish.response_model,
                 response_id=finish.response_id,
+                service_tier=finish.service_tier,
                 timings=Timings(
                     queued_s=job.queued_s,
                     time_to_first_token_s=attempt.time_to_first_token_s,

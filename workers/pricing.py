@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 
 from contracts.providers import Price
 from contracts.subjects import Provider
-from contracts.usage import MAX_AMOUNT, PriceSource, Usage, UsedPrice
+from contracts.usage import MAX_AMOUNT, PriceSource, TokenCounts, Usage, UsedPrice
 from runtime.catalogue import context_window as context_window
 from runtime.catalogue import find_prices
 from runtime.catalogue import provider_of_model as provider_of_model
@@ -51,7 +51,7 @@ class _Split:
     reasoning: int
 
     @classmethod
-    def of(cls, usage: Usage) -> "_Split":
+    def of(cls, usage: TokenCounts) -> "_Split":
         read = min(usage.cache_read_tokens, usage.input_tokens)
         write = min(usage.cache_write_tokens, usage.input_tokens - read)
         write_1h = min(usage.cache_write_1h_tokens, write)
@@ -105,14 +105,25 @@ def price(
     `overrides`: the tenant's own prices, by `provider/model` or model; the more exact one wins. `service_tier`: what
     the vendor says it served the call as, None for its standard.
     """
-    prices, source = find_prices(provider, model, at=at, overrides=overrides, service_tier=service_tier)
-    if prices is None:
+
+    def exact(tokens: TokenCounts, of: str) -> Priced:
+        prices, source = find_prices(provider, of, at=at, overrides=overrides, service_tier=service_tier)
+        if prices is None:
+            return UNPRICED
+        split, rates = _Split.of(tokens), prices.rates(tokens.input_tokens)
+        return Priced(split.cost(rates), source, split.used(rates, catalogue=prices.catalogue))
+
+    main = exact(_without_parts(usage), model)
+    parts = [exact(part, part.model or model) for part in usage.parts]
+    total = Decimal(0)
+    for priced in (main, *parts):
+        if priced.amount is None:
+            return UNPRICED
+        total += priced.amount
+    if main.used is None or total >= MAX_AMOUNT:
         return UNPRICED
-    tokens, rates = _Split.of(usage), prices.rates(usage.input_tokens)
-    exact = tokens.cost(rates)
-    if exact is None or exact >= MAX_AMOUNT:
-        return UNPRICED
-    return Priced(exact.quantize(_SMALLEST, ROUND_HALF_EVEN), source, tokens.used(rates, catalogue=prices.catalogue))
+    used = main.used.model_copy(update={"parts": tuple(part.used for part in parts)}) if parts else main.used
+    return Priced(total.quantize(_SMALLEST, ROUND_HALF_EVEN), main.source, used)
 
 
 def highest(
@@ -143,6 +154,14 @@ def highest(
 def default_model(provider: str) -> str:
     """A current, priced model of openai, anthropic or google, for a request that names only the provider."""
     return _DEFAULT_MODELS[provider]
+
+
+def _without_parts(usage: Usage) -> TokenCounts:
+    if not usage.parts:
+        return usage
+    names = TokenCounts.model_fields
+    apart = {name: sum(getattr(part, name) for part in usage.parts) for name in names}
+    return TokenCounts(**{name: max(0, getattr(usage, name) - apart[name]) for name in names})
 
 
 def _within(prices: PriceList, input_tokens: int) -> list[Rates]:

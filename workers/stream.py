@@ -98,6 +98,7 @@ class EventStream:
         model: str,
         response_model: str | None,
         response_id: str | None,
+        service_tier: str | None,
         timings: Timings,
         warnings: tuple[str, ...],
     ) -> None:
@@ -111,6 +112,7 @@ class EventStream:
             model=model,
             response_model=response_model,
             response_id=response_id,
+            service_tier=service_tier,
             timings=timings,
             warnings=warnings,
         )

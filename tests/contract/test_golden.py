@@ -56,7 +56,7 @@ TYPES: dict[str, type[WireModel]] = {
 }
 
 EVENTS = [name for name in TYPES if name.startswith("event-")]
-ABSTRACT = {WireModel, StrictWireModel, events.EventBase, notices.CloudEvent, providers.TokenPrices}
+ABSTRACT = {WireModel, StrictWireModel, events.EventBase, notices.CloudEvent, providers.TokenPrices, usage.TokenCounts}
 NEVER_WRITTEN = {providers.EntraCredentials}
 """It holds a secret; admins write it, we only read it."""
 

@@ -7,10 +7,10 @@ import pytest
 
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage
-from contracts.usage import Usage, UsageSource
+from contracts.usage import Usage, UsagePart, UsageSource
 from workers.providers import anthropic_errors
 from workers.providers.anthropic_reply import MessageReader
-from workers.providers.base import Chunk, Finish, Gathering
+from workers.providers.base import Chunk, Finish, Gathering, Stated
 
 USAGE = {"input_tokens": 3, "output_tokens": 1}
 
@@ -253,13 +253,85 @@ def test_usage_without_its_end_is_none() -> None:
     assert read(start(), *text("a"), delta, {"type": "message_stop"})[1].usage is None
 
 
-def test_warns_of_what_a_compaction_cost() -> None:
-    parts = [
+def test_cache_writes_of_an_hour_are_told_apart() -> None:
+    written = {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 70}
+    at_start = start(cache_creation_input_tokens=100, cache_creation=written)
+
+    usage = read(at_start, *text("a"), *stop())[1].usage
+
+    assert usage == Usage(
+        source=UsageSource.VENDOR,
+        input_tokens=103,
+        output_tokens=9,
+        cache_write_tokens=100,
+        cache_write_1h_tokens=70,
+    )
+
+
+def test_what_is_billed_beside_the_reply_is_a_part_of_the_usage() -> None:
+    iterations = [
         {"type": "compaction", "input_tokens": 100, "cache_read_input_tokens": 900, "output_tokens": 7},
+        {"type": "advisor_message", "model": "claude-opus-5", "input_tokens": 50, "output_tokens": 5},
         {"type": "message", "input_tokens": 3, "output_tokens": 9},
     ]
-    _, finish = read(start(), *text("a"), *stop(iterations=parts))
-    assert "1000 input and 7 output tokens" in finish.warnings[-1]
+
+    usage = read(start(), *text("a"), *stop(iterations=iterations))[1].usage
+
+    assert usage == Usage(
+        source=UsageSource.VENDOR,
+        input_tokens=3 + 1000 + 50,
+        output_tokens=9 + 7 + 5,
+        cache_read_tokens=900,
+        parts=(
+            UsagePart(input_tokens=1000, output_tokens=7, cache_read_tokens=900),
+            UsagePart(model="claude-opus-5", input_tokens=50, output_tokens=5),
+        ),
+    )
+
+
+def test_what_a_fallback_model_said_is_its_own_part_of_the_usage() -> None:
+    iteration = {"type": "fallback_message", "model": "claude-opus-4-8", "input_tokens": 3, "output_tokens": 9}
+
+    usage = read(start(), *text("a"), *stop(iterations=[iteration]))[1].usage
+
+    part = UsagePart(model="claude-opus-4-8", input_tokens=3, output_tokens=9)
+    assert usage == Usage(source=UsageSource.VENDOR, input_tokens=3, output_tokens=9, parts=(part,))
+
+
+def test_a_refusal_before_any_output_is_not_billed() -> None:
+    assert read(start(), *stop("refusal"))[1].usage == Usage(source=UsageSource.VENDOR)
+    assert read(start(), *text("a"), *stop("refusal"))[1].usage == Usage(
+        source=UsageSource.VENDOR, input_tokens=3, output_tokens=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("usage", "tier"),
+    [
+        ({}, None),
+        ({"service_tier": "standard", "speed": "standard", "inference_geo": "global"}, None),
+        ({"inference_geo": "not_available"}, None),
+        ({"service_tier": "priority"}, "priority"),
+        ({"speed": "fast"}, "fast"),
+        ({"service_tier": "batch", "inference_geo": "us"}, "batch+us"),
+        ({"service_tier": 7}, "unknown"),
+        ({"service_tier": "x" * 1000}, "unknown"),
+    ],
+)
+def test_the_service_tier_is_what_the_vendor_served(usage: dict[str, Any], tier: str | None) -> None:
+    assert read(start(**usage), *text("a"), *stop())[1].service_tier == tier
+
+
+def test_what_is_stated_before_the_end_is_known_when_the_stream_is_cut() -> None:
+    messages = reader()
+    messages.feed(sse(start(cache_read_input_tokens=7, service_tier="priority"), *text("a")))
+    at_first = Usage(source=UsageSource.VENDOR, input_tokens=10, output_tokens=1, cache_read_tokens=7)
+    assert messages.stated == Stated(at_first, service_tier="priority", response_model="m1")
+
+    messages.feed(sse(stop()[0]))
+
+    whole = at_first.model_copy(update={"output_tokens": 9})
+    assert messages.stated == Stated(whole, is_final=True, service_tier="priority", response_model="m1")
 
 
 @pytest.mark.parametrize("events", [[], [start()], [start(), *text("a")], [start(), *text("a"), *stop()[:1]]])

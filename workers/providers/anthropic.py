@@ -24,7 +24,7 @@ from workers.providers import anthropic_errors, anthropic_request
 from workers.providers.anthropic_models import abilities
 from workers.providers.anthropic_reply import MessageReader
 from workers.providers.anthropic_request import PROVIDER, conversation, messages_request
-from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
+from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
 from workers.providers.reading import read_to_end
@@ -65,7 +65,7 @@ class Anthropic:
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         anthropic_request.check(request)
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target = call.target
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=PROVIDER)
         prompt = [text for message in call.request.messages for text in tokens.texts_of(message)]

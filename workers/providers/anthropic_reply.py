@@ -14,10 +14,10 @@ from pydantic import JsonValue
 
 from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.events import FinishReason, ToolCallDelta
-from contracts.usage import Usage, UsageSource
+from contracts.usage import Usage, UsagePart, UsageSource
 from workers.providers import tool_calls
 from workers.providers.anthropic_request import PROVIDER, arguments_object
-from workers.providers.base import Chunk, Finish
+from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
 from workers.providers.vendor_errors import Classify
@@ -33,6 +33,11 @@ _FINISH_REASONS: dict[str, FinishReason] = {
     "refusal": "content_filter",
 }
 _TO_BE_CONTINUED = frozenset({"pause_turn", "compaction"})
+
+_OUTSIDE = frozenset({"compaction", "advisor_message"})
+"""Iterations that are billed beside the usage of the reply."""
+_OTHER_MODELS = frozenset({"fallback_message"})
+"""Iterations within it that another model did."""
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -50,20 +55,33 @@ class _OutputDetails(msgspec.Struct, gc=False):
     thinking_tokens: int | None = None
 
 
+class _CacheCreation(msgspec.Struct, gc=False):
+    ephemeral_1h_input_tokens: int | None = None
+
+
 class _Counts(msgspec.Struct, gc=False):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
 
 
 class _Iteration(_Counts, gc=False):
     type: str | None = None
+    model: str | None = None
 
 
 class _Usage(_Counts, gc=False):
     output_tokens_details: _OutputDetails | None = None
     iterations: list[_Iteration] | None = None
+    service_tier: Any = None
+    speed: Any = None
+    inference_geo: Any = None
+
+    @property
+    def served_as(self) -> str | None:
+        return service_tier(self.service_tier, self.speed, self.inference_geo)
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -136,6 +154,7 @@ class MessageReader:
         self._refusal: list[str] = []
         self._new_calls: dict[int, ToolCallDelta] = {}
         """What of the calls has not been passed on yet."""
+        self.stated: Stated | None = None
         self.done = False
         self.error: FleetError | None = None
 
@@ -154,12 +173,12 @@ class MessageReader:
         return self._absorb(self._body.end(), may_be_cut=True)
 
     def finish(self) -> Finish:
-        self._warn_of_compaction()
         return Finish(
             finish_reason=self._finish_reason(),
-            usage=_normalised(self._usage) if self._usage_is_final else None,
+            usage=self._billed() if self._usage_is_final else None,
             response_model=self._model,
             response_id=self._id,
+            service_tier=self._usage.served_as,
             provider_data=self._provider_data(),
             warnings=tuple(self._warnings),
         )
@@ -291,6 +310,12 @@ class MessageReader:
         for name in _Usage.__struct_fields__:
             if (value := getattr(usage, name)) is not None:
                 setattr(self._usage, name, value)
+        self.stated = Stated(
+            self._billed(),
+            is_final=self._usage_is_final,
+            service_tier=self._usage.served_as,
+            response_model=self._model,
+        )
 
     def _stop(self, reason: str | None, details: Any) -> None:
         self._reason = reason or self._reason
@@ -315,16 +340,10 @@ class MessageReader:
         self._new_calls.clear()
         return chunk if chunk != _NOTHING else None
 
-    def _warn_of_compaction(self) -> None:
-        """The vendor bills it, but leaves it out of the usage of the reply."""
-        spent = [part for part in self._usage.iterations or () if part.type == "compaction"]
-        if spent:
-            given = sum(_input_tokens(part) for part in spent)
-            said = sum(part.output_tokens or 0 for part in spent)
-            self._warnings.append(
-                f"{PROVIDER} also bills {given} input and {said} output tokens for a compaction of the conversation, "
-                "which the usage leaves out"
-            )
+    def _billed(self) -> Usage:
+        """A request that is refused before any output is not billed ("Handling stop reasons")."""
+        refused = self._reason == "refusal" and not self._blocks
+        return Usage(source=UsageSource.VENDOR) if refused else _normalised(self._usage)
 
     def _finish_reason(self) -> FinishReason:
         said = self._reason
@@ -379,18 +398,31 @@ def _can_come_back(block: dict[str, Any]) -> bool:
             return True
 
 
-def _input_tokens(counts: _Counts) -> int:
-    """As a total: the vendor leaves what it read from its cache, and wrote to it, out of `input_tokens`."""
-    cached = (counts.cache_creation_input_tokens or 0) + (counts.cache_read_input_tokens or 0)
-    return (counts.input_tokens or 0) + cached
-
-
 def _normalised(usage: _Usage) -> Usage:
+    """All that is billed. The reply's own counts leave out compactions and advisors ("Compaction", "Advisor tool")."""
+    own = _counts(usage)
+    own["reasoning_tokens"] = (usage.output_tokens_details and usage.output_tokens_details.thinking_tokens) or 0
+    beside = [_part(iteration) for iteration in usage.iterations or () if iteration.type in _OUTSIDE]
+    within = [_part(iteration) for iteration in usage.iterations or () if iteration.type in _OTHER_MODELS]
     return Usage(
-        input_tokens=_input_tokens(usage),
-        output_tokens=usage.output_tokens or 0,
-        cache_read_tokens=usage.cache_read_input_tokens or 0,
-        cache_write_tokens=usage.cache_creation_input_tokens or 0,
-        reasoning_tokens=(usage.output_tokens_details and usage.output_tokens_details.thinking_tokens) or 0,
+        **{name: count + sum(getattr(part, name) for part in beside) for name, count in own.items()},
         source=UsageSource.VENDOR,
+        parts=(*beside, *within),
     )
+
+
+def _part(iteration: _Iteration) -> UsagePart:
+    return UsagePart(**_counts(iteration), model=(iteration.model or "")[:256] or None)
+
+
+def _counts(counts: _Counts) -> dict[str, int]:
+    """The input as a total: the vendor leaves what it read from its cache, and wrote to it, out of `input_tokens`."""
+    read, written = counts.cache_read_input_tokens or 0, counts.cache_creation_input_tokens or 0
+    an_hour = counts.cache_creation.ephemeral_1h_input_tokens if counts.cache_creation else None
+    return {
+        "input_tokens": (counts.input_tokens or 0) + read + written,
+        "output_tokens": counts.output_tokens or 0,
+        "cache_read_tokens": read,
+        "cache_write_tokens": written,
+        "cache_write_1h_tokens": an_hour or 0,
+    }

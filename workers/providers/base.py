@@ -4,6 +4,7 @@ An adapter knows its vendor's wire format and nothing of NATS, Vault or PostgreS
 and a key, and yields chunks. It raises `contracts.errors` only, never a library's own exception.
 """
 
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -49,6 +50,37 @@ class Chunk:
     tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
+_STANDARD_SERVICE = frozenset(
+    {"", "auto", "default", "global", "not_available", "on_demand", "standard", "unspecified"}
+)
+_A_TIER = re.compile(r"^[a-z0-9_-]{1,30}$")
+
+
+def service_tier(*said: object) -> str | None:
+    """What a vendor says it served a call as, in one word (`flex`, `fast+us`); None: its standard.
+
+    What is no name becomes `unknown`, because its price is.
+    """
+    names = [name.lower() if isinstance(name, str) else "unknown" for name in said if name is not None]
+    special = [name if _A_TIER.match(name) else "unknown" for name in names if name not in _STANDARD_SERVICE]
+    return "+".join(special) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What the vendor has said of its bill before its reply was whole; a later one replaces it.
+
+    When the reply is cut off, this is what is known.
+    """
+
+    usage: Usage | None = None
+    """Its input is exact; its output is as far as the vendor had counted."""
+    is_final: bool = False
+    """Nothing more will be counted: only the end marker is missing."""
+    service_tier: str | None = None
+    response_model: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The vendor's end marker was seen: the reply is whole. Always the last thing that a stream yields."""
@@ -58,6 +90,8 @@ class Finish:
     """None: the vendor stated none; the caller estimates."""
     response_model: str | None = None
     response_id: str | None = None
+    service_tier: str | None = None
+    """What the vendor says it served the call as, when that is not its standard."""
     provider_data: dict[str, JsonValue] | None = None
     """What the vendor wants back on the next turn."""
     warnings: tuple[str, ...] = ()
@@ -72,6 +106,9 @@ class Completion:
     finish: Finish
 
 
+StreamItem = Chunk | Stated | Finish
+
+
 class Provider(Protocol):
     """The base interface of a vendor adapter. One instance serves all tenants of a worker.
 
@@ -84,8 +121,8 @@ class Provider(Protocol):
         """Raises UnsupportedFeature when the vendor cannot do what is asked; makes no call."""
         ...
 
-    def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
-        """Chunks as they arrive, then exactly one Finish.
+    def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
+        """Chunks as they arrive, what is stated between them, then exactly one Finish.
 
         A reply that ends without the vendor's end marker raises StreamInterrupted. Closing the generator closes the
         vendor's connection at once.
@@ -172,11 +209,12 @@ class Gathering:
         )
 
 
-async def gather(stream: AsyncGenerator[Chunk | Finish]) -> Completion:
+async def gather(stream: AsyncGenerator[StreamItem]) -> Completion:
     """The whole reply of a stream."""
     gathering = Gathering()
     async for item in stream:
         if isinstance(item, Finish):
             return Completion(gathering.message(item.provider_data), item)
-        gathering.add(item)
+        if isinstance(item, Chunk):
+            gathering.add(item)
     raise AssertionError("a stream ends with a Finish or raises")

@@ -33,7 +33,7 @@ from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, To
 from runtime.egress import Egress
 from workers import pricing, tokens
 from workers.providers import google_errors, google_request
-from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
+from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
 from workers.providers.google_reply import ReplyReader
@@ -84,19 +84,20 @@ class Google:
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         google_request.check_supported(request, model=model)
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target, request = call.target, call.request
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
         prompt = [text for message in request.messages for text in tokens.texts_of(message)]
-        reader = ReplyReader(
-            provider=self.name,
-            classify=lambda body: google_errors.from_body(body, provider=self.name, key=target.key, prompt=prompt),
-            warnings=google_request.ignored(request, model=call.model),
-        )
         method, body = _asked(call)
         async with self._lease(target, model=call.model, prompt=prompt) as client:
             path = f"{_path(call.model)}:{method}"
             response = await limits.wait(client.send("post", path, target, body, request_id=request.id))
+            reader = ReplyReader(
+                provider=self.name,
+                classify=lambda body: google_errors.from_body(body, provider=self.name, key=target.key, prompt=prompt),
+                warnings=google_request.ignored(request, model=call.model),
+                served_as=response.headers.get("x-gemini-service-tier"),
+            )
             reply = Httpx2Reply(response)
             async with aclosing(read_to_end(reply, reader, limits=limits, provider=self.name)) as items:
                 async for item in items:

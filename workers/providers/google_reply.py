@@ -18,7 +18,7 @@ from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.events import FinishReason, ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers import tool_calls
-from workers.providers.base import Chunk, Finish
+from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
 from workers.providers.vendor_errors import Classify
@@ -79,6 +79,8 @@ class _Usage(msgspec.Struct, gc=False, rename="camel"):
     cached_content_token_count: int | None = None
     candidates_token_count: int | None = None
     thoughts_token_count: int | None = None
+    traffic_type: Any = None
+    service_tier: Any = None
 
     @property
     def stated(self) -> bool:
@@ -103,13 +105,17 @@ _decode_any = msgspec.json.Decoder().decode
 class ReplyReader:
     """Reads one reply. See `workers.providers.reading.Reader`."""
 
-    def __init__(self, *, provider: str, classify: Classify, warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, provider: str, classify: Classify, warnings: Sequence[str] = (), served_as: str | None = None
+    ) -> None:
+        """`served_as`: the service tier that the reply's headers name."""
         self._provider = provider
         self._classify = classify
         self._warnings = warnings
         """What is known from the request."""
         self._body = ReplyBody()
         self._usage: _Usage | None = None
+        self._served_as = served_as
         self._model: str | None = None
         self._id: str | None = None
         self._reason: str | None = None
@@ -118,6 +124,7 @@ class ReplyReader:
         self._reasoning: list[str] = []
         self._calls: list[ToolCallDelta] = []
         self._calls_made = 0
+        self.stated: Stated | None = None
         self.done = False
         self.error: FleetError | None = None
 
@@ -144,6 +151,7 @@ class ReplyReader:
             usage=_normalised(self._usage) if self._usage else None,
             response_model=self._model,
             response_id=self._id,
+            service_tier=self._service_tier(),
             provider_data=self._parts.kept(),
             warnings=(
                 *self._warnings,
@@ -165,19 +173,25 @@ class ReplyReader:
         except (msgspec.DecodeError, UnicodeDecodeError):
             self._take_unknown(data, may_be_cut=may_be_cut)
             return
+        self._id = self._id or response.response_id
+        self._model = self._model or response.model_version
+        if (usage := response.usage_metadata) and usage.stated:
+            self._usage = usage
+            self.stated = Stated(_normalised(usage), service_tier=self._service_tier(), response_model=self._model)
         feedback = response.prompt_feedback
         if response.error or (feedback and feedback.block_reason and not response.candidates):
             self.error = self._classify(_decode_any(data))
             return
         if response.candidates is None and response.usage_metadata is None:
             self._take_unknown(data, may_be_cut=may_be_cut)
-        self._id = self._id or response.response_id
-        self._model = self._model or response.model_version
-        if (usage := response.usage_metadata) and usage.stated:
-            self._usage = usage
         for position, candidate in enumerate(response.candidates or ()):
             if not candidate.index:
                 self._take_candidate(candidate, data, position)
+
+    def _service_tier(self) -> str | None:
+        """Gemini's own API names the tier in a header, Vertex the kind of traffic in the usage."""
+        usage = self._usage or _Usage()
+        return _traffic(usage.traffic_type) or service_tier(usage.service_tier or self._served_as)
 
     def _take_unknown(self, data: bytes | msgspec.Raw, *, may_be_cut: bool) -> None:
         """A list of replies, as it comes without `alt=sse`, or an error in one of its forms; the rest is skipped."""
@@ -304,6 +318,13 @@ def _normalised(usage: _Usage) -> Usage:
         reasoning_tokens=thoughts,
         source=UsageSource.VENDOR,
     )
+
+
+def _traffic(kind: Any) -> str | None:
+    """`ON_DEMAND_FLEX`, `ON_DEMAND_PRIORITY`, `PROVISIONED_THROUGHPUT`; None: what everybody gets."""
+    if not isinstance(kind, str) or kind == "TRAFFIC_TYPE_UNSPECIFIED":
+        return None
+    return service_tier(kind.removeprefix("ON_DEMAND").removeprefix("_"))
 
 
 def _raw_parts(data: bytes | msgspec.Raw, position: int) -> list[Any]:

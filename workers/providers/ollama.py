@@ -20,7 +20,7 @@ from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, To
 from runtime.egress import Egress
 from workers import tokens
 from workers.providers import ollama_errors
-from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
+from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
 from workers.providers.ollama_reply import OllamaReader
@@ -63,7 +63,7 @@ class Ollama:
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         check(request)
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target, request = call.target, call.request
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=NAME)
         prompt = [text for message in request.messages for text in tokens.texts_of(message)]

@@ -10,7 +10,7 @@ from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.events import FinishReason, ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers import tool_calls
-from workers.providers.base import Chunk, Finish
+from workers.providers.base import Chunk, Finish, Stated
 from workers.providers.ndjson import Lines
 from workers.providers.ollama_request import NAME
 from workers.providers.sse import EventTooLarge
@@ -71,6 +71,7 @@ class OllamaReader:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._deltas: list[ToolCallDelta] = []
+        self.stated: Stated | None = None
         self.error: FleetError | None = None
 
     @property

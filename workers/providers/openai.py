@@ -28,7 +28,7 @@ from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, To
 from runtime.egress import Egress
 from workers import pricing, tokens
 from workers.providers import openai_errors, openai_tokens
-from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
+from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
 from workers.providers.openai_chat import ChatReader, request_body
@@ -71,7 +71,7 @@ class OpenAI:
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         """The request's vocabulary is OpenAI's own; what a single model lacks, only the vendor knows."""
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target = call.target
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
         prompt = [text for message in call.request.messages for text in tokens.texts_of(message)]

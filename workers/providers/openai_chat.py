@@ -15,7 +15,7 @@ from contracts.events import FinishReason, ToolCallDelta
 from contracts.requests import CompletionRequest, Message
 from contracts.usage import Usage, UsageSource
 from workers.providers import tool_calls
-from workers.providers.base import Chunk, Finish
+from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
 from workers.providers.vendor_errors import Classify
@@ -127,6 +127,7 @@ class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    service_tier: Any = None
     x_groq: _Groq | None = None
 
 
@@ -142,6 +143,7 @@ class ChatReader:
         self._classify = classify
         self._body = ReplyBody()
         self._usage: _Usage | None = None
+        self._service_tier: str | None = None
         self._model: str | None = None
         self._id: str | None = None
         self._reason: str | None = None
@@ -150,6 +152,7 @@ class ChatReader:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
+        self.stated: Stated | None = None
         self.done = False
         self.error: FleetError | None = None
 
@@ -176,6 +179,7 @@ class ChatReader:
             usage=_normalised(self._usage) if self._usage else None,
             response_model=self._model,
             response_id=self._id,
+            service_tier=self._service_tier,
             warnings=(warning,) if warning else (),
         )
 
@@ -214,13 +218,26 @@ class ChatReader:
             return
         self._id = self._id or chunk.id
         self._model = self._model or chunk.model
-        self._usage = chunk.usage or (chunk.x_groq and chunk.x_groq.usage) or self._usage
+        self._state(chunk.usage or (chunk.x_groq and chunk.x_groq.usage), service_tier(chunk.service_tier))
         for choice in chunk.choices or ():
             if not choice.index:
                 self._take_choice(choice)
 
+    def _state(self, usage: _Usage | None, tier: str | None) -> None:
+        """The tier stands in every chunk, the usage mostly in the last one."""
+        if usage is None and (tier is None or tier == self._service_tier):
+            return
+        self._usage = usage or self._usage
+        self._service_tier = tier or self._service_tier
+        self.stated = Stated(
+            _normalised(self._usage) if self._usage else None,
+            is_final=usage is not None and self._reason is not None,
+            service_tier=self._service_tier,
+            response_model=self._model,
+        )
+
     def _take_choice(self, choice: _Choice) -> None:
-        self._usage = choice.usage or self._usage
+        self._state(choice.usage, None)
         if delta := choice.delta or choice.message:
             self._take_delta(delta)
         if choice.finish_reason in _BROKE_OFF:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from contracts.errors import DeadlineExceeded, FleetError, ProviderTimeout, StreamInterrupted
-from workers.providers.base import Chunk, Finish
+from workers.providers.base import Chunk, Finish, Stated, StreamItem
 from workers.providers.time_limits import TimeLimits
 from workers.providers.transport import ConnectionBroken, Reply
 
@@ -18,6 +18,9 @@ class Reader(Protocol):
 
     error: FleetError | None
     """What the vendor reported inside its reply."""
+
+    stated: Stated | None
+    """What the vendor has said of its bill; another object when it has said more."""
 
     @property
     def finished(self) -> bool:
@@ -40,9 +43,7 @@ class Reader(Protocol):
     def finish(self) -> Finish: ...
 
 
-async def read_to_end(
-    reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str
-) -> AsyncGenerator[Chunk | Finish]:
+async def read_to_end(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[StreamItem]:
     """As `read`; closes the reply, whatever happens."""
     try:
         async with aclosing(read(reply, reader, limits=limits, provider=provider)) as items:
@@ -52,8 +53,9 @@ async def read_to_end(
         await reply.aclose()
 
 
-async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[Chunk | Finish]:
+async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[StreamItem]:
     """The chunks of a reply and its Finish. Raises FleetError; the caller closes the reply."""
+    stated: Stated | None = None
     while not reader.done:
         try:
             data = await limits.wait(reply.read(), at_most_s=TRAILER_S if reader.finished else None)
@@ -65,6 +67,9 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
             raise StreamInterrupted(f"{provider}'s stream broke: {exc}", provider=provider) from exc
         limits.sign_of_life()
         chunk = reader.feed(data) if data else reader.end()
+        if reader.stated is not None and reader.stated is not stated:
+            stated = reader.stated
+            yield stated
         if chunk:
             yield chunk
         if reader.error:

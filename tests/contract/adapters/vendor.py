@@ -13,7 +13,7 @@ from fleet.simulator import Script, Simulator
 from fleet.simulator.ledger import Entry
 from runtime.egress import Egress
 from runtime.networks import parse_networks
-from workers.providers.base import Call, Chunk, Completion, Finish, Gathering, Provider, Target
+from workers.providers.base import Call, Chunk, Completion, Gathering, Provider, StreamItem, Target
 
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
 MODEL = "gpt-4o"
@@ -108,7 +108,7 @@ class Vendor:
         )
         return Call(request=request, model=model, target=target or self.target(), time_left_s=time_left_s)
 
-    def stream(self, **how: Any) -> AsyncGenerator[Chunk | Finish]:
+    def stream(self, **how: Any) -> AsyncGenerator[StreamItem]:
         return self.adapter.stream_completion(self.call(**how))
 
     async def complete(self, **how: Any) -> Completion:
