@@ -1,0 +1,95 @@
+"""Breaking things as the plan says, and mending what does not mend itself."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+
+import psutil
+
+from tests.acceptance.chaos.agents import Absences
+from tests.acceptance.chaos.plan import Fault, Kind
+from tests.acceptance.chaos.scene import Scene
+from tests.kit import until
+
+_BACK_WITHIN_S = 60
+_POLL_S = 0.05
+
+
+class Faults:
+    """`run` breaks; `done` says what was broken, and when, for whoever reads a failure."""
+
+    def __init__(self, scene: Scene, absences: Absences) -> None:
+        self._scene = scene
+        self._absences = absences
+        self.done: list[str] = []
+        self.broker_back_at = 0.0
+        """On the monotonic clock, when NATS answered again after it was killed."""
+
+    async def run(self, faults: Sequence[Fault], *, begun: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            for fault in faults:
+                group.create_task(self._at_its_time(fault, begun), name=str(fault))
+
+    async def _at_its_time(self, fault: Fault, begun: float) -> None:
+        await asyncio.sleep(max(0.0, begun + fault.at_s - monotonic()))
+        self._scene.note_processes()
+        self.done.append(f"{monotonic() - begun:5.1f} s: {fault}")
+        match fault.kind:
+            case Kind.CUT:
+                self._scene.lines[fault.what].cut()
+            case Kind.BLACK_HOLE:
+                self._scene.lines[fault.what].black_hole()
+            case Kind.REFUSE:
+                await self._refuse(fault)
+            case Kind.STOP:
+                await self._stop(fault)
+            case Kind.KILL if fault.what == "nats":
+                async with self._absences.restarting():
+                    await self._end(fault, signal.SIGKILL)
+                    self.broker_back_at = monotonic()
+            case Kind.KILL:
+                await self._end(fault, signal.SIGKILL)
+            case Kind.TERMINATE:
+                await self._end(fault, signal.SIGTERM)
+
+    async def _refuse(self, fault: Fault) -> None:
+        line = self._scene.lines[fault.what]
+        line.refusing = True
+        line.cut()
+        await asyncio.sleep(fault.lasts_s)
+        line.refusing = False
+
+    async def _stop(self, fault: Fault) -> None:
+        process = await self._process(fault)
+        everybody = [process, *process.children(recursive=True)]
+        _signal(everybody, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(fault.lasts_s)
+        finally:
+            _signal(everybody, signal.SIGCONT)
+
+    async def _end(self, fault: Fault, sig: signal.Signals) -> None:
+        """Returns when `fleet up` has put another process in its place."""
+        process = await self._process(fault)
+        _signal([process], sig)
+        await until(lambda: self._replaced(fault, process), within_s=_BACK_WITHIN_S)
+        self._scene.note_processes()
+
+    def _replaced(self, fault: Fault, process: psutil.Process) -> bool:
+        now = self._scene.process(fault.what, fault.which)
+        return now is not None and now != process and process.pid not in self._scene.stack.pids(fault.what)
+
+    async def _process(self, fault: Fault) -> psutil.Process:
+        give_up = monotonic() + _BACK_WITHIN_S
+        while (process := self._scene.process(fault.what, fault.which)) is None:
+            assert monotonic() < give_up, f"{fault.what} did not come back"
+            await asyncio.sleep(_POLL_S)
+        return process
+
+
+def _signal(processes: Sequence[psutil.Process], sig: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(sig)

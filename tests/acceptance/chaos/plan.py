@@ -1,0 +1,229 @@
+"""From a seed to what is asked and what breaks: everything random of a trial is drawn here, once, before it begins."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+VENDORS = ("openai", "anthropic", "google")
+MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-sonnet-4-5", "google": "gemini-2.5-flash"}
+ALIAS = "fast"
+ALIAS_OF = ("openai", "anthropic")
+LAST_RESORT = "google"
+"""The tenant's fallback. Its own line is cut, but never down for long."""
+
+AGENTS = 4
+"""The second half of them reaches NATS through a proxy."""
+LOAD_S = 22.0
+_FIRST_FAULT_S = 2.0
+_BROKER_KILLED_BY_S = 10.0
+_AGENTS_CUT_FROM_S = 14.0
+
+Script = dict[str, Any]
+
+
+class Kind(StrEnum):
+    KILL = "kill -9"
+    STOP = "SIGSTOP"
+    TERMINATE = "SIGTERM"
+    CUT = "cut"
+    BLACK_HOLE = "black hole"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    at_s: float
+    kind: Kind
+    what: str
+    """A role of the ready file, or a line: `vendor-openai`, `agents`, `outlying-nats`."""
+    which: int = 0
+    """Of the role's processes."""
+    lasts_s: float = 0.0
+
+    def __str__(self) -> str:
+        lasts = f" for {self.lasts_s:.1f} s" if self.lasts_s else ""
+        return f"{self.at_s:5.1f} s  {self.kind} {self.what}[{self.which}]{lasts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """To the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """After so many events; 0: as soon as it is published."""
+
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """After so many events the agent is gone; a new process of it resumes from there."""
+
+    after: int
+    away_s: float
+
+
+Conduct = Read | Cancel | Leave
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, and what its agent does with it."""
+
+    number: int
+    at_s: float
+    agent: int
+    model: str
+    fallbacks: tuple[str, ...]
+    scripts: Mapping[str, Sequence[Script]]
+    """What each vendor does on the first, second, … call for this request, whichever vendor was called before."""
+    text: str
+    """The answer of every call that is not broken off."""
+    conduct: Conduct
+    stream: bool = True
+    on_interrupt: str = "restart"
+    priority: str = "interactive"
+
+    def fields(self) -> dict[str, Any]:
+        """Of the request, as fleet.client takes them."""
+        return {
+            "stream": self.stream,
+            "on_interrupt": self.on_interrupt,
+            "priority": self.priority,
+            "fallbacks": self.fallbacks,
+            "provider_options": {vendor: {"simulate": list(scripts)} for vendor, scripts in self.scripts.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seed: int
+    asks: tuple[Ask, ...]
+    faults: tuple[Fault, ...]
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {len(self.asks)} requests, {len(self.faults)} faults", *map(str, self.faults)]
+        return "\n  ".join(lines)
+
+
+def draw(seed: int, *, requests: int, faults: int | None = None) -> Plan:
+    """`faults`: so many of those that a whole trial has; None: all."""
+    rng = random.Random(seed)
+    asks = tuple(_ask(rng, number, at_s=LOAD_S * number / requests) for number in range(requests))
+    every = _faults(rng)
+    chosen = every if faults is None else rng.sample(every, faults)
+    return Plan(seed, asks, tuple(sorted(chosen, key=lambda fault: fault.at_s)))
+
+
+def _ask(rng: random.Random, number: int, *, at_s: float) -> Ask:
+    vendor = rng.choice(VENDORS)
+    text = " ".join(f"{number}.{word}" for word in range(rng.randint(8, 40)))
+    said = _said(rng, text)
+    broken = [_setback(rng, said) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
+    dead_primary = vendor != LAST_RESORT and rng.random() < 0.08
+    scripts = {name: [*broken, said] for name in VENDORS}
+    if dead_primary:
+        scripts[vendor] = [_setback(rng, said)] * 8
+        scripts |= {name: [said] for name in VENDORS if name != vendor}
+    by_alias = not dead_primary and rng.random() < 0.15
+    others = [f"{name}/{MODELS[name]}" for name in rng.sample(VENDORS, len(VENDORS)) if name != vendor]
+    return Ask(
+        number=number,
+        at_s=at_s,
+        agent=rng.randrange(AGENTS),
+        model=ALIAS if by_alias else f"{vendor}/{MODELS[vendor]}",
+        fallbacks=tuple(others) if dead_primary or rng.random() < 0.3 else (),
+        scripts=scripts,
+        text=text,
+        conduct=_conduct(rng),
+        stream=rng.random() < 0.85,
+        on_interrupt="fail" if rng.random() < 0.15 else "restart",
+        priority="background" if rng.random() < 0.1 else "interactive",
+    )
+
+
+def _said(rng: random.Random, text: str) -> Script:
+    return {
+        "text": text,
+        "chunks": rng.randint(5, 25),
+        "first_token_s": round(rng.uniform(0, 0.4), 3),
+        "between_s": round(rng.uniform(0.01, 0.15), 3),
+    }
+
+
+def _setback(rng: random.Random, said: Script) -> Script:
+    """One call that comes to nothing, for the vendor's reasons."""
+    after = rng.randint(1, 4)
+    drawn: Callable[[], Script] = rng.choice(
+        (
+            lambda: {"status": 429, "headers": {"retry-after": "1"}},
+            lambda: {"status": 500},
+            lambda: {"status": 503},
+            lambda: {**said, "cut_after_chunks": 0, "cut": "reset"},
+            lambda: {**said, "cut_after_chunks": after, "cut": rng.choice(("close", "reset", "eof"))},
+            lambda: {**said, "stall_after_chunks": rng.choice((0, after))},
+        )
+    )
+    return drawn()
+
+
+def _conduct(rng: random.Random) -> Conduct:
+    drawn = rng.random()
+    if drawn < 0.12:
+        return Cancel(after=rng.choice((0, 0, 1, 3, 6)))
+    if drawn < 0.27:
+        return Leave(after=rng.randint(1, 6), away_s=rng.uniform(0.2, 2.0))
+    return Read()
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Draws when something happens."""
+
+    rng: random.Random
+    drawn: list[Fault] = field(default_factory=list[Fault])
+
+    def add(
+        self,
+        kind: Kind,
+        what: str,
+        *,
+        which: int = 0,
+        lasts_s: float = 0,
+        between: tuple[float, float] = (_FIRST_FAULT_S, LOAD_S),
+    ) -> None:
+        self.drawn.append(Fault(self.rng.uniform(*between), kind, what, which, lasts_s))
+
+
+def _faults(rng: random.Random) -> list[Fault]:
+    """Every part is hit, each in several ways, at times of the seed's choosing.
+
+    NATS is killed before the agents' lines are cut: what it kept in memory and no agent has read is gone with it,
+    as docs/guarantees.md says.
+    """
+    clock = _Clock(rng)
+    clock.add(Kind.KILL, "worker-openai", which=rng.randrange(2))
+    clock.add(Kind.KILL, "worker-anthropic", which=rng.randrange(2))
+    clock.add(Kind.KILL, f"worker-{rng.choice(VENDORS)}")
+    clock.add(Kind.STOP, "worker-openai", which=rng.randrange(2), lasts_s=rng.uniform(11, 14))
+    clock.add(Kind.STOP, f"worker-{rng.choice(VENDORS)}", lasts_s=rng.uniform(1, 4))
+    clock.add(Kind.TERMINATE, f"worker-{rng.choice(VENDORS)}")
+    clock.add(Kind.KILL, "nats", between=(_FIRST_FAULT_S, _BROKER_KILLED_BY_S))
+    clock.add(Kind.STOP, "nats", lasts_s=rng.choice((1.5, 3.0, 11.5)))
+    for role in ("usage", "admin", "vault", "postgres"):
+        clock.add(Kind.KILL, role)
+        clock.add(Kind.STOP, role, lasts_s=rng.uniform(1, 6))
+    for vendor in VENDORS:
+        clock.add(Kind.CUT, f"vendor-{vendor}")
+    clock.add(Kind.BLACK_HOLE, f"vendor-{rng.choice(VENDORS)}")
+    clock.add(Kind.REFUSE, f"vendor-{rng.choice(ALIAS_OF)}", lasts_s=rng.uniform(0.5, 3))
+    clock.add(Kind.CUT, "outlying-nats")
+    clock.add(Kind.BLACK_HOLE, "outlying-nats")
+    clock.add(Kind.STOP, "outlying", lasts_s=rng.uniform(1, 13))
+    clock.add(Kind.CUT, "agents", between=(_AGENTS_CUT_FROM_S, LOAD_S))
+    clock.add(Kind.BLACK_HOLE, "agents", between=(_AGENTS_CUT_FROM_S, LOAD_S))
+    return clock.drawn

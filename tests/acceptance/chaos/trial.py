@@ -1,0 +1,88 @@
+"""One trial: start everything, ask and break for a while, wait for the end of all of it, and judge."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from fleet.client import Client
+from tests.acceptance.chaos import agents, books, scene, verdict
+from tests.acceptance.chaos.agents import Absences, Door, Seen
+from tests.acceptance.chaos.faults import Faults
+from tests.acceptance.chaos.plan import AGENTS, Ask, Plan
+from tests.acceptance.running import is_gone
+from tests.kit import until
+
+_SETTLED_WITHIN_S = 60
+_READ_AGAIN = 30
+_GONE_WITHIN_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    plan: Plan
+    problems: Sequence[str]
+    faults: Sequence[str]
+    """As they were carried out."""
+    outcomes: str
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.plan.seed}: {self.outcomes} in {self.seconds:.0f} s", *self.faults, *self.problems]
+        return "\n  ".join(lines)
+
+
+async def run(plan: Plan, folder: Path) -> Report:
+    begun = monotonic()
+    async with scene.running(folder) as running:
+        absences = Absences()
+        faults = Faults(running, absences)
+        seen = await _ask_and_break(plan, running.door, absences, faults)
+        await _read_again(plan, running.door, seen)
+        closed = await books.close(
+            running.stack.ready, running.state, running.simulator.ledger.entries, within_s=_SETTLED_WITHIN_S
+        )
+        running.note_processes()
+    found = verdict.problems(seen, closed, broker_back_at=faults.broker_back_at)
+    await until(lambda: all(map(is_gone, running.seen_processes)), within_s=_GONE_WITHIN_S)
+    return Report(plan, found, faults.done, _outcomes(seen, len(closed.served)), monotonic() - begun)
+
+
+async def _ask_and_break(plan: Plan, door: Door, absences: Absences, faults: Faults) -> list[Seen]:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(door.client(agent)) for agent in range(AGENTS)]
+        begun = monotonic()
+        async with asyncio.TaskGroup() as group:
+            breaking = group.create_task(faults.run(plan.faults, begun=begun), name="faults")
+            asking = [
+                group.create_task(_ask(ask, clients[ask.agent], door, absences, begun), name=f"request {ask.number}")
+                for ask in plan.asks
+            ]
+        await breaking
+        return [task.result() for task in asking]
+
+
+async def _ask(ask: Ask, client: Client, door: Door, absences: Absences, begun: float) -> Seen:
+    await asyncio.sleep(max(0.0, begun + ask.at_s - monotonic()))
+    seen = Seen(ask)
+    await agents.live(client, door, seen, absences)
+    return seen
+
+
+async def _read_again(plan: Plan, door: Door, seen: Sequence[Seen]) -> None:
+    """Some requests once more: from the start, and from the middle of what their agent saw."""
+    rng = random.Random(plan.seed)
+    ended = [one for one in seen if one.terminals and len(one.events) > 1]
+    for one in rng.sample(ended, min(_READ_AGAIN, len(ended))):
+        middle = rng.choice(one.events[:-1])
+        await agents.read_again(door, one, (0, -1))
+        await agents.read_again(door, one, (middle.attempt, middle.seq))
+
+
+def _outcomes(seen: Sequence[Seen], calls: int) -> str:
+    ends = [one.events[-1].type if one.terminals else "nothing" for one in seen]
+    counted = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
+    return f"{len(seen)} requests, {calls} calls: {counted}"

@@ -1,0 +1,191 @@
+"""What a trial must show, whatever its seed: pure, so that each rule is shown to fail when it is broken."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby, pairwise
+
+from contracts.errors import ErrorCode
+from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started, Terminal
+from contracts.usage import Outcome, UsageSource
+from fleet.simulator.ledger import Entry
+from tests.acceptance.chaos.agents import Seen
+from tests.acceptance.chaos.books import Books, Record
+from tests.acceptance.chaos.plan import Cancel
+from workers.policy import MAX_ATTEMPTS
+from workers.recovery import MAX_DEAD_ATTEMPTS
+
+RESUMABLE_AFTER_S = 15.0
+"""After a restart of NATS, running requests have said their events again by then."""
+
+
+def problems(seen: Sequence[Seen], books: Books, *, broker_back_at: float) -> list[str]:
+    """What is not as promised, and what is known of it; `broker_back_at` is on the clock of `Seen.ended_at`."""
+    records: dict[str, list[Record]] = defaultdict(list)
+    for record in books.records:
+        records[record.request_id].append(record)
+    calls: dict[str, list[Entry]] = defaultdict(list)
+    for entry in books.served:
+        calls[entry.request_id or ""].append(entry)
+    found = [f"left over: {line}" for line in books.left]
+    for one in seen:
+        booked, made = records.pop(one.request_id, []), calls.pop(one.request_id, [])
+        told = [
+            *_ended_once(one),
+            *_in_order(one.events),
+            *_whole(one),
+            *_rightly(one, booked),
+            *_the_same_again(one, must_be_stored=one.ended_at > broker_back_at + RESUMABLE_AFTER_S),
+            *_attempts_booked(one, booked),
+            *_bill(made, booked),
+        ]
+        if told:
+            found.append("\n    ".join([f"request {one.ask.number}, {one.request_id}: {one.ask.model}", *told]))
+            found[-1] += "\n      ".join(["", *_story(one, booked, made)])
+    found += [f"request {request} was asked by nobody" for request in records.keys() | calls.keys()]
+    return [*found, *_rolled_up(books), *_dead(seen, books)]
+
+
+def _ended_once(one: Seen) -> Iterable[str]:
+    if one.error is not None:
+        yield f"its agent got no end, but {one.error.code}: {one.error}"
+    elif len(one.terminals) != 1 or one.events[-1] is not one.terminals[0]:
+        yield f"ended with {[event.type for event in one.terminals]}"
+
+
+def _in_order(events: Sequence[Event]) -> Iterable[str]:
+    for before, after in pairwise(events):
+        follows = (after.attempt, after.seq) == (before.attempt, before.seq + 1)
+        if not follows and (after.attempt <= before.attempt or after.seq != 0):
+            yield f"({after.attempt}, {after.seq}) came after ({before.attempt}, {before.seq})"
+
+
+def _whole(one: Seen) -> Iterable[str]:
+    end = one.terminals[0] if one.terminals else None
+    if not isinstance(end, Completed):
+        return
+    if end.message.content != one.ask.text:
+        yield f"the answer is not the vendor's: {end.message.content!r}"
+    deltas = [event for event in one.events if isinstance(event, Delta) and event.attempt == end.attempt]
+    if one.ask.stream and "".join(delta.text or "" for delta in deltas) != one.ask.text:
+        yield f"the deltas of attempt {end.attempt} are not the answer"
+    if not one.ask.stream and any(isinstance(event, Delta) for event in one.events):
+        yield "there are deltas, though no stream was asked for"
+
+
+def _rightly(one: Seen, records: Sequence[Record]) -> Iterable[str]:
+    """Faults are survived: what failed had been tried as often as is promised, or wished to fail."""
+    match one.terminals:
+        case [Cancelled()] if not isinstance(one.ask.conduct, Cancel):
+            yield "cancelled, and nobody asked for that"
+        case [Failed(error=error)] if not _may_fail(one, error.code, records):
+            yield f"failed after {len(records)} attempts: {error.code}: {error.message}"
+        case _:
+            pass
+
+
+def _may_fail(one: Seen, code: str, records: Sequence[Record]) -> bool:
+    match code:
+        case ErrorCode.INTERNAL:
+            return _is_poison(records)
+        case ErrorCode.STREAM_INTERRUPTED if one.ask.on_interrupt == "fail":
+            return True
+        case _:
+            return len(records) >= MAX_ATTEMPTS
+
+
+def _is_poison(records: Sequence[Record]) -> bool:
+    return sum(record.outcome == Outcome.ABANDONED for record in records) >= MAX_DEAD_ATTEMPTS
+
+
+def _the_same_again(one: Seen, *, must_be_stored: bool) -> Iterable[str]:
+    for after, events in one.read_again.items():
+        if not events and must_be_stored:
+            yield f"a later reader gets nothing after {after}"
+        if not events:
+            continue
+        if (events[0].attempt, events[0].seq) <= after:
+            yield f"a reader after {after} gets ({events[0].attempt}, {events[0].seq})"
+        yield from _in_order(events)
+        ends = [event.type for event in events if isinstance(event, Terminal)]
+        if len(ends) != 1 or not isinstance(events[-1], Terminal):
+            yield f"a later reader after {after} sees it end with {ends}"
+        elif ends != [event.type for event in one.terminals]:
+            yield f"a later reader after {after} sees it {ends[0]}, its agent saw {one.terminals}"
+
+
+def _attempts_booked(one: Seen, records: Sequence[Record]) -> Iterable[str]:
+    started = {event.attempt: event.provider for event in one.events if isinstance(event, Started)}
+    booked = {record.attempt: record.provider for record in records}
+    for attempt, provider in started.items():
+        if booked.get(attempt) != provider:
+            yield f"attempt {attempt} at {provider} is booked as {booked.get(attempt)}"
+
+
+def _bill(calls: Sequence[Entry], records: Sequence[Record]) -> Iterable[str]:
+    """The vendors' ledger against ours: each call has a record of its own, completed ones to the token."""
+    for vendor in {call.vendor for call in calls} | {record.provider for record in records}:
+        made = [call for call in calls if call.vendor == vendor]
+        booked = [record for record in records if record.provider == vendor]
+        if len(made) > len(booked):
+            yield f"{len(made)} calls were made at {vendor}, {len(booked)} are booked"
+        completed = [record for record in booked if record.outcome == Outcome.COMPLETED]
+        stated = Counter((call.input_tokens, call.output_tokens) for call in made if call.outcome == "finished")
+        for tokens, count in Counter((record.input_tokens, record.output_tokens) for record in completed).items():
+            if count > stated[tokens]:
+                yield f"{count} calls are booked as completed with {tokens} tokens, {vendor} knows {stated[tokens]}"
+        if any(record.usage_source != UsageSource.VENDOR for record in completed):
+            yield "a completed call is estimated"
+
+
+def _rolled_up(books: Books) -> Iterable[str]:
+    sums = (
+        len(books.records),
+        sum(record.input_tokens for record in books.records),
+        sum(record.output_tokens for record in books.records),
+        sum(record.cost or 0 for record in books.records),
+    )
+    if books.rolled_up != sums:
+        yield f"the roll-up says {books.rolled_up}, its records {sums}"
+
+
+def _dead(seen: Sequence[Seen], books: Books) -> Iterable[str]:
+    """In LLM_DEAD is what killed three workers, and nothing else."""
+    buried = sum(
+        isinstance(end, Failed) and end.error.code == ErrorCode.INTERNAL for one in seen for end in one.terminals
+    )
+    if books.dead != buried:
+        yield f"{books.dead} messages are in LLM_DEAD, {buried} requests failed as poison"
+
+
+def _story(one: Seen, records: Sequence[Record], calls: Sequence[Entry]) -> Iterable[str]:
+    """For who must find out why."""
+    ask = one.ask
+    yield f"asked: {ask.conduct}, stream={ask.stream}, on_interrupt={ask.on_interrupt}, agent {ask.agent}"
+    for attempt, events in groupby(one.events, key=lambda event: event.attempt):
+        yield f"seen {attempt}: {' '.join(_told(event) for event in events)}"
+    for record in records:
+        yield (
+            f"booked {record.attempt}: {record.provider} {record.started_at:%H:%M:%S.%f} {record.outcome} "
+            f"{record.error_code or ''} {record.input_tokens}+{record.output_tokens} {record.usage_source}"
+        )
+    for call in calls:
+        begun, ended = (
+            "?" if at is None else f"{datetime.fromtimestamp(at, UTC):%H:%M:%S.%f}" for at in (call.at, call.ended_at)
+        )
+        yield (
+            f"called {call.vendor} {begun} to {ended} {call.outcome} {call.status} {call.chunks_sent} chunks, "
+            f"{call.input_tokens}+{call.output_tokens}"
+        )
+
+
+def _told(event: Event) -> str:
+    match event:
+        case Delta():
+            return str(event.seq)
+        case Started():
+            return f"{event.seq}:started({event.provider}, {event.worker}, {event.at:%H:%M:%S.%f})"
+        case Retrying() | Failed():
+            return f"{event.seq}:{event.type}({event.error.code})"
+        case _:
+            return f"{event.seq}:{event.type}"
