@@ -3,24 +3,32 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from admin_api import problems, streams
-from admin_api.auth import Gate
+from admin_api import audit_retention, problems, streams
 from admin_api.control_plane import ControlPlane
 from admin_api.database import open_database
+from admin_api.door import Door
 from admin_api.edge import Edge, RequestMetrics
+from admin_api.gate import Gate
+from admin_api.jwks import KeySet
+from admin_api.oidc import Oidc
+from admin_api.pacing import Pace
 from admin_api.publisher import Publisher
 from admin_api.routes import alerts, audit, dead_letters, fleet, models, probes, providers, tenants, tokens, usage
 from admin_api.settings import AdminSettings
+from admin_api.strangers import Strangers
+from admin_api.tally import Tally
 from admin_api.vault import KeyVault
 from runtime import broker, logs, role
 from runtime.broker import Unreachable, reason
@@ -70,19 +78,34 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
         session = VaultSession(settings)
         stack.push_async_callback(session.close)
         await session.start()
-        publisher = Publisher(database, nats)
-        for name, work in (
-            ("publisher", publisher.keep_reconciled()),
-            ("streams", streams.keep_existing(nats, settings)),
-        ):
+        publisher, tally = Publisher(database, nats), Tally()
+        running: dict[str, Coroutine[Any, Any, None]] = {
+            "publisher": publisher.keep_reconciled(),
+            "streams": streams.keep_existing(nats, settings),
+            "tally": tally.keep_recorded(database),
+        }
+        if settings.llm_audit_retention_days is not None:
+            running["retention"] = audit_retention.keep_pruned(database, days=settings.llm_audit_retention_days)
+        oidc = None
+        if settings.llm_oidc_issuer is not None and settings.llm_oidc_audience is not None:
+            keys = KeySet(settings.llm_oidc_issuer)
+            stack.push_async_callback(keys.close)
+            running["issuer"] = keys.keep_fresh()
+            oidc = Oidc(keys, audience=settings.llm_oidc_audience, claims=settings.claims())
+        for name, work in running.items():
             stack.push_async_callback(_cancel, asyncio.create_task(work, name=name))
+        per_minute = settings.llm_admin_rate_limit_per_minute
         yield ControlPlane(
             database=database,
             broker=nats,
             vault=KeyVault(session),
             keyring=Keyring.from_settings(settings),
             publisher=publisher,
-            gate=Gate(database, settings.llm_admin_token),
+            gate=Gate(database, settings.llm_admin_token, oidc),
+            strangers=Strangers(),
+            tally=tally,
+            pace=Pace(limit=per_minute) if per_minute else None,
+            trusted_proxies=settings.llm_trusted_proxies,
             allowed_networks=settings.llm_allowed_private_networks,
         )
 
@@ -99,7 +122,11 @@ def create_app(plane: ControlPlane) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Edge, metrics=RequestMetrics(registry))],
+        middleware=[
+            Middleware(_behind_proxies, plane=plane),
+            Middleware(Edge, metrics=RequestMetrics(registry)),
+            Middleware(Door, plane=plane),
+        ],
         # Spans and OpenTelemetry logs would carry what callers sent, and a key may be in it.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
@@ -117,6 +144,12 @@ def create_app(plane: ControlPlane) -> FastAPI:
 
     app.openapi = openapi
     return app
+
+
+def _behind_proxies(app: ASGIApp, *, plane: ControlPlane) -> ASGIApp:
+    """Takes a caller's address and scheme from the headers of proxies that are trusted, and of no others."""
+    trusted = [str(network) for network in plane.trusted_proxies]
+    return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted_hosts=trusted))
 
 
 class _Server(uvicorn.Server):

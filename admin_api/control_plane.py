@@ -6,9 +6,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from admin_api.auth import Gate
 from admin_api.database import Database
+from admin_api.gate import Gate
+from admin_api.pacing import Pace
 from admin_api.publisher import Publisher
+from admin_api.strangers import Strangers
+from admin_api.tally import Tally
 from admin_api.vault import KeyVault
 from runtime.broker import Broker
 from runtime.networks import Network
@@ -23,6 +26,12 @@ class ControlPlane:
     keyring: Keyring
     publisher: Publisher
     gate: Gate
+    strangers: Strangers
+    tally: Tally
+    pace: Pace | None = None
+    """How often a caller may come; None: as often as it likes."""
+    trusted_proxies: Sequence[Network] = ()
+    """Whose word on a caller's address counts."""
     allowed_networks: Sequence[Network] = ()
     """Private networks that a provider's `base_url` may name."""
 

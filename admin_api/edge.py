@@ -30,6 +30,8 @@ _SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_HSTS = "max-age=31536000"
+"""Only behind TLS; sub-domains are the operator's to decide."""
 _TOO_LARGE = f"a request body may have at most {MAX_BODY_BYTES} bytes"
 
 
@@ -74,6 +76,8 @@ class Edge:
                 headers["X-Request-Id"] = request_id
                 for name, value in _SECURITY.items():
                     headers.setdefault(name, value)
+                if scope["scheme"] == "https":
+                    headers.setdefault("Strict-Transport-Security", _HSTS)
             await send(message)
 
         try:

@@ -108,7 +108,9 @@ def install(app: FastAPI) -> None:
     """Makes every error that reaches the application a problem."""
 
     async def on_problem(request: Request, exc: Exception) -> JSONResponse:
-        return answer(_convert(exc), request_id=getattr(request.state, "request_id", None))
+        problem = convert(exc)
+        request.state.problem_detail = problem.detail
+        return answer(problem, request_id=getattr(request.state, "request_id", None))
 
     for kind in (
         Problem,
@@ -121,7 +123,8 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, on_problem)
 
 
-def _convert(exc: Exception) -> Problem:
+def convert(exc: Exception) -> Problem:
+    """What an error of a request is answered with."""
     match exc:
         case Problem():
             return exc

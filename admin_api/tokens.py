@@ -9,8 +9,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, StringCons
 from sqlalchemy import func, insert, null, or_, select, update
 
 from admin_api import tenants
-from admin_api.auth import Principal, Role, hash_of
+from admin_api.auth import Principal, Role
 from admin_api.control_plane import ControlPlane
+from admin_api.gate import PREFIX, hash_of
 from admin_api.paging import Page, Paging, read_page
 from admin_api.problems import invalid, not_found
 from contracts.wire import Token, utc_now
@@ -18,7 +19,6 @@ from migrations import audit
 from migrations.audit import Change, Origin
 from migrations.schema import api_tokens
 
-_PREFIX = "fleet_"
 _BYTES = 32
 
 
@@ -60,7 +60,7 @@ async def add(plane: ControlPlane, new: NewToken, *, caller: Principal, origin: 
     caller.must_change(new.tenant)
     if new.expires_at is not None and new.expires_at <= utc_now():
         raise invalid("expires_at", "lies in the past")
-    token = SecretStr(_PREFIX + secrets.token_urlsafe(_BYTES))
+    token = SecretStr(PREFIX + secrets.token_urlsafe(_BYTES))
     async with plane.database.transaction() as connection:
         if new.tenant is not None:
             await tenants.locked(connection, new.tenant)

@@ -1,0 +1,90 @@
+"""Who comes in: a request under /api/ has a caller before its body is read, and no caller comes too often."""
+
+from http import HTTPStatus
+from math import ceil
+
+from pydantic import SecretStr
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from admin_api import refusals
+from admin_api.auth import Principal
+from admin_api.bodies import checked
+from admin_api.control_plane import ControlPlane
+from admin_api.database import DatabaseUnavailable
+from admin_api.gate import hash_of
+from admin_api.problems import Problem, answer, convert, unauthorized
+from admin_api.strangers import source_of
+
+_GUARDED = "/api/"
+_POLICY = '"token"'
+
+
+class Door:
+    """The ASGI application around the routes."""
+
+    def __init__(self, app: ASGIApp, *, plane: ControlPlane) -> None:
+        self._app = app
+        self._plane = plane
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(_GUARDED):
+            await self._app(scope, receive, send)
+            return
+        state = scope["state"]
+        state["source"] = source_of(scope["client"][0] if scope.get("client") else None)
+        limits: dict[str, str] = {}
+        refused: Problem | None = None
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(limits)
+                if refused is None:
+                    await refusals.record(self._plane.database, scope, message["status"])
+            await send(message)
+
+        try:
+            caller = await self._recognise(scope, state["source"])
+            state["principal"], state["actor"] = caller, caller.name
+            limits |= self._take_turn(caller)
+        except (Problem, DatabaseUnavailable) as exc:
+            refused = convert(exc)
+            await answer(refused, request_id=state["request_id"])(scope, receive, send_on)
+        else:
+            await self._app(scope, checked(receive), send_on)
+
+    async def _recognise(self, scope: Scope, source: str) -> Principal:
+        """Raises Problem, DatabaseUnavailable."""
+        strangers, tally = self._plane.strangers, self._plane.tally
+        scheme, _, text = Headers(scope=scope).get("authorization", "").partition(" ")
+        token = SecretStr(text.strip())
+        presented = hash_of(token)
+        try:
+            if scheme.lower() != "bearer" or not token.get_secret_value():
+                raise unauthorized("send Authorization: Bearer <token>")
+            strangers.check(source, presented)
+            caller = await self._plane.gate.recognise(token)
+        except Problem as problem:
+            if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                tally.add(HTTPStatus(problem.status), source)
+            if problem.status == HTTPStatus.UNAUTHORIZED and text:
+                strangers.refused(source, presented)
+            raise
+        strangers.recognised(presented)
+        return caller
+
+    def _take_turn(self, caller: Principal) -> dict[str, str]:
+        """What an answer says of the limit. Raises a 429 problem."""
+        pace = self._plane.pace
+        if pace is None:
+            return {}
+        turn = pace.take(caller.name)
+        headers = {
+            "RateLimit-Policy": f"{_POLICY};q={pace.limit};w={ceil(pace.period_s)}",
+            "RateLimit": f"{_POLICY};r={turn.remaining};t={ceil(turn.reset_s)}",
+        }
+        if not turn.granted:
+            self._plane.tally.add(HTTPStatus.TOO_MANY_REQUESTS, caller.name)
+            retry = {"Retry-After": str(ceil(turn.wait_s))}
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "this token was used too often", headers=headers | retry)
+        return headers
