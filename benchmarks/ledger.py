@@ -1,8 +1,9 @@
 """Usage records booked per second: a backlog in NATS, one consumer process, PostgreSQL with fsync.
 
-Run it as `python -m benchmarks.ledger [records]`. Prints a table and one line of JSON.
+Run it as `python -m benchmarks.ledger [--records N]`. Prints a table and one line of JSON.
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
+import asyncpg
 import psutil
 
 from contracts import streams, subjects
@@ -24,14 +26,19 @@ from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSourc
 from fleet.local.process import Command, Process
 from fleet.local.servers import NatsServer, PostgresServer
 from migrations import upgrade
+from migrations.schema import llm_agent_usage, llm_hourly_usage, llm_provider_usage
 from runtime import broker
 from runtime.broker import Broker
 from runtime.settings import BrokerSettings
 
 RECORDS = 100_000
 TENANTS = 20
+AGENTS = 10
+"""Of each tenant."""
 MODELS = ("gpt-4o-mini", "gpt-4o", "gpt-6-luna")
-_FLUSH_EVERY = 500
+_WAVE = 2000
+_PERIOD = timedelta(hours=12)
+"""How long the backlog took to gather."""
 _TIMEOUT_S = 300
 
 
@@ -43,6 +50,8 @@ class Result:
     consumer_cpu_us_per_record: float
     postgres_cpu_us_per_record: float
     nats_cpu_us_per_record: float
+    consumer_peak_rss_mb: float
+    rollup_rows: int
 
 
 async def main(records: int) -> None:
@@ -70,29 +79,30 @@ async def _servers(folder: Path) -> AsyncGenerator[tuple[NatsServer, PostgresSer
 
 
 async def _fill(connection: Broker, records: int) -> None:
-    started = datetime.now(UTC)
+    """In waves: a server that is sent faster than it stores drops what it has no room for."""
+    began = datetime.now(UTC) - _PERIOD
     providers = [str(uuid4()) for _ in range(TENANTS)]
     for number in range(records):
-        tenant = number % TENANTS
-        record = _record(number, f"tenant-{tenant}", providers[tenant], started)
+        record = _record(number, providers, began + _PERIOD * number / records)
         subject = subjects.usage(record.provider, record.tenant)
         await connection.client.publish(subject, record.to_json(), headers={MSG_ID: record.id})
-        if number % _FLUSH_EVERY == 0:
+        if (number + 1) % _WAVE == 0 or number + 1 == records:
             await connection.client.flush()
-    while await _waiting(connection) < records:  # noqa: ASYNC110 - only the server knows
-        await asyncio.sleep(0.1)
+            while await _waiting(connection) <= number:  # noqa: ASYNC110 - only the server knows
+                await asyncio.sleep(0.005)
 
 
-def _record(number: int, tenant: str, provider_id: str, started: datetime) -> UsageRecord:
+def _record(number: int, providers: list[str], started: datetime) -> UsageRecord:
     request_id = uuid4().hex
+    tenant, agent = number % TENANTS, number // TENANTS % AGENTS
     return UsageRecord(
         id=record_id(request_id, 1),
         request_id=request_id,
         attempt=1,
-        tenant=tenant,
-        agent="bench",
+        tenant=f"tenant-{tenant}",
+        agent=f"agent-{agent}",
         provider="openai",
-        provider_id=provider_id,
+        provider_id=providers[tenant],
         endpoint="default",
         model=MODELS[number % len(MODELS)],
         response_model="gpt-4o-mini-2024-07-18",
@@ -125,10 +135,11 @@ async def _measure(
         while (left := await _waiting(connection)) == records and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         begun, before = time.perf_counter(), [_cpu(p) for p in (consumer, postgres.process, nats.process)]
-        counted = left
+        counted, peak = left, 0
         while left and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
             left = await _waiting(connection)
+            peak = max(peak, psutil.Process(consumer.pid).memory_info().rss)
         seconds = time.perf_counter() - begun
         after = [_cpu(p) for p in (consumer, postgres.process, nats.process)]
         used = [end - start for start, end in zip(before, after, strict=True)]
@@ -141,9 +152,20 @@ async def _measure(
             consumer_cpu_us_per_record=round(used[0] / counted * 1e6, 1),
             postgres_cpu_us_per_record=round(used[1] / counted * 1e6, 1),
             nats_cpu_us_per_record=round(used[2] / counted * 1e6, 1),
+            consumer_peak_rss_mb=round(peak / 2**20, 1),
+            rollup_rows=await _rollup_rows(postgres),
         )
     finally:
         await consumer.stop()
+
+
+async def _rollup_rows(postgres: PostgresServer) -> int:
+    tables = (llm_provider_usage, llm_hourly_usage, llm_agent_usage)
+    connection = await asyncpg.connect(postgres.url())
+    try:
+        return sum([await connection.fetchval(f"SELECT count(*) FROM {table.name}") for table in tables])
+    finally:
+        await connection.close()
 
 
 async def _waiting(connection: Broker) -> int:
@@ -167,4 +189,6 @@ def _show(result: Result) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else RECORDS))
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--records", type=int, default=RECORDS)
+    asyncio.run(main(options.parse_args().records))

@@ -185,6 +185,8 @@ llm_usage_events = Table(
     Column("output_tokens", BigInteger, nullable=False),
     Column("cache_read_tokens", BigInteger, nullable=False),
     Column("cache_write_tokens", BigInteger, nullable=False),
+    # The part of them that is kept for an hour, at a higher price.
+    Column("cache_write_1h_tokens", BigInteger, nullable=False, server_default=ZERO),
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("usage_source", Text, nullable=False),
     Column("cost", Money),

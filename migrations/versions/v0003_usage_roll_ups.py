@@ -1,4 +1,4 @@
-"""The price used with each event; roll-ups by hour and by agent; the day from which on events are kept.
+"""What repricing needs, with each event; roll-ups by hour and by agent; the day from which on events are kept.
 
 Revision ID: 0003
 Create Date: 2026-11-23
@@ -36,6 +36,10 @@ ROOM_FOR_UPDATES = {"fillfactor": 70}
 def upgrade() -> None:
     op.add_column("llm_usage_events", sa.Column("price", JSONB()))
     op.add_column("llm_usage_events", sa.Column("service_tier", sa.Text()))
+    op.add_column(
+        "llm_usage_events",
+        sa.Column("cache_write_1h_tokens", sa.BigInteger(), server_default=ZERO, nullable=False),
+    )
     op.execute("ALTER TABLE llm_provider_usage SET (fillfactor = 70)")
     _create_llm_hourly_usage()
     _create_llm_agent_usage()
@@ -48,6 +52,7 @@ def downgrade() -> None:
     for table in ("llm_usage_retention", "llm_agent_usage", "llm_hourly_usage"):
         op.drop_table(table)
     op.execute("ALTER TABLE llm_provider_usage RESET (fillfactor)")
+    op.drop_column("llm_usage_events", "cache_write_1h_tokens")
     op.drop_column("llm_usage_events", "service_tier")
     op.drop_column("llm_usage_events", "price")
 
@@ -104,7 +109,7 @@ def _fill(table: str, **keys: str) -> None:
     keys |= {"tenant": "tenant", "provider": "provider", "model": "model"}
     op.execute(
         sa.text(
-            f"INSERT INTO {table} ({', '.join([*keys, *AMOUNTS])}) "  # noqa: S608 - names of this file
+            f"INSERT INTO {table} ({', '.join([*keys, *AMOUNTS])}) "
             f"SELECT {', '.join(keys.values())}, sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), "
             "sum(cache_write_tokens), sum(reasoning_tokens), coalesce(sum(cost), 0), count(*) - count(cost), count(*), "
             "count(*) FILTER (WHERE outcome IN ('failed', 'abandoned')) "

@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack
 from migrations.engine import open_engine
 from runtime import broker, logs, probes, role
 from runtime.broker import Unreachable
+from workers.usage import backlog, retention
 from workers.usage.consumer import UsageConsumer
 from workers.usage.database import Database
 from workers.usage.ledger import Ledger
 from workers.usage.settings import UsageSettings
-from workers.usage.trim import keep_trimmed
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,15 @@ NAME = "fleet-usage"
 INBOX_PREFIX = "_ROLE_usage"
 
 
-def main() -> int:
-    """Runs the usage consumer until SIGTERM or SIGINT. Returns the exit code."""
+def main(*, retention_days: int | None = None) -> int:
+    """Runs the usage consumer until SIGTERM or SIGINT. Returns the exit code.
+
+    `retention_days` None: as the environment says.
+    """
 
     async def with_environment(stop: asyncio.Event) -> None:
-        settings = UsageSettings()  # pyright: ignore[reportCallIssue] - from the environment
+        given = {} if retention_days is None else {"llm_usage_retention_days": retention_days}
+        settings = UsageSettings.model_validate(given)  # the rest is from the environment
         logs.configure(settings)
         await run(settings, stop=stop)
 
@@ -47,11 +51,15 @@ async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Ev
         if ready:
             ready.set()
         async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(database.watch(), name="database-watch")
-            trim = tasks.create_task(keep_trimmed(nats.client), name="usage-trim")
+            days = retention.keep(engine, retention_days=settings.llm_usage_retention_days)
+            jobs = [
+                tasks.create_task(database.watch(), name="database-watch"),
+                tasks.create_task(backlog.watch(nats.client), name="usage-backlog"),
+                tasks.create_task(days, name="usage-retention"),
+            ]
             await role.first_of(stop.wait(), nats.closed.wait())
-            watch.cancel()
-            trim.cancel()
+            for job in jobs:
+                job.cancel()
         if nats.closed.is_set():
             raise Unreachable(f"NATS at {broker.address(settings.nats_url)} closed the connection for good")
     log.info("usage_consumer_stopped")

@@ -6,11 +6,11 @@ order they come in, and however often, the ledger ends the same.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from contracts.usage import Outcome, UsageRecord, UsageSource
 
@@ -20,12 +20,18 @@ _RANK = {source: rank for rank, source in enumerate(UsageSource)}
 ERRORS = frozenset({Outcome.FAILED, Outcome.ABANDONED})
 
 
-class RollupKey(NamedTuple):
-    """A row of llm_provider_usage. Ordered, so that all consumers lock rows in one order."""
+class Place(NamedTuple):
+    """What attempts are summed by."""
 
     provider_id: str
-    day: date
+    tenant: str
+    agent: str
+    provider: str
     model: str
+    hour: datetime
+    """Its beginning, UTC."""
+    day: date
+    """The UTC day."""
 
 
 class Amounts(NamedTuple):
@@ -45,30 +51,29 @@ class Amounts(NamedTuple):
         return Amounts._make(-value for value in self)
 
     @classmethod
-    def total(cls, amounts: Iterable["Amounts"]) -> "Amounts":
-        return cls._make(sum(values) for values in zip(*amounts, strict=True))
+    def total(cls, amounts: list["Amounts"]) -> "Amounts":
+        if len(amounts) == 1:
+            return amounts[0]
+        return cls._make(map(sum, zip(*amounts, strict=True)))
+
+
+Change = tuple[Place, Amounts]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One attempt in the ledger, as far as roll-ups and replacement need it."""
 
-    key: RollupKey
-    provider: str
-    tenant: str
+    place: Place
     source: UsageSource
     outcome: Outcome
     amounts: Amounts
 
+    def added(self) -> Change:
+        return self.place, self.amounts
 
-@dataclass(frozen=True, slots=True)
-class Rollup:
-    """The change to one row."""
-
-    key: RollupKey
-    provider: str
-    tenant: str
-    amounts: Amounts
+    def removed(self) -> Change:
+        return self.place, self.amounts.negated()
 
 
 def day_of(record: UsageRecord) -> date:
@@ -76,19 +81,28 @@ def day_of(record: UsageRecord) -> date:
     return record.started_at.date()
 
 
+def hour_of(started_at: datetime) -> datetime:
+    return started_at.replace(minute=0, second=0, microsecond=0)
+
+
 def cost_of(record: UsageRecord) -> Decimal | None:
     """As the ledger stores it, so that sums of entries and roll-ups agree to the last digit."""
     return None if record.cost is None else record.cost.quantize(_CENTS, context=_WIDE)
 
 
-def entry_of(record: UsageRecord, *, day: date | None = None) -> Entry:
-    """`day`: where the ledger already has this id, when that is not the record's own day."""
+def entry_of(record: UsageRecord) -> Entry:
     cost = cost_of(record)
     usage = record.usage
     return Entry(
-        key=RollupKey(record.provider_id, day or day_of(record), record.model),
-        provider=record.provider,
-        tenant=record.tenant,
+        place=Place(
+            record.provider_id,
+            record.tenant,
+            record.agent,
+            record.provider,
+            record.model,
+            hour_of(record.started_at),
+            day_of(record),
+        ),
         source=usage.source,
         outcome=record.outcome,
         amounts=Amounts(
@@ -101,6 +115,35 @@ def entry_of(record: UsageRecord, *, day: date | None = None) -> Entry:
             unpriced_count=1 if cost is None else 0,
             request_count=1,
             error_count=1 if record.outcome in ERRORS else 0,
+        ),
+    )
+
+
+def entry_of_event(event: Mapping[Any, Any]) -> Entry:
+    """From a row of llm_usage_events."""
+    outcome, cost = Outcome(event["outcome"]), event["cost"]
+    return Entry(
+        place=Place(
+            event["provider_id"],
+            event["tenant"],
+            event["agent"],
+            event["provider"],
+            event["model"],
+            hour_of(event["started_at"]),
+            event["day"],
+        ),
+        source=UsageSource(event["usage_source"]),
+        outcome=outcome,
+        amounts=Amounts(
+            prompt_tokens=event["input_tokens"],
+            completion_tokens=event["output_tokens"],
+            cache_read_tokens=event["cache_read_tokens"],
+            cache_write_tokens=event["cache_write_tokens"],
+            reasoning_tokens=event["reasoning_tokens"],
+            total_cost=cost or Decimal(0),
+            unpriced_count=1 if cost is None else 0,
+            request_count=1,
+            error_count=1 if outcome in ERRORS else 0,
         ),
     )
 
@@ -122,16 +165,17 @@ def best_of_each(records: Iterable[UsageRecord]) -> dict[str, UsageRecord]:
     return best
 
 
-def roll_up(added: Iterable[Entry], removed: Iterable[Entry] = ()) -> list[Rollup]:
-    """The changes to rows, sorted by key."""
-    of_key: dict[RollupKey, Entry] = {}
-    amounts: defaultdict[RollupKey, list[Amounts]] = defaultdict(list)
-    for entry in added:
-        of_key.setdefault(entry.key, entry)
-        amounts[entry.key].append(entry.amounts)
-    for entry in removed:
-        of_key.setdefault(entry.key, entry)
-        amounts[entry.key].append(entry.amounts.negated())
-    return [
-        Rollup(key, of_key[key].provider, of_key[key].tenant, Amounts.total(amounts[key])) for key in sorted(of_key)
-    ]
+def sums(changes: Iterable[Change], key: Callable[[Place], Any]) -> Mapping[Any, tuple[Place, Amounts]]:
+    """What `changes` come to for each key, with the first place that has it, in the order of the keys."""
+    places: dict[Any, Place] = {}
+    amounts: defaultdict[Any, list[Amounts]] = defaultdict(list)
+    for place, amount in changes:
+        found = key(place)
+        places.setdefault(found, place)
+        amounts[found].append(amount)
+    return {found: (places[found], Amounts.total(amounts[found])) for found in sorted(places)}
+
+
+def total(changes: Iterable[Change]) -> list[Change]:
+    """The same, with each place once."""
+    return list(sums(changes, key=lambda place: place).values())

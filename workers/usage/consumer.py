@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import nats.errors
@@ -114,7 +113,6 @@ class UsageConsumer:
         else:
             metrics.BATCHES.labels("booked").inc()
             metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
-            _measure_lag(messages)
 
     async def _book_all(self, messages: list[Msg]) -> None:
         items: list[Item] = []
@@ -190,8 +188,3 @@ def _dead_subject(subject: str) -> str:
 
 def _header_value(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:500]
-
-
-def _measure_lag(messages: list[Msg]) -> None:
-    metrics.LAG_SECONDS.set((datetime.now(UTC) - messages[0].metadata.timestamp).total_seconds())
-    metrics.PENDING.set(messages[-1].metadata.num_pending)

@@ -1,33 +1,32 @@
-"""Usage records into PostgreSQL: each id once, its day's roll-up with it, in one transaction a batch."""
+"""Usage records into PostgreSQL: each id once, every roll-up with it, in one transaction a batch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Date, Table, Text, bindparam, column, func, select, update
+from sqlalchemy import Column, Date, Text, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.usage import Outcome, UsageRecord, UsageSource
-from migrations.schema import llm_provider_usage, llm_usage_events
+from contracts.usage import UsageRecord
+from migrations.schema import llm_usage_events
+from workers.usage import rollups
+from workers.usage.arrays import given, parameters
 from workers.usage.booking import (
-    ERRORS,
-    Amounts,
     Entry,
-    Rollup,
-    RollupKey,
     best_of_each,
     day_of,
     entry_of,
+    entry_of_event,
     is_better,
-    roll_up,
 )
-from workers.usage.partitions import Partitions
+from workers.usage.partitions import Dropped, Partitions
 
 _DAY = timedelta(days=1)
+_NEAR_MIDNIGHT_MIN = 5
+_MIDNIGHT_LOCK = int.from_bytes(b"midnite")
 _NO_PARTITION = "23514"
 _DEADLOCK = {"40001", "40P01"}
 _UNBOOKABLE = ("22", "23", "54")
@@ -36,7 +35,7 @@ _TRIES = 4
 
 
 class Unbookable(Exception):
-    """PostgreSQL refuses these values, now and always."""
+    """These values are not booked, now and always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,8 @@ class Ledger:
         for tries_left in reversed(range(_TRIES)):
             try:
                 booked, replaced = await self._book_once(best)
+            except Dropped as exc:
+                raise Unbookable(str(exc)) from None
             except DBAPIError as exc:
                 self._may_try_again(exc, tries_left)
             else:
@@ -81,16 +82,18 @@ class Ledger:
     async def _book_once(self, best: dict[str, UsageRecord]) -> tuple[int, int]:
         await self._partitions.ensure({day_of(record) for record in best.values()})
         async with self._engine.begin() as connection:
-            known = await _known_ids(connection, best.values())
-            fresh = sorted(best.keys() - known)
-            entries = [entry_of(best[id_]) for id_ in fresh]
-            inserted = await _insert_events(connection, [best[id_] for id_ in fresh], entries)
-            added = [entry for id_, entry in zip(fresh, entries, strict=True) if id_ in inserted]
+            elsewhere = await _on_the_other_day(connection, best.values())
+            fresh = [best[id_] for id_ in sorted(best.keys() - elsewhere)]
+            entries = [entry_of(record) for record in fresh]
+            inserted = await _insert_events(connection, fresh, entries)
+            changes = [entry.added() for record, entry in zip(fresh, entries, strict=True) if record.id in inserted]
             # What another consumer inserted meanwhile is known by now, too.
-            replaced = await _replace_worse(connection, [best[id_] for id_ in sorted(best.keys() - inserted)])
-            new, old = [new for new, _ in replaced], [old for _, old in replaced]
-            await _apply(connection, roll_up([*added, *new], old))
-        return len(added), len(replaced)
+            known = [best[id_] for id_ in sorted(best.keys() - inserted)]
+            replaced = await _replace_worse(connection, known)
+            for new, old in replaced:
+                changes += new.added(), old.removed()
+            await rollups.apply(connection, changes)
+        return len(inserted), len(replaced)
 
 
 def _refused_by_the_driver(exc: DBAPIError) -> bool:
@@ -98,63 +101,52 @@ def _refused_by_the_driver(exc: DBAPIError) -> bool:
     return exc.orig is not None and isinstance(exc.orig.__cause__, ValueError)
 
 
-_EVENT_COLUMNS = [c.name for c in llm_usage_events.c if c.name != "booked_at"]
-_ROLLUP_COLUMNS = [c.name for c in llm_provider_usage.c]
-_AMOUNTS = Amounts._fields
-
-
-def _arrays(table: Table, columns: Sequence[str]) -> Any:
-    """The rows of one array parameter a column: one statement whatever the batch's size."""
-    types = {name: table.c[name].type for name in columns}
-    arrays = (bindparam(n, type_=ARRAY(Text() if isinstance(t, Text) else t)) for n, t in types.items())
-    return select(func.unnest(*arrays).table_valued(*map(column, columns), name="given").render_derived())
-
-
 _events = llm_usage_events.c
-_KNOWN = select(_events.id).where(
+_EVENT_COLUMNS = [c.name for c in _events if c.name != "booked_at"]
+_THESE = (
     _events.id == func.any(bindparam("ids", type_=ARRAY(Text))),
     _events.day == func.any(bindparam("days", type_=ARRAY(Date))),
 )
+_KNOWN = select(_events.id).where(*_THESE)
 _INSERT = (
     insert(llm_usage_events)
-    .from_select(_EVENT_COLUMNS, _arrays(llm_usage_events, _EVENT_COLUMNS))
+    .from_select(_EVENT_COLUMNS, select(given(_events[name] for name in _EVENT_COLUMNS)))
     .on_conflict_do_nothing()
     .returning(_events.id)
 )
-_LOCK = (
-    select(llm_usage_events)
+_LOCK = select(llm_usage_events).where(*_THESE).order_by(_events.id, _events.day).with_for_update()
+_HELD_DAY = Column("held_day", Date)
+_better = given([*(_events[name] for name in _EVENT_COLUMNS), _HELD_DAY])
+_REPLACE = (
+    update(llm_usage_events)
+    .values({name: _better.c[name] for name in _EVENT_COLUMNS})
     .where(
-        _events.id == func.any(bindparam("ids", type_=ARRAY(Text))),
-        _events.day == func.any(bindparam("days", type_=ARRAY(Date))),
+        _events.id == _better.c.id,
+        _events.day == _better.c.held_day,
+        _events.day == func.any(bindparam("held_day", type_=ARRAY(Date))),
     )
-    .order_by(_events.id, _events.day)
-    .with_for_update()
-)
-_REPLACE = update(llm_usage_events).where(_events.id == bindparam("_id"), _events.day == bindparam("_day"))
-_upsert = insert(llm_provider_usage).from_select(_ROLLUP_COLUMNS, _arrays(llm_provider_usage, _ROLLUP_COLUMNS))
-_ROLL_UP = _upsert.on_conflict_do_update(
-    index_elements=["provider_id", "date", "model"],
-    set_={name: llm_provider_usage.c[name] + _upsert.excluded[name] for name in _AMOUNTS},
 )
 
 
-def _neighbouring(days: Iterable[date]) -> list[date]:
-    """An attempt's successor may have dated it a little differently, on the other side of midnight."""
-    near = {d for day in days for d in (day, _shifted(day, -_DAY), _shifted(day, _DAY))}
-    return sorted(near)
+def _other_day(record: UsageRecord) -> date | None:
+    """The day on the other side of midnight, when that is so near that another worker's clock may have said it."""
+    at = record.started_at
+    minute = at.hour * 60 + at.minute
+    if minute < _NEAR_MIDNIGHT_MIN:
+        return at.date() - _DAY if at.date() > date.min else None
+    if minute >= 24 * 60 - _NEAR_MIDNIGHT_MIN:
+        return at.date() + _DAY if at.date() < date.max else None
+    return None
 
 
-def _shifted(day: date, by: timedelta) -> date:
-    try:
-        return day + by
-    except OverflowError:
-        return day
-
-
-async def _known_ids(connection: AsyncConnection, records: Iterable[UsageRecord]) -> set[str]:
-    by_id = {record.id: day_of(record) for record in records}
-    found = await connection.scalars(_KNOWN, {"ids": list(by_id), "days": _neighbouring(by_id.values())})
-    return set(found)
+async def _on_the_other_day(connection: AsyncConnection, records: Iterable[UsageRecord]) -> set[str]:
+    """The ids that are booked already, on the other side of midnight, where the key does not see them."""
+    others = {record.id: day for record in records if (day := _other_day(record))}
+    if not others:
+        return set()
+    # One batch at a time here: a second one would not see what the first has not committed yet.
+    await connection.execute(select(func.pg_advisory_xact_lock(_MIDNIGHT_LOCK)))
+    return set(await connection.scalars(_KNOWN, {"ids": list(others), "days": sorted(set(others.values()))}))
 
 
 async def _insert_events(connection: AsyncConnection, records: list[UsageRecord], entries: list[Entry]) -> set[str]:
@@ -162,8 +154,7 @@ async def _insert_events(connection: AsyncConnection, records: list[UsageRecord]
     if not records:
         return set()
     rows = map(_event_row, records, entries)
-    columns = zip(*rows, strict=True)
-    return set(await connection.scalars(_INSERT, dict(zip(_EVENT_COLUMNS, map(list, columns), strict=True))))
+    return set(await connection.scalars(_INSERT, parameters(_EVENT_COLUMNS, rows)))
 
 
 async def _replace_worse(connection: AsyncConnection, records: list[UsageRecord]) -> list[tuple[Entry, Entry]]:
@@ -171,22 +162,18 @@ async def _replace_worse(connection: AsyncConnection, records: list[UsageRecord]
     if not records:
         return []
     by_id = {record.id: record for record in records}
-    days = _neighbouring(day_of(record) for record in records)
+    days = {day for record in records for day in (day_of(record), _other_day(record)) if day}
     replaced: list[tuple[Entry, Entry]] = []
-    for row in (await connection.execute(_LOCK, {"ids": list(by_id), "days": days})).mappings():
-        record, old = by_id[row["id"]], _entry_of_row(row)
+    rows: list[tuple[Any, ...]] = []
+    for row in (await connection.execute(_LOCK, {"ids": list(by_id), "days": sorted(days)})).mappings():
+        record, old = by_id[row["id"]], entry_of_event(row)
         if is_better(record.usage.source, record.outcome, than_source=old.source, than_outcome=old.outcome):
-            new = entry_of(record, day=row["day"])
-            values = dict(zip(_EVENT_COLUMNS, _event_row(record, new), strict=True))
-            await connection.execute(_REPLACE, {**values, "_id": record.id, "_day": new.key.day})
+            new = entry_of(record)
             replaced.append((new, old))
+            rows.append((*_event_row(record, new), row["day"]))
+    if rows:
+        await connection.execute(_REPLACE, parameters([*_EVENT_COLUMNS, _HELD_DAY.name], rows))
     return replaced
-
-
-async def _apply(connection: AsyncConnection, rollups: list[Rollup]) -> None:
-    if rollups:
-        rows = [_rollup_row(rollup) for rollup in rollups]
-        await connection.execute(_ROLL_UP, {name: [row[name] for row in rows] for name in _ROLLUP_COLUMNS})
 
 
 def _event_row(record: UsageRecord, entry: Entry) -> tuple[Any, ...]:
@@ -194,7 +181,7 @@ def _event_row(record: UsageRecord, entry: Entry) -> tuple[Any, ...]:
     usage = record.usage
     return (
         record.id,
-        entry.key.day,
+        entry.place.day,
         record.request_id,
         record.attempt,
         record.tenant,
@@ -215,40 +202,12 @@ def _event_row(record: UsageRecord, entry: Entry) -> tuple[Any, ...]:
         usage.output_tokens,
         usage.cache_read_tokens,
         usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
         usage.reasoning_tokens,
         usage.source,
         None if record.cost is None else entry.amounts.total_cost,
         record.price_source,
-        record.price.model_dump(mode="json") if record.price else None,
+        record.price.model_dump(mode="json", exclude_none=True) if record.price else None,
         record.service_tier,
         record.metadata,
     )
-
-
-def _entry_of_row(row: Any) -> Entry:
-    outcome = Outcome(row["outcome"])
-    return Entry(
-        key=RollupKey(row["provider_id"], row["day"], row["model"]),
-        provider=row["provider"],
-        tenant=row["tenant"],
-        source=UsageSource(row["usage_source"]),
-        outcome=outcome,
-        amounts=Amounts(
-            prompt_tokens=row["input_tokens"],
-            completion_tokens=row["output_tokens"],
-            cache_read_tokens=row["cache_read_tokens"],
-            cache_write_tokens=row["cache_write_tokens"],
-            reasoning_tokens=row["reasoning_tokens"],
-            total_cost=Decimal(0) if row["cost"] is None else row["cost"],
-            unpriced_count=1 if row["cost"] is None else 0,
-            request_count=1,
-            error_count=1 if outcome in ERRORS else 0,
-        ),
-    )
-
-
-def _rollup_row(rollup: Rollup) -> dict[str, Any]:
-    key = rollup.key
-    row = {"provider_id": key.provider_id, "date": key.day, "model": key.model}
-    row |= {"provider": rollup.provider, "tenant": rollup.tenant}
-    return row | rollup.amounts._asdict()

@@ -11,5 +11,5 @@ BATCH_SECONDS = Histogram(
     "From a batch's arrival to its commit",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-LAG_SECONDS = Gauge("fleet_usage_lag_seconds", "Age of the oldest record of the last batch when it was booked")
-PENDING = Gauge("fleet_usage_pending_records", "Records that wait in the stream, as of the last batch")
+LAG_SECONDS = Gauge("fleet_usage_lag_seconds", "Age of the oldest record that is not booked")
+PENDING = Gauge("fleet_usage_pending_records", "Records that are not booked")

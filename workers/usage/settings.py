@@ -1,7 +1,12 @@
 """Settings of the usage consumer."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from runtime.settings import BrokerSettings, DatabaseSettings, LogSettings, ProbeSettings
 
 
 class UsageSettings(BrokerSettings, DatabaseSettings, ProbeSettings, LogSettings):
-    """What the environment says; nothing but the shared settings."""
+    llm_usage_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    """For how many days before today single events are kept; None: for ever. Roll-ups are always kept."""

@@ -20,7 +20,9 @@ from runtime.broker import Broker
 from runtime.settings import BrokerSettings
 from tests.kit import PATIENCE_S
 from workers.usage import app
+from workers.usage.rollups import ROLL_UPS
 from workers.usage.settings import UsageSettings
+from workers.usage.verification import Difference, Period, verify
 
 _BOOKED_WITHIN_S = streams.USAGE_ACK_WAIT_S + 15.0
 """A NATS server that was killed may have forgotten acks; what they were for comes again after `ack_wait`."""
@@ -45,12 +47,19 @@ class Books:
         return (await self.rows("SELECT count(*) FROM llm_usage_events"))[0]["count"]
 
     async def rollups(self) -> list[dict[str, Any]]:
-        """Without the rows that a replacement left empty."""
-        order = "provider_id, date, model"
-        return await self.rows(f"SELECT * FROM llm_provider_usage WHERE request_count <> 0 ORDER BY {order}")
+        return await self.rows("SELECT * FROM llm_provider_usage ORDER BY provider_id, date, model")
+
+    async def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Every roll-up, whole, and the events without the time when they were booked."""
+        found = {r.name: await self.rows(f"SELECT * FROM {r.name} ORDER BY {', '.join(r.keys)}") for r in ROLL_UPS}
+        return {**found, "events": [{**event, "booked_at": None} for event in await self.events()]}
+
+    async def differences(self) -> list[Difference]:
+        return [each async for _, found in verify(self.engine, Period()) for each in found]
 
     async def assert_balanced(self) -> None:
         """The roll-ups are the sums of the entries, to the last digit."""
+        assert await self.differences() == []
         sums = await self.rows("""
             SELECT provider_id, day AS date, model, min(provider) AS provider, min(tenant) AS tenant,
                    sum(input_tokens)::bigint AS prompt_tokens, sum(output_tokens)::bigint AS completion_tokens,

@@ -10,8 +10,8 @@ from contracts.usage import Outcome, UsageSource
 from runtime.broker import Broker
 from tests.integration.usage.conftest import Books, Consumer, publish, publish_raw, unbooked, until_booked
 from tests.usage import record
+from workers.usage.backlog import trim
 from workers.usage.consumer import BATCH_SIZE, MALFORMED_RECORD
-from workers.usage.trim import trim
 
 
 async def dead_letters(connection: Broker) -> list[Any]:

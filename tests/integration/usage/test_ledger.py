@@ -135,7 +135,7 @@ async def test_an_attempt_dated_across_midnight_is_one_attempt(ledger: Ledger, b
     assert await ledger.book([record("r", started_at=after)]) == Booking(duplicates=1)
 
     (row,) = await books.rollups()
-    assert (row["date"], row["prompt_tokens"]) == (date(2026, 11, 21), 10)
+    assert (row["date"], row["prompt_tokens"]) == (date(2026, 11, 20), 10)
     await books.assert_balanced()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.usage import Outcome, Usage, UsageSource
 from tests.usage import NOON, PROVIDER_ID, record
-from workers.usage.booking import Amounts, RollupKey, best_of_each, cost_of, day_of, entry_of, is_better, roll_up
+from workers.usage.booking import Amounts, Place, best_of_each, cost_of, day_of, entry_of, is_better, sums, total
 
 VENDOR, ESTIMATED, UNKNOWN = UsageSource.VENDOR, UsageSource.ESTIMATED, UsageSource.UNKNOWN
 COMPLETED, FAILED, ABANDONED = Outcome.COMPLETED, Outcome.FAILED, Outcome.ABANDONED
@@ -86,11 +86,10 @@ def test_a_roll_up_counts_attempts_errors_and_unpriced_ones() -> None:
         record(cost="0.3", usage=usage, outcome=Outcome.CANCELLED),
     ]
 
-    (row,) = roll_up([entry_of(r) for r in records])
+    ((place, amounts),) = total(entry_of(r).added() for r in records)
 
-    assert row.key == RollupKey(PROVIDER_ID, NOON.date(), "gpt-4o-mini")
-    assert (row.provider, row.tenant) == ("openai", "acme")
-    assert row.amounts == Amounts(500, 250, 150, 100, 50, Decimal("0.8"), 1, 5, 2)
+    assert place == Place(PROVIDER_ID, "acme", "planner-1", "openai", "gpt-4o-mini", NOON, NOON.date())
+    assert amounts == Amounts(500, 250, 150, 100, 50, Decimal("0.8"), 1, 5, 2)
 
 
 def test_what_is_replaced_is_taken_away_where_it_was_booked() -> None:
@@ -98,18 +97,22 @@ def test_what_is_replaced_is_taken_away_where_it_was_booked() -> None:
     new = entry_of(record("r", tokens=(10, 20), cost="0.5"))
     moved = entry_of(record("r", tokens=(10, 20), cost="0.5", model="gpt-4o"))
 
-    (same_row,) = roll_up([new], [old])
-    there, here = roll_up([moved], [old])
+    ((_, same_row),) = total([new.added(), old.removed()])
+    there, here = total([moved.added(), old.removed()])
 
-    assert same_row.amounts == Amounts(3, 13, 0, 0, 0, Decimal("0.5"), -1, 0, -1)
-    assert (there.key.model, there.amounts) == ("gpt-4o", moved.amounts)
-    assert (here.key.model, here.amounts) == ("gpt-4o-mini", old.amounts.negated())
+    assert same_row == Amounts(3, 13, 0, 0, 0, Decimal("0.5"), -1, 0, -1)
+    assert (there[0].model, there[1]) == ("gpt-4o", moved.amounts)
+    assert (here[0].model, here[1]) == ("gpt-4o-mini", old.amounts.negated())
 
 
 def test_rows_are_changed_in_one_order() -> None:
     records = [record(provider_id=provider, model=model) for provider in "cab" for model in ("z", "a")]
 
-    keys = [row.key for row in roll_up([entry_of(r) for r in records])]
+    keys = list(sums([entry_of(r).added() for r in records], key=lambda place: (place.provider_id, place.model)))
 
     assert keys == sorted(keys)
     assert len(keys) == 6
+
+
+def test_an_hour_begins_where_the_attempt_started() -> None:
+    assert entry_of(record(started_at=NOON + timedelta(minutes=59, seconds=59.9))).place.hour == NOON

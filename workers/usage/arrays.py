@@ -1,0 +1,19 @@
+"""Many rows as a few parameters: an array for each column, so that one statement serves a batch of any size."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Column, TableValuedAlias, Text, bindparam, column, func
+from sqlalchemy.dialects.postgresql import ARRAY
+
+
+def given(columns: Iterable[Column[Any]]) -> TableValuedAlias:
+    """The rows that `parameters` hands over, typed as the columns are; to select from, or to join with."""
+    types = {c.key: c.type for c in columns}
+    arrays = (bindparam(n, type_=ARRAY(Text() if isinstance(t, Text) else t)) for n, t in types.items())
+    return func.unnest(*arrays).table_valued(*(column(n, t) for n, t in types.items()), name="given").render_derived()
+
+
+def parameters(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    """`rows`: at least one, their values in the order of `columns`."""
+    return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
