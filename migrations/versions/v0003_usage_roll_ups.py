@@ -109,7 +109,7 @@ def _fill(table: str, **keys: str) -> None:
     keys |= {"tenant": "tenant", "provider": "provider", "model": "model"}
     op.execute(
         sa.text(
-            f"INSERT INTO {table} ({', '.join([*keys, *AMOUNTS])}) "
+            f"INSERT INTO {table} ({', '.join([*keys, *AMOUNTS])}) "  # noqa: S608 - names of this file
             f"SELECT {', '.join(keys.values())}, sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), "
             "sum(cache_write_tokens), sum(reasoning_tokens), coalesce(sum(cost), 0), count(*) - count(cost), count(*), "
             "count(*) FILTER (WHERE outcome IN ('failed', 'abandoned')) "

@@ -81,4 +81,4 @@ _FOLD = text(f"""
     INSERT INTO llm_agent_usage (date, tenant, agent, provider, model, {", ".join(Amounts._fields)})
     SELECT date, tenant, :others, provider, model, {", ".join(f"sum({name})" for name in Amounts._fields)}
     FROM folded GROUP BY date, tenant, provider, model
-""")
+""")  # noqa: S608 - names of this program
