@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="An LLM layer as an event-driven worker fleet.",
 )
-keys = typer.Typer(no_args_is_help=True, help="The keys that seal vendor keys.")
+keys = typer.Typer(no_args_is_help=True, help="Vendor keys, and the keys that seal them.")
 app.add_typer(keys, name="keys")
 audit = typer.Typer(no_args_is_help=True, help="The log of every change, made or refused.")
 app.add_typer(audit, name="audit")
@@ -259,10 +259,23 @@ def _ollama_servers(base_url: str | None, tenant: str | None, state: Path | None
 @keys.command("generate")
 def keys_generate() -> None:
     """Print a new sealing key for LLM_ENCRYPTION_KEY: base64 of 32 random bytes."""
-    import base64
-    import secrets
+    from fleet.local.state import new_sealing_key
 
-    typer.echo(base64.b64encode(secrets.token_bytes(32)).decode())
+    typer.echo(new_sealing_key())
+
+
+@keys.command("reseal")
+def keys_reseal(state: StateOption = None) -> int:
+    """Seal every key in Vault with the newest sealing key, while the fleet runs. Safe to break off and to repeat."""
+    import asyncio
+
+    from fleet import connection, reseal
+
+    counts, failed = asyncio.run(reseal.run(connection.resealing(state=state)))
+    for key in failed:
+        typer.echo(f"{key.path}: {key.why}", err=True)
+    typer.echo(", ".join(f"{number} {outcome}" for outcome, number in counts.items()) or "There is no key in Vault.")
+    return 1 if failed else 0
 
 
 @audit.command("verify")

@@ -4,12 +4,15 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
 from fleet.admin_client import AdminApi
 from fleet.local.state import default_folder
+
+if TYPE_CHECKING:
+    from fleet.reseal import ResealSettings
 
 
 class NotFound(Exception):
@@ -52,6 +55,23 @@ def admin(*, state: Path | None) -> AdminApi:
         return AdminApi(url, SecretStr(token))
     ready = _ready_file(state, "LLM_ADMIN_URL and LLM_ADMIN_TOKEN")
     return AdminApi(ready["admin_url"], SecretStr(ready["admin_token"]))
+
+
+def resealing(*, state: Path | None) -> "ResealSettings":
+    """Raises NotFound."""
+    from fleet.local.servers import VaultServer
+    from fleet.local.state import State
+    from fleet.reseal import ResealSettings
+    from fleet.vault_policies import RESEAL_ROLE
+
+    if os.environ.get("VAULT_ADDR"):
+        return ResealSettings.model_validate({})
+    folder = state or default_folder()
+    ready = _ready_file(folder, "VAULT_ADDR, VAULT_ROLE_ID, VAULT_SECRET_ID and LLM_ENCRYPTION_KEY")
+    role_id, secret_id = VaultServer(folder / "vault", providers=()).role(RESEAL_ROLE)
+    sealing = {name.lower(): value for name, value in State(folder).sealing_keys().items()}
+    access = {"vault_addr": ready["vault_addr"], "vault_role_id": role_id, "vault_secret_id": secret_id}
+    return ResealSettings.model_validate(access | sealing)
 
 
 def _ready_file(state: Path | None, variables: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What each role may do in Vault or OpenBao, as policy text: the least that its work needs.
 
-Vendor keys lie in the KV v2 engine mounted at `llm`, at `<provider>/<tenant>`. A pool reads its own provider's keys;
-the control plane writes all of them and can read none back.
+Vendor keys lie in the KV v2 engine mounted at `llm`, at `<provider>/<tenant>` and `<provider>/<tenant>/<name>`. A pool
+reads its own provider's keys; the control plane writes all of them and can read none back. One command may do both,
+`fleet keys reseal`, under a role that nothing which runs for long has.
 """
 
 from collections.abc import Sequence
@@ -43,6 +44,22 @@ path "{mount}/metadata/*" {{
 
 {own_lease}"""
 
+_RESEAL = """\
+# `fleet keys reseal` reads each key, writes it anew, and destroys what the sealing keys before had sealed.
+path "{mount}/data/*" {{
+  capabilities = ["read", "update"]
+}}
+
+path "{mount}/metadata/*" {{
+  capabilities = ["read", "list"]
+}}
+
+path "{mount}/destroy/*" {{
+  capabilities = ["update"]
+}}
+
+{own_lease}"""
+
 
 def role_of_worker(provider: str) -> str:
     """The name of a pool's AppRole and of its policy."""
@@ -50,6 +67,7 @@ def role_of_worker(provider: str) -> str:
 
 
 ADMIN_ROLE = "admin"
+RESEAL_ROLE = "reseal"
 
 
 def worker_policy(provider: str) -> str:
@@ -60,6 +78,11 @@ def admin_policy() -> str:
     return _ADMIN.format(mount=MOUNT, own_lease=_OWN_LEASE)
 
 
+def reseal_policy() -> str:
+    return _RESEAL.format(mount=MOUNT, own_lease=_OWN_LEASE)
+
+
 def policies(providers: Sequence[str]) -> dict[str, str]:
     """Policy text by role name; each role's policy has the role's name."""
-    return {ADMIN_ROLE: admin_policy(), **{role_of_worker(p): worker_policy(p) for p in providers}}
+    pools = {role_of_worker(p): worker_policy(p) for p in providers}
+    return {ADMIN_ROLE: admin_policy(), RESEAL_ROLE: reseal_policy(), **pools}

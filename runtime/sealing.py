@@ -48,6 +48,13 @@ class Keyring:
         )
         return f"{_VERSION}.{self._newest}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
+    def reseal(self, sealed: str, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> str | None:
+        """The same key, sealed with the newest sealing key; None when it is so already. Raises UnsealError."""
+        if sealed.startswith(f"{_VERSION}.{self._newest}."):
+            return None
+        key = self.unseal(sealed, tenant=tenant, provider=provider, name=name)
+        return self.seal(key, tenant=tenant, provider=provider, name=name)
+
     def unseal(self, sealed: str, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> SecretStr:
         """Raises UnsealError."""
         where = key_path(tenant=tenant, provider=provider, name=name)

@@ -5,7 +5,6 @@ another's credentials.
 """
 
 import asyncio
-import base64
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -231,7 +230,7 @@ class Stack:
             **self._common_env(nats_config.admin()),
             **self._vault_env(vault_policies.ADMIN_ROLE),
             "DATABASE_URL": database_url,
-            "LLM_ENCRYPTION_KEY": self._encryption_key(),
+            **self._state.sealing_keys(),
             "LLM_ADMIN_TOKEN": self._admin_token,
             "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
         }
@@ -245,7 +244,7 @@ class Stack:
         env = {
             **self._common_env(nats_config.worker(provider)),
             **self._vault_env(vault_policies.role_of_worker(provider)),
-            "LLM_ENCRYPTION_KEY": self._encryption_key(),
+            **self._state.sealing_keys(),
             "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
             "LLM_DRAIN_GRACE_S": str(DRAIN_GRACE_S),
         }
@@ -277,9 +276,6 @@ class Stack:
         role_id, secret_id = self._vault.role(role)
         return {"VAULT_ADDR": self._vault.addr, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
 
-    def _encryption_key(self) -> str:
-        return os.environ.get("LLM_ENCRYPTION_KEY") or self._state.secret("encryption_key", new_encryption_key)
-
     def _password(self, user: nats_config.User) -> str:
         return self._state.secret(f"nats_{user.name}", _new_token)
 
@@ -298,10 +294,6 @@ def pool_sizes(available: Sequence[str], wanted: Sequence[str]) -> dict[str, int
             raise ValueError(f"--workers {wish}: must read like openai=3")
         sizes[provider] = int(count)
     return sizes
-
-
-def new_encryption_key() -> str:
-    return base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def _new_token() -> str:

