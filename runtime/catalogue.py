@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cache, lru_cache
 from importlib.metadata import version
+from math import prod
 
 from genai_prices import data_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
@@ -26,6 +27,9 @@ _MODEL_VENDORS = (Provider.OPENAI, Provider.ANTHROPIC, Provider.GOOGLE)
 
 _TIER_DIMENSIONS: tuple[str, ...] = ("service_tier", "processing", "speed")
 """Under these the catalogue lists what we call a service tier: OpenAI's and Google's, `batch`, Anthropic's `fast`."""
+
+_SURCHARGES = {(Provider.ANTHROPIC.value, "us"): Decimal("1.1")}
+"""Factors on every rate that the catalogue does not list. Anthropic, "Data residency": inference in the US only."""
 
 _MEDIA_PRICES = ("input_image_mtok", "output_image_mtok", "output_audio_mtok", "output_video_mtok")
 """Prices of what requests can bring and replies can make beside text; our counts do not tell it from text."""
@@ -48,7 +52,8 @@ def find_prices(
     if own is not None:
         found, source = own_price_list(own, service_tier), PriceSource.TENANT
     else:
-        found, source = _price_list(provider, model, at, service_tier), PriceSource.CATALOGUE
+        minute = at.replace(second=0, microsecond=0)
+        found, source = _price_list(provider, model, minute, service_tier), PriceSource.CATALOGUE
     return found, source if found else PriceSource.NONE
 
 
@@ -72,34 +77,38 @@ def provider_of_model(model: str) -> str | None:
     return None
 
 
-def _price_list(provider: str, model: str, at: datetime, service_tier: str | None) -> PriceList | None:
-    vendor, found = _vendor(provider), _find(provider, model)
-    if vendor is None or found is None:
+# Prices change on the minute at the earliest; those of the minute are read once.
+@lru_cache(maxsize=4096)
+def _price_list(provider: str, model: str, minute: datetime, service_tier: str | None) -> PriceList | None:
+    found = _find(provider, model)
+    if found is None:
         return None
-    if service_tier is None:
-        return _read(found.get_prices(at))
-    context: dict[str, str] = dict.fromkeys(_TIER_DIMENSIONS, service_tier)
-    if not _knows_tier(vendor, found, context, at):
+    tiers = service_tier.split("+") if service_tier else []
+    surcharges = [_SURCHARGES[provider, tier] for tier in tiers if (provider, tier) in _SURCHARGES]
+    named = [tier for tier in tiers if (provider, tier) not in _SURCHARGES]
+    context = {dimension: tier for tier in named for dimension in _TIER_DIMENSIONS}
+    if len(named) > 1 or (named and not _knows_tier(provider, found, context, minute)):
         return None
-    return _read(found.get_prices(at, context))
+    return _read(found.get_prices(minute, context), factor=prod(surcharges, start=Decimal(1)))
 
 
-def _knows_tier(vendor: Vendor, model: ModelInfo, context: Mapping[str, str], at: datetime) -> bool:
+def _knows_tier(provider: str, model: ModelInfo, context: Mapping[str, str], at: datetime) -> bool:
     """Whether a variant of the price is the tier's. A reseller's tiers are not those of the vendor it falls back to."""
-    return any(model is own for own in vendor.models) and any(
+    vendor = _vendor(provider)
+    own = vendor is not None and any(model is known for known in vendor.models)
+    return own and any(
         variant.when.items() <= context.items() and (variant.constraint is None or variant.constraint.active(at))
         for variant in model.price_variants or ()
     )
 
 
-def _read(prices: ModelPrice) -> PriceList | None:
+def _read(prices: ModelPrice, *, factor: Decimal) -> PriceList | None:
     known: dict[str, Decimal | TieredPrices | None] = prices.__dict__
     if known.get("input_mtok") is None or any(known.get(name) is not None for name in _MEDIA_PRICES):
         return None
     starts = {tier.start for price in known.values() if isinstance(price, TieredPrices) for tier in price.tiers}
-    return PriceList(
-        _rates(known, 0), tuple((start, _rates(known, start + 1)) for start in sorted(starts)), catalogue=_version()
-    )
+    longer = tuple((start, _rates(known, start + 1).times(factor)) for start in sorted(starts))
+    return PriceList(_rates(known, 0).times(factor), longer, catalogue=_version())
 
 
 def _rates(known: Mapping[str, Decimal | TieredPrices | None], input_tokens: int) -> Rates:

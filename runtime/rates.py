@@ -1,7 +1,7 @@
 """What tokens of a model cost: its rates, and those that long prompts have in their place."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from decimal import Decimal
 
 from contracts.providers import Price, TieredPrice, TokenPrices
@@ -17,6 +17,9 @@ class Rates:
     cache_write: Decimal
     cache_write_1h: Decimal
     reasoning: Decimal | None
+
+    def times(self, factor: Decimal) -> "Rates":
+        return self if factor == 1 else Rates(*(rate and rate * factor for rate in astuple(self)))
 
 
 @dataclass(frozen=True, slots=True)
