@@ -1,64 +1,65 @@
 """One client for each endpoint and key."""
 
-from workers.providers.client_pool import UNUSED_S, ClientPool
+import asyncio
+
+from workers.providers.client_pool import ClientPool
 
 
 class Client:
     def __init__(self) -> None:
-        self.closed = False
+        self.closed = asyncio.Event()
 
     async def close(self) -> None:
-        self.closed = True
+        self.closed.set()
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def pool(clock: Clock) -> ClientPool[Client]:
+def pool(*, unused_s: float = 60.0) -> ClientPool[Client]:
     def make(base_url: str, key: str) -> Client:
         return Client()
 
-    return ClientPool(make, clock=clock)
+    return ClientPool(make, unused_s=unused_s)
 
 
 async def test_a_client_is_made_once_for_each_endpoint_and_key() -> None:
-    clients = pool(Clock())
+    clients = pool()
     async with clients.client("u", "k") as a, clients.client("u", "k") as b, clients.client("u", "other") as c:
         assert a is b
         assert a is not c
+    async with clients.client("u", "k") as again:
+        assert a is again
+    await clients.aclose()
 
 
-async def test_a_client_that_nobody_needs_any_more_is_closed() -> None:
-    clock = Clock()
-    clients = pool(clock)
-    async with clients.client("u", "old") as old:
-        pass
-    clock.now = UNUSED_S + 1
+async def test_a_client_that_nobody_needs_any_more_is_closed_without_being_asked() -> None:
+    clients = pool(unused_s=0)
     async with clients.client("u", "new") as new:
-        pass
-    assert old.closed
-    assert not new.closed
-    assert len(clients) == 1
-
-
-async def test_a_client_in_use_stays_open() -> None:
-    clock = Clock()
-    clients = pool(clock)
-    async with clients.client("u", "long") as long:
-        clock.now = UNUSED_S + 1
-        async with clients.client("u", "other"):
+        async with clients.client("u", "old") as old:
             pass
-        assert not long.closed
+        await asyncio.wait_for(old.closed.wait(), 5)
+        assert not new.closed.is_set()
+        assert len(clients) == 1
+    await clients.aclose()
+
+
+async def test_a_client_in_use_stays_open_until_its_last_user_leaves() -> None:
+    clients = pool(unused_s=0)
+    async with clients.client("u", "k") as client:
+        async with clients.client("u", "k"):
+            pass
+        async with clients.client("u", "other") as other:
+            pass
+        await asyncio.wait_for(other.closed.wait(), 5)
+        assert not client.closed.is_set()
+    await asyncio.wait_for(client.closed.wait(), 5)
+    assert len(clients) == 0
 
 
 async def test_all_are_closed_in_the_end() -> None:
-    clients = pool(Clock())
-    async with clients.client("u", "k") as client:
+    clients = pool()
+    async with clients.client("u", "unused") as unused:
         pass
-    await clients.aclose()
-    assert client.closed
+    async with clients.client("u", "used") as used:
+        await clients.aclose()
+    assert unused.closed.is_set()
+    assert used.closed.is_set()
     assert len(clients) == 0

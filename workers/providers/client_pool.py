@@ -1,15 +1,16 @@
 """One client for each endpoint and key: made when it is first needed, closed when nobody needed it for a while."""
 
-import time
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from contracts.errors import AuthenticationFailed, NoProvider
-from runtime.egress import forbidden_address
+from runtime.egress import IDLE_CONNECTION_S, forbidden_address
 
-UNUSED_S = 600.0
+UNUSED_S = float(IDLE_CONNECTION_S)
+"""Longer than that no connection of a client that nobody uses is kept anyway."""
 
 
 class Closable(Protocol):
@@ -23,25 +24,29 @@ C = TypeVar("C", bound=Closable)
 class _Slot(Generic[C]):
     client: C
     users: int = 0
-    last_used: float = 0.0
+    closes: asyncio.TimerHandle | None = None
 
 
 class ClientPool(Generic[C]):
-    """A key that was rotated leaves its client unused, so that it goes."""
+    """A key that was rotated leaves its client unused, so that it goes soon after the last stream."""
 
-    def __init__(self, make: Callable[[str, str], C], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, make: Callable[[str, str], C], *, unused_s: float = UNUSED_S) -> None:
         self._make = make
         """From base URL and key."""
-        self._clock = clock
+        self._unused_s = unused_s
         self._slots: dict[tuple[str, str], _Slot[C]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def client(self, base_url: str, key: str) -> AsyncGenerator[C]:
         """Raises NoProvider when the client was kept from an address that is not allowed: to try again is no use."""
-        slot = self._slots.get((base_url, key))
+        where = (base_url, key)
+        slot = self._slots.get(where)
         if slot is None:
-            slot = self._slots[base_url, key] = _Slot(self._make(base_url, key))
+            slot = self._slots[where] = _Slot(self._make(base_url, key))
         slot.users += 1
+        if slot.closes is not None:
+            slot.closes.cancel()
         try:
             yield slot.client
         except Exception as exc:
@@ -50,21 +55,29 @@ class ClientPool(Generic[C]):
             raise
         finally:
             slot.users -= 1
-            slot.last_used = self._clock()
-            await self._close([where for where, slot in self._slots.items() if self._unused(slot)])
+            if not slot.users:
+                slot.closes = asyncio.get_running_loop().call_later(self._unused_s, self._close, where)
 
     def __len__(self) -> int:
         return len(self._slots)
 
     async def aclose(self) -> None:
-        await self._close(list(self._slots))
+        for where in list(self._slots):
+            self._close(where)
+        await asyncio.gather(*self._closing)
 
-    def _unused(self, slot: _Slot[C]) -> bool:
-        return not slot.users and self._clock() - slot.last_used > UNUSED_S
+    def _close(self, where: tuple[str, str]) -> None:
+        if (slot := self._slots.pop(where, None)) is None:
+            return
+        if slot.closes is not None:
+            slot.closes.cancel()
+        task = asyncio.create_task(_close(slot.client), name="close vendor client")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
-    async def _close(self, which: list[tuple[str, str]]) -> None:
-        for slot in [self._slots.pop(where) for where in which]:
-            await slot.client.close()
+
+async def _close(client: Closable) -> None:
+    await client.close()
 
 
 def usable_key(key: str, *, provider: str) -> str:
