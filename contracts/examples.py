@@ -173,6 +173,7 @@ EXAMPLES: Mapping[type[WireModel], WireModel] = MappingProxyType(
                 opened_at=_AT,
                 until=_AT + timedelta(seconds=20),
                 generation=1,
+                revision=1,
                 worker="openai-7f3a",
             ),
             AlertNotice(

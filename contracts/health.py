@@ -25,7 +25,9 @@ class OpenCircuit(WireModel):
     until: UtcTime
     """Nobody calls before; afterwards one worker of the fleet probes."""
     generation: Annotated[int, Field(ge=1)]
-    """How often in a row it was opened; a result of an earlier generation says nothing any more."""
+    """How often in a row it was opened; each time for longer."""
+    revision: Annotated[int, Field(ge=0)]
+    """Of the provider's configuration: a change of it, such as a new key, closes the circuit."""
     worker: Token
     """Who opened it."""
 

@@ -18,19 +18,26 @@ from runtime.sealing import Keyring
 from runtime.vault import VaultSession
 from workers import presence, telemetry
 from workers.admission import Admission
+from workers.balance import Balance
+from workers.breaker import Breaker
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
 from workers.control import Control
+from workers.endpoints import Endpoints
 from workers.execution import Execution, Services
 from workers.intake import Intake
 from workers.keys import KeyStore
 from workers.providers import registry
 from workers.publisher import Publisher
 from workers.settings import WorkerSettings
+from workers.slots import Slots
 from workers.stream import LiveStreams
+from workers.waiting import WaitingRoom
 
 _RESOLVER_SLOTS = 64
+_WAITING_PART = 4
+"""Of the slots: what the requests of one tenant may hold while they wait."""
 
 
 def main(providers: Sequence[str], *, concurrency: int | None = None) -> int:
@@ -73,19 +80,26 @@ async def run(
         cancellations = Cancellations(clock)
         live = LiveStreams()
         nats.on_reconnect.append(live.reconnected)
+        rng = random.Random()
+        waiting = WaitingRoom(seats=max(2, concurrency // _WAITING_PART), rng=rng)
+        breaker = Breaker(nats, worker=name, clock=clock)
+        slots = Slots(nats, worker=name, clock=clock)
         services = Services(
             worker=name,
             broker=nats,
             publisher=Publisher(nats),
             config=config,
-            keys=keys,
+            endpoints=Endpoints(
+                breaker=breaker, balance=Balance(rng), slots=slots, keys=keys, waiting=waiting, clock=clock
+            ),
             keyring=keyring,
             default_models=settings.default_models(),
             cancellations=cancellations,
             live=live,
             admission=Admission(nats, defaults=settings.default_limits(), clock=clock),
+            waiting=waiting,
             clock=clock,
-            rng=random.Random(),
+            rng=rng,
         )
         control = Control(
             broker=nats,
@@ -136,13 +150,17 @@ async def run(
         checks = {
             "nats": lambda: nats.connected,
             "vault": lambda: vault.usable,
-            "configuration": lambda: config.loaded,
+            "configuration": lambda: config.bucket.loaded,
             "accepting": lambda: not stop.is_set(),
         }
         await stack.enter_async_context(probes.serve(settings, checks))
         async with asyncio.TaskGroup() as background:
-            watch = background.create_task(config.watch(), name="config watch")
-            await config.wait_until_loaded()
+            watches = [
+                background.create_task(bucket.run(), name="watch")
+                for bucket in (config.bucket, breaker.bucket, slots.bucket)
+            ]
+            await config.bucket.wait_until_loaded()
+            refreshing = background.create_task(slots.refresh(), name="refresh slots")
             await control.subscribe()
             announcing = background.create_task(presence.announce(nats, describe), name="presence")
             closed = background.create_task(_stop_when_closed(nats, stop), name="broker closed")
@@ -153,7 +171,7 @@ async def run(
             async with asyncio.TaskGroup() as intakes:
                 for intake in (*pools.values(), resolver):
                     intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")
-            for task in (watch, announcing, closed, vault_watch, repeating):
+            for task in (*watches, refreshing, announcing, closed, vault_watch, repeating):
                 task.cancel()
         if nats.connected:
             await presence.withdraw(nats, name)

@@ -1,65 +1,41 @@
 """What this worker knows of tenants and providers: a live copy of the KV bucket `llm_config`.
 
-A watch keeps it current. Watchers go blind for many seconds after a server restart, so the bucket is watched anew
-after each reconnect; a miss is looked up once directly before anything is declared unknown.
+A watch keeps it current; a miss is looked up once directly before anything is declared unknown.
 """
 
-import asyncio
 import logging
 from typing import TypeVar
 
-from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
-from nats.js.errors import KeyNotFoundError
-from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
 from contracts import subjects
 from contracts.providers import PublishedProvider, PublishedTenant
-from runtime.broker import Broker, Unreachable
+from runtime.broker import Broker
+from runtime.buckets import BucketWatch
 
 log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 P = TypeVar("P", PublishedTenant, PublishedProvider)
 
-_FIRST_LOAD_S = 10.0
-_RETRY_S = 1.0
-
 
 class Configuration:
-    """Read without waiting; kept current in the background by `watch`."""
+    """Read without waiting; kept current in the background by its `bucket`."""
 
     def __init__(self, broker: Broker) -> None:
-        self._broker = broker
         self._tenants: dict[str, PublishedTenant] = {}
         self._providers: dict[tuple[str, str], PublishedProvider] = {}
-        self._loaded = asyncio.Event()
-        self._kv: KeyValue | None = None
-        self._watcher: KeyValue.KeyWatcher | None = None
-
-    @property
-    def loaded(self) -> bool:
-        return self._loaded.is_set()
-
-    async def wait_until_loaded(self) -> None:
-        """Raises Unreachable when the bucket cannot be read."""
-        try:
-            await asyncio.wait_for(self._loaded.wait(), _FIRST_LOAD_S)
-        except TimeoutError:
-            raise Unreachable(
-                f"the bucket {subjects.CONFIG_BUCKET} cannot be read; has this NATS user the right to it?"
-            ) from None
+        self.bucket = BucketWatch(broker, subjects.CONFIG_BUCKET, take=self._take, forget_all_but=self._forget_all_but)
 
     async def tenant(self, slug: str) -> PublishedTenant | None:
         if slug not in self._tenants:
-            await self._look_up(subjects.config_key_of_tenant(slug))
+            await self.bucket.look_up(subjects.config_key_of_tenant(slug))
         return self._tenants.get(slug)
 
     async def provider(self, tenant: str, provider: str) -> PublishedProvider | None:
         """The provider if it is active."""
         if (tenant, provider) not in self._providers:
-            await self._look_up(subjects.config_key_of_provider(tenant, provider))
+            await self.bucket.look_up(subjects.config_key_of_provider(tenant, provider))
         found = self._providers.get((tenant, provider))
         return found if found and found.is_active else None
 
@@ -67,49 +43,7 @@ class Configuration:
         """The active ones, by type."""
         return {p.provider_type: p for (of, _), p in self._providers.items() if of == tenant and p.is_active}
 
-    async def watch(self) -> None:
-        """Runs for ever: load everything, follow changes, start over after a reconnect."""
-
-        self._broker.on_reconnect.append(self._start_over)
-        while True:
-            try:
-                await self._watch_once()
-            except (NatsError, JetStreamError, TimeoutError) as exc:
-                log.warning("config_watch_failed", extra={"error": type(exc).__name__})
-                await asyncio.sleep(_RETRY_S)
-
-    async def _start_over(self) -> None:
-        if self._watcher is not None:
-            await self._watcher.stop()
-
-    async def _watch_once(self) -> None:
-        if self._kv is None:
-            self._kv = await self._broker.client.jetstream().key_value(subjects.CONFIG_BUCKET)
-        self._watcher = await self._kv.watchall()
-        seen: set[str] | None = set()
-        async for entry in self._watcher:
-            if entry is None:
-                self._forget_all_but(seen or set())
-                self._loaded.set()
-                seen = None
-                continue
-            if seen is not None:
-                seen.add(entry.key)
-            self._take(entry.key, entry.value if entry.operation is None else None)
-
-    async def _look_up(self, key: str) -> None:
-        if self._kv is None:
-            return
-        try:
-            entry = await self._kv.get(key)
-        except KeyNotFoundError:
-            return
-        except (NatsError, JetStreamError, TimeoutError) as exc:
-            log.warning("config_lookup_failed", extra={"key": key, "error": type(exc).__name__})
-            return
-        self._take(key, entry.value)
-
-    def _take(self, key: str, value: bytes | None) -> None:
+    def _take(self, key: str, value: bytes | None, _: int) -> None:
         try:
             match key.split("."), value:
                 case ["tenant", slug], None:

@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import assert_never
 
 from contracts import subjects
@@ -19,15 +19,13 @@ from contracts.errors import (
     FleetError,
     InternalError,
     InvalidRequest,
-    KeyUnavailable,
     MalformedRequest,
     NoProvider,
     StreamInterrupted,
-    UnknownModel,
     UnknownTenant,
 )
 from contracts.events import FailedAttempt, Started, Timings
-from contracts.providers import Endpoint, PublishedProvider, PublishedTenant
+from contracts.providers import PublishedProvider, PublishedTenant
 from contracts.subjects import AUTO
 from contracts.subjects import Provider as ProviderName
 from contracts.usage import Cost, Outcome, UsageRecord
@@ -36,24 +34,24 @@ from runtime.sealing import Keyring
 from workers import booking, policy, recovery, replies, telemetry
 from workers.admission import Admission
 from workers.booking import Attempt
+from workers.breaker import OutOfService
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
 from workers.dead_letters import bury, reply_address
+from workers.endpoints import Endpoints, Permit, Visit
 from workers.handover import hand_over, is_proven
-from workers.intake import Delivery, Settlement
+from workers.intake import Delivery, NotNow, Settlement
 from workers.interruption import Interrupted, Interruption, Reason
 from workers.job import Job, check_model, parse_handover, parse_request
-from workers.keys import HeldKey, KeyStore
 from workers.pricing import provider_of_model
 from workers.providers.base import Call, Finish, Provider, Stated, Target
 from workers.publisher import NotStored, Publisher, TooLarge
-from workers.routing import Candidate, Routes, endpoints_for, order_endpoints
+from workers.routing import Candidate, Routes
 from workers.stream import EventStream, LiveStreams
+from workers.waiting import WaitingRoom
 
 log = logging.getLogger(__name__)
-
-KEYLESS = frozenset({ProviderName.OLLAMA, ProviderName.MOCK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +62,15 @@ class Services:
     broker: Broker
     publisher: Publisher
     config: Configuration
-    keys: KeyStore
+    endpoints: Endpoints
     keyring: Keyring
     default_models: Mapping[str, str]
     cancellations: Cancellations
     live: LiveStreams
     admission: Admission
+    waiting: WaitingRoom
     clock: Clock
     rng: random.Random
-
-
-@dataclass(slots=True)
-class _Visit:
-    """The stay of a request at one candidate."""
-
-    candidate: Candidate
-    endpoints: list[Endpoint] = field(default_factory=list[Endpoint])
-    """Still to be tried, the current one first."""
-    tries: int = 0
-    """At the current endpoint."""
-    key: HeldKey | None = None
-    key_read_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +79,8 @@ class _Setback:
 
     error: FleetError
     output_sent: bool = False
+    out_of_service_s: float | None = None
+    """No endpoint may be called for this long."""
 
 
 _Ended = Settlement
@@ -145,7 +133,7 @@ class Execution:
             return await self._serve(job)
         except Interrupted as interrupted:
             return await self._interrupted(job, interrupted.reason)
-        except NotStored:
+        except (NotStored, NotNow):
             raise
         except recovery.Poisonous as error:
             await bury(self._use.publisher, job.delivery, error, provider=self._pool)
@@ -169,7 +157,7 @@ class Execution:
             candidate = job.candidates.pop(0)
             if candidate.provider != self._pool or self._adapter is None:
                 return await self._move(job, candidate)
-            result = await self._try(job, self._adapter, _Visit(candidate))
+            result = await self._try(job, self._adapter, Visit(candidate))
             if isinstance(result, Settlement):
                 return result
             await self._retrying(job, result, next_up=job.candidates[0])
@@ -246,10 +234,9 @@ class Execution:
         log.info("handed_over", extra={**job.log_facts(), "to": str(to)})
         return Settlement.ACK
 
-    async def _try(self, job: Job, adapter: Provider, visit: _Visit) -> Settlement | FleetError:
+    async def _try(self, job: Job, adapter: Provider, visit: Visit) -> Settlement | FleetError:
         """Works on one candidate until the request has ended, or the error that makes the next candidate due."""
         while True:
-            visit.tries += 1
             result = await self._attempt(job, adapter, visit)
             if isinstance(result, Settlement):
                 return result
@@ -258,12 +245,15 @@ class Execution:
             match await self._decide(job, visit, result):
                 case policy.RetryHere(delay_s):
                     await self._retrying(job, error, next_up=visit.candidate, delay_s=delay_s)
-                    async with job.interruption:
-                        await self._use.clock.sleep(delay_s)
+                    with self._use.waiting.seat(job.address.tenant, due_s=delay_s):
+                        async with job.interruption:
+                            await self._use.clock.sleep(delay_s)
+                case policy.AwaitService(patience_s):
+                    await self._retrying(job, error, next_up=visit.candidate, delay_s=result.out_of_service_s or 0)
+                    visit.patience_s = patience_s
                 case policy.NextEndpoint():
                     await self._retrying(job, error, next_up=visit.candidate)
-                    visit.endpoints.pop(0)
-                    visit.tries = 0
+                    visit.leave()
                 case policy.NextFallback():
                     return error
                 case policy.FailInterrupted():
@@ -274,10 +264,10 @@ class Execution:
                     raise error
             self._check_deadline(job)
 
-    async def _decide(self, job: Job, visit: _Visit, setback: _Setback) -> policy.Decision:
-        if isinstance(setback.error, AuthenticationFailed) and visit.key and not visit.key_read_anew:
+    async def _decide(self, job: Job, visit: Visit, setback: _Setback) -> policy.Decision:
+        if isinstance(setback.error, AuthenticationFailed) and not visit.key_read_anew:
             visit.key_read_anew = True
-            if await self._key_has_changed(job, visit.candidate, visit.key):
+            if await self._use.endpoints.key_has_changed(visit, tenant=job.address.tenant):
                 return policy.RetryHere(0)
         return policy.decide(
             setback.error,
@@ -290,43 +280,49 @@ class Execution:
                 fallbacks_left=bool(job.candidates),
                 time_left_s=self._time_left_s(job),
                 jitter=self._use.rng.random(),
+                out_of_service_s=setback.out_of_service_s,
+                waited_for_service=visit.patience_s > 0,
             ),
         )
 
-    async def _attempt(self, job: Job, adapter: Provider, visit: _Visit) -> _Ended | _Setback:
+    async def _attempt(self, job: Job, adapter: Provider, visit: Visit) -> _Ended | _Setback:
         """One vendor call, or the error that prevented it."""
         candidate = visit.candidate
         try:
             adapter.check_supported(job.request, model=candidate.model)
             configured = await self._configured(job, candidate)
-            if not visit.endpoints:
-                visit.endpoints = order_endpoints(endpoints_for(configured.config, candidate.model), self._use.rng)
-            if not visit.endpoints:
-                raise UnknownModel(
-                    f"no endpoint of {self._pool} of tenant {job.address.tenant} has {candidate.model!r}"
-                )
-            async with job.interruption:
-                visit.key = await self._key(configured)
+            permit = await self._use.endpoints.enter(
+                visit, configured, interruption=job.interruption, time_left_s=self._time_left_s(job)
+            )
+        except OutOfService as exc:
+            return _Setback(exc.to_error(), out_of_service_s=exc.retry_after_s)
         except FleetError as error:
             return _Setback(error)
-        endpoint = visit.endpoints[0]
+        async with permit:
+            return await self._call_endpoint(job, adapter, visit, configured, permit)
+
+    async def _call_endpoint(
+        self, job: Job, adapter: Provider, visit: Visit, configured: PublishedProvider, permit: Permit
+    ) -> _Ended | _Setback:
         attempt = Attempt(
             number=job.events.attempt,
-            candidate=candidate,
+            candidate=visit.candidate,
             provider_id=configured.provider_id,
-            endpoint=endpoint.name,
+            endpoint=permit.endpoint.name,
             started_at=self._use.clock.now(),
             started=self._use.clock.monotonic(),
         )
         call = Call(
             request=job.request,
-            model=candidate.model,
-            target=Target(endpoint, configured.config.timeouts, visit.key.secret if visit.key else None),
+            model=visit.candidate.model,
+            target=Target(permit.endpoint, configured.config.timeouts, permit.key.secret if permit.key else None),
             time_left_s=self._time_left_s(job),
         )
-        return await self._call_vendor(job, adapter, attempt, call)
+        return await self._call_vendor(job, adapter, attempt, call, permit)
 
-    async def _call_vendor(self, job: Job, adapter: Provider, attempt: Attempt, call: Call) -> _Ended | _Setback:
+    async def _call_vendor(
+        self, job: Job, adapter: Provider, attempt: Attempt, call: Call, permit: Permit
+    ) -> _Ended | _Setback:
         job.attempts += 1
         if job.attempts == 1:
             telemetry.QUEUED.labels(self._pool).observe(job.queued_s)
@@ -339,17 +335,19 @@ class Execution:
         )
         try:
             async with job.interruption:
-                await self._stream(job, adapter, attempt, call)
+                await self._stream(job, adapter, attempt, call, permit)
         except Interrupted as interrupted:
             return await self._interrupted(job, interrupted.reason, attempt)
         except FleetError as error:
+            await permit.failed(error)
             return await self._set_back(job, attempt, error)
         except Exception:
             log.exception("adapter_crashed", extra={**job.log_facts(), "provider": self._pool})
             return await self._set_back(job, attempt, InternalError(f"the adapter of {self._pool} failed"))
+        await permit.completed()
         return await self._complete(job, attempt)
 
-    async def _stream(self, job: Job, adapter: Provider, attempt: Attempt, call: Call) -> None:
+    async def _stream(self, job: Job, adapter: Provider, attempt: Attempt, call: Call, permit: Permit) -> None:
         async with aclosing(adapter.stream_completion(call)) as chunks:
             async for item in chunks:
                 if isinstance(item, Finish):
@@ -360,6 +358,7 @@ class Execution:
                     continue
                 if attempt.time_to_first_token_s is None:
                     attempt.time_to_first_token_s = self._use.clock.monotonic() - attempt.started
+                    await permit.first_output(attempt.time_to_first_token_s)
                 attempt.gathering.add(item)
                 if job.request.stream:
                     await job.events.delta(item)
@@ -460,26 +459,6 @@ class Execution:
                 "add one with POST /api/v1/llm-providers"
             )
         return configured
-
-    async def _key(self, configured: PublishedProvider) -> HeldKey | None:
-        if configured.key_version is not None:
-            return await self._use.keys.get(
-                tenant=configured.tenant, provider=configured.provider_type, key_version=configured.key_version
-            )
-        if configured.provider_type in KEYLESS:
-            return None
-        raise KeyUnavailable(
-            f"{configured.provider_type} of tenant {configured.tenant} has no key; "
-            f"set one with PUT /api/v1/llm-providers/{configured.provider_id}",
-            provider=configured.provider_type,
-        )
-
-    async def _key_has_changed(self, job: Job, candidate: Candidate, used: HeldKey) -> bool:
-        try:
-            held = await self._use.keys.read_anew(tenant=job.address.tenant, provider=candidate.provider)
-        except KeyUnavailable:
-            return False
-        return held.key_version != used.key_version
 
     def _entry(self, job: Job, attempt: Attempt, *, outcome: Outcome, error: FleetError | None = None) -> UsageRecord:
         return booking.record(

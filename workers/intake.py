@@ -51,6 +51,14 @@ class Settlement(Enum):
     """It can never be worked on."""
 
 
+class NotNow(Exception):
+    """The request cannot go on yet, and is to be delivered again after a while."""
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__(f"not for {delay_s:.1f} s")
+        self.delay_s = delay_s
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
     """A request as JetStream delivered it."""
@@ -221,9 +229,11 @@ class Intake:
         except asyncio.CancelledError:
             await self._say(delivery, b"-NAK")
             raise
+        except NotNow as exc:
+            await self._say(delivery, _later(exc.delay_s))
         except Exception:
             log.exception("request_crashed", extra={"subject": delivery.subject})
-            await self._say(delivery, f'-NAK {{"delay": {int(_INTERNAL_NAK_S * _NS)}}}'.encode())
+            await self._say(delivery, _later(_INTERNAL_NAK_S))
         finally:
             self._held.discard(delivery)
             source.running -= 1
@@ -279,6 +289,10 @@ def _word(settlement: Settlement) -> bytes:
             return b"+TERM"
         case _:
             assert_never(settlement)
+
+
+def _later(delay_s: float) -> bytes:
+    return f'-NAK {{"delay": {int(delay_s * _NS)}}}'.encode()
 
 
 def _delivery(msg: Msg, priority: Priority) -> Delivery:

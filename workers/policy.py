@@ -16,6 +16,9 @@ BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 20.0
 PATIENCE_S = 15.0
 """A vendor that asks to wait longer is left for an alternative, when there is one."""
+SERVICE_PATIENCE_S = 30.0
+"""How long a request waits for an endpoint that fails to come back, when there is no alternative. For one that only
+asked to wait, it waits until its deadline."""
 
 _TRANSIENT = {
     ErrorCode.RATE_LIMITED,
@@ -61,11 +64,21 @@ class Situation:
     time_left_s: float
     jitter: float
     """From 0 to 1, drawn by the caller."""
+    out_of_service_s: float | None = None
+    """No call was made, because all endpoints are out of service for this long; None: a call failed."""
+    waited_for_service: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RetryHere:
     delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitService:
+    """Until an endpoint is in service again."""
+
+    patience_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +101,12 @@ class FailInterrupted:
     """The request ends as `stream_interrupted`, because the agent asked for that."""
 
 
-Decision = RetryHere | NextEndpoint | NextFallback | Fail | FailInterrupted
+Decision = RetryHere | AwaitService | NextEndpoint | NextFallback | Fail | FailInterrupted
 
 
 def decide(error: FleetError, now: Situation) -> Decision:
+    if now.out_of_service_s is not None:
+        return _await_or_move(error, now, out_of_service_s=now.out_of_service_s)
     if now.output_sent and now.on_interrupt == "fail" and error.code in _BROKEN_OFF:
         return FailInterrupted()
     if now.attempts >= MAX_ATTEMPTS:
@@ -108,6 +123,16 @@ def decide(error: FleetError, now: Situation) -> Decision:
 def backoff_s(tries: int, *, jitter: float) -> float:
     """Full jitter: anything between nothing and the exponential bound."""
     return jitter * min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**tries)
+
+
+def _await_or_move(error: FleetError, now: Situation, *, out_of_service_s: float) -> Decision:
+    if now.fallbacks_left:
+        return NextFallback()
+    asked_to_wait = error.code is ErrorCode.RATE_LIMITED
+    patience_s = now.time_left_s if asked_to_wait else min(now.time_left_s, SERVICE_PATIENCE_S)
+    if now.waited_for_service or out_of_service_s >= patience_s:
+        return Fail()
+    return AwaitService(patience_s)
 
 
 def _wait_or_move(error: FleetError, now: Situation) -> Decision:

@@ -1,6 +1,5 @@
 """Which provider and model serve a request, in order; and which endpoint of a provider."""
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -122,8 +121,3 @@ def _offers(provider: PublishedProvider, model: str) -> bool:
 def endpoints_for(config: ProviderConfig, model: str) -> list[Endpoint]:
     """Those that can be asked for the model; an endpoint that lists deployments has only those."""
     return [e for e in config.all_endpoints() if e.deployments is None or model in e.deployments]
-
-
-def order_endpoints(endpoints: Sequence[Endpoint], rng: random.Random) -> list[Endpoint]:
-    """A random order in which an endpoint's chance to come first is its weight; weight 0 comes last."""
-    return sorted(endpoints, key=lambda e: -(rng.random() ** (1 / e.weight)) if e.weight else 1.0)

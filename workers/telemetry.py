@@ -15,6 +15,9 @@ REFUSALS = Counter("fleet_refusals_total", "Requests refused because their tenan
 UNCHECKED_LIMITS = Counter(
     "fleet_unchecked_limits_total", "Limits that a request was not held to, because no counter answered", ["limit"]
 )
+CIRCUITS_OPENED = Counter(
+    "fleet_circuits_opened_total", "Endpoints that this worker took out of service, by reason", ["provider", "reason"]
+)
 HANDED_OVER_ON_DRAIN = Counter("fleet_drain_interrupted_total", "Requests given back because the worker stopped")
 OUTPUT_TOKENS = Counter("fleet_output_tokens_total", "Output tokens", ["provider", "source"])
 INPUT_TOKENS = Counter("fleet_input_tokens_total", "Input tokens", ["provider", "source"])

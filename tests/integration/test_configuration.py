@@ -30,9 +30,9 @@ async def test_a_worker_reads_what_a_later_admin_api_writes(nats_url: str) -> No
         await bucket.put(subjects.config_key_of_tenant("acme"), of_tomorrow("kv-tenant", "limits"))
         await bucket.put(subjects.config_key_of_provider("acme", "azure"), of_tomorrow("kv-provider", "config"))
         config = Configuration(connection)
-        watching = asyncio.create_task(config.watch())
+        watching = asyncio.create_task(config.bucket.run())
         try:
-            await config.wait_until_loaded()
+            await config.bucket.wait_until_loaded()
             tenant, provider = await config.tenant("acme"), await config.provider("acme", "azure")
         finally:
             watching.cancel()

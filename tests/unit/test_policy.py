@@ -11,6 +11,8 @@ from workers.policy import (
     MAX_ATTEMPTS,
     MAX_TRIES_PER_ENDPOINT,
     PATIENCE_S,
+    SERVICE_PATIENCE_S,
+    AwaitService,
     Decision,
     Fail,
     FailInterrupted,
@@ -126,3 +128,22 @@ def test_a_broken_stream_is_restarted_by_default() -> None:
 def test_backoff_has_full_jitter_and_a_bound(tries: int) -> None:
     assert backoff_s(tries, jitter=0.0) == 0.0
     assert 0 < backoff_s(tries, jitter=1.0) <= BACKOFF_MAX_S
+
+
+@pytest.mark.parametrize(
+    ("code", "now", "expected"),
+    [
+        ("overloaded", {"out_of_service_s": 5.0, "fallbacks_left": True}, NextFallback()),
+        ("rate_limited", {"out_of_service_s": 1.0, "fallbacks_left": True}, NextFallback()),
+        ("overloaded", {"out_of_service_s": 5.0}, AwaitService(SERVICE_PATIENCE_S)),
+        ("overloaded", {"out_of_service_s": 5.0, "time_left_s": 10.0}, AwaitService(10.0)),
+        ("overloaded", {"out_of_service_s": 5.0, "waited_for_service": True}, Fail()),
+        ("overloaded", {"out_of_service_s": SERVICE_PATIENCE_S}, Fail()),
+        ("rate_limited", {"out_of_service_s": 90.0}, AwaitService(600.0)),
+        ("rate_limited", {"out_of_service_s": 700.0}, Fail()),
+    ],
+)
+def test_an_endpoint_out_of_service_is_left_awaited_or_given_up(
+    code: str, now: dict[str, Any], expected: Decision
+) -> None:
+    assert decide(error(code), situation(attempts=MAX_ATTEMPTS - 1, **now)) == expected

@@ -1,0 +1,233 @@
+"""Circuits that a fleet shares: two workers' breakers on one NATS server."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+
+import pytest
+
+from contracts import streams
+from contracts.errors import (
+    AuthenticationFailed,
+    ErrorCode,
+    FleetError,
+    InvalidRequest,
+    Overloaded,
+    RateLimited,
+)
+from fleet.local.servers import NatsServer
+from runtime import broker
+from runtime.settings import BrokerSettings
+from tests.kit import PATIENCE_S
+from workers.breaker import MAX_FAILURES, OPEN_FIRST_S, PROBE_S, Breaker, EndpointId, OutOfService, Ticket
+from workers.clock import Clock
+
+DEAD = Overloaded("no answer")
+
+
+class DrivenClock(Clock):
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self.ahead_s)
+
+
+class Fleet:
+    """Two workers, and the endpoint that they call."""
+
+    def __init__(self, one: Breaker, other: Breaker, clock: DrivenClock, endpoint: EndpointId) -> None:
+        self.one, self.other, self.clock, self.endpoint = one, other, clock, endpoint
+
+    async def allow(self, breaker: Breaker, *, revision: int = 1) -> Ticket:
+        return await breaker.allow(self.endpoint, revision=revision)
+
+    async def fail(self, breaker: Breaker, *errors: FleetError) -> None:
+        for error in errors:
+            await (await self.allow(breaker)).failed(error)
+
+    async def refusal(self, breaker: Breaker, *, revision: int = 1) -> OutOfService:
+        with pytest.raises(OutOfService) as refused:
+            await self.allow(breaker, revision=revision)
+        return refused.value
+
+    async def is_out(self, breaker: Breaker) -> bool:
+        try:
+            await (await self.allow(breaker)).dropped()
+        except OutOfService:
+            return True
+        return False
+
+    async def until_out(self, breaker: Breaker) -> None:
+        await self.until(breaker, out=True)
+
+    async def until(self, breaker: Breaker, *, out: bool) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while await self.is_out(breaker) is not out:  # noqa: ASYNC110 - it is asked, it does not tell
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def nats_server(nats: NatsServer) -> NatsServer:
+    return nats
+
+
+@pytest.fixture
+async def fleet(nats_server: NatsServer, tenant: str) -> AsyncGenerator[Fleet]:
+    clock = DrivenClock()
+    settings = BrokerSettings.model_validate({"nats_url": nats_server.url})
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        breakers: list[Breaker] = []
+        tasks: list[asyncio.Task[None]] = []
+        for name in ("one", "other"):
+            connection = await stack.enter_async_context(
+                broker.connect(settings, name=name, inbox_prefix=f"_ROLE_{name}")
+            )
+            await broker.ensure_streams(connection, settings)
+            breaker = Breaker(connection, worker=name, clock=clock)
+            tasks.append(group.create_task(breaker.bucket.run()))
+            await breaker.bucket.wait_until_loaded()
+            breakers.append(breaker)
+        one, other = breakers
+        yield Fleet(one, other, clock, EndpointId(tenant, "openai", "default"))
+        for task in tasks:
+            task.cancel()
+
+
+async def test_a_dead_endpoint_is_taken_out_of_service_for_every_worker(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[DEAD] * (MAX_FAILURES - 1))
+    assert not await fleet.is_out(fleet.one)
+
+    await fleet.fail(fleet.one, DEAD)
+
+    assert (await fleet.refusal(fleet.one)).reason is ErrorCode.OVERLOADED
+    await fleet.until_out(fleet.other)
+    refused = await fleet.refusal(fleet.other)
+    assert 0 < refused.retry_after_s <= OPEN_FIRST_S
+    assert refused.to_error().code is ErrorCode.OVERLOADED
+
+
+async def test_one_success_in_between_keeps_it_in_service(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[DEAD] * (MAX_FAILURES - 1))
+    await (await fleet.allow(fleet.one)).succeeded()
+    await fleet.fail(fleet.one, *[DEAD] * (MAX_FAILURES - 1))
+
+    assert not await fleet.is_out(fleet.one)
+
+
+async def test_a_refused_request_says_nothing_against_its_endpoint(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[InvalidRequest("too long")] * (2 * MAX_FAILURES))
+
+    assert not await fleet.is_out(fleet.one)
+
+
+async def test_what_began_before_the_circuit_opened_says_nothing_any_more(fleet: Fleet) -> None:
+    early, late = await fleet.allow(fleet.one), await fleet.allow(fleet.one)
+    await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
+
+    await early.succeeded()
+    assert await fleet.is_out(fleet.one)
+    left_s = (await fleet.refusal(fleet.one)).retry_after_s
+    await late.failed(DEAD)
+    assert (await fleet.refusal(fleet.one)).retry_after_s <= left_s
+
+
+async def test_a_429_cools_the_endpoint_down_for_all_until_the_time_it_named(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, RateLimited("slow down", retry_after_s=40))
+
+    await fleet.until_out(fleet.other)
+    refused = await fleet.refusal(fleet.other)
+    assert refused.reason is ErrorCode.RATE_LIMITED
+    assert 35 < refused.retry_after_s <= 40
+    fleet.clock.ahead_s += 41
+    assert not await fleet.is_out(fleet.other)
+
+
+async def test_the_fleet_sends_one_probe(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
+    await fleet.until_out(fleet.other)
+    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+
+    tries = [fleet.allow(breaker) for breaker in (fleet.one, fleet.other) * 20]
+    got = await asyncio.gather(*tries, return_exceptions=True)
+
+    assert sum(isinstance(answer, Ticket) for answer in got) == 1
+    assert all(isinstance(answer, Ticket | OutOfService) for answer in got)
+
+
+async def test_a_probe_that_succeeds_closes_the_circuit_for_all(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
+    await fleet.until_out(fleet.other)
+    waiting = asyncio.create_task(fleet.other.wait([fleet.endpoint], at_most_s=60))
+    await asyncio.sleep(0)
+    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+    probe = await fleet.allow(fleet.one)
+
+    await probe.succeeded()
+
+    await asyncio.wait_for(waiting, PATIENCE_S)
+    for breaker in (fleet.one, fleet.other):
+        await fleet.until(breaker, out=False)
+
+
+async def test_a_probe_that_fails_opens_it_for_longer(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
+    await fleet.until_out(fleet.other)
+    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+
+    await fleet.fail(fleet.other, DEAD)
+
+    assert OPEN_FIRST_S < (await fleet.refusal(fleet.other)).retry_after_s <= 2 * OPEN_FIRST_S
+
+
+async def test_a_probe_whose_request_was_stopped_leaves_its_place_at_once(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
+    await fleet.until_out(fleet.other)
+    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+    probe = await fleet.allow(fleet.one)
+    assert await fleet.is_out(fleet.one)
+
+    await probe.dropped()
+
+    await (await fleet.allow(fleet.one)).succeeded()
+
+
+async def test_a_probe_whose_worker_died_is_replaced(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
+    await fleet.until_out(fleet.other)
+    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+    lost = await fleet.allow(fleet.one)
+    await fleet.until_out(fleet.other)
+
+    fleet.clock.ahead_s += PROBE_S + 1
+    await fleet.allow(fleet.other)
+
+    await lost.succeeded()  # it was only slow: as good an answer as the other's
+    assert not await fleet.is_out(fleet.one)
+
+
+async def test_a_changed_configuration_puts_the_endpoint_back_into_service(fleet: Fleet) -> None:
+    await fleet.fail(fleet.one, *[AuthenticationFailed("no such key")] * MAX_FAILURES)
+    await fleet.until_out(fleet.other)
+
+    await (await fleet.allow(fleet.other, revision=2)).succeeded()
+
+    assert not await fleet.is_out(fleet.other)
+
+
+async def test_circuits_are_shared_again_after_nats_was_restarted(fleet: Fleet, nats_server: NatsServer) -> None:
+    await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
+    await fleet.until_out(fleet.other)
+
+    await nats_server.kill()
+    await nats_server.start()
+    settings = BrokerSettings.model_validate({"nats_url": nats_server.url})
+    async with broker.connect(settings, name="admin", inbox_prefix="_ROLE_admin") as connection:
+        await streams.ensure(connection.request, settings.sizes())
+    for breaker in (fleet.one, fleet.other):
+        await fleet.until(breaker, out=False)
+
+    await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
+
+    await fleet.until_out(fleet.other)
