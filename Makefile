@@ -41,6 +41,7 @@ docs: $(INSTALLED)
 	@$(BIN)/python -m contracts.asyncapi > docs/asyncapi.json
 	@$(BIN)/python -m contracts.schemas
 	@$(BIN)/python -m admin_api.openapi > docs/openapi.json
+	@$(BIN)/python -m tests.permissions.document
 
 sbom: $(INSTALLED)
 	@mkdir -p build
