@@ -15,6 +15,8 @@ from workers.pricing import price
 from workers.providers.base import Chunk, Finish, Gathering, Stated
 from workers.routing import Candidate
 
+_MAY_HAVE_WORKED = frozenset({ErrorCode.PROVIDER_TIMEOUT, ErrorCode.STREAM_INTERRUPTED, ErrorCode.DEADLINE_EXCEEDED})
+
 NOTHING = Usage(source=UsageSource.VENDOR)
 """A refused call: the vendor said no, and bills nothing."""
 
@@ -75,23 +77,20 @@ def usage_of(attempt: Attempt, request: CompletionRequest, error: FleetError | N
     stated = attempt.stated.usage if attempt.stated else None
     if stated and attempt.stated and attempt.stated.is_final:
         return stated
-    worked_on = attempt.answer is not None or attempt.gathering.started
-    if (
-        error is not None
-        and not worked_on
-        and error.code
-        not in (
-            ErrorCode.PROVIDER_TIMEOUT,
-            ErrorCode.STREAM_INTERRUPTED,
-            ErrorCode.DEADLINE_EXCEEDED,
-        )
-    ):
+    if not _was_worked_on(attempt, error):
         return NOTHING
     guess = tokens.estimate(request, attempt.gathering.output_text())
     if stated is None:
         return guess
     output_tokens = max(stated.output_tokens, guess.output_tokens)
     return stated.model_copy(update={"output_tokens": output_tokens, "source": UsageSource.ESTIMATED})
+
+
+def _was_worked_on(attempt: Attempt, error: FleetError | None) -> bool:
+    """Also true when nobody can know: a vendor that was asked and silent may have worked, and bills it."""
+    if error is None or attempt.answer is not None or attempt.gathering.started:
+        return True
+    return error.status is None and error.code in _MAY_HAVE_WORKED
 
 
 def record(

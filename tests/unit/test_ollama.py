@@ -59,9 +59,15 @@ def test_every_error_of_the_client_is_mapped(kind: type[Exception]) -> None:
 
 
 def test_a_server_that_does_not_answer_in_time_is_a_timeout() -> None:
-    failure = from_exception(httpx2.ConnectTimeout("slow"), host="127.0.0.1:11434")
+    failure = from_exception(httpx2.ReadTimeout("slow"), host="127.0.0.1:11434")
     assert failure.code == ErrorCode.PROVIDER_TIMEOUT
     assert "127.0.0.1:11434" in failure.message
+
+
+def test_a_server_that_cannot_be_connected_to_in_time_is_unavailable() -> None:
+    """It was never asked, so nothing is booked."""
+    failure = from_exception(httpx2.ConnectTimeout("slow"), host="127.0.0.1:11434")
+    assert failure.code == ErrorCode.PROVIDER_UNAVAILABLE
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ from workers.providers.vendor_errors import answered, of_class, of_status
 PROVIDER = "ollama"
 
 BY_HTTPX2_CLASS: dict[str, type[FleetError]] = {
+    "ConnectTimeout": ProviderUnavailable,
+    "PoolTimeout": ProviderUnavailable,
     "TimeoutException": ProviderTimeout,
     "UnsupportedProtocol": InvalidRequest,
     "RequestError": ProviderUnavailable,

@@ -29,7 +29,7 @@ from workers.providers.transport import describe
 from workers.providers.vendor_errors import answered, of_class, of_status, redact
 
 BY_SDK_CLASS: dict[str, type[FleetError]] = {
-    "APITimeoutError": ProviderTimeout,
+    "APITimeoutError": ProviderUnavailable,  # only connecting has a limit in the SDK: the vendor was never asked
     "APIConnectionError": ProviderUnavailable,
     "APIResponseValidationError": ProviderUnavailable,
     "BadRequestError": InvalidRequest,
