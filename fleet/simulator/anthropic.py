@@ -234,6 +234,7 @@ def _usage(ask: Ask, script: Script) -> dict[str, Any] | None:
         "cache_read_input_tokens": cached,
         "output_tokens": estimate_output("".join(said)) if out is None else out,
         "output_tokens_details": {"thinking_tokens": script.usage.reasoning_tokens},
+        "service_tier": script.service_tier or "standard",
     }
 
 

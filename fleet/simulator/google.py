@@ -153,7 +153,8 @@ class Google:
     def frames(self, ask: Ask, script: Script) -> Iterator[Frame]:
         envelope = self._envelope(ask)
         usage = _usage(ask, script)
-        begun = {"promptTokenCount": usage["promptTokenCount"], "totalTokenCount": usage["promptTokenCount"]}
+        given = usage["promptTokenCount"]
+        begun = {"promptTokenCount": given, "totalTokenCount": given, "serviceTier": usage["serviceTier"]}
         running: dict[str, Any] = {"usageMetadata": begun} if script.usage else {}
 
         def event(parts: list[dict[str, Any]], **candidate: Any) -> bytes:
@@ -300,7 +301,7 @@ def _usage(ask: Ask, script: Script) -> dict[str, Any]:
         "promptTokensDetails": [{"modality": "TEXT", "tokenCount": given}],
         "thoughtsTokenCount": thoughts,
         **({"cachedContentTokenCount": cached} if cached else {}),
-        "serviceTier": "standard",
+        "serviceTier": script.service_tier or "standard",
     }
 
 

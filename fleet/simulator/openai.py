@@ -134,7 +134,7 @@ class OpenAI:
         return {"content-type": "text/event-stream; charset=utf-8", "openai-version": "2020-10-01"}
 
     def frames(self, ask: Ask, script: Script) -> Iterator[Frame]:
-        envelope = self._envelope(ask, "chat.completion.chunk")
+        envelope = self._envelope(ask, script, "chat.completion.chunk")
         options = ask.body.get("stream_options") or {}
         extra: dict[str, Any] = {"usage": None} if options.get("include_usage") else {}
         if options.get("include_obfuscation", True):
@@ -176,7 +176,11 @@ class OpenAI:
             **({"tool_calls": calls} if calls else {}),
         }
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(script)}
-        body = {**self._envelope(ask, "chat.completion"), "choices": [choice], "usage": self._usage(ask, script)}
+        body = {
+            **self._envelope(ask, script, "chat.completion"),
+            "choices": [choice],
+            "usage": self._usage(ask, script),
+        }
         return json.dumps(body, ensure_ascii=False).encode()
 
     def stated(self, ask: Ask, script: Script) -> Stated | None:
@@ -204,13 +208,13 @@ class OpenAI:
             },
         }
 
-    def _envelope(self, ask: Ask, kind: str) -> dict[str, Any]:
+    def _envelope(self, ask: Ask, script: Script, kind: str) -> dict[str, Any]:
         return {
             "id": f"chatcmpl-sim{next(self._serial)}",
             "object": kind,
             "created": int(time.time()),
             "model": ask.model,
-            "service_tier": "default",
+            "service_tier": script.service_tier or "default",
             "system_fingerprint": None,
         }
 

@@ -44,6 +44,8 @@ class Script(StrictWireModel):
     """Characters in a chunk; without it and `chunks`, a word."""
     usage: ScriptedUsage | None = ScriptedUsage()
     """None: none is stated."""
+    service_tier: str | None = None
+    """As what it says that it served the call; None: its standard. Ollama has none."""
     finish_reason: str | None = None
     """In the vendor's own words; None: what fits."""
 

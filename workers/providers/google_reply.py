@@ -175,7 +175,7 @@ class ReplyReader:
             return
         self._id = self._id or response.response_id
         self._model = self._model or response.model_version
-        if (usage := response.usage_metadata) and usage.stated:
+        if (usage := response.usage_metadata) and usage.stated and usage != self._usage:
             self._usage = usage
             self.stated = Stated(_normalised(usage), service_tier=self._service_tier(), response_model=self._model)
         feedback = response.prompt_feedback

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from contracts.usage import UsageSource
 from fleet.simulator import Script, ScriptedToolCall, ScriptedUsage
 from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
 from tests.kit import until
-from workers.providers.base import Chunk, Finish
+from workers.providers.base import Chunk, Finish, Stated
 
 UNICODE = "Olá, čeština, 你好, 👩‍👩‍👧, ∑ and e\u0301\u2028\u0085 done"
 CALLS = (
@@ -70,6 +70,25 @@ async def test_a_completion_is_the_stream_gathered(vendor: Vendor) -> None:
     assert bool(completion.finish.response_id) == vendor.traits.names_replies
     assert completion.finish.warnings == ()
     assert vendor.served.stream
+
+
+async def test_tells_as_what_it_was_served(vendor: Vendor) -> None:
+    vendor.says(Script(service_tier="flex"), Script())
+    tiers = [(await vendor.complete()).finish.service_tier for _ in range(2)]
+    assert tiers == ["flex" if vendor.traits.names_tier else None, None]
+
+
+async def test_what_was_stated_is_known_when_the_stream_is_cut(vendor: Vendor) -> None:
+    usage = ScriptedUsage(input_tokens=1000, output_tokens=50)
+    vendor.says(Script(text="one two three", usage=usage, service_tier="flex", cut_after_chunks=2))
+    stated = Stated()
+    with suppress(StreamInterrupted):
+        async for item in vendor.stream():
+            assert not isinstance(item, Finish)
+            stated = item if isinstance(item, Stated) else stated
+    assert (stated.usage.input_tokens if stated.usage else None) == (1000 if vendor.traits.states_input_first else None)
+    assert stated.service_tier == ("flex" if vendor.traits.names_tier else None)
+    assert not stated.is_final
 
 
 async def test_a_server_that_does_not_stream_is_understood(vendor: Vendor) -> None:

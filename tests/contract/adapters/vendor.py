@@ -36,6 +36,10 @@ class Traits:
     """Whether it can refuse or cut off a text for what it is about."""
     details_usage: bool = True
     """Whether cached and reasoning tokens are stated."""
+    states_input_first: bool = False
+    """Whether it counts the prompt before it answers."""
+    names_tier: bool = True
+    """Whether it says as what it served a call."""
     is_priced: bool = True
     refuses_apart: bool = True
     """Whether a refusal is another thing than a text."""
@@ -46,10 +50,13 @@ class Traits:
 TRAITS: Mapping[str, Traits] = {
     "openai": Traits(),
     "azure": Traits(),
-    "anthropic": Traits(model="claude-sonnet-4-5", context_window=200_000, statuses={"overloaded": 529}),
+    "anthropic": Traits(
+        model="claude-sonnet-4-5", context_window=200_000, states_input_first=True, statuses={"overloaded": 529}
+    ),
     "google": Traits(
         model="gemini-2.5-flash",
         context_window=1_048_576,
+        states_input_first=True,
         refuses_apart=False,
         statuses={"invalid_api_key": 400},
     ),
@@ -60,6 +67,7 @@ TRAITS: Mapping[str, Traits] = {
         names_calls=False,
         filters=False,
         details_usage=False,
+        names_tier=False,
         is_priced=False,
         refuses_apart=False,
     ),
