@@ -41,6 +41,10 @@ class Pace:
         self._clock = clock
         self._free_at: OrderedDict[str, float] = OrderedDict()
 
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._free_at)
+
     def take(self, key: str) -> Turn:
         """A turn, which is used up when it is granted."""
         now = self._clock()

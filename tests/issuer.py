@@ -49,13 +49,13 @@ class Issuer:
             await self._runner.cleanup()
             self._runner = None
 
-    def token(self, *, kid: str = "first", headers: dict[str, Any] | None = None, **claims: Any) -> str:
-        """Claims that are None are left out."""
+    def token(self, *, kid: str = "first", named: bool = True, **claims: Any) -> str:
+        """Claims that are None are left out. `named`: the token says which key signed it."""
         now = utc_now()
         stated = {"iss": self.url, "aud": AUDIENCE, "sub": "somebody", "iat": now, "exp": now + timedelta(minutes=5)}
         kept = {name: value for name, value in (stated | claims).items() if value is not None}
         key = self.keys[kid]
-        return jwt.encode(kept, key, algorithm=_algorithm(key), headers={"kid": kid} | (headers or {}))
+        return jwt.encode(kept, key, algorithm=_algorithm(key), headers={"kid": kid} if named else None)
 
     async def _discovery(self, _: web.Request) -> web.Response:
         return web.json_response({"issuer": self.claimed, "jwks_uri": f"http://127.0.0.1:{self._port}/keys"})

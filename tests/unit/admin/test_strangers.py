@@ -1,0 +1,60 @@
+"""Callers who are not recognised are slowed down."""
+
+import pytest
+
+from admin_api.pacing import Pace
+from admin_api.problems import Problem
+from admin_api.strangers import FAILURES_PER_MINUTE, Strangers, source_of
+
+
+def is_slowed(strangers: Strangers, source: str, token: bytes = b"guess") -> bool:
+    try:
+        strangers.check(source, token)
+    except Problem as problem:
+        return (problem.status, problem.headers) == (429, {"Retry-After": "6"})
+    return False
+
+
+def after_guessing(source: str) -> Strangers:
+    strangers = Strangers(Pace(limit=FAILURES_PER_MINUTE, clock=lambda: 0))
+    for _ in range(FAILURES_PER_MINUTE):
+        assert not is_slowed(strangers, source)
+        strangers.refused(source, b"guess")
+    return strangers
+
+
+def test_so_many_failures_and_no_more() -> None:
+    strangers = after_guessing("198.51.100.7")
+
+    assert is_slowed(strangers, "198.51.100.7")
+    assert not is_slowed(strangers, "198.51.100.8")
+
+
+def test_a_token_that_was_recognised_lately_still_comes_in_from_there() -> None:
+    strangers = after_guessing("198.51.100.7")
+    strangers.recognised(b"good")
+
+    assert not is_slowed(strangers, "198.51.100.7", b"good")
+    strangers.refused("198.51.100.7", b"good")
+    assert is_slowed(strangers, "198.51.100.7", b"good")
+
+
+@pytest.mark.parametrize(
+    ("source", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:198.51.100.7", "198.51.100.7", True),
+        ("unknown", "unknown", True),
+    ],
+)
+def test_what_counts_as_one_source(source: str, other: str, same: bool) -> None:
+    assert is_slowed(after_guessing(source), other) is same
+
+
+@pytest.mark.parametrize(
+    ("peer", "source"),
+    [("198.51.100.7", "198.51.100.7"), ("2001:DB8::1", "2001:db8::1"), ("a" * 9000, "unknown"), (None, "unknown")],
+)
+def test_a_source_is_an_address_or_unknown(peer: str | None, source: str) -> None:
+    assert source_of(peer) == source
