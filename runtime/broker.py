@@ -46,6 +46,11 @@ class Broker:
     def connected(self) -> bool:
         return self.client.is_connected
 
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made anew; what was said on another one may have been lost."""
+        return self.client.stats["reconnects"]
+
     async def request(self, subject: str, payload: bytes) -> bytes:
         """A request to the JetStream API; what `contracts.streams.ensure` needs."""
         return (await self.client.request(subject, payload, timeout=REQUEST_TIMEOUT_S)).data

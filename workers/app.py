@@ -78,7 +78,7 @@ async def run(
         keyring = Keyring.from_settings(settings)
         keys = KeyStore(vault, keyring, clock=clock.monotonic)
         cancellations = Cancellations(clock)
-        live = LiveStreams()
+        live = LiveStreams(lambda: nats.reconnects)
         nats.on_reconnect.append(live.reconnected)
         rng = random.Random()
         waiting = WaitingRoom(seats=max(2, concurrency // _WAITING_PART), rng=rng)

@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import assert_never
 
+import nats.errors
+
 from contracts import subjects
 from contracts.errors import (
     AuthenticationFailed,
@@ -35,6 +37,7 @@ from workers import booking, policy, recovery, replies, telemetry
 from workers.admission import Admission
 from workers.booking import Attempt
 from workers.breaker import OutOfService
+from workers.budgets import BudgetedCall, Budgets
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
@@ -44,6 +47,8 @@ from workers.handover import hand_over, is_proven
 from workers.intake import Delivery, NotNow, Settlement
 from workers.interruption import Interrupted, Interruption, Reason
 from workers.job import Job, check_model, parse_handover, parse_request
+from workers.lease import Lost
+from workers.memory import forgotten
 from workers.pricing import provider_of_model
 from workers.providers.base import Call, Finish, Provider, Stated, Target
 from workers.publisher import NotStored, Publisher, TooLarge
@@ -52,6 +57,9 @@ from workers.stream import EventStream, LiveStreams
 from workers.waiting import WaitingRoom
 
 log = logging.getLogger(__name__)
+
+_NO_ANSWER_S = 1.0
+"""Until a request whose past cannot be read is delivered again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ class Services:
     cancellations: Cancellations
     live: LiveStreams
     admission: Admission
+    budgets: Budgets
     waiting: WaitingRoom
     clock: Clock
     rng: random.Random
@@ -126,14 +135,16 @@ class Execution:
             self._use.live.keep(job.events),
             self._use.cancellations.watch(request.tenant, request.id, job.interruption),
         ):
-            return await self._run(job)
+            settlement = await self._run(job)
+            await self._use.live.say_what_was_lost(job.events)
+            return settlement
 
     async def _run(self, job: Job) -> Settlement:
         try:
             return await self._serve(job)
         except Interrupted as interrupted:
             return await self._interrupted(job, interrupted.reason)
-        except (NotStored, NotNow):
+        except (NotStored, NotNow, Lost):
             raise
         except recovery.Poisonous as error:
             await bury(self._use.publisher, job.delivery, error, provider=self._pool)
@@ -190,8 +201,7 @@ class Execution:
         """What an earlier delivery left to do: books what is not booked. None: the request goes on here."""
         if not job.may_have_a_past:
             return None
-        events = await replies.events(self._use.broker, job.events.subject)
-        past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
+        past = await self._past(job)
         if past is None:
             return None
         if job.runs_once_more:
@@ -215,6 +225,18 @@ class Execution:
                 raise StreamInterrupted("the worker died after output was sent", provider=self._pool)
         return None
 
+    async def _past(self, job: Job) -> recovery.Past | None:
+        """Raises NotNow when NATS cannot say."""
+        try:
+            events = await replies.events(self._use.broker, job.events.subject)
+            past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
+            unknown = past is None and job.delivery.deliveries > 1
+            if unknown and await forgotten(self._use.broker, since=job.delivery.queued_at):
+                job.events.skip_attempts(job.delivery.deliveries - 1)
+        except (nats.errors.Error, TimeoutError) as exc:
+            raise NotNow(_NO_ANSWER_S) from exc
+        return past
+
     async def _admit(self, job: Job) -> None:
         """A request counts against its tenant's limits once, before anything is done for it."""
         if job.is_new and not is_proven(self._use.keyring, job):
@@ -228,6 +250,7 @@ class Execution:
     async def _move(self, job: Job, to: Candidate) -> Settlement:
         if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:
             raise NoProvider(f"the request was handed over {job.handover.hops} times and found no provider")
+        job.delivery.lease.check()
         await hand_over(
             self._use.publisher, self._use.keyring, job, to, pool=self._pool, time_left_s=self._time_left_s(job)
         )
@@ -291,12 +314,15 @@ class Execution:
         try:
             adapter.check_supported(job.request, model=candidate.model)
             configured = await self._configured(job, candidate)
+            await self._reserve(job, candidate)
             permit = await self._use.endpoints.enter(
                 visit, configured, interruption=job.interruption, time_left_s=self._time_left_s(job)
             )
         except OutOfService as exc:
+            await self._unreserve(job)
             return _Setback(exc.to_error(), out_of_service_s=exc.retry_after_s)
         except FleetError as error:
+            await self._unreserve(job)
             return _Setback(error)
         async with permit:
             return await self._call_endpoint(job, adapter, visit, configured, permit)
@@ -313,7 +339,7 @@ class Execution:
             started=self._use.clock.monotonic(),
         )
         call = Call(
-            request=job.request,
+            request=job.affordable_request,
             model=visit.candidate.model,
             target=Target(permit.endpoint, configured.config.timeouts, permit.key.secret if permit.key else None),
             time_left_s=self._time_left_s(job),
@@ -323,6 +349,7 @@ class Execution:
     async def _call_vendor(
         self, job: Job, adapter: Provider, attempt: Attempt, call: Call, permit: Permit
     ) -> _Ended | _Setback:
+        job.delivery.lease.check()
         job.attempts += 1
         if job.attempts == 1:
             telemetry.QUEUED.labels(self._pool).observe(job.queued_s)
@@ -384,7 +411,7 @@ class Execution:
                     time_to_first_token_s=attempt.time_to_first_token_s,
                     duration_s=book.duration_s,
                 ),
-                warnings=finish.warnings,
+                warnings=(*finish.warnings, *job.warnings),
             )
         except TooLarge:
             await self._book(job, book)
@@ -426,6 +453,7 @@ class Execution:
                 assert_never(reason)
 
     async def _fail(self, job: Job, error: FleetError) -> Settlement:
+        job.delivery.lease.check()
         await job.events.failed(
             error.to_wire(), attempts=tuple(job.history), usage=job.bill.usage, cost=job.bill.cost()
         )
@@ -494,7 +522,25 @@ class Execution:
         job.bill.add(book)
         await self._book(job, book)
 
+    async def _reserve(self, job: Job, candidate: Candidate) -> None:
+        call = BudgetedCall(
+            job.request,
+            provider=candidate.provider,
+            model=candidate.model,
+            at=self._use.clock.now(),
+            deadline=job.deadline,
+        )
+        job.reservation = await self._use.budgets.reserve(job.tenant, call, interruption=job.interruption)
+
+    async def _unreserve(self, job: Job) -> None:
+        """For an attempt that is not made, or is left to another worker to book."""
+        if job.reservation is not None:
+            reservation, job.reservation = job.reservation, None
+            await self._use.budgets.release(reservation.hold)
+
     async def _book(self, job: Job, book: UsageRecord) -> None:
+        reservation, job.reservation = job.reservation, None
+        await self._use.budgets.settle(job.tenant, book, reservation)
         await self._use.admission.count_tokens(job.tenant, book.usage, key=f"{job.delivery.stream_seq}-{book.attempt}")
         await self._use.publisher.durable(subjects.usage(book.provider, book.tenant), book.to_json(), msg_id=book.id)
         telemetry.count_attempt(book)

@@ -11,12 +11,15 @@ import asyncio
 import json
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
 from typing import assert_never
 
+import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -25,6 +28,7 @@ from contracts.subjects import Priority
 from runtime.broker import Broker
 from workers import telemetry
 from workers.fair_queue import FairQueue
+from workers.lease import Lease, Leases, Lost
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +77,8 @@ class Delivery:
     """When it entered the stream."""
     priority: Priority
     stream_seq: int
+    lease: Lease
+    """Whether it is still this worker's."""
 
     @property
     def tenant(self) -> str:
@@ -111,6 +117,7 @@ class Intake:
         self._held: set[Delivery] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._leases = Leases(time.monotonic)
         self._provider = provider
 
     @property
@@ -148,10 +155,12 @@ class Intake:
         return receive
 
     async def _receive(self, source: _Source, msg: Msg) -> None:
-        delivery = _delivery(msg, source.priority)
+        delivery = _delivery(msg, source.priority, self._leases.grant())
         source.asked = max(0, source.asked - 1)
+        if not delivery.lease.holds:
+            return
         if self._draining:
-            await self._say(delivery, b"-NAK")
+            await self._give_back(delivery)
             return
         self._held.add(delivery)
         source.parked.put(delivery.tenant, delivery)
@@ -224,16 +233,18 @@ class Intake:
 
     async def _work(self, source: _Source, delivery: Delivery) -> None:
         try:
-            settlement = await self._run(delivery)
-            await self._say(delivery, _word(settlement))
+            delivery.lease.check()
+            await self._settle(delivery, await self._run(delivery))
+        except Lost:
+            log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
         except asyncio.CancelledError:
-            await self._say(delivery, b"-NAK")
+            await self._give_back(delivery)
             raise
         except NotNow as exc:
-            await self._say(delivery, _later(exc.delay_s))
+            await self._give_back(delivery, delay_s=exc.delay_s)
         except Exception:
             log.exception("request_crashed", extra={"subject": delivery.subject})
-            await self._say(delivery, _later(_INTERNAL_NAK_S))
+            await self._give_back(delivery, delay_s=_INTERNAL_NAK_S)
         finally:
             self._held.discard(delivery)
             source.running -= 1
@@ -247,8 +258,29 @@ class Intake:
             await asyncio.sleep(streams.HEARTBEAT_S)
             if not self._broker.connected:
                 continue
+            sent_at, reconnects = time.monotonic(), self._broker.reconnects
             for delivery in list(self._held):
                 await self._say(delivery, b"+WPI")
+            with suppress(nats.errors.Error):
+                await self._broker.client.flush(streams.HEARTBEAT_S)
+                if self._broker.reconnects == reconnects:
+                    self._leases.confirmed(sent_at=sent_at)
+
+    async def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
+        match settlement:
+            case Settlement.ACK:
+                await self._say(delivery, b"+ACK")
+            case Settlement.NAK:
+                await self._give_back(delivery)
+            case Settlement.TERM:
+                await self._say(delivery, b"+TERM")
+            case _:
+                assert_never(settlement)
+
+    async def _give_back(self, delivery: Delivery, *, delay_s: float = 0) -> None:
+        """Not when it is another worker's by now: that one would get it a second time."""
+        if delivery.lease.holds:
+            await self._say(delivery, f'-NAK {{"delay": {int(delay_s * _NS)}}}'.encode() if delay_s else b"-NAK")
 
     async def _say(self, delivery: Delivery, word: bytes) -> None:
         """Lost words do no harm: what is not acked comes again, and is found to be done."""
@@ -260,7 +292,7 @@ class Intake:
         for source in self._sources:
             for delivery in source.parked.drain():
                 self._held.discard(delivery)
-                await self._say(delivery, b"-NAK")
+                await self._give_back(delivery)
         if self._broker.connected:
             await self._broker.client.flush()
         log.info("draining", extra={"provider": self._provider, "in_flight": self.in_flight})
@@ -279,23 +311,7 @@ class Intake:
         telemetry.HANDED_OVER_ON_DRAIN.inc(len(left))
 
 
-def _word(settlement: Settlement) -> bytes:
-    match settlement:
-        case Settlement.ACK:
-            return b"+ACK"
-        case Settlement.NAK:
-            return b"-NAK"
-        case Settlement.TERM:
-            return b"+TERM"
-        case _:
-            assert_never(settlement)
-
-
-def _later(delay_s: float) -> bytes:
-    return f'-NAK {{"delay": {int(delay_s * _NS)}}}'.encode()
-
-
-def _delivery(msg: Msg, priority: Priority) -> Delivery:
+def _delivery(msg: Msg, priority: Priority, lease: Lease) -> Delivery:
     meta = msg.metadata
     return Delivery(
         subject=msg.subject,
@@ -306,4 +322,5 @@ def _delivery(msg: Msg, priority: Priority) -> Delivery:
         queued_at=meta.timestamp,
         priority=priority,
         stream_seq=meta.sequence.stream,
+        lease=lease,
     )

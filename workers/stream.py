@@ -32,6 +32,8 @@ from workers.providers.base import Chunk
 Publish = Callable[[str, bytes], Awaitable[None]]
 
 _AGAIN_AFTER_S = (0, 1, 3)
+_MOST_ATTEMPTS = 100
+"""More than one delivery makes, counted generously: numbers are never used again."""
 
 _quote = json.encoder.encode_basestring_ascii
 
@@ -75,6 +77,10 @@ class EventStream:
         """Another worker sent `last`; this one's events follow it with the next attempt."""
         self.attempt = last.attempt
         self.next_attempt()
+
+    def skip_attempts(self, deliveries: int) -> None:
+        """So many deliveries before this one may have used numbers that nobody knows any more."""
+        self.attempt += deliveries * _MOST_ATTEMPTS
 
     def next_attempt(self) -> None:
         self.attempt += 1
@@ -153,17 +159,24 @@ class LiveStreams:
     in memory. So after a reconnect every running request says its attempt's events again.
     """
 
-    def __init__(self) -> None:
-        self._streams: set[EventStream] = set()
+    def __init__(self, reconnects: Callable[[], int]) -> None:
+        """`reconnects`: how often the connection was made anew so far."""
+        self._reconnects = reconnects
+        self._streams: dict[EventStream, int] = {}
         self._reconnected = asyncio.Event()
 
     @contextmanager
     def keep(self, stream: EventStream) -> Generator[None]:
-        self._streams.add(stream)
+        self._streams[stream] = self._reconnects()
         try:
             yield
         finally:
-            self._streams.discard(stream)
+            del self._streams[stream]
+
+    async def say_what_was_lost(self, stream: EventStream) -> None:
+        """Before the ack, which on one connection follows the events: so that it does on the present one."""
+        if self._reconnects() != self._streams[stream]:
+            await stream.say_again()
 
     async def reconnected(self) -> None:
         self._reconnected.set()

@@ -1,6 +1,7 @@
 """Whom to tell about a request that cannot be read."""
 
 import json
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from contracts.subjects import Priority
 from workers.dead_letters import reply_address
 from workers.intake import Delivery
+from workers.lease import Leases
 
 
 def delivery(data: bytes) -> Delivery:
@@ -20,6 +22,7 @@ def delivery(data: bytes) -> Delivery:
         queued_at=datetime.now(UTC),
         priority=Priority.INTERACTIVE,
         stream_seq=1,
+        lease=Leases(time.monotonic).grant(),
     )
 
 

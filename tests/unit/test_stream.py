@@ -85,7 +85,7 @@ async def test_goes_on_after_the_last_event_of_a_dead_worker() -> None:
 
 
 async def test_says_an_attempts_events_again_as_they_were() -> None:
-    wire, live = Wire(), LiveStreams()
+    wire, live = Wire(), LiveStreams(lambda: 0)
     events = stream(wire)
     with live.keep(events):
         await events.delta(Chunk(text="of the first attempt"))
@@ -100,3 +100,27 @@ async def test_says_an_attempts_events_again_as_they_were() -> None:
     wire.sent.clear()
     await live.say_again()
     assert wire.sent == []
+
+
+async def test_says_before_its_ack_again_what_was_said_on_another_connection() -> None:
+    reconnects = 7
+    wire, live = Wire(), LiveStreams(lambda: reconnects)
+    events = stream(wire)
+    with live.keep(events):
+        await events.delta(Chunk(text="a"))
+        said = list(wire.sent)
+        await live.say_what_was_lost(events)
+        assert wire.sent == said
+
+        reconnects += 1
+        await live.say_what_was_lost(events)
+        assert wire.sent == said * 2
+
+
+async def test_takes_no_number_that_an_earlier_delivery_can_have_used() -> None:
+    wire = Wire()
+    events = stream(wire)
+    events.skip_attempts(2)
+    await events.delta(Chunk(text="x"))
+
+    assert [e.attempt for e in wire.events()] == [201]

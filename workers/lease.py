@@ -1,0 +1,57 @@
+"""How long a worker may be sure that the requests it was given are its own.
+
+JetStream gives a message to another worker `ack_wait` after the last sign of life that it got, and does not tell the
+first one, nor refuse its late words. So a worker counts for itself, from the last sign that the server is known to
+have. Who was stopped or cut off for longer may say to its end what it is saying, and begins nothing: a second attempt
+would bear the number of its successor's.
+"""
+
+from collections.abc import Callable
+
+from contracts import streams
+
+_LASTS_S = streams.ACK_WAIT_S - 1.0
+"""A second less than the server waits, for what a word takes on its way."""
+
+
+class Lost(Exception):
+    """The request may be another worker's by now; nothing more is to be said or done for it here."""
+
+
+class Leases:
+    """Those of one intake. `clock` is monotonic, in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._confirmed_at = clock()
+        self._term = 0
+
+    def confirmed(self, *, sent_at: float) -> None:
+        """The server has every sign of life up to `sent_at`, and what it gives from now on it sends after that."""
+        if sent_at - self._confirmed_at > _LASTS_S:
+            self._term += 1
+        self._confirmed_at = sent_at
+
+    def grant(self) -> "Lease":
+        """For a message that has just come; it may have been on its way since the last confirmation."""
+        return Lease(self, self._term)
+
+    def hold(self, term: int) -> bool:
+        return term == self._term and self._clock() - self._confirmed_at <= _LASTS_S
+
+
+class Lease:
+    """Of one delivery."""
+
+    def __init__(self, leases: Leases, term: int) -> None:
+        self._leases = leases
+        self._term = term
+
+    @property
+    def holds(self) -> bool:
+        return self._leases.hold(self._term)
+
+    def check(self) -> None:
+        """Raises Lost."""
+        if not self.holds:
+            raise Lost
