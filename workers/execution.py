@@ -37,7 +37,6 @@ from workers import booking, policy, recovery, replies, telemetry
 from workers.admission import Admission
 from workers.booking import Attempt
 from workers.breaker import OutOfService
-from workers.budgets import BudgetedCall, Budgets
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
@@ -76,7 +75,6 @@ class Services:
     cancellations: Cancellations
     live: LiveStreams
     admission: Admission
-    budgets: Budgets
     waiting: WaitingRoom
     clock: Clock
     rng: random.Random
@@ -314,15 +312,12 @@ class Execution:
         try:
             adapter.check_supported(job.request, model=candidate.model)
             configured = await self._configured(job, candidate)
-            await self._reserve(job, candidate)
             permit = await self._use.endpoints.enter(
                 visit, configured, interruption=job.interruption, time_left_s=self._time_left_s(job)
             )
         except OutOfService as exc:
-            await self._unreserve(job)
             return _Setback(exc.to_error(), out_of_service_s=exc.retry_after_s)
         except FleetError as error:
-            await self._unreserve(job)
             return _Setback(error)
         async with permit:
             return await self._call_endpoint(job, adapter, visit, configured, permit)
@@ -339,7 +334,7 @@ class Execution:
             started=self._use.clock.monotonic(),
         )
         call = Call(
-            request=job.affordable_request,
+            request=job.request,
             model=visit.candidate.model,
             target=Target(permit.endpoint, configured.config.timeouts, permit.key.secret if permit.key else None),
             time_left_s=self._time_left_s(job),
@@ -411,7 +406,7 @@ class Execution:
                     time_to_first_token_s=attempt.time_to_first_token_s,
                     duration_s=book.duration_s,
                 ),
-                warnings=(*finish.warnings, *job.warnings),
+                warnings=finish.warnings,
             )
         except TooLarge:
             await self._book(job, book)
@@ -522,25 +517,7 @@ class Execution:
         job.bill.add(book)
         await self._book(job, book)
 
-    async def _reserve(self, job: Job, candidate: Candidate) -> None:
-        call = BudgetedCall(
-            job.request,
-            provider=candidate.provider,
-            model=candidate.model,
-            at=self._use.clock.now(),
-            deadline=job.deadline,
-        )
-        job.reservation = await self._use.budgets.reserve(job.tenant, call, interruption=job.interruption)
-
-    async def _unreserve(self, job: Job) -> None:
-        """For an attempt that is not made, or is left to another worker to book."""
-        if job.reservation is not None:
-            reservation, job.reservation = job.reservation, None
-            await self._use.budgets.release(reservation.hold)
-
     async def _book(self, job: Job, book: UsageRecord) -> None:
-        reservation, job.reservation = job.reservation, None
-        await self._use.budgets.settle(job.tenant, book, reservation)
         await self._use.admission.count_tokens(job.tenant, book.usage, key=f"{job.delivery.stream_seq}-{book.attempt}")
         await self._use.publisher.durable(subjects.usage(book.provider, book.tenant), book.to_json(), msg_id=book.id)
         telemetry.count_attempt(book)
