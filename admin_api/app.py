@@ -30,7 +30,7 @@ from admin_api.settings import AdminSettings
 from admin_api.strangers import Strangers
 from admin_api.tally import Tally
 from admin_api.vault import KeyVault
-from runtime import broker, logs, role
+from runtime import broker, logs, price_refresh, role
 from runtime.broker import Unreachable, reason
 from runtime.sealing import Keyring
 from runtime.vault import VaultSession
@@ -56,6 +56,7 @@ async def serve(stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         listener = _listen(settings.llm_http_host, settings.llm_http_port)
         stack.callback(listener.close)
+        await stack.enter_async_context(price_refresh.kept_current(settings))
         plane = await stack.enter_async_context(open_control_plane(settings))
         server = _Server(create_app(plane))
         host, port = listener.getsockname()[:2]

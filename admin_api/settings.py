@@ -15,6 +15,7 @@ from runtime.settings import (
     DatabaseSettings,
     LogSettings,
     NetworkSettings,
+    PriceSettings,
     ProbeSettings,
     RoleSettings,
     SealingSettings,
@@ -66,6 +67,7 @@ class AdminSettings(
     SealingSettings,
     NetworkSettings,
     OidcSettings,
+    PriceSettings,
     ProbeSettings,
     LogSettings,
 ):

@@ -1,16 +1,17 @@
-"""What the price catalogue (genai-prices, bundled, offline) knows of a model: its window, its vendor and its prices.
+"""What the price catalogue (genai-prices; bundled, so offline) knows of a model: window, vendor and prices.
 
 Every role that prices asks here, so that a worker's bill, a correction and an admin's list say the same.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
 from importlib.metadata import version
 from math import prod
 
 from genai_prices import data_snapshot
+from genai_prices.data_snapshot import DataSnapshot
 from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 from genai_prices.types import Provider as Vendor
 
@@ -33,6 +34,25 @@ _SURCHARGES = {(Provider.ANTHROPIC.value, "us"): Decimal("1.1")}
 
 _MEDIA_PRICES = ("input_image_mtok", "output_image_mtok", "output_audio_mtok", "output_video_mtok")
 """Prices of what requests can bring and replies can make beside text; our counts do not tell it from text."""
+
+
+def use(snapshot: DataSnapshot) -> None:
+    """Takes these prices from now on. Raises ValueError, and takes none, when a vendor's are missing."""
+    for provider in _PRICED_VENDORS:
+        vendor = data_snapshot.find_provider_by_id(snapshot.providers, provider)
+        if vendor is None or not any(map(_ever_priced, vendor.models)):
+            raise ValueError(f"the catalogue has no prices of {provider}")
+    data_snapshot.set_custom_snapshot(snapshot)
+    for known in (catalogue_version, _vendor, _find, _price_list):
+        known.cache_clear()
+
+
+@cache
+def catalogue_version() -> str:
+    """`genai-prices 0.2.3`, and the time of their fetching when the prices are not the bundled ones."""
+    snapshot = data_snapshot.get_snapshot()
+    fetched = f" of {snapshot.timestamp.astimezone(UTC):%Y-%m-%dT%H:%MZ}" if snapshot.from_auto_update else ""
+    return f"genai-prices {version('genai-prices')}{fetched}"
 
 
 def find_prices(
@@ -108,7 +128,7 @@ def _read(prices: ModelPrice, *, factor: Decimal) -> PriceList | None:
         return None
     starts = {tier.start for price in known.values() if isinstance(price, TieredPrices) for tier in price.tiers}
     longer = tuple((start, _rates(known, start + 1).times(factor)) for start in sorted(starts))
-    return PriceList(_rates(known, 0).times(factor), longer, catalogue=_version())
+    return PriceList(_rates(known, 0).times(factor), longer, catalogue=catalogue_version())
 
 
 def _rates(known: Mapping[str, Decimal | TieredPrices | None], input_tokens: int) -> Rates:
@@ -138,11 +158,6 @@ def _rates(known: Mapping[str, Decimal | TieredPrices | None], input_tokens: int
 def _ever_priced(model: ModelInfo) -> bool:
     rates = [p.prices for p in model.prices] if isinstance(model.prices, list) else [model.prices]
     return any(rate.input_mtok is not None for rate in rates)
-
-
-@cache
-def _version() -> str:
-    return f"genai-prices {version('genai-prices')}"
 
 
 @cache

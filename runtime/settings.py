@@ -56,6 +56,15 @@ class NetworkSettings(RoleSettings):
         return parse_networks(value) if isinstance(value, str) else value
 
 
+class PriceSettings(RoleSettings):
+    llm_prices_refresh_hours: Annotated[float, Field(ge=0, le=8760)] = 0
+    """How often newer prices are fetched; 0: never, the bundled ones are used."""
+    llm_prices_url: str = (
+        "https://raw.githubusercontent.com/pydantic/genai-prices/refs/heads/main/prices/new_data/v2/data.json"
+    )
+    """Where: what genai-prices publishes, or a copy of it."""
+
+
 class DatabaseSettings(RoleSettings):
     database_url: SecretStr
 

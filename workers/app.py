@@ -12,7 +12,7 @@ from importlib.metadata import version
 from contracts.providers import WorkerPresence
 from contracts.subjects import AUTO
 from contracts.wire import utc_now
-from runtime import broker, logs, probes, role
+from runtime import broker, logs, price_refresh, probes, role
 from runtime.egress import Egress
 from runtime.sealing import Keyring
 from runtime.vault import VaultSession
@@ -69,6 +69,7 @@ async def run(
         vault = VaultSession(settings)
         stack.push_async_callback(vault.close)
         await vault.start()
+        await stack.enter_async_context(price_refresh.kept_current(settings))
         egress = Egress(settings.llm_allowed_private_networks)
         adapters = {provider: registry.load(provider, egress) for provider in providers}
         for adapter in adapters.values():

@@ -9,6 +9,7 @@ from runtime.settings import (
     BrokerSettings,
     LogSettings,
     NetworkSettings,
+    PriceSettings,
     ProbeSettings,
     SealingSettings,
     VaultSettings,
@@ -16,7 +17,9 @@ from runtime.settings import (
 from workers.pricing import default_model
 
 
-class WorkerSettings(BrokerSettings, VaultSettings, SealingSettings, NetworkSettings, ProbeSettings, LogSettings):
+class WorkerSettings(
+    BrokerSettings, VaultSettings, SealingSettings, NetworkSettings, PriceSettings, ProbeSettings, LogSettings
+):
     llm_worker_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Requests that one process works on at the same time."""
     llm_drain_grace_s: Annotated[float, Field(ge=0)] = 60
