@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -171,16 +171,36 @@ def nats_config(
     ] = None,
     listen: Annotated[str, typer.Option(help="Address of the server.")] = "0.0.0.0:4222",
     store_dir: Annotated[str, typer.Option(help="Where JetStream keeps its files.")] = "/data/jetstream",
+    auth: Annotated[Literal["password", "nkey"], typer.Option(help="How users log in.")] = "password",
+    seeds: Annotated[
+        Path, typer.Option(help="Folder of the users' nkey seeds; those that are missing are made.", file_okay=False)
+    ] = Path("nats-seeds"),
+    tls_cert: Annotated[str | None, typer.Option(help="The server's certificate; turns TLS on.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key.")] = None,
+    tls_client_ca: Annotated[
+        str | None, typer.Option(help="Who signs the certificates that clients must have.")
+    ] = None,
 ) -> None:
     """Print a NATS server configuration with one user for each role, pool and tenant."""
     from contracts.subjects import Provider
     from fleet import nats_config as config
+    from fleet import nats_users
 
-    users = config.users(tenants=tenant or [], providers=provider or [p.value for p in Provider])
-    authorization = config.authorization(users, password=config.placeholder)
-    names = "\n".join(f"#   {config.placeholder(user)[1:]}" for user in users)
-    typer.echo(f"# The server reads these passwords from its environment:\n{names}")
-    typer.echo(config.server(listen=listen, store_dir=store_dir, authorization=authorization))
+    if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
+        raise Refused("TLS needs --tls-cert and --tls-key")
+    users = nats_users.users(tenants=tenant or [], providers=provider or [p.value for p in Provider])
+    match auth:
+        case "password":
+            login = config.by_password(config.placeholder)
+            names = "\n".join(f"#   {config.placeholder(user)[1:]}" for user in users)
+            typer.echo(f"# The server reads these passwords from its environment:\n{names}")
+        case "nkey":
+            from fleet import nats_seeds
+
+            login = config.by_nkey(lambda user: nats_seeds.public_key(user, folder=seeds))
+    tls = config.Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    accounts = config.accounts(users, login=login)
+    typer.echo(config.server(listen=listen, store_dir=store_dir, accounts=accounts, tls=tls))
 
 
 @app.command()
@@ -262,6 +282,60 @@ def keys_generate() -> None:
     from fleet.local.state import new_sealing_key
 
     typer.echo(new_sealing_key())
+
+
+@keys.command("import")
+def keys_import(
+    source: Annotated[
+        str, typer.Option("--from", help="env, a .env, .csv or .json file, postgresql://…#table, sqlite:///file#table.")
+    ],
+    tenant: Annotated[
+        str | None, typer.Option(help="Of keys whose source names none. Default: that of the local stack.")
+    ] = None,
+    weight: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Percent of the traffic for a key whose provider has another one."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make it the default key in the other one's place.")
+    ] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="As key=encrypted_key, where a table has names of its own.", metavar="OURS=THEIRS"),
+    ] = None,
+    fernet_key_env: Annotated[
+        str | None, typer.Option(help="Variable with the Fernet keys that open sealed ones, separated by commas.")
+    ] = None,
+    create_tenants: Annotated[bool, typer.Option("--create-tenants", help="Add tenants that are missing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    state: StateOption = None,
+) -> int:
+    """Import vendor keys, each tried with one call through a worker before it counts. Safe to repeat."""
+    import asyncio
+
+    from pydantic import SecretStr
+    from rich.console import Console
+
+    from fleet import connection
+    from fleet.key_import import importing, rows, sources
+    from fleet.key_import.plan import Wish
+
+    sealed_with = os.environ.get(fernet_key_env) if fernet_key_env else None
+    if fernet_key_env and not sealed_with:
+        raise Refused(f"--fernet-key-env: the variable {fernet_key_env} is not set")
+    reading = rows.Reading(
+        rows.columns_of(column or []), rows.fernet_of(SecretStr(sealed_with)) if sealed_with else None
+    )
+    found = asyncio.run(sources.read(source, reading))
+    options = importing.Options(
+        tenant=tenant or connection.local_tenant(state=state),
+        wish=Wish(share=weight, replaces=replace),
+        dry_run=dry_run,
+        adds_tenants=create_tenants,
+    )
+    imported = list(importing.run(connection.admin(state=state), found, options))
+    Console(highlight=False, soft_wrap=True).print(importing.table(imported) if imported else "There is no key.")
+    return 1 if any(row.outcome is importing.Outcome.FAILED for row in imported) else 0
 
 
 @keys.command("reseal")

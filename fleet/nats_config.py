@@ -1,145 +1,73 @@
-"""The NATS server's configuration: one user for each role, tenant and pool, with the least that its work needs.
+"""The NATS server's configuration: accounts, users, their permissions, how they log in, TLS.
 
-Everything that is not named here is denied. A denied request is answered by nobody, so the client sees a timeout and
-the server's error in its error callback.
+Each tenant's agents are in an account of their own, which shares with the fleet's account its requests, questions and
+replies, and nothing else. Permissions alone would not keep tenants apart: the server checks the subject that a client
+publishes to, not the one where it wants the answer, and within one account that can be anybody's. Between accounts the
+server puts a subject of its own in the answer's place.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from contracts import streams, subjects
-from contracts.subjects import AUTO, Priority
+from contracts import subjects
+from fleet.nats_users import FLEET_ACCOUNT, SYSTEM_ACCOUNT, User
 
 MAX_PAYLOAD = "8MB"
-_V = subjects.VERSION
-_INFO = ("$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*")
-_CONFIG_KEYS = f"$KV.{subjects.CONFIG_BUCKET}.>"
-_HEALTH_KEYS = f"$KV.{subjects.HEALTH_BUCKET}.>"
+
+Login = Callable[[User], str]
+"""The lines of a user's block that say who it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class User:
-    """A NATS user. Its answers come to subjects below `inbox_prefix`, which nobody else may read."""
+class Tls:
+    """Paths on the server's machine."""
 
-    name: str
-    inbox_prefix: str
-    publish: tuple[str, ...]
-    subscribe: tuple[str, ...] = ()
-    """Besides its inbox."""
-    answers_requests: bool = False
-    """May publish to the reply subject of what it received, for a while."""
+    cert: str
+    key: str
+    client_ca: str | None = None
+    """Whose certificates clients must have; None: they need none."""
 
 
-def agent(tenant: str) -> User:
-    """Any number of agents of one tenant; they see their tenant's replies only, and no JetStream API."""
-    subjects.token(tenant)
-    return User(
-        f"agent-{tenant}",
-        subjects.inbox_prefix(tenant),
-        publish=(f"{_V}.request.*.*.{tenant}", f"{_V}.control.{tenant}.>", f"{_V}.rpc.*.*.{tenant}"),
-        subscribe=(f"{_V}.reply.{tenant}.>",),
-    )
+def server(*, listen: str, store_dir: str, accounts: str = "", tls: Tls | None = None) -> str:
+    """A whole configuration of one node. It syncs to disk before each PubAck: without that, a power cut loses
+    requests that were acknowledged (nats-server issue 7564). `accounts`: see below; empty: everybody may."""
+    return f"""\
+server_name: fleet
+listen: {quoted(listen)}
+max_payload: {MAX_PAYLOAD}
+{_tls(tls) if tls else ""}jetstream {{
+  store_dir: {quoted(store_dir)}
+  sync_interval: always
+  max_memory_store: 2GB
+  max_file_store: 64GB
+}}
+{accounts}"""
 
 
-def worker(*providers: str) -> User:
-    """A pool: pulls its own providers' requests and those that name no provider, and hands over to other pools.
-
-    Its inbox is its own, so that no pool reads what another one pulls.
-    """
-    pulls = [streams.pool_consumer(of, priority) for of in (*providers, AUTO) for priority in Priority]
-    return User(
-        f"worker-{'-'.join(providers)}",
-        f"_ROLE_worker_{'_'.join(providers)}",
-        publish=(
-            *_INFO,
-            *(subject for consumer in pulls for subject in _pull(streams.REQUESTS, consumer)),
-            subjects.REPLIES,
-            *(f"{_V}.usage.{provider}.*" for provider in providers),
-            subjects.DEAD,
-            subjects.REQUESTS,
-            subjects.NOTICES,
-            subjects.LIMITS,
-            *_direct_get(streams.REPLIES),
-            *_direct_get(streams.LIMITS),
-            *_watch(streams.CONFIG),
-            *_watch(streams.HEALTH),
-            _HEALTH_KEYS,
-        ),
-        subscribe=(subjects.ALL_CANCELS, subjects.ALL_RESUMES, *map(subjects.all_rpcs, providers)),
-        answers_requests=True,
-    )
+def accounts(of: Sequence[User], *, login: Login) -> str:
+    """The accounts' block. Raises ValueError when two users would share a placeholder."""
+    if len({placeholder(user) for user in of}) != len(of):
+        raise ValueError("two of the users would share an environment variable for their passwords")
+    agents = [user for user in of if user.account not in (FLEET_ACCOUNT, SYSTEM_ACCOUNT)]
+    exports = "".join(export for agent in agents for export in _exports(agent))
+    fleet = f"jetstream: enabled\n    exports: [\n{exports}    ]"
+    blocks = [
+        _account(FLEET_ACCOUNT, fleet, of, login),
+        *(_account(agent.account, _imports(agent), [agent], login) for agent in agents),
+        _account(SYSTEM_ACCOUNT, "", of, login),
+    ]
+    return f"accounts {{\n{''.join(blocks)}}}\n"
 
 
-def usage() -> User:
-    return User(
-        "usage",
-        "_ROLE_usage",
-        publish=(
-            *_INFO,
-            "$JS.API.STREAM.NAMES",
-            *_pull(streams.USAGE, streams.USAGE_CONSUMER),
-            *_watch(streams.CONFIG),
-            subjects.NOTICES,
-            subjects.DEAD,
-            f"$JS.API.STREAM.PURGE.{streams.USAGE}",
-        ),
-    )
+def by_password(value: Callable[[User], str]) -> Login:
+    """`value` is one of NATS configuration: `quoted` text or a `placeholder`."""
+    return lambda user: f"user: {quoted(user.name)}\n        password: {value(user)}"
 
 
-def admin() -> User:
-    """The control plane: publishes configuration, asks workers, reads and replays dead letters, makes the streams."""
-    return User(
-        "admin",
-        "_ROLE_admin",
-        publish=(
-            *_INFO,
-            *_definitions(),
-            *_direct_get(streams.DEAD),
-            f"$JS.API.STREAM.MSG.GET.{streams.DEAD}",
-            f"$JS.API.STREAM.MSG.DELETE.{streams.DEAD}",
-            *(f"$JS.API.CONSUMER.{verb}.{streams.DEAD}.>" for verb in ("CREATE", "MSG.NEXT", "DELETE")),
-            *_watch(streams.CONFIG),
-            *_watch(streams.HEALTH),
-            _CONFIG_KEYS,
-            subjects.REQUESTS,
-            subjects.USAGE,
-            subjects.NOTICES,
-            f"{_V}.rpc.>",
-        ),
-    )
-
-
-def operator() -> User:
-    """Who looks after the server: everything of JetStream's API, nothing of what agents and workers say."""
-    return User("operator", "_ROLE_operator", publish=("$JS.API.>",))
-
-
-def users(*, tenants: Sequence[str], providers: Sequence[str]) -> list[User]:
-    return [operator(), admin(), usage(), *map(worker, providers), *map(agent, tenants)]
-
-
-def _pull(stream: str, consumer: str) -> tuple[str, ...]:
-    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", f"$JS.ACK.{stream}.{consumer}.>"
-
-
-def _direct_get(stream: str) -> tuple[str, ...]:
-    return f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>"
-
-
-def _watch(bucket: str) -> tuple[str, ...]:
-    """To read a bucket and follow its changes: by an ephemeral consumer with flow control."""
-    create = f"$JS.API.CONSUMER.CREATE.{bucket}"
-    return *_direct_get(bucket), create, f"{create}.>", f"$JS.FC.{bucket}.>"
-
-
-def _definitions() -> Iterable[str]:
-    """To create and update what contracts.streams defines, and nothing else."""
-    for definition in streams.definitions(streams.Sizes()):
-        yield f"$JS.API.STREAM.CREATE.{definition['name']}"
-        yield f"$JS.API.STREAM.UPDATE.{definition['name']}"
-    for stream, consumer in streams.consumers():
-        yield f"$JS.API.CONSUMER.CREATE.{stream}.{consumer['durable_name']}.>"
+def by_nkey(public_key: Callable[[User], str]) -> Login:
+    """The server keeps no secret: a client signs what the server makes up."""
+    return lambda user: f"nkey: {public_key(user)}"
 
 
 def placeholder(user: User) -> str:
@@ -152,46 +80,54 @@ def quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def server(*, listen: str, store_dir: str, authorization: str = "") -> str:
-    """A whole configuration of one node. It syncs to disk before each PubAck: without that, a power cut loses
-    requests that were acknowledged (nats-server issue 7564)."""
+def _account(name: str, shared: str, of: Sequence[User], login: Login) -> str:
+    users = "".join(_user(user, login(user)) for user in of if user.account == name)
+    return f"  {name} {{\n{f'    {shared}' if shared else ''}\n    users: [\n{users}    ]\n  }}\n"
+
+
+def _exports(agent: User) -> Iterator[str]:
+    """What the fleet's account lends to one tenant's. A resumed stream is an answer of many messages."""
+    to = f"accounts: [{quoted(agent.account)}]"
+    for subject in agent.publish:
+        many = ', response_type: "Stream"' if subject.startswith(f"{subjects.VERSION}.control.") else ""
+        yield f"      {{ service: {quoted(subject)}, {to}{many} }}\n"
+    for subject in agent.subscribe:
+        yield f"      {{ stream: {quoted(subject)}, {to} }}\n"
+
+
+def _imports(agent: User) -> str:
+    kinds = [("service", subject) for subject in agent.publish] + [("stream", subject) for subject in agent.subscribe]
+    lines = (
+        f"      {{ {kind}: {{ account: {FLEET_ACCOUNT}, subject: {quoted(subject)} }} }}\n" for kind, subject in kinds
+    )
+    return f"imports: [\n{''.join(lines)}    ]"
+
+
+def _user(user: User, login: str) -> str:
+    responses = '\n          allow_responses: { max: 1000000, expires: "10m" }' if user.answers_requests else ""
     return f"""\
-server_name: fleet
-listen: {quoted(listen)}
-max_payload: {MAX_PAYLOAD}
-jetstream {{
-  store_dir: {quoted(store_dir)}
-  sync_interval: always
-  max_memory_store: 2GB
-  max_file_store: 64GB
-}}
-{authorization}"""
-
-
-def authorization(of: Sequence[User], *, password: Callable[[User], str]) -> str:
-    """The users' block. `password` gives a value of NATS configuration: `quoted` text or a `placeholder`.
-
-    Raises ValueError when two users would share a placeholder.
-    """
-    by_placeholder = {placeholder(user): user for user in of}
-    if len(by_placeholder) != len(of):
-        raise ValueError("two of the users would share an environment variable for their passwords")
-    blocks = "\n".join(_user(user, password(user)) for user in of)
-    return f"authorization {{\n  users: [\n{blocks}\n  ]\n}}\n"
-
-
-def _user(user: User, password: str) -> str:
-    responses = '\n        allow_responses: { max: 1000000, expires: "10m" }' if user.answers_requests else ""
-    return f"""\
-    {{
-      user: {quoted(user.name)}
-      password: {password}
-      permissions: {{
-        publish: {{ allow: {_list(user.publish)} }}
-        subscribe: {{ allow: {_list((f"{user.inbox_prefix}.>", *user.subscribe))} }}{responses}
+      {{
+        {login}
+        permissions: {{
+          publish: {{ allow: {_list(user.publish)} }}
+          subscribe: {{ allow: {_list((f"{user.inbox_prefix}.>", *user.subscribe))} }}{responses}
+        }}
       }}
-    }}"""
+"""
 
 
 def _list(allowed: Iterable[str]) -> str:
     return f"[{', '.join(quoted(subject) for subject in allowed)}]"
+
+
+def _tls(tls: Tls) -> str:
+    """TLS may begin before the server says a word, so that nobody on the way can talk a client out of it."""
+    client = f"\n  ca_file: {quoted(tls.client_ca)}\n  verify: true" if tls.client_ca else ""
+    return f"""\
+tls {{
+  cert_file: {quoted(tls.cert)}
+  key_file: {quoted(tls.key)}{client}
+  min_version: "1.2"
+  handshake_first: "auto"
+}}
+"""

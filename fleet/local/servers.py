@@ -33,14 +33,12 @@ _STOP_TIMEOUT_S = 4
 class NatsServer:
     """nats-server with JetStream, one node, synced to disk before each PubAck."""
 
-    def __init__(
-        self, folder: Path, *, port: int | None = None, authorization: str = "", log: Path | None = None
-    ) -> None:
-        """`authorization`: a block of the server's configuration, see fleet.nats_config; empty: everybody may."""
+    def __init__(self, folder: Path, *, port: int | None = None, accounts: str = "", log: Path | None = None) -> None:
+        """`accounts`: a block of the server's configuration, see fleet.nats_config; empty: everybody may."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
-        self._authorization = authorization
+        self._accounts = accounts
         self.process: Process | None = None
         self._log = log or self.folder / "nats.log"
 
@@ -48,7 +46,7 @@ class NatsServer:
         config = self.folder / "nats.conf"
         store = str(self.folder / "jetstream")
         listen = f"127.0.0.1:{self.port}"
-        write_private(config, nats_config.server(listen=listen, store_dir=store, authorization=self._authorization))
+        write_private(config, nats_config.server(listen=listen, store_dir=store, accounts=self._accounts))
         binary = Path(sys.executable).parent / "nats-server"
         self.process = Process(Command("nats", (str(binary), "-c", str(config)), self._log))
         await self.process.wait_until(self._answers)

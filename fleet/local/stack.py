@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from contracts.subjects import token
-from fleet import nats_config, vault_policies
+from fleet import nats_config, nats_users, vault_policies
 from fleet.admin_client import AdminApi
 from fleet.local.demo_tenant import DEMO_TENANT, set_up
 from fleet.local.process import Process, StartFailed
@@ -86,7 +86,7 @@ class Broker:
 
     async def start(self) -> None:
         await self._server.start()
-        inbox = nats_config.operator().inbox_prefix
+        inbox = nats_users.operator().inbox_prefix
         async with broker.connect(self._settings, name="fleet-up", inbox_prefix=inbox) as connection:
             await broker.ensure_streams(connection, self._settings)
 
@@ -101,15 +101,15 @@ class Stack:
         self._state = state
         self._wishes = wishes
         self._say = say
-        self._users = nats_config.users(tenants=[DEMO_TENANT], providers=list(wishes.pools))
+        self._users = nats_users.users(tenants=[DEMO_TENANT], providers=list(wishes.pools))
         ports = wishes.ports
         self._nats = NatsServer(
             state.folder / "nats",
             port=state.port("nats", wanted=ports.nats),
-            authorization=nats_config.authorization(self._users, password=self._quoted_password),
+            accounts=nats_config.accounts(self._users, login=nats_config.by_password(self._quoted_password)),
             log=state.log("nats"),
         )
-        operator = nats_config.operator()
+        operator = nats_users.operator()
         self._broker = Broker(
             self._nats,
             BrokerSettings(
@@ -167,7 +167,7 @@ class Stack:
 
     def facts(self) -> dict[str, Any]:
         """The ready file."""
-        agent = nats_config.agent(DEMO_TENANT)
+        agent = nats_users.agent(DEMO_TENANT)
         return {
             "nats_url": self._nats.url,
             "nats_user": agent.name,
@@ -227,7 +227,7 @@ class Stack:
 
     def _admin_role(self, database_url: str) -> Role:
         env = {
-            **self._common_env(nats_config.admin()),
+            **self._common_env(nats_users.admin()),
             **self._vault_env(vault_policies.ADMIN_ROLE),
             "DATABASE_URL": database_url,
             **self._state.sealing_keys(),
@@ -237,12 +237,12 @@ class Stack:
         return self._role("admin", ["admin"], env=env, port=self._admin_port)
 
     def _usage_role(self, database_url: str) -> Role:
-        env = {**self._common_env(nats_config.usage()), "DATABASE_URL": database_url}
+        env = {**self._common_env(nats_users.usage()), "DATABASE_URL": database_url}
         return self._role("usage", ["usage"], env=env)
 
     def _worker_role(self, provider: str, number: int) -> Role:
         env = {
-            **self._common_env(nats_config.worker(provider)),
+            **self._common_env(nats_users.worker(provider)),
             **self._vault_env(vault_policies.role_of_worker(provider)),
             **self._state.sealing_keys(),
             "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
@@ -263,7 +263,7 @@ class Stack:
         port = port or self._state.port(name)
         return Role(name, arguments, env=env, port=port, log=self._state.log(name), stop_within_s=stop_within_s)
 
-    def _common_env(self, user: nats_config.User) -> dict[str, str]:
+    def _common_env(self, user: nats_users.User) -> dict[str, str]:
         return {
             **_passed_on(),
             "NATS_URL": self._nats.url,
@@ -276,10 +276,10 @@ class Stack:
         role_id, secret_id = self._vault.role(role)
         return {"VAULT_ADDR": self._vault.addr, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
 
-    def _password(self, user: nats_config.User) -> str:
+    def _password(self, user: nats_users.User) -> str:
         return self._state.secret(f"nats_{user.name}", _new_token)
 
-    def _quoted_password(self, user: nats_config.User) -> str:
+    def _quoted_password(self, user: nats_users.User) -> str:
         return nats_config.quoted(self._password(user))
 
 

@@ -29,8 +29,8 @@ DENIAL = re.compile(r"permissions violation for (publish|subscription) to \"([^\
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
     folder = Path(tmp_path_factory.mktemp("nats"))
-    everybody = nats_config.authorization(list(USERS.values()), password=lambda _: nats_config.quoted(PASSWORD))
-    server = NatsServer(folder, authorization=everybody)
+    login = nats_config.by_password(lambda _: nats_config.quoted(PASSWORD))
+    server = NatsServer(folder, accounts=nats_config.accounts(list(USERS.values()), login=login))
     await server.start()
     yield server.url
     await server.kill()
@@ -87,6 +87,57 @@ async def test_every_user_at_every_subject(url: str, user: str) -> None:
     refused = await denials(url, user)
 
     assert (refused - wanted, wanted - refused) == (set(), set()), "refused though allowed, allowed though not"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "llm.v1.reply.globex.planner.r1",
+        "llm.v1.request.openai.interactive.globex",
+        "llm.v1.usage.openai.globex",
+        "$KV.llm_config.tenant.globex",
+        "_INBOX_globex.x",
+        "_ROLE_admin.x",
+    ],
+)
+async def test_what_answers_an_agent_goes_to_the_agent_only(url: str, victim: str) -> None:
+    """The server does not check where a client wants its answer: JetStream and workers would write there for it."""
+    async with (
+        connected(url, "admin") as admin,
+        connected(url, "operator") as operator,
+        connected(url, "agent-acme") as agent,
+        connected(url, "worker-openai") as worker,
+    ):
+        await ensure_streams(admin)
+        before = await stored(operator)
+
+        async def answer(msg: Msg) -> None:
+            await worker.publish(msg.reply, b"{}")
+
+        await worker.subscribe("llm.v1.control.*.resume", cb=answer)
+        await worker.flush()
+
+        for subject in ("llm.v1.request.openai.interactive.acme", "llm.v1.control.acme.resume"):
+            await agent.publish(subject, b"{}", reply=victim)
+        await agent.request("llm.v1.request.openai.interactive.acme", b"{}", timeout=5)
+        await agent.request("llm.v1.control.acme.resume", b"{}", timeout=5)
+
+        after = await stored(operator)
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        assert changed == {"LLM_REQUESTS", "llm.v1.request.openai.interactive.acme"}
+
+
+async def stored(operator: Client) -> dict[str, int]:
+    """How many messages there were in each stream, and are of each subject."""
+    found: dict[str, int] = {}
+    for definition in streams.definitions(streams.Sizes()):
+        answer = await operator.request(
+            f"$JS.API.STREAM.INFO.{definition['name']}", b'{"subjects_filter": ">"}', timeout=5
+        )
+        state = json.loads(answer.data)["state"]
+        found |= {definition["name"]: state["last_seq"], **(state.get("subjects") or {})}
+    return found
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from contracts import streams
 from contracts.subjects import AUTO, Priority
-from fleet import nats_config
+from fleet import nats_users
 
 USERS = {
-    user.name: user for user in nats_config.users(tenants=["acme", "globex"], providers=["openai", "anthropic", "mock"])
+    user.name: user for user in nats_users.users(tenants=["acme", "globex"], providers=["openai", "anthropic", "mock"])
 }
 
 AGENT, OTHER_AGENT = "agent-acme", "agent-globex"
 POOL, OTHER_POOL = "worker-openai", "worker-anthropic"
-USAGE, ADMIN, OPERATOR = "usage", "admin", "operator"
-COLUMNS = (AGENT, OTHER_AGENT, POOL, OTHER_POOL, USAGE, ADMIN, OPERATOR)
+USAGE, ADMIN, OPERATOR, MONITOR = "usage", "admin", "operator", "monitor"
+COLUMNS = (AGENT, OTHER_AGENT, POOL, OTHER_POOL, USAGE, ADMIN, OPERATOR, MONITOR)
 
 POOLS = (POOL, OTHER_POOL)
 ROLES = (*POOLS, USAGE, ADMIN)
@@ -50,7 +50,8 @@ def _messages() -> tuple[Subject, ...]:
         ),
         Subject("llm.v1.usage.openai.acme", publish=(POOL, ADMIN)),
         Subject("llm.v1.usage.>", publish=None),
-        Subject("llm.v1.dead.openai.acme", publish=(*POOLS, USAGE)),
+        Subject("llm.v1.dead.openai.acme", publish=(POOL, USAGE)),
+        Subject("llm.v1.dead.auto.acme", publish=(*POOLS, USAGE)),
         Subject("llm.v1.notice.key_refused.acme", publish=ROLES),
         Subject("llm.v1.limit.requests.acme.20261123", publish=POOLS),
         Subject("llm.v1.>", publish=None),
@@ -63,7 +64,8 @@ def _buckets() -> tuple[Subject, ...]:
         Subject("$KV.llm_config.tenant.acme", publish=(ADMIN,)),
         Subject("$KV.llm_config.provider.acme.openai", publish=(ADMIN,)),
         Subject("$KV.llm_health.worker.w1", publish=POOLS),
-        Subject("$KV.llm_health.circuit.acme.openai.default", publish=POOLS),
+        Subject("$KV.llm_health.circuit.acme.openai.default", publish=(POOL,)),
+        Subject("$KV.llm_health.slot.acme.openai.default.1", publish=(POOL,)),
         Subject("$KV.>", publish=None),
     )
 
@@ -76,6 +78,7 @@ def _inboxes() -> tuple[Subject, ...]:
         Subject("_ROLE_usage.x", subscribe=(USAGE,)),
         Subject("_ROLE_admin.x", subscribe=(ADMIN,)),
         Subject("_ROLE_operator.x", subscribe=(OPERATOR,)),
+        Subject("_ROLE_monitor.x", subscribe=(MONITOR,)),
     )
 
 
@@ -103,7 +106,7 @@ def _reading() -> tuple[Subject, ...]:
         streams.NOTICES: (),
         streams.LIMITS: POOLS,
         streams.CONFIG: ROLES,
-        streams.HEALTH: (*POOLS, ADMIN),
+        streams.HEALTH: ROLES,
     }
     get, create, flow = "$JS.API.DIRECT.GET", "$JS.API.CONSUMER.CREATE", "$JS.FC"
     watched = (streams.CONFIG, streams.HEALTH)
@@ -153,6 +156,18 @@ def _defining() -> tuple[Subject, ...]:
     )
 
 
+def _servers() -> tuple[Subject, ...]:
+    """In the servers' own account: to look, and to change."""
+    return (
+        *(Subject(f"$SYS.REQ.SERVER.PING{what}", publish=(MONITOR,)) for what in ("", ".JSZ", ".VARZ", ".STATSZ")),
+        Subject("$SYS.REQ.SERVER.N1.HEALTHZ", publish=(MONITOR,)),
+        *(Subject(f"$SYS.REQ.SERVER.N1.{what}") for what in ("RELOAD", "KICK", "LDM", "PROFILEZ")),
+        Subject("$SYS.REQ.ACCOUNT.FLEET.SUBSZ"),
+        Subject("$SYS.SERVER.*.STATSZ", publish=None, subscribe=(MONITOR,)),
+        Subject("$SYS.>", publish=None),
+    )
+
+
 SECTIONS = {
     "What is said": _messages(),
     "Configuration and health": _buckets(),
@@ -160,6 +175,7 @@ SECTIONS = {
     "Pulling and acknowledging": _pulling(),
     "Reading what is stored": _reading(),
     "Streams and consumers": _defining(),
+    "The servers": _servers(),
 }
 SUBJECTS = tuple(subject for section in SECTIONS.values() for subject in section)
 

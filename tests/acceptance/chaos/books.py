@@ -16,7 +16,7 @@ import nats.errors
 from nats.aio.client import Client as Nats
 
 from contracts import streams
-from fleet import nats_config
+from fleet import nats_users
 from fleet.simulator.ledger import Entry
 
 _POLL_S = 0.2
@@ -115,7 +115,7 @@ async def _ask(client: Nats, subject: str) -> dict[str, Any]:
 
 
 async def _operator(ready: dict[str, Any], state: Path) -> Nats:
-    user = nats_config.operator()
+    user = nats_users.operator()
     secrets = json.loads((state / "secrets.json").read_text())
     return await nats.connect(
         ready["nats_url"], user=user.name, password=secrets[f"nats_{user.name}"], inbox_prefix=user.inbox_prefix

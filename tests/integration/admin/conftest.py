@@ -22,10 +22,11 @@ from admin_api.settings import AdminSettings
 from contracts.subjects import Provider
 from fleet import nats_config
 from fleet.local.servers import NatsServer
+from fleet.nats_users import users
 from tests.servers import Vault
 
 ADMIN_TOKEN = "bootstrap-token-of-the-tests"
-_USERS = nats_config.users(tenants=[], providers=tuple(Provider))
+_USERS = users(tenants=[], providers=tuple(Provider))
 
 
 class NatsWithUsers:
@@ -54,8 +55,8 @@ class NatsWithUsers:
 @pytest_asyncio.fixture
 async def nats_users(tmp_path: Path) -> AsyncGenerator[NatsWithUsers]:
     passwords = {user.name: secrets.token_hex(8) for user in _USERS}
-    block = nats_config.authorization(_USERS, password=lambda user: nats_config.quoted(passwords[user.name]))
-    server = NatsServer(tmp_path / "nats", authorization=block)
+    login = nats_config.by_password(lambda user: nats_config.quoted(passwords[user.name]))
+    server = NatsServer(tmp_path / "nats", accounts=nats_config.accounts(_USERS, login=login))
     await server.start()
     yield NatsWithUsers(server, passwords)
     await server.kill()

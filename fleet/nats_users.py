@@ -1,0 +1,161 @@
+"""The users of the NATS server: one for each role, tenant and pool, with the least that its work needs.
+
+Everything that is not named here is denied. A denied request is answered by nobody, so the client sees a timeout and
+the server's error in its error callback.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from contracts import streams, subjects
+from contracts.subjects import AUTO, Priority
+
+FLEET_ACCOUNT = "FLEET"
+SYSTEM_ACCOUNT = "$SYS"
+_V = subjects.VERSION
+_INFO = ("$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*")
+_CONFIG_KEYS = f"$KV.{subjects.CONFIG_BUCKET}.>"
+_MONITORED = ("STATSZ", "VARZ", "JSZ", "HEALTHZ", "CONNZ", "ROUTEZ")
+_HEALTH = f"$KV.{subjects.HEALTH_BUCKET}"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A NATS user. Its answers come to subjects below `inbox_prefix`, which nobody else may read."""
+
+    name: str
+    inbox_prefix: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...] = ()
+    """Besides its inbox."""
+    answers_requests: bool = False
+    """May publish to the reply subject of what it received, for a while."""
+    account: str = FLEET_ACCOUNT
+
+
+def agent(tenant: str) -> User:
+    """Any number of agents of one tenant; they see their tenant's replies only, and no JetStream API.
+
+    They have an account of their own, see fleet.nats_config.
+    """
+    subjects.token(tenant)
+    return User(
+        f"agent-{tenant}",
+        subjects.inbox_prefix(tenant),
+        publish=(f"{_V}.request.*.*.{tenant}", f"{_V}.control.{tenant}.>", f"{_V}.rpc.*.*.{tenant}"),
+        subscribe=(f"{_V}.reply.{tenant}.>",),
+        account=f"tenant-{tenant}",
+    )
+
+
+def worker(*providers: str) -> User:
+    """A pool: pulls its own providers' requests and those that name no provider, and hands over to other pools.
+
+    Its inbox is its own, so that no pool reads what another one pulls.
+    """
+    pulls = [streams.pool_consumer(of, priority) for of in (*providers, AUTO) for priority in Priority]
+    return User(
+        f"worker-{'-'.join(providers)}",
+        f"_ROLE_worker_{'_'.join(providers)}",
+        publish=(
+            *_INFO,
+            *(subject for consumer in pulls for subject in _pull(streams.REQUESTS, consumer)),
+            subjects.REPLIES,
+            *(f"{_V}.usage.{provider}.*" for provider in providers),
+            *(f"{_V}.dead.{of}.*" for of in (*providers, AUTO)),
+            subjects.REQUESTS,
+            subjects.NOTICES,
+            subjects.LIMITS,
+            *_direct_get(streams.REPLIES),
+            *_direct_get(streams.LIMITS),
+            *_watch(streams.CONFIG),
+            *_watch(streams.HEALTH),
+            f"{_HEALTH}.worker.*",
+            *(f"{_HEALTH}.{what}" for of in providers for what in (f"circuit.*.{of}.*", f"slot.*.{of}.*.*")),
+        ),
+        subscribe=(subjects.ALL_CANCELS, subjects.ALL_RESUMES, *map(subjects.all_rpcs, providers)),
+        answers_requests=True,
+    )
+
+
+def usage() -> User:
+    return User(
+        "usage",
+        "_ROLE_usage",
+        publish=(
+            *_INFO,
+            "$JS.API.STREAM.NAMES",
+            *_pull(streams.USAGE, streams.USAGE_CONSUMER),
+            *_watch(streams.CONFIG),
+            *_watch(streams.HEALTH),
+            subjects.NOTICES,
+            subjects.DEAD,
+            f"$JS.API.STREAM.PURGE.{streams.USAGE}",
+        ),
+    )
+
+
+def admin() -> User:
+    """The control plane: publishes configuration, asks workers, reads and replays dead letters, makes the streams."""
+    return User(
+        "admin",
+        "_ROLE_admin",
+        publish=(
+            *_INFO,
+            *_definitions(),
+            *_direct_get(streams.DEAD),
+            f"$JS.API.STREAM.MSG.GET.{streams.DEAD}",
+            f"$JS.API.STREAM.MSG.DELETE.{streams.DEAD}",
+            *(f"$JS.API.CONSUMER.{verb}.{streams.DEAD}.>" for verb in ("CREATE", "MSG.NEXT", "DELETE")),
+            *_watch(streams.CONFIG),
+            *_watch(streams.HEALTH),
+            _CONFIG_KEYS,
+            subjects.REQUESTS,
+            subjects.USAGE,
+            subjects.NOTICES,
+            f"{_V}.rpc.>",
+        ),
+    )
+
+
+def operator() -> User:
+    """Who looks after the server: everything of JetStream's API, nothing of what agents and workers say."""
+    return User("operator", "_ROLE_operator", publish=("$JS.API.>",))
+
+
+def monitor() -> User:
+    """Who watches the servers: asks each for its state, and may change nothing."""
+    return User(
+        "monitor",
+        "_ROLE_monitor",
+        publish=("$SYS.REQ.SERVER.PING", *(f"$SYS.REQ.SERVER.*.{what}" for what in _MONITORED)),
+        subscribe=("$SYS.SERVER.*.STATSZ",),
+        account=SYSTEM_ACCOUNT,
+    )
+
+
+def users(*, tenants: Sequence[str], providers: Sequence[str]) -> list[User]:
+    return [operator(), admin(), usage(), monitor(), *map(worker, providers), *map(agent, tenants)]
+
+
+def _pull(stream: str, consumer: str) -> tuple[str, ...]:
+    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", f"$JS.ACK.{stream}.{consumer}.>"
+
+
+def _direct_get(stream: str) -> tuple[str, ...]:
+    return f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>"
+
+
+def _watch(bucket: str) -> tuple[str, ...]:
+    """To read a bucket and follow its changes: by an ephemeral consumer with flow control."""
+    create = f"$JS.API.CONSUMER.CREATE.{bucket}"
+    return *_direct_get(bucket), create, f"{create}.>", f"$JS.FC.{bucket}.>"
+
+
+def _definitions() -> Iterable[str]:
+    """To create and update what contracts.streams defines, and nothing else."""
+    for definition in streams.definitions(streams.Sizes()):
+        yield f"$JS.API.STREAM.CREATE.{definition['name']}"
+        yield f"$JS.API.STREAM.UPDATE.{definition['name']}"
+    for stream, consumer in streams.consumers():
+        yield f"$JS.API.CONSUMER.CREATE.{stream}.{consumer['durable_name']}.>"
