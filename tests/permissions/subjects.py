@@ -52,7 +52,7 @@ def _messages() -> tuple[Subject, ...]:
         Subject("llm.v1.usage.>", publish=None),
         Subject("llm.v1.dead.openai.acme", publish=(POOL, USAGE)),
         Subject("llm.v1.dead.auto.acme", publish=(*POOLS, USAGE)),
-        Subject("llm.v1.notice.key_refused.acme", publish=ROLES),
+        Subject("llm.v1.notice.key_refused.acme", publish=(ADMIN,)),
         Subject("llm.v1.limit.requests.acme.20261123", publish=POOLS),
         Subject("llm.v1.>", publish=None),
         Subject(">", publish=None),
