@@ -34,6 +34,9 @@ class AdminApi:
     def put(self, path: str, body: Any) -> Any:
         return self._call("PUT", path, body)
 
+    def delete(self, path: str) -> None:
+        self._call("DELETE", path)
+
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - the operator names the address
             f"{self._url}/api/v1/{path}",

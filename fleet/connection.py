@@ -57,6 +57,11 @@ def admin(*, state: Path | None) -> AdminApi:
     return AdminApi(ready["admin_url"], SecretStr(ready["admin_token"]))
 
 
+def local_tenant(*, state: Path | None) -> str | None:
+    """None: the fleet is not on this machine. Raises NotFound."""
+    return None if os.environ.get("LLM_ADMIN_URL") else _ready_file(state, "LLM_ADMIN_URL")["tenant"]
+
+
 def resealing(*, state: Path | None) -> "ResealSettings":
     """Raises NotFound."""
     from fleet.local.servers import VaultServer

@@ -1,0 +1,169 @@
+"""Carries an import out through the admin API: each key is tried with one call through a worker before it counts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, assert_never
+
+from rich.table import Table
+
+from contracts.subjects import token
+from fleet.admin_client import AdminApi, AdminRefused
+from fleet.key_import.plan import Add, Join, Keep, Plan, Refuse, Wish, plan
+from fleet.key_import.rows import Found, FoundKey, Unusable
+from runtime.sealing import fingerprint
+
+_NOT_FOUND = 404
+
+
+class Outcome(StrEnum):
+    DONE = "done"
+    THERE = "there already"
+    PLANNED = "would be done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of one row. `mark`: the key's fingerprint."""
+
+    origin: str
+    outcome: Outcome
+    what: str
+    tenant: str = ""
+    provider: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`tenant`: of keys whose source names none."""
+
+    tenant: str | None
+    wish: Wish
+    dry_run: bool = False
+    adds_tenants: bool = False
+
+
+class _Failed(Exception):
+    """A key cannot be imported. The message says why."""
+
+
+def run(admin: AdminApi, keys: Sequence[Found], options: Options) -> Iterator[Imported]:
+    """One by one; a key that fails leaves things as they were, and the next one is taken."""
+    for found in keys:
+        match found:
+            case Unusable():
+                yield Imported(found.origin, Outcome.FAILED, found.why)
+            case FoundKey():
+                yield _import(admin, found, options)
+
+
+def table(imported: Sequence[Imported]) -> Table:
+    shown = Table("from", "tenant", "provider", "key", "", "", box=None)
+    for row in imported:
+        shown.add_row(row.origin, row.tenant, row.provider, row.mark, row.outcome, row.what)
+    return shown
+
+
+def _import(admin: AdminApi, found: FoundKey, options: Options) -> Imported:
+    tenant = found.tenant or options.tenant
+
+    def ended(outcome: Outcome, what: str) -> Imported:
+        return Imported(found.origin, outcome, what, tenant or "", found.provider, fingerprint(found.secret))
+
+    if tenant is None:
+        return ended(Outcome.FAILED, "whose key is it? give --tenant")
+    try:
+        exists = _tenant_exists(admin, _slug(tenant))
+        if not exists and not options.adds_tenants:
+            return ended(Outcome.FAILED, "there is no such tenant; --create-tenants adds it")
+        provider = _active_provider(admin, found, tenant) if exists else None
+        todo = plan(found, provider, options.wish)
+        if options.dry_run and not isinstance(todo, Keep | Refuse):
+            return ended(Outcome.PLANNED, _words(todo))
+        if not exists:
+            admin.post("tenants", {"slug": tenant})
+        return ended(*_carry_out(admin, found, tenant, todo))
+    except (AdminRefused, _Failed) as exc:
+        return ended(Outcome.FAILED, str(exc))
+
+
+def _carry_out(admin: AdminApi, found: FoundKey, tenant: str, todo: Plan) -> tuple[Outcome, str]:
+    match todo:
+        case Keep():
+            return Outcome.THERE, todo.what
+        case Refuse():
+            return Outcome.FAILED, todo.why
+        case Add():
+            _add(admin, found, tenant, todo)
+        case Join():
+            _join(admin, todo)
+        case _:
+            assert_never(todo)
+    return Outcome.DONE, _words(todo)
+
+
+def _add(admin: AdminApi, found: FoundKey, tenant: str, todo: Add) -> None:
+    secret = found.secret.get_secret_value()
+    body = {"tenant": tenant, "provider_type": found.provider, "api_key": secret, "config": todo.config}
+    path = f"llm-providers/{admin.post('llm-providers', body)['id']}"
+    try:
+        _try(admin, path, None)
+    except (AdminRefused, _Failed):
+        admin.delete(path)
+        raise
+
+
+def _join(admin: AdminApi, todo: Join) -> None:
+    path = f"llm-providers/{todo.provider_id}"
+    if todo.trial is not None:
+        admin.put(path, todo.trial)
+    try:
+        _try(admin, path, todo.endpoint)
+    except (AdminRefused, _Failed):
+        if todo.trial is not None:
+            admin.put(path, todo.undo)
+        raise
+    admin.put(path, todo.then)
+
+
+def _try(admin: AdminApi, path: str, endpoint: str | None) -> None:
+    """One call through a worker to an endpoint (None: to each). Raises _Failed with the vendor's words."""
+    result = admin.post(f"{path}/test", None)
+    checked = [e for e in result["endpoints"] if endpoint in (None, e["endpoint"])]
+    errors = [e["error"] for e in checked if e.get("error")] or ([result["error"]] if result.get("error") else [])
+    if errors or not checked:
+        raise _Failed(f"it was tried and taken back: {errors[0]['message'] if errors else 'nothing was tried'}")
+
+
+def _slug(tenant: str) -> str:
+    try:
+        return token(tenant)
+    except ValueError as exc:
+        raise _Failed(f"its tenant cannot be one of ours: {exc}") from None
+
+
+def _tenant_exists(admin: AdminApi, tenant: str) -> bool:
+    try:
+        admin.get(f"tenants/{tenant}")
+    except AdminRefused as exc:
+        if exc.status == _NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+def _active_provider(admin: AdminApi, found: FoundKey, tenant: str) -> Mapping[str, Any] | None:
+    providers = admin.get(f"llm-providers?tenant={tenant}&type={found.provider}&active=true")["items"]
+    return providers[0] if providers else None
+
+
+def _words(todo: Plan) -> str:
+    match todo:
+        case Add():
+            return "is the key of a new provider"
+        case Join() | Keep():
+            return todo.what
+        case Refuse():
+            return todo.why

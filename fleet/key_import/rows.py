@@ -1,0 +1,134 @@
+"""A row of a source, whatever kind it is, as a key that was found. Keys sealed with Fernet are opened here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from pydantic import SecretStr, ValidationError
+
+from contracts.providers import Endpoint
+from contracts.subjects import Provider
+
+_FERNET_BEGINS = "gAAAAA"
+
+COLUMNS = {
+    "provider": ("provider_type", "provider", "vendor", "type"),
+    "key": ("api_key", "key", "api_key_encrypted", "encrypted_api_key", "encrypted_key", "secret", "token"),
+    "tenant": ("tenant", "tenant_slug", "tenant_id", "organization"),
+    "base_url": ("base_url", "endpoint", "url", "api_base"),
+    "api_version": ("api_version",),
+    "region": ("region",),
+    "active": ("is_active", "active", "enabled"),
+}
+"""By which names a column is known, unless the operator names it."""
+_PROVIDERS = {
+    "azure_openai": Provider.AZURE,
+    "azureopenai": Provider.AZURE,
+    "claude": Provider.ANTHROPIC,
+    "gemini": Provider.GOOGLE,
+    "google_ai": Provider.GOOGLE,
+    **{provider.value: provider for provider in Provider},
+}
+_NO = ("0", "f", "false", "n", "no", "off")
+
+
+class Unreadable(Exception):
+    """A source, or one of its keys, cannot be read. The message holds no part of a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundKey:
+    """`tenant` None: the source does not say. `endpoint`: what it says of where the key is used."""
+
+    origin: str
+    provider: Provider
+    secret: SecretStr
+    tenant: str | None = None
+    endpoint: Endpoint = field(default_factory=Endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A row that holds no key which can be imported, and why."""
+
+    origin: str
+    why: str
+
+
+Found = FoundKey | Unusable
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read a source."""
+
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Ours (COLUMNS) to those of the source, where it names them unlike any that we know."""
+    fernet: MultiFernet | None = None
+    """Opens what older systems sealed."""
+
+
+def fernet_of(keys: SecretStr) -> MultiFernet:
+    """From keys separated by commas, the newest first. Raises Unreadable."""
+    try:
+        return MultiFernet([Fernet(key.strip()) for key in keys.get_secret_value().split(",") if key.strip()])
+    except ValueError:
+        raise Unreadable("a Fernet key must be URL-safe base64 of 32 bytes") from None
+
+
+def columns_of(given: Sequence[str]) -> dict[str, str]:
+    """From `ours=theirs`. Raises Unreadable."""
+    pairs = dict(pair.split("=", 1) for pair in given if "=" in pair)
+    if len(pairs) != len(given) or pairs.keys() - COLUMNS.keys():
+        raise Unreadable(f"--column must read like key=encrypted_key; ours are {', '.join(COLUMNS)}")
+    return pairs
+
+
+def of_rows(rows: Sequence[Mapping[str, Any]], reading: Reading, *, name: str) -> list[Found]:
+    """`name`: of the source, for whoever reads the result."""
+    return [
+        of_fields({ours: _value(row, ours, reading) for ours in COLUMNS}, f"{name} {number}", reading)
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def of_fields(row: Mapping[str, str | None], origin: str, reading: Reading) -> Found:
+    """From values under our own names."""
+    if (row.get("active") or "yes").lower() in _NO:
+        return Unusable(origin, "it is marked as inactive")
+    provider = _PROVIDERS.get((row.get("provider") or "").lower().replace("-", "_"))
+    if provider is None:
+        return Unusable(origin, "it names no provider that there is an adapter for")
+    key = row.get("key")
+    if not key:
+        return Unusable(origin, f"it holds no key for {provider}")
+    fields = {name: row[name] for name in ("base_url", "api_version", "region") if row.get(name)}
+    try:
+        secret = _opened(key, reading.fernet)
+        if provider is Provider.AZURE and secret.get_secret_value().startswith("{"):
+            fields["auth"] = "entra_id"
+        return FoundKey(origin, provider, secret, row.get("tenant"), Endpoint.model_validate(fields))
+    except Unreadable as exc:
+        return Unusable(origin, str(exc))
+    except ValidationError as exc:
+        return Unusable(origin, f"its {exc.errors(include_input=False)[0]['loc'][0]} is not valid")
+
+
+def _value(row: Mapping[str, Any], ours: str, reading: Reading) -> str | None:
+    names = [reading.columns[ours]] if ours in reading.columns else COLUMNS[ours]
+    value = next((row[name] for name in names if row.get(name) not in (None, "")), None)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        value = bytes(value).decode(errors="replace")
+    return None if value is None else str(value).strip()
+
+
+def _opened(key: str, fernet: MultiFernet | None) -> SecretStr:
+    if not key.startswith(_FERNET_BEGINS):
+        return SecretStr(key)
+    if fernet is None:
+        raise Unreadable("it is sealed with Fernet; name the variable that holds its key with --fernet-key-env")
+    try:
+        return SecretStr(fernet.decrypt(key).decode())
+    except (InvalidToken, UnicodeDecodeError):
+        raise Unreadable("no Fernet key that was given opens it") from None
