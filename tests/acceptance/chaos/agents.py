@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 from uuid import uuid4
 
 from contracts.errors import FleetError, InvalidRequest, ProviderUnavailable
 from contracts.events import Event, Terminal
-from fleet.client import Client
+from fleet.client import Client, Stream
 from tests.acceptance.chaos.plan import Ask, Cancel, Leave, Read
 
 DEADLINE_S = 150.0
@@ -30,7 +30,7 @@ class Seen:
     error: FleetError | None = None
     """What reading ended with, in place of a terminal event."""
     ended_at: float = 0.0
-    """On the monotonic clock."""
+    """In seconds since the epoch."""
     read_again: dict[tuple[int, int], list[Event]] = field(default_factory=dict[tuple[int, int], list[Event]])
     """What a later reader got that resumed after a position."""
 
@@ -40,9 +40,9 @@ class Seen:
 
 
 class Absences:
-    """Agents that are not listening, and restarts of NATS, keep out of each other's way.
+    """Agents that are not always listening, and a restart of NATS, keep out of each other's way.
 
-    What ended while its agent was away is kept in NATS' memory only (docs/guarantees.md).
+    What ended while its agent did not listen is kept in NATS' memory only (docs/guarantees.md).
     """
 
     def __init__(self) -> None:
@@ -107,16 +107,12 @@ async def live(client: Client, door: Door, seen: Seen, absences: Absences) -> No
             case Cancel(after):
                 await _cancel(client, stream, seen, after=after)
             case Leave(after, away_s):
-                if await _note(stream, seen, most=after):
-                    return
                 async with absences.away():
-                    await stream.aclose()
-                    await asyncio.sleep(away_s)
-                    await _come_back(door, seen)
+                    await _leave(door, stream, seen, after=after, away_s=away_s)
     except FleetError as exc:
         seen.error = exc
     finally:
-        seen.ended_at = monotonic()
+        seen.ended_at = time()
 
 
 async def _note(events: AsyncIterator[Event], seen: Seen, *, most: int | None = None) -> bool:
@@ -147,6 +143,13 @@ async def _say_cancel(client: Client, request_id: str) -> None:
         await client.cancel(request_id)
     except Exception:  # noqa: BLE001 - nats-py's many ways to be without a connection
         return
+
+
+async def _leave(door: Door, stream: Stream, seen: Seen, *, after: int, away_s: float) -> None:
+    if not await _note(stream, seen, most=after):
+        await stream.aclose()
+        await asyncio.sleep(away_s)
+        await _come_back(door, seen)
 
 
 async def _come_back(door: Door, seen: Seen) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, time
 
 import psutil
 
@@ -25,15 +25,20 @@ class Faults:
         self._absences = absences
         self.done: list[str] = []
         self.broker_back_at = 0.0
-        """On the monotonic clock, when NATS answered again after it was killed."""
+        """In seconds since the epoch, when NATS and its streams were there again after a kill -9."""
+        self._broker_was_killed = asyncio.Event()
 
     async def run(self, faults: Sequence[Fault], *, begun: float) -> None:
+        if not any(fault.kind is Kind.KILL and fault.what == "nats" for fault in faults):
+            self._broker_was_killed.set()
         async with asyncio.TaskGroup() as group:
             for fault in faults:
                 group.create_task(self._at_its_time(fault, begun), name=str(fault))
 
     async def _at_its_time(self, fault: Fault, begun: float) -> None:
         await asyncio.sleep(max(0.0, begun + fault.at_s - monotonic()))
+        if fault.what == "agents":
+            await self._broker_was_killed.wait()  # agents whose line is cut are absent
         self._scene.note_processes()
         self.done.append(f"{monotonic() - begun:5.1f} s: {fault}")
         match fault.kind:
@@ -48,7 +53,8 @@ class Faults:
             case Kind.KILL if fault.what == "nats":
                 async with self._absences.restarting():
                     await self._end(fault, signal.SIGKILL)
-                    self.broker_back_at = monotonic()
+                self.broker_back_at = time()
+                self._broker_was_killed.set()
             case Kind.KILL:
                 await self._end(fault, signal.SIGKILL)
             case Kind.TERMINATE:

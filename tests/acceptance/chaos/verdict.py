@@ -20,7 +20,7 @@ RESUMABLE_AFTER_S = 15.0
 
 
 def problems(seen: Sequence[Seen], books: Books, *, broker_back_at: float) -> list[str]:
-    """What is not as promised, and what is known of it; `broker_back_at` is on the clock of `Seen.ended_at`."""
+    """What is not as promised, and what is known of it; see `Faults.broker_back_at`."""
     records: dict[str, list[Record]] = defaultdict(list)
     for record in books.records:
         records[record.request_id].append(record)
@@ -37,7 +37,7 @@ def problems(seen: Sequence[Seen], books: Books, *, broker_back_at: float) -> li
             *_rightly(one, booked),
             *_the_same_again(one, must_be_stored=one.ended_at > broker_back_at + RESUMABLE_AFTER_S),
             *_attempts_booked(one, booked),
-            *_bill(made, booked),
+            *_bill(made, booked, broker_back_at=broker_back_at),
         ]
         if told:
             found.append("\n    ".join([f"request {one.ask.number}, {one.request_id}: {one.ask.model}", *told]))
@@ -64,11 +64,12 @@ def _whole(one: Seen) -> Iterable[str]:
     end = one.terminals[0] if one.terminals else None
     if not isinstance(end, Completed):
         return
-    if end.message.content != one.ask.text:
+    if end.message.content not in one.ask.texts:
         yield f"the answer is not the vendor's: {end.message.content!r}"
     deltas = [event for event in one.events if isinstance(event, Delta) and event.attempt == end.attempt]
-    if one.ask.stream and "".join(delta.text or "" for delta in deltas) != one.ask.text:
-        yield f"the deltas of attempt {end.attempt} are not the answer"
+    said = "".join(delta.text or "" for delta in deltas)
+    if one.ask.stream and said != end.message.content:
+        yield f"the deltas of attempt {end.attempt} are {said!r}, the answer is {end.message.content!r}"
     if not one.ask.stream and any(isinstance(event, Delta) for event in one.events):
         yield "there are deltas, though no stream was asked for"
 
@@ -122,18 +123,21 @@ def _attempts_booked(one: Seen, records: Sequence[Record]) -> Iterable[str]:
             yield f"attempt {attempt} at {provider} is booked as {booked.get(attempt)}"
 
 
-def _bill(calls: Sequence[Entry], records: Sequence[Record]) -> Iterable[str]:
-    """The vendors' ledger against ours: each call has a record of its own, completed ones to the token."""
+def _bill(calls: Sequence[Entry], records: Sequence[Record], *, broker_back_at: float) -> Iterable[str]:
+    """The vendors' ledger against ours: each call has a record of its own, completed ones to the token.
+
+    Of a call whose worker died, NATS alone knew, and forgot when it died as well.
+    """
     for vendor in {call.vendor for call in calls} | {record.provider for record in records}:
         made = [call for call in calls if call.vendor == vendor]
         booked = [record for record in records if record.provider == vendor]
-        if len(made) > len(booked):
+        if sum(call.outcome == "finished" or call.at > broker_back_at for call in made) > len(booked):
             yield f"{len(made)} calls were made at {vendor}, {len(booked)} are booked"
         completed = [record for record in booked if record.outcome == Outcome.COMPLETED]
         stated = Counter((call.input_tokens, call.output_tokens) for call in made if call.outcome == "finished")
         for tokens, count in Counter((record.input_tokens, record.output_tokens) for record in completed).items():
             if count > stated[tokens]:
-                yield f"{count} calls are booked as completed with {tokens} tokens, {vendor} knows {stated[tokens]}"
+                yield f"{count} calls are booked as completed with {tokens} tokens, the vendor knows {stated[tokens]}"
         if any(record.usage_source != UsageSource.VENDOR for record in completed):
             yield "a completed call is estimated"
 

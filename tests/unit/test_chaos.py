@@ -1,0 +1,172 @@
+"""The judge of the chaos suite: each promise that is broken shows, and a plan is its seed's."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from contracts.errors import DeadlineExceeded, Error
+from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started, Timings
+from contracts.requests import AssistantMessage
+from contracts.usage import Usage
+from fleet.simulator.ledger import Entry
+from tests.acceptance.chaos.agents import Seen
+from tests.acceptance.chaos.books import Books, Record
+from tests.acceptance.chaos.plan import Ask, Kind, Read, draw
+from tests.acceptance.chaos.verdict import problems
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+ANSWER = "one two"
+BROKER_BACK_AT = 1000.0
+
+
+def event(kind: Any, attempt: int, seq: int, **fields: Any) -> Any:
+    return kind(request_id="r1", attempt=attempt, seq=seq, **fields)
+
+
+def started(attempt: int) -> Event:
+    return event(Started, attempt, 0, provider="openai", endpoint="east", model="m", worker="w", at=NOW)
+
+
+def completed(attempt: int, seq: int, *, answer: str = ANSWER) -> Event:
+    message = AssistantMessage(role="assistant", content=answer)
+    timings = Timings(queued_s=0, duration_s=1)
+    return event(
+        Completed, attempt, seq, message=message, finish_reason="stop", usage=Usage(), provider="openai", model="m",
+        timings=timings,
+    )  # fmt: skip
+
+
+def failed(attempt: int, seq: int, code: str) -> Event:
+    return event(Failed, attempt, seq, error=Error.model_validate({"code": code, "message": "", "retryable": False}))
+
+
+STREAM: Sequence[Event] = (
+    started(1),
+    event(Delta, 1, 1, text="one "),
+    event(Delta, 1, 2, text="two"),
+    completed(1, 3),
+)
+
+
+def seen(events: Sequence[Event] = STREAM, **changes: Any) -> Seen:
+    ask = Ask(
+        number=1, at_s=0, agent=0, model="openai/m", fallbacks=(), scripts={}, texts=(ANSWER,), conduct=Read()
+    )  # fmt: skip
+    return replace(Seen(ask, request_id="r1", events=list(events), ended_at=BROKER_BACK_AT + 100), **changes)
+
+
+def record(attempt: int = 1, **changes: Any) -> Record:
+    made = Record(
+        request_id="r1", attempt=attempt, provider="openai", started_at=NOW, outcome="completed", error_code=None,
+        usage_source="vendor", input_tokens=10, output_tokens=20, cost=Decimal("0.5"),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def call(**changes: Any) -> Entry:
+    entry = Entry("openai", "/v1", "m", "r1", None, True, at=BROKER_BACK_AT + 50)
+    entry.outcome, entry.input_tokens, entry.output_tokens = "finished", 10, 20
+    for name, value in changes.items():
+        setattr(entry, name, value)
+    return entry
+
+
+def books(records: Sequence[Record] = (), calls: Sequence[Entry] = (), **changes: Any) -> Books:
+    records, calls = records or [record()], calls or [call()]
+    sums = (
+        len(records),
+        sum(r.input_tokens for r in records),
+        sum(r.output_tokens for r in records),
+        sum(r.cost or Decimal(0) for r in records),
+    )
+    return replace(Books(records, rolled_up=sums, served=calls, dead=0), **changes)
+
+
+def judge(one: Seen, closed: Books) -> list[str]:
+    return problems([one], closed, broker_back_at=BROKER_BACK_AT)
+
+
+def test_finds_nothing_where_all_is_well() -> None:
+    assert judge(seen(), books()) == []
+
+
+def test_lets_pass_what_is_promised_to_fail() -> None:
+    ask = replace(seen().ask, on_interrupt="fail")
+    records = [record(outcome="failed", usage_source="estimated")]
+    calls = [call(outcome="cut")]
+    assert judge(seen([started(1), failed(1, 1, "stream_interrupted")], ask=ask), books(records, calls)) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        (seen(STREAM[:-1]), "ended with []"),
+        (seen([*STREAM, completed(2, 0)]), "ended with ['completed', 'completed']"),
+        (seen(STREAM[:1], error=DeadlineExceeded("late")), "got no end"),
+        (seen([STREAM[0], STREAM[2], STREAM[3]]), "(1, 2) came after (1, 0)"),
+        (seen([STREAM[0], STREAM[1], STREAM[1], *STREAM[2:]]), "(1, 1) came after (1, 1)"),
+        (seen([started(2), *STREAM]), "(1, 0) came after (2, 0)"),
+        (seen([*STREAM[:3], completed(1, 3, answer="three")]), "not the vendor's"),
+        (seen([*STREAM[:2], completed(1, 2)]), "the deltas of attempt 1"),
+        (seen([started(1), event(Cancelled, 1, 1)]), "nobody asked"),
+        (seen([started(1), failed(1, 1, "stream_interrupted")]), "failed after 1 attempts"),
+        (seen([started(1), failed(1, 1, "internal")]), "failed after 1 attempts: internal"),
+        (seen(read_again={(1, 0): []}), "gets nothing after (1, 0)"),
+        (seen(read_again={(1, 1): list(STREAM[1:])}), "after (1, 1) gets (1, 1)"),
+        (seen(read_again={(0, -1): list(STREAM[:2])}), "sees it end with []"),
+        (seen(read_again={(0, -1): [started(1), failed(1, 1, "overloaded")]}), "sees it failed"),
+    ],
+)  # fmt: skip
+def test_sees_what_an_agent_should_not_have_seen(one: Seen, words: str) -> None:
+    assert words in "\n".join(judge(one, books()))
+
+
+@pytest.mark.parametrize(
+    ("closed", "words"),
+    [
+        (books(calls=[call(), call()]), "2 calls were made at openai, 1 are booked"),
+        (books(calls=[call(output_tokens=21)]), "the vendor knows 0"),
+        (books(calls=[call(outcome="hung_up")]), "the vendor knows 0"),
+        (books([record(usage_source="estimated")]), "is estimated"),
+        (books([record(provider="google")], [call(vendor="google")]), "attempt 1 at openai is booked as google"),
+        (books([record(request_id="r2")], [call(request_id="r2")]), "r2 was asked by nobody"),
+        (books(rolled_up=(1, 10, 20, Decimal("0.6"))), "the roll-up says"),
+        (books(dead=1), "1 messages are in LLM_DEAD, 0 requests failed as poison"),
+        (books(left=["LLM_USAGE/usage: 0 waiting, 3 not acked"]), "3 not acked"),
+    ],
+)
+def test_sees_what_the_books_should_not_say(closed: Books, words: str) -> None:
+    assert words in "\n".join(judge(seen(), closed))
+
+
+def test_forgives_an_unbooked_call_only_from_before_the_broker_died() -> None:
+    lost = call(outcome="hung_up", at=BROKER_BACK_AT - 20)
+    assert judge(seen(), books(calls=[call(), lost])) == []
+    assert judge(seen(), books(calls=[call(), call(outcome="hung_up")])) != []
+
+
+def test_a_retried_attempt_is_followed_by_the_next_from_its_start() -> None:
+    error = Error.model_validate({"code": "overloaded", "message": "", "retryable": True})
+    first = [started(1), event(Retrying, 1, 1, error=error, delay_s=0, next={"provider": "openai", "model": "m"})]
+    second = [started(2), event(Delta, 2, 1, text=ANSWER), completed(2, 2)]
+    records = [record(1, outcome="failed", usage_source="estimated"), record(2)]
+    assert judge(seen([*first, *second]), books(records, [call(outcome="cut"), call()])) == []
+    assert judge(seen([*first, *second[1:]]), books(records, [call(outcome="cut"), call()])) != []
+
+
+def test_a_plan_is_its_seeds_alone() -> None:
+    assert draw(7, requests=50) == draw(7, requests=50)
+    assert draw(7, requests=50) != draw(8, requests=50)
+    assert len(draw(7, requests=50, faults=5).faults) == 5
+
+
+def test_every_part_is_hit_in_every_trial() -> None:
+    killed = {fault.what for fault in draw(3, requests=1).faults if fault.kind is Kind.KILL}
+    stopped = {fault.what for fault in draw(3, requests=1).faults if fault.kind is Kind.STOP}
+
+    assert killed >= {"worker-openai", "worker-anthropic", "usage", "admin", "nats", "vault", "postgres"}
+    assert stopped >= {"worker-openai", "outlying", "usage", "admin", "nats", "vault", "postgres"}
