@@ -7,7 +7,6 @@ order they come in, and however often, the ledger ends the same.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from contracts.usage import Outcome, UsageRecord, UsageSource
 
 _CENTS = Decimal("1e-10")
+_FREE = Decimal(0)
 _WIDE = Context(prec=80, rounding=ROUND_HALF_EVEN)
 _RANK = {source: rank for rank, source in enumerate(UsageSource)}
 ERRORS = frozenset({Outcome.FAILED, Outcome.ABANDONED})
@@ -50,18 +50,11 @@ class Amounts(NamedTuple):
     def negated(self) -> "Amounts":
         return Amounts._make(-value for value in self)
 
-    @classmethod
-    def total(cls, amounts: list["Amounts"]) -> "Amounts":
-        if len(amounts) == 1:
-            return amounts[0]
-        return cls._make(map(sum, zip(*amounts, strict=True)))
-
 
 Change = tuple[Place, Amounts]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One attempt in the ledger, as far as roll-ups and replacement need it."""
 
     place: Place
@@ -92,58 +85,43 @@ def cost_of(record: UsageRecord) -> Decimal | None:
 
 def entry_of(record: UsageRecord) -> Entry:
     cost = cost_of(record)
-    usage = record.usage
+    usage, at, outcome = record.usage, record.started_at, record.outcome
     return Entry(
-        place=Place(
-            record.provider_id,
-            record.tenant,
-            record.agent,
-            record.provider,
-            record.model,
-            hour_of(record.started_at),
-            day_of(record),
-        ),
-        source=usage.source,
-        outcome=record.outcome,
-        amounts=Amounts(
-            prompt_tokens=usage.input_tokens,
-            completion_tokens=usage.output_tokens,
-            cache_read_tokens=usage.cache_read_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            total_cost=cost or Decimal(0),
-            unpriced_count=1 if cost is None else 0,
-            request_count=1,
-            error_count=1 if record.outcome in ERRORS else 0,
+        Place(record.provider_id, record.tenant, record.agent, record.provider, record.model, hour_of(at), at.date()),
+        usage.source,
+        outcome,
+        Amounts(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_tokens,
+            usage.cache_write_tokens,
+            usage.reasoning_tokens,
+            cost or _FREE,
+            1 if cost is None else 0,
+            1,
+            1 if outcome in ERRORS else 0,
         ),
     )
 
 
 def entry_of_event(event: Mapping[Any, Any]) -> Entry:
     """From a row of llm_usage_events."""
-    outcome, cost = Outcome(event["outcome"]), event["cost"]
+    outcome, cost, at = Outcome(event["outcome"]), event["cost"], event["started_at"]
+    provider_id, model = event["provider_id"], event["model"]
     return Entry(
-        place=Place(
-            event["provider_id"],
-            event["tenant"],
-            event["agent"],
-            event["provider"],
-            event["model"],
-            hour_of(event["started_at"]),
-            event["day"],
-        ),
-        source=UsageSource(event["usage_source"]),
-        outcome=outcome,
-        amounts=Amounts(
-            prompt_tokens=event["input_tokens"],
-            completion_tokens=event["output_tokens"],
-            cache_read_tokens=event["cache_read_tokens"],
-            cache_write_tokens=event["cache_write_tokens"],
-            reasoning_tokens=event["reasoning_tokens"],
-            total_cost=cost or Decimal(0),
-            unpriced_count=1 if cost is None else 0,
-            request_count=1,
-            error_count=1 if outcome in ERRORS else 0,
+        Place(provider_id, event["tenant"], event["agent"], event["provider"], model, hour_of(at), event["day"]),
+        UsageSource(event["usage_source"]),
+        outcome,
+        Amounts(
+            event["input_tokens"],
+            event["output_tokens"],
+            event["cache_read_tokens"],
+            event["cache_write_tokens"],
+            event["reasoning_tokens"],
+            cost or _FREE,
+            1 if cost is None else 0,
+            1,
+            1 if outcome in ERRORS else 0,
         ),
     )
 
@@ -165,17 +143,21 @@ def best_of_each(records: Iterable[UsageRecord]) -> dict[str, UsageRecord]:
     return best
 
 
-def sums(changes: Iterable[Change], key: Callable[[Place], Any]) -> Mapping[Any, tuple[Place, Amounts]]:
+def sums(changes: Iterable[Change], key: Callable[[Place], Any]) -> Mapping[Any, Change]:
     """What `changes` come to for each key, with the first place that has it, in the order of the keys."""
-    places: dict[Any, Place] = {}
-    amounts: defaultdict[Any, list[Amounts]] = defaultdict(list)
-    for place, amount in changes:
-        found = key(place)
-        places.setdefault(found, place)
-        amounts[found].append(amount)
-    return {found: (places[found], Amounts.total(amounts[found])) for found in sorted(places)}
+    groups: defaultdict[Any, list[Change]] = defaultdict(list)
+    for change in changes:
+        groups[key(change[0])].append(change)
+    return {found: _sum(groups[found]) for found in sorted(groups)}
 
 
 def total(changes: Iterable[Change]) -> list[Change]:
     """The same, with each place once."""
     return list(sums(changes, key=lambda place: place).values())
+
+
+def _sum(changes: list[Change]) -> Change:
+    place, amounts = changes[0]
+    if len(changes) > 1:
+        amounts = Amounts._make(map(sum, zip(*(amounts for _, amounts in changes), strict=True)))
+    return place, amounts

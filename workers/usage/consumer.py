@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
@@ -45,6 +46,25 @@ _NOBODY = "unknown"
 Item = tuple[Msg, UsageRecord]
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Messages, and what they are: records, or no records with the reason why."""
+
+    messages: list[Msg]
+    items: list[Item]
+    malformed: list[tuple[Msg, str]]
+
+    @classmethod
+    def read(cls, messages: list[Msg]) -> "Batch":
+        batch = cls(messages, [], [])
+        for message in messages:
+            try:
+                batch.items.append((message, parse(message.subject, message.data)))
+            except Malformed as exc:
+                batch.malformed.append((message, str(exc)))
+        return batch
+
+
 class SharedConnection(NatsBroker):
     """FastStream on a connection that somebody else opened, reconnects and closes."""
 
@@ -60,13 +80,14 @@ class SharedConnection(NatsBroker):
 
 
 class UsageConsumer:
-    """Pulls, books, acks. One batch at a time."""
+    """Pulls, books, acks. One batch is booked at a time, and one more is held."""
 
     def __init__(self, client: Nats, ledger: Ledger, database: Database) -> None:
         self._ledger = ledger
         self._database = database
         self._jetstream = client.jetstream()
         self._stopping = asyncio.Event()
+        self._settling: asyncio.Task[None] | None = None
         self._pull = Pull(
             client,
             stream=streams.USAGE,
@@ -95,34 +116,42 @@ class UsageConsumer:
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await self._pull.drain()
+                await self._settled()
         await self._subscriber.stop()
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.wait({self._settling})
 
     async def _take(self, messages: list[Msg]) -> None:
+        """Reads a batch while PostgreSQL works on the one before, which has to be settled first."""
         started = time.perf_counter()
+        batch = Batch.read(messages)
+        await self._settled()
+        self._settling = asyncio.create_task(self._settle(batch, started=started), name="usage-batch")
+
+    async def _settled(self) -> None:
+        """Until no batch is being booked."""
+        if self._settling is not None:
+            await asyncio.wait({self._settling})
+
+    async def _settle(self, batch: Batch, *, started: float) -> None:
         try:
-            await self._book_all(messages)
+            for message, why in batch.malformed:
+                await self._bury(message, why)
+            if batch.items:
+                await self._book(batch.items)
         except Exception as exc:  # the top of the loop: whatever failed, the records are given back
             metrics.BATCHES.labels("given_back").inc()
-            facts = {"records": len(messages), "error": one_line(exc)}
+            facts = {"records": len(batch.messages), "error": one_line(exc)}
             if is_outage(exc) or isinstance(exc, nats.errors.Error):
                 log.warning("usage_batch_given_back", extra=facts)
             else:
                 log.exception("usage_batch_given_back", extra=facts)
-            await self._give_back(messages)
+            await self._give_back(batch.messages)
             await first_of(self._recover(), self._stopping.wait())
         else:
             metrics.BATCHES.labels("booked").inc()
             metrics.BATCH_SECONDS.observe(time.perf_counter() - started)
-
-    async def _book_all(self, messages: list[Msg]) -> None:
-        items: list[Item] = []
-        for message in messages:
-            try:
-                items.append((message, parse(message.subject, message.data)))
-            except Malformed as exc:
-                await self._bury(message, str(exc))
-        if items:
-            await self._book(items)
 
     async def _book(self, items: Sequence[Item]) -> None:
         """Books and acks. A record that PostgreSQL refuses is found by halving."""

@@ -136,7 +136,7 @@ async def test_a_record_that_the_database_refuses_is_found_among_many(
 
 async def test_a_stopped_consumer_holds_nothing_back(connection: Broker, books: Books, consumer: Consumer) -> None:
     """Otherwise the next one would wait for `ack_wait`."""
-    total = 4 * BATCH_SIZE
+    total = 8 * BATCH_SIZE
     await publish(connection, *(record() for _ in range(total)))
 
     async with consumer() as stop:
