@@ -194,6 +194,8 @@ llm_usage_events = Table(
     # The rates that the cost was computed with (contracts.usage.UsedPrice).
     Column("price", JSONB(none_as_null=True)),
     Column("service_tier", Text),
+    # What of the tokens has a price of its own (contracts.usage.UsagePart).
+    Column("usage_parts", JSONB(none_as_null=True)),
     Column("metadata", JSONB, nullable=False, server_default=EMPTY_OBJECT),
     Column("booked_at", Time, nullable=False, server_default=NOW),
     PrimaryKeyConstraint("id", "day"),

@@ -36,6 +36,7 @@ ROOM_FOR_UPDATES = {"fillfactor": 70}
 def upgrade() -> None:
     op.add_column("llm_usage_events", sa.Column("price", JSONB()))
     op.add_column("llm_usage_events", sa.Column("service_tier", sa.Text()))
+    op.add_column("llm_usage_events", sa.Column("usage_parts", JSONB()))
     op.add_column(
         "llm_usage_events",
         sa.Column("cache_write_1h_tokens", sa.BigInteger(), server_default=ZERO, nullable=False),
@@ -53,6 +54,7 @@ def downgrade() -> None:
         op.drop_table(table)
     op.execute("ALTER TABLE llm_provider_usage RESET (fillfactor)")
     op.drop_column("llm_usage_events", "cache_write_1h_tokens")
+    op.drop_column("llm_usage_events", "usage_parts")
     op.drop_column("llm_usage_events", "service_tier")
     op.drop_column("llm_usage_events", "price")
 

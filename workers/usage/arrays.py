@@ -10,7 +10,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 def given(columns: Iterable[Column[Any]]) -> TableValuedAlias:
     """The rows that `parameters` hands over, typed as the columns are; to select from, or to join with."""
     types = {c.key: c.type for c in columns}
-    arrays = (bindparam(n, type_=ARRAY(Text() if isinstance(t, Text) else t)) for n, t in types.items())
+    # One dimension: a value that is a JSON list is no further array.
+    kinds = ((n, ARRAY(Text() if isinstance(t, Text) else t, dimensions=1)) for n, t in types.items())
+    arrays = (bindparam(n, type_=kind) for n, kind in kinds)
     return func.unnest(*arrays).table_valued(*(column(n, t) for n, t in types.items()), name="given").render_derived()
 
 

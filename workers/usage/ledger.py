@@ -209,5 +209,6 @@ def _event_row(record: UsageRecord, entry: Entry) -> tuple[Any, ...]:
         record.price_source,
         record.price.model_dump(mode="json", exclude_none=True) if record.price else None,
         record.service_tier,
+        [part.model_dump(mode="json") for part in usage.parts] or None,
         record.metadata,
     )

@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.providers import Price
-from contracts.usage import Usage, UsageSource, plain_decimal
+from contracts.usage import Usage, UsagePart, UsageSource, plain_decimal
 from migrations import audit
 from migrations.audit import Origin
 from migrations.schema import llm_agent_usage, llm_usage_events, tenants
@@ -102,7 +102,7 @@ _CHANGED = ("id", "day", "cost", "price_source", "price")
 _new = given(_events[name] for name in _CHANGED)
 _REPRICE = (
     update(llm_usage_events)
-    .values(cost=_new.c.cost, price_source=_new.c.price_source, price=_new.c.price)
+    .values({name: _new.c[name] for name in _CHANGED})
     .where(_events.id == _new.c.id, _events.day == _new.c.day, _events.day == bindparam("on"))
 )
 
@@ -116,6 +116,7 @@ def _price(row: RowMapping, overrides: Mapping[str, Price]) -> Priced:
         cache_write_1h_tokens=row["cache_write_1h_tokens"],
         reasoning_tokens=row["reasoning_tokens"],
         source=UsageSource(row["usage_source"]),
+        parts=tuple(map(UsagePart.model_validate, row["usage_parts"] or ())),
     )
     return price(
         usage,
