@@ -55,6 +55,7 @@ Position = tuple[int, int]
 """`(attempt, seq)`"""
 Messages = str | Sequence[Mapping[str, Any]]
 
+_CONNECT_TIMEOUT_S = 5
 _PUBACK_TIMEOUT_S = 5.0
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 5.0
 _TTL_SLACK_S = 60
@@ -216,6 +217,8 @@ class Client:
             "dont_randomize": True,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.5,
+            "ping_interval": 10,  # a line that leads nowhere is noticed within half a minute, and resumed from
+            "max_outstanding_pings": 2,
             **({"user": user, "password": password or ""} if user else {}),
             **({"user_credentials": creds} if creds else {}),
             **options,
@@ -238,9 +241,11 @@ class Client:
             }
             try:
                 await self._nats.connect(error_cb=self._on_error, reconnected_cb=self._on_reconnect, **first)
+                await self._listen_to_all()
                 break
             except (OSError, nats.errors.Error, TimeoutError) as exc:
                 failures.append(f"{servers[turn].rpartition('@')[2]}: {str(exc) or type(exc).__name__}")
+                await self._nats.close()
                 self._nats = Nats()
         else:
             raise ProviderUnavailable(f"NATS cannot be used at {'; '.join(failures)}")
@@ -248,11 +253,13 @@ class Client:
             "allow_reconnect": True,
             "max_reconnect_attempts": self._options["max_reconnect_attempts"],
         }
+        return self
+
+    async def _listen_to_all(self) -> None:
         self._subscription = await self._nats.subscribe(
             subjects.replies_of_agent(self.tenant, self.agent), cb=self._on_event
         )
-        await self._nats.flush()
-        return self
+        await self._nats.flush(_CONNECT_TIMEOUT_S)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -381,9 +388,10 @@ class Client:
         """What the fleet has stored after a position; nothing when it cannot say, unless it must exist."""
         answers: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = self._nats.new_inbox()
-        subscription = await self._nats.subscribe(inbox, cb=answers.put)
         ask = Resume(request_id=request_id, agent=self.agent, after=after)
+        subscription: Subscription | None = None
         try:
+            subscription = await self._nats.subscribe(inbox, cb=answers.put)
             await self._nats.publish(subjects.resume(self.tenant), ask.to_json(), reply=inbox)
             while True:
                 msg = await asyncio.wait_for(answers.get(), _RESUME_TIMEOUT_S)
@@ -399,7 +407,7 @@ class Client:
                 raise exc if isinstance(exc, FleetError) else ProviderUnavailable(f"resume failed: {exc!r}") from exc
             log.debug("resume_failed", extra={"request_id": request_id, "error": type(exc).__name__})
         finally:
-            if not self._nats.is_closed:
+            if subscription and not self._nats.is_closed:
                 await subscription.unsubscribe()
 
     async def _on_event(self, msg: Msg) -> None:
