@@ -20,6 +20,15 @@ Login = Callable[[User], str]
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """One of a cluster. Addresses are `host:port`, of the routes between nodes."""
+
+    name: str
+    listen: str
+    peers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tls:
     """Paths on the server's machine."""
 
@@ -29,11 +38,12 @@ class Tls:
     """Whose certificates clients must have; None: they need none."""
 
 
-def server(*, listen: str, store_dir: str, accounts: str = "", tls: Tls | None = None) -> str:
+def server(*, listen: str, store_dir: str, accounts: str = "", tls: Tls | None = None, node: Node | None = None) -> str:
     """A whole configuration of one node. It syncs to disk before each PubAck: without that, a power cut loses
-    requests that were acknowledged (nats-server issue 7564). `accounts`: see below; empty: everybody may."""
+    requests that were acknowledged (nats-server issue 7564). `accounts`: see below; empty: everybody may. `node`:
+    its place in a cluster; None: it is alone."""
     return f"""\
-server_name: fleet
+server_name: {node.name if node else "fleet"}
 listen: {quoted(listen)}
 max_payload: {MAX_PAYLOAD}
 {_tls(tls) if tls else ""}jetstream {{
@@ -42,7 +52,7 @@ max_payload: {MAX_PAYLOAD}
   max_memory_store: 2GB
   max_file_store: 64GB
 }}
-{accounts}"""
+{_cluster(node) if node else ""}{accounts}"""
 
 
 def accounts(of: Sequence[User], *, login: Login) -> str:
@@ -118,6 +128,16 @@ def _user(user: User, login: str) -> str:
 
 def _list(allowed: Iterable[str]) -> str:
     return f"[{', '.join(quoted(subject) for subject in allowed)}]"
+
+
+def _cluster(node: Node) -> str:
+    return f"""\
+cluster {{
+  name: fleet
+  listen: {quoted(node.listen)}
+  routes: {_list(f"nats-route://{peer}" for peer in node.peers)}
+}}
+"""
 
 
 def _tls(tls: Tls) -> str:
