@@ -61,7 +61,7 @@ async def deactivate_provider(plane: Plane, caller: Writer, origin: From, provid
     await providers.deactivate(plane, provider_id, caller=caller, origin=origin)
 
 
-@router.post("/{provider_id}/test")
+@router.post("/{provider_id}/test", responses={HTTPStatus.CONFLICT: {}})
 async def test_provider(plane: Plane, caller: Writer, provider_id: uuid.UUID) -> HealthResult:
     """A worker makes one cheap authenticated call to each endpoint, with the stored key."""
     provider = await providers.one(plane, provider_id, caller=caller)
