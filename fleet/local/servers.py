@@ -31,14 +31,23 @@ _STOP_TIMEOUT_S = 4
 
 
 class NatsServer:
-    """nats-server with JetStream, one node, synced to disk before each PubAck."""
+    """nats-server with JetStream, synced to disk before each PubAck."""
 
-    def __init__(self, folder: Path, *, port: int | None = None, accounts: str = "", log: Path | None = None) -> None:
-        """`accounts`: a block of the server's configuration, see fleet.nats_config; empty: everybody may."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        accounts: str = "",
+        node: nats_config.Node | None = None,
+        log: Path | None = None,
+    ) -> None:
+        """`accounts` and `node`: see fleet.nats_config; without them everybody may, and the server is alone."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._accounts = accounts
+        self._node = node
         self.process: Process | None = None
         self._log = log or self.folder / "nats.log"
 
@@ -46,7 +55,8 @@ class NatsServer:
         config = self.folder / "nats.conf"
         store = str(self.folder / "jetstream")
         listen = f"127.0.0.1:{self.port}"
-        write_private(config, nats_config.server(listen=listen, store_dir=store, accounts=self._accounts))
+        text = nats_config.server(listen=listen, store_dir=store, accounts=self._accounts, node=self._node)
+        write_private(config, text)
         binary = Path(sys.executable).parent / "nats-server"
         self.process = Process(Command("nats", (str(binary), "-c", str(config)), self._log))
         await self.process.wait_until(self._answers)
