@@ -27,12 +27,12 @@ from contracts.rpc import CountTokens, EndpointHealth, EstimateCost, Health, Hea
 from contracts.subjects import RpcMethod
 from contracts.wire import WireModel
 from runtime.broker import Broker
+from runtime.catalogue import provider_of_model
 from workers import replies
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
 from workers.keys import KeyStore
-from workers.pricing import provider_of_model
 from workers.providers.base import Provider, Target
 from workers.routing import Routes
 

@@ -32,6 +32,7 @@ from contracts.subjects import AUTO
 from contracts.subjects import Provider as ProviderName
 from contracts.usage import Cost, Outcome, UsageRecord
 from runtime.broker import Broker
+from runtime.catalogue import provider_of_model
 from runtime.sealing import Keyring
 from workers import booking, policy, recovery, replies, telemetry
 from workers.admission import Admission
@@ -48,7 +49,6 @@ from workers.interruption import Interrupted, Interruption, Reason
 from workers.job import Job, check_model, parse_handover, parse_request
 from workers.lease import Lost
 from workers.memory import forgotten
-from workers.pricing import provider_of_model
 from workers.providers.base import Call, Finish, Provider, Stated, Target
 from workers.publisher import NotStored, Publisher, TooLarge
 from workers.routing import Candidate, Routes

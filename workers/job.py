@@ -13,10 +13,10 @@ from contracts.events import FailedAttempt
 from contracts.providers import PublishedTenant
 from contracts.requests import DEFAULT_DEADLINE_S, CompletionRequest
 from contracts.subjects import RequestAddress
+from runtime.catalogue import context_window
 from workers.booking import Bill
 from workers.intake import Delivery
 from workers.interruption import Interruption
-from workers.pricing import context_window
 from workers.routing import Candidate
 from workers.stream import EventStream
 

@@ -11,9 +11,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from contracts.providers import Price
 from contracts.subjects import Provider
 from contracts.usage import MAX_AMOUNT, PriceSource, TokenCounts, Usage, UsedPrice
-from runtime.catalogue import context_window as context_window
 from runtime.catalogue import find_prices
-from runtime.catalogue import provider_of_model as provider_of_model
 from runtime.rates import PriceList, Rates
 
 _MILLION = 1_000_000

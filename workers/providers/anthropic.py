@@ -18,10 +18,10 @@ from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from runtime import catalogue
 from runtime.egress import Egress
-from workers import pricing, tokens
+from workers import tokens
 from workers.providers import anthropic_errors, anthropic_request
-from workers.providers.anthropic_models import abilities
 from workers.providers.anthropic_reply import MessageReader
 from workers.providers.anthropic_request import PROVIDER, conversation, messages_request
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
@@ -114,7 +114,7 @@ class Anthropic:
                 break
             after = page.last_id
         return tuple(
-            ModelInfo(id=model.id, context_window=model.max_input_tokens or pricing.context_window(PROVIDER, model.id))
+            ModelInfo(id=model.id, context_window=model.max_input_tokens or catalogue.context_window(PROVIDER, model.id))
             for model in found
         )
 
@@ -122,13 +122,7 @@ class Anthropic:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(
-            counted,
-            output_tokens=question.max_tokens or abilities(model).max_output_tokens,
-            provider=PROVIDER,
-            model=model,
-            prices=prices,
-        )
+        return cost_estimate(question, counted, provider=PROVIDER, model=model, prices=prices)
 
     async def aclose(self) -> None:
         await self._clients.aclose()

@@ -28,8 +28,8 @@ from contracts.errors import NoProvider
 from contracts.providers import Endpoint
 from contracts.requests import CompletionRequest
 from contracts.rpc import ModelInfo
+from runtime import catalogue
 from runtime.egress import Egress
-from workers import pricing
 from workers.providers import entra
 from workers.providers.base import Call, Target
 from workers.providers.openai import OpenAI, encode, get, given_limit, options, post
@@ -55,7 +55,7 @@ class Azure(OpenAI):
         if not target.endpoint.deployments:
             return await super().get_supported_models(target)
         return tuple(
-            ModelInfo(id=model, context_window=pricing.context_window(self.name, model))
+            ModelInfo(id=model, context_window=catalogue.context_window(self.name, model))
             for model in target.endpoint.deployments
         )
 

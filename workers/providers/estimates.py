@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 
 from contracts.providers import Price
-from contracts.rpc import CostEstimate, TokenCount
+from contracts.rpc import CostEstimate, EstimateCost, TokenCount
 from contracts.usage import Cost, Usage, UsageSource
 from contracts.wire import utc_now
 from workers import pricing
+from workers.output_limits import max_output_tokens
 
 
 def cost_estimate(
-    counted: TokenCount, *, output_tokens: int, provider: str, model: str, prices: Mapping[str, Price]
+    question: EstimateCost, counted: TokenCount, *, provider: str, model: str, prices: Mapping[str, Price]
 ) -> CostEstimate:
-    """`output_tokens`: the most that the reply can have. `prices`: the tenant's own."""
+    """`prices`: the tenant's own."""
+    output_tokens = question.max_tokens or max_output_tokens(provider, model)
     usage = Usage(input_tokens=counted.input_tokens, output_tokens=output_tokens, source=UsageSource.ESTIMATED)
     priced = pricing.price(usage, provider=provider, model=model, at=utc_now(), overrides=prices)
     return CostEstimate(

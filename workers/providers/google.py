@@ -30,8 +30,9 @@ from contracts.errors import ModelNotFound, ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from runtime import catalogue
 from runtime.egress import Egress
-from workers import pricing, tokens
+from workers import tokens
 from workers.providers import google_errors, google_request
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
@@ -42,8 +43,6 @@ from workers.providers.time_limits import TimeLimits, lookup_limits
 from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 
 BASE_URL = "https://generativelanguage.googleapis.com"
-USUAL_OUTPUT_TOKENS = 65_536
-"""What an estimate assumes when a request does not bound its output: what Gemini 2.5 and 3 write at most."""
 MODELS_PER_PAGE = 1000
 MAX_PAGES = 20
 
@@ -134,13 +133,7 @@ class Google:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(
-            counted,
-            output_tokens=question.max_tokens or USUAL_OUTPUT_TOKENS,
-            provider=self.name,
-            model=model,
-            prices=prices,
-        )
+        return cost_estimate(question, counted, provider=self.name, model=model, prices=prices)
 
     async def aclose(self) -> None:
         await self._clients.aclose()
@@ -148,7 +141,7 @@ class Google:
 
     def _info(self, model: _Model) -> ModelInfo:
         name = model.name.removeprefix("models/")
-        return ModelInfo(id=name, context_window=model.input_token_limit or pricing.context_window(self.name, name))
+        return ModelInfo(id=name, context_window=model.input_token_limit or catalogue.context_window(self.name, name))
 
     async def _looked_up(
         self,

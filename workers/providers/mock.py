@@ -28,14 +28,14 @@ from contracts.events import FinishReason, ToolCallDelta
 from contracts.providers import Price
 from contracts.requests import CompletionRequest, ToolName
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
-from contracts.usage import Cost, Usage, UsageSource
-from contracts.wire import StrictWireModel, optional, utc_now
+from contracts.usage import Usage, UsageSource
+from contracts.wire import StrictWireModel, optional
 from runtime.egress import Egress
-from workers import pricing, tokens
+from workers import tokens
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
+from workers.providers.estimates import cost_estimate
 from workers.providers.time_limits import TimeLimits
 
-USUAL_OUTPUT_TOKENS = 1_000
 _REMEMBERED_REQUESTS = 10_000
 _ON_LINE = frozenset(ErrorCode) - {
     ErrorCode.MALFORMED_REQUEST,
@@ -166,17 +166,8 @@ class Mock:
     async def estimate_cost(
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
-        usage = Usage(
-            input_tokens=tokens.estimate_input(question),
-            output_tokens=question.max_tokens or USUAL_OUTPUT_TOKENS,
-            source=UsageSource.ESTIMATED,
-        )
-        priced = pricing.price(usage, provider=self.name, model=model, at=utc_now(), overrides=prices)
-        return CostEstimate(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cost=Cost(amount=priced.amount) if priced.amount is not None else None,
-        )
+        counted = await self.count_tokens(question, model=model, target=target)
+        return cost_estimate(question, counted, provider=self.name, model=model, prices=prices)
 
     async def aclose(self) -> None:
         """There is nothing to close."""

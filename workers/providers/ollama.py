@@ -30,8 +30,6 @@ from workers.providers.time_limits import TimeLimits, lookup_limits
 from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply
 
 BASE_URL = "http://127.0.0.1:11434"
-USUAL_OUTPUT_TOKENS = 4_096
-"""What an estimate assumes when a request does not bound its output."""
 SHOWN_MODELS = 50
 """A server with more of them is not asked for the context window of each."""
 _SHOWN_AT_ONCE = 8
@@ -97,8 +95,7 @@ class Ollama:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        most = question.max_tokens or USUAL_OUTPUT_TOKENS
-        return cost_estimate(counted, output_tokens=most, provider=NAME, model=model, prices=prices)
+        return cost_estimate(question, counted, provider=NAME, model=model, prices=prices)
 
     async def aclose(self) -> None:
         await self._clients.aclose()

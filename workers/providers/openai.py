@@ -25,8 +25,9 @@ from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from runtime import catalogue
 from runtime.egress import Egress
-from workers import pricing, tokens
+from workers import tokens
 from workers.providers import openai_errors, openai_tokens
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
@@ -37,8 +38,6 @@ from workers.providers.time_limits import TimeLimits, lookup_limits
 from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 
 BASE_URL = "https://api.openai.com/v1"
-USUAL_OUTPUT_TOKENS = 16_384
-"""What an estimate assumes when a request does not bound its output."""
 
 OPENAI_MODEL = re.compile(r"^(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|codex-)")
 
@@ -99,7 +98,7 @@ class OpenAI:
 
     async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
         return tuple(
-            ModelInfo(id=model.id, context_window=pricing.context_window(self.name, model.id))
+            ModelInfo(id=model.id, context_window=catalogue.context_window(self.name, model.id))
             for model in await self._models(target)
         )
 
@@ -107,13 +106,7 @@ class OpenAI:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(
-            counted,
-            output_tokens=question.max_tokens or USUAL_OUTPUT_TOKENS,
-            provider=self.name,
-            model=model,
-            prices=prices,
-        )
+        return cost_estimate(question, counted, provider=self.name, model=model, prices=prices)
 
     async def aclose(self) -> None:
         await self._clients.aclose()
