@@ -2,13 +2,18 @@
 
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from alembic import command
+from alembic.config import Config
 from pydantic import SecretStr
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import Connection, delete, null, select, table, text, update
+from sqlalchemy import column as sql_column
 
+import migrations
 from admin_api import audit_check, audit_log, audit_retention
 from admin_api.audit_check import Anchor, Chain
 from admin_api.audit_log import Filter
@@ -16,6 +21,7 @@ from admin_api.database import Database, open_database
 from contracts.wire import utc_now
 from migrations import audit
 from migrations.audit import Change, Origin
+from migrations.engine import open_engine
 from migrations.schema import audit_heads
 from migrations.schema import audit_log as rows
 
@@ -128,28 +134,32 @@ async def test_an_earlier_export_shows_what_its_rows_no_longer_do(database: Data
     assert {anchor.seq for anchor in await audit_check.missing(database, earlier)} == set(seqs)
 
 
-async def age(database: Database, tenant: str, days: int, count: int) -> datetime:
-    """Writes rows that are so old; their hashes are as their writer would have made them then."""
+def facts(tenant: str | None, number: int, *, at: datetime) -> dict[str, Any]:
+    """A row as versions without refusals wrote it."""
+    return {
+        "at": at,
+        "actor": "somebody",
+        "source": "10.0.0.1",
+        "action": "test.change",
+        "object_type": "test",
+        "object_id": str(number),
+        "tenant": tenant,
+        "before": None,
+        "after": None,
+    }
+
+
+async def age(database: Database, tenant: str, days: int, count: int) -> None:
+    """Writes rows that are so old, as a chain that has only these."""
     at = utc_now() - timedelta(days=days)
+    last, seq = audit.first_link(tenant), None
     async with database.transaction() as connection:
-        last, _ = await audit.beginning(connection, tenant)
         for number in range(count):
-            row = {
-                **dict.fromkeys(("before", "after"), None),
-                "at": at + timedelta(seconds=number),
-                "actor": "somebody",
-                "source": "10.0.0.1",
-                "action": "test.change",
-                "object_type": "test",
-                "object_id": str(number),
-                "tenant": tenant,
-            }
-            facts = {**row, "prev_hash": last, "hash": (last := audit.link(last, row))}
-            values = {name: value for name, value in facts.items() if value is not None}
+            row = facts(tenant, number, at=at)
+            values = {**row, "prev_hash": last, "hash": (last := audit.link(last, row))}
+            values = {name: value for name, value in values.items() if value is not None}
             seq = await connection.scalar(rows.insert().values(values).returning(rows.c.seq))
-            await connection.execute(delete(audit_heads))
-            await connection.execute(audit_heads.insert().values(chain=f"audit:{tenant}", seq=seq, hash=last))
-    return at
+        await connection.execute(audit_heads.insert().values(chain=audit.chain_of(tenant), seq=seq, hash=last))
 
 
 async def test_pruned_rows_leave_a_chain_that_holds(database: Database) -> None:
@@ -192,3 +202,35 @@ async def test_old_rows_that_only_tell_of_pruning_stay(database: Database) -> No
     assert await audit_retention.prune(database, days=30) == 1
 
     assert await audit_retention.prune(database, days=-1) == 0
+
+
+def migrate(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+async def test_rows_from_before_there_were_heads_still_hold(empty_database_url: str) -> None:
+    older = [column for column in rows.c if column.name not in ("seq", "refusal")]
+    async with (
+        open_engine(SecretStr(empty_database_url), application_name="test") as engine,
+        engine.begin() as connection,
+    ):
+        await connection.run_sync(migrate, "0003")
+        for tenant in ("acme", None):
+            last = audit.first_link(tenant)
+            for number in range(3):
+                row = facts(tenant, number, at=utc_now())
+                values = {**row, "prev_hash": last, "hash": (last := audit.link(last, row))}
+                absent = {name: null() for name, value in values.items() if value is None}
+                statement = table("audit_log", *(sql_column(each.name, each.type) for each in older)).insert()
+                await connection.execute(statement.values(values | absent))
+        await connection.run_sync(migrate, "head")
+    async with open_database(SecretStr(empty_database_url)) as database:
+        seqs = await write(database, "acme", 1)
+        assert [(chain.rows, chain.broken_at) for chain in await audit_check.verify(database)] == [(3, None), (4, None)]
+
+        await run(database, delete(rows).where(rows.c.seq >= seqs[2]))
+        assert (await checked(database)).broken_at == seqs[3]
