@@ -314,7 +314,6 @@ def keys_import(
     import asyncio
 
     from pydantic import SecretStr
-    from rich.console import Console
 
     from fleet import connection
     from fleet.key_import import importing, rows, sources
@@ -334,7 +333,7 @@ def keys_import(
         adds_tenants=create_tenants,
     )
     imported = list(importing.run(connection.admin(state=state), found, options))
-    Console(highlight=False, soft_wrap=True).print(importing.table(imported) if imported else "There is no key.")
+    typer.echo("\n".join(importing.lines(imported)) or "There is no key.")
     return 1 if any(row.outcome is importing.Outcome.FAILED for row in imported) else 0
 
 

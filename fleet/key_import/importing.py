@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
-from rich.table import Table
-
 from contracts.subjects import token
 from fleet.admin_client import AdminApi, AdminRefused
 from fleet.key_import.plan import Add, Join, Keep, Plan, Refuse, Wish, plan
@@ -59,11 +57,12 @@ def run(admin: AdminApi, keys: Sequence[Found], options: Options) -> Iterator[Im
                 yield _import(admin, found, options)
 
 
-def table(imported: Sequence[Imported]) -> Table:
-    shown = Table("from", "tenant", "provider", "key", "", "", box=None)
-    for row in imported:
-        shown.add_row(row.origin, row.tenant, row.provider, row.mark, row.outcome, row.what)
-    return shown
+def lines(imported: Sequence[Imported]) -> Iterator[str]:
+    """As a table of plain text."""
+    rows = [(row.origin, row.tenant, row.provider, row.mark, row.outcome, row.what) for row in imported]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _import(admin: AdminApi, found: FoundKey, options: Options) -> Imported:

@@ -66,13 +66,13 @@ class RunningStack:
 
 
 @contextmanager
-def running_stack(folder: Path, *options: str) -> Generator[RunningStack]:
+def running_stack(folder: Path, *options: str, env: Mapping[str, str] | None = None) -> Generator[RunningStack]:
     ready_file, output = folder / "ready-file.json", folder / "output.txt"
     ready_file.unlink(missing_ok=True)
     with output.open("wb") as out:
         process = subprocess.Popen(
             [FLEET, "up", "--state", str(folder / "state"), "--ready-file", str(ready_file), *options],
-            env=clean_environment(),
+            env=clean_environment(**(env or {})),
             stdout=out,
             stderr=subprocess.STDOUT,
         )
