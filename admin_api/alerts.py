@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, PlainSerializer
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from admin_api.auth import Principal
 from admin_api.control_plane import ControlPlane
@@ -23,19 +23,31 @@ Usd = Annotated[Decimal, PlainSerializer(plain_decimal)]
 
 
 class State(StrEnum):
+    """Two pairs: whether somebody has seen it, and whether its condition lasts."""
+
     OPEN = "open"
     ACKNOWLEDGED = "acknowledged"
+    UNRESOLVED = "unresolved"
+    RESOLVED = "resolved"
 
 
 class AlertView(BaseModel):
     id: uuid.UUID
     tenant: str
     kind: str
+    about: str
+    """A provider, `provider/model` or `provider/endpoint`; empty: all of the tenant."""
+    window_start: datetime
+    """It is raised once for each window: a day, or ten minutes."""
     day: date
     threshold_usd: Usd | None
     amount_usd: Usd | None
+    threshold: float | None
+    """A share of attempts, or seconds, by kind."""
+    measured: float | None
     message: str
     created_at: datetime
+    resolved_at: datetime | None
     acknowledged_at: datetime | None
     acknowledged_by: str | None
     """`bootstrap`, or `token:` and the token's id."""
@@ -47,7 +59,9 @@ class Filter:
 
     tenant: str | None = None
     kind: str | None = None
-    state: State | None = None
+    about: str | None = None
+    states: frozenset[State] = frozenset()
+    """All of them at once."""
 
 
 async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> Page[AlertView]:
@@ -58,13 +72,9 @@ async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> Page[A
         query = query.where(columns.tenant == wanted.tenant)
     if wanted.kind is not None:
         query = query.where(columns.kind == wanted.kind)
-    match wanted.state:
-        case State.OPEN:
-            query = query.where(columns.acknowledged_at.is_(None))
-        case State.ACKNOWLEDGED:
-            query = query.where(columns.acknowledged_at.is_not(None))
-        case None:
-            pass
+    if wanted.about is not None:
+        query = query.where(columns.about == wanted.about)
+    query = query.where(*(_is(state) for state in wanted.states))
     keys = [columns.created_at, columns.id]
     async with plane.database.transaction() as connection:
         return await read_page(connection, query, keys=keys, paging=paging, view=view, newest_first=True)
@@ -90,6 +100,18 @@ async def acknowledge(plane: ControlPlane, alert_id: uuid.UUID, *, caller: Princ
         change = Change("alert.acknowledge", "alert", str(alert_id), old.tenant, before=before, after=after)
         await audit.record(connection, change, origin)
     return acknowledged
+
+
+def _is(state: State) -> ColumnElement[bool]:
+    match state:
+        case State.OPEN:
+            return alerts.c.acknowledged_at.is_(None)
+        case State.ACKNOWLEDGED:
+            return alerts.c.acknowledged_at.is_not(None)
+        case State.UNRESOLVED:
+            return alerts.c.resolved_at.is_(None)
+        case State.RESOLVED:
+            return alerts.c.resolved_at.is_not(None)
 
 
 def view(row: Any) -> AlertView:

@@ -17,29 +17,49 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from admin_api import audit_retention, problems, streams
 from admin_api.control_plane import ControlPlane
-from admin_api.database import open_database
+from admin_api.database import Database, open_database
 from admin_api.door import Door
 from admin_api.edge import Edge, RequestMetrics
 from admin_api.gate import Gate
 from admin_api.jwks import KeySet
+from admin_api.notices import metrics as notice_metrics
+from admin_api.notices.courier import Courier
+from admin_api.notices.delivery import Channel, Sender
+from admin_api.notices.mail import MailSender
+from admin_api.notices.stream import StreamSender
+from admin_api.notices.webhook import WebhookSender
 from admin_api.oidc import Oidc
 from admin_api.pacing import Pace
 from admin_api.publisher import Publisher
-from admin_api.routes import alerts, audit, dead_letters, fleet, models, probes, providers, tenants, tokens, usage
+from admin_api.routes import (
+    alerts,
+    audit,
+    dead_letters,
+    fleet,
+    models,
+    probes,
+    providers,
+    tenants,
+    tokens,
+    usage,
+    webhooks,
+)
 from admin_api.settings import AdminSettings
 from admin_api.strangers import Strangers
 from admin_api.tally import Tally
 from admin_api.vault import KeyVault
+from admin_api.webhooks import reseal as reseal_webhooks
 from runtime import broker, logs, price_refresh, role
-from runtime.broker import Unreachable, reason
+from runtime.broker import Broker, Unreachable, reason
+from runtime.egress import Egress
 from runtime.sealing import Keyring
 from runtime.vault import VaultSession
 
 log = logging.getLogger(__name__)
 
 _DESCRIPTION = (
-    "Tenants, providers, keys, models, usage, alerts, tokens, the audit log and dead letters of an LLM worker fleet. "
-    "Errors are RFC 9457 problem details."
+    "Tenants, providers, keys, models, usage, alerts, webhooks, tokens, the audit log and dead letters of an LLM "
+    "worker fleet. Errors are RFC 9457 problem details."
 )
 _GRACE_S = 8
 
@@ -79,11 +99,16 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
         session = VaultSession(settings)
         stack.push_async_callback(session.close)
         await session.start()
+        keyring = Keyring.from_settings(settings)
+        await reseal_webhooks(database, keyring)
+        hooks = WebhookSender(Egress(settings.llm_allowed_private_networks), keyring)
+        stack.push_async_callback(hooks.close)
         publisher, tally = Publisher(database, nats), Tally()
         running: dict[str, Coroutine[Any, Any, None]] = {
             "publisher": publisher.keep_reconciled(),
             "streams": streams.keep_existing(nats, settings),
             "tally": tally.keep_recorded(database),
+            "courier": _courier(settings, database, nats, hooks).keep_delivering(),
         }
         if settings.llm_audit_retention_days is not None:
             running["retention"] = audit_retention.keep_pruned(database, days=settings.llm_audit_retention_days)
@@ -100,8 +125,9 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
             database=database,
             broker=nats,
             vault=KeyVault(session),
-            keyring=Keyring.from_settings(settings),
+            keyring=keyring,
             publisher=publisher,
+            webhooks=hooks,
             gate=Gate(database, settings.llm_admin_token, oidc),
             strangers=Strangers(),
             tally=tally,
@@ -111,11 +137,20 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
         )
 
 
+def _courier(settings: AdminSettings, database: Database, nats: Broker, hooks: WebhookSender) -> Courier:
+    senders: dict[Channel, Sender] = {Channel.NATS: StreamSender(nats), Channel.WEBHOOK: hooks}
+    if settings.llm_smtp_host:
+        senders[Channel.EMAIL] = MailSender(settings)
+    return Courier(database, senders, emails_of_all=bool(settings.llm_alert_emails))
+
+
 def create_app(plane: ControlPlane) -> FastAPI:
     """The ASGI application over an open control plane."""
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
+    for metric in notice_metrics.ALL:
+        registry.register(metric)
     app = FastAPI(
         title="Fleet admin API",
         description=_DESCRIPTION,
@@ -134,7 +169,7 @@ def create_app(plane: ControlPlane) -> FastAPI:
     app.state.control_plane = plane
     app.state.registry = registry
     problems.install(app)
-    for room in (tenants, providers, models, usage, alerts, tokens, audit, dead_letters, fleet, probes):
+    for room in (tenants, providers, models, usage, alerts, webhooks, tokens, audit, dead_letters, fleet, probes):
         app.include_router(room.router)
 
     def openapi() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from admin_api.database import Database
 from admin_api.gate import Gate
+from admin_api.notices.webhook import WebhookSender
 from admin_api.pacing import Pace
 from admin_api.publisher import Publisher
 from admin_api.strangers import Strangers
@@ -25,6 +26,7 @@ class ControlPlane:
     vault: KeyVault
     keyring: Keyring
     publisher: Publisher
+    webhooks: WebhookSender
     gate: Gate
     strangers: Strangers
     tally: Tally

@@ -8,6 +8,7 @@ from pydantic_settings import NoDecode
 
 from admin_api.auth import Role
 from admin_api.jwks import check_url
+from admin_api.notices.settings import MailSettings
 from admin_api.oidc import Claims
 from runtime.networks import Network, parse_networks
 from runtime.settings import (
@@ -67,6 +68,7 @@ class AdminSettings(
     SealingSettings,
     NetworkSettings,
     OidcSettings,
+    MailSettings,
     PriceSettings,
     ProbeSettings,
     LogSettings,

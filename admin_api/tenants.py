@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api import published
 from admin_api.control_plane import ControlPlane
+from admin_api.notices.settings import Email
 from admin_api.paging import Page, Paging, read_page
 from admin_api.problems import conflict, invalid, not_found
 from admin_api.published import LIMITS
@@ -46,6 +47,8 @@ class TenantParts(BaseModel):
     daily_cost_alert_usd: Usd | None = None
     aliases: Annotated[dict[ModelName, tuple[ModelName, ...]], Field(max_length=1000)] | None = None
     fallbacks: Annotated[tuple[ModelName, ...], Field(max_length=16)] | None = None
+    alert_emails: Annotated[tuple[Email, ...], Field(max_length=20)] | None = None
+    """Who gets the tenant's alerts by e-mail."""
     prices: Annotated[dict[ModelName, Price], Field(max_length=10_000)] | None = None
 
 
@@ -64,6 +67,7 @@ class Tenant(BaseModel):
     daily_cost_alert_usd: Usd | None
     aliases: dict[str, list[str]]
     fallbacks: list[str]
+    alert_emails: list[str]
     prices: dict[str, dict[str, JsonValue]]
 
 
@@ -160,6 +164,7 @@ def view(row: Any) -> Tenant:
         daily_cost_alert_usd=row.daily_cost_alert_usd,
         aliases=row.aliases,
         fallbacks=row.fallbacks,
+        alert_emails=row.alert_emails,
         prices=row.prices,
     )
 
@@ -176,6 +181,8 @@ def _columns(wanted: TenantParts) -> dict[str, Any]:
         columns["aliases"] = {name: list(models) for name, models in (wanted.aliases or {}).items()}
     if "fallbacks" in given:
         columns["fallbacks"] = list(wanted.fallbacks or ())
+    if "alert_emails" in given:
+        columns["alert_emails"] = list(wanted.alert_emails or ())
     if "prices" in given:
         columns["prices"] = {name: _price(price) for name, price in (wanted.prices or {}).items()}
     return columns

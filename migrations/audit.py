@@ -10,6 +10,7 @@ Rows that are too old give way to one that says how far they went: `prune`.
 import hashlib
 import json
 import sys
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +20,16 @@ from sqlalchemy import ColumnElement, delete, func, insert, null, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from contracts.notices import ConfigChange, ConfigNotice
 from contracts.wire import utc_now
+from migrations import outbox
 from migrations.schema import audit_heads, audit_log
 
 PRUNE = "audit.prune"
 """The action of a row that stands for older ones; its `after` names the last of them."""
+
+CONFIGURATION = frozenset({"tenant", "provider", "token", "webhook"})
+"""Types of objects whose changes are told as notices, too."""
 
 Snapshot = Mapping[str, Any]
 """An object as the API shows it: JSON without secrets."""
@@ -61,8 +67,9 @@ class Change:
 async def record(connection: AsyncConnection, change: Change, origin: Origin) -> None:
     """Appends to the tenant's chain; its lock is held until the transaction ends."""
     before = await _end_of(connection, change.tenant)
+    at = utc_now()
     row = {
-        "at": utc_now(),
+        "at": at,
         "actor": origin.actor,
         "source": origin.source,
         "action": change.action,
@@ -80,6 +87,29 @@ async def record(connection: AsyncConnection, change: Change, origin: Origin) ->
     head = postgresql.insert(audit_heads).values(chain=chain_of(change.tenant), seq=seq, hash=after)
     await connection.execute(
         head.on_conflict_do_update(index_elements=[audit_heads.c.chain], set_={"seq": seq, "hash": after})
+    )
+    if change.object_type in CONFIGURATION and change.refusal is None:
+        await outbox.append(connection, _notice(change, origin, at=at))
+
+
+def _notice(change: Change, origin: Origin, *, at: datetime) -> ConfigNotice:
+    """Names no value: only which fields differ."""
+    before, after = change.before or {}, change.after or {}
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return ConfigNotice(
+        id=uuid.uuid4(),
+        source="/fleet/admin",
+        subject=change.object_id,
+        time=at,
+        tenant=change.tenant,
+        data=ConfigChange(
+            tenant=change.tenant,
+            object_type=change.object_type,
+            object_id=change.object_id,
+            action=change.action,
+            actor=origin.actor,
+            changed=tuple(names),
+        ),
     )
 
 

@@ -22,10 +22,13 @@ async def list_alerts(
     paging: Paged,
     tenant: Annotated[Token | None, Query()] = None,
     kind: Annotated[Token | None, Query()] = None,
-    state: Annotated[State | None, Query()] = None,
+    about: Annotated[str | None, Query(max_length=400, pattern=r"^[^\x00-\x1f\x7f]*$")] = None,
+    state: Annotated[list[State] | None, Query(max_length=len(State))] = None,
 ) -> Page[AlertView]:
-    """The alerts that the caller may see, the newest first."""
-    return await alerts.page(plane, Filter(tenant=caller.scope(tenant), kind=kind, state=state), paging=paging)
+    """The alerts that the caller may see, the newest first. `state` may be given several times: all must hold."""
+    states = frozenset(state or ())
+    wanted = Filter(tenant=caller.scope(tenant), kind=kind, about=about, states=states)
+    return await alerts.page(plane, wanted, paging=paging)
 
 
 @router.post("/{alert_id}/acknowledge")

@@ -7,13 +7,14 @@ another's credentials.
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+from admin_api.notices.settings import MailSettings
 from contracts.subjects import token
 from fleet import nats_config, nats_users, vault_policies
 from fleet.admin_client import AdminApi
@@ -40,6 +41,8 @@ _PASSED_ON = (
     "LLM_RATE_LIMIT_PER_MINUTE",
     "LLM_RATE_LIMIT_PER_DAY",
     "LLM_DAILY_COST_ALERT_THRESHOLD",
+    "LLM_ALERT_ERROR_RATE",
+    "LLM_ALERT_SLOWDOWN",
     "LLM_WORKER_CONCURRENCY",
     "LLM_LOG_FORMAT",
     "LLM_LOG_LEVEL",
@@ -232,6 +235,7 @@ class Stack:
             "DATABASE_URL": database_url,
             **self._state.sealing_keys(),
             "LLM_ADMIN_TOKEN": self._admin_token,
+            **_of_environment(map(str.upper, MailSettings.model_fields)),
             "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
         }
         return self._role("admin", ["admin"], env=env, port=self._admin_port)
@@ -302,7 +306,11 @@ def _new_token() -> str:
 
 def _passed_on() -> dict[str, str]:
     """What an operator may tune for all roles. No secrets among them."""
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return _of_environment(_PASSED_ON)
+
+
+def _of_environment(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _private_networks() -> str:

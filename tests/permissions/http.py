@@ -78,6 +78,16 @@ ENDPOINTS = (
     Endpoint("GET", "/api/v1/alerts?tenant={other}", WHO_SEE_ALL),
     Endpoint("POST", "/api/v1/alerts/{own_alert}/acknowledge", WHO_CHANGE),
     Endpoint("POST", "/api/v1/alerts/{other_alert}/acknowledge", ADMINS),
+    Endpoint("GET", "/api/v1/webhooks", WHO_CHANGE),
+    Endpoint(
+        "POST", "/api/v1/webhooks", WHO_CHANGE, {"tenant": "{own}", "url": "https://10.1.0.1/", "kinds": ["test"]}
+    ),
+    Endpoint("POST", "/api/v1/webhooks", ADMINS, {"tenant": "{other}", "url": "https://10.1.0.1/", "kinds": ["test"]}),
+    Endpoint("POST", "/api/v1/webhooks", ADMINS, {"url": "https://10.1.0.1/", "kinds": ["test"]}),
+    Endpoint("POST", "/api/v1/webhooks/{own_webhook}/test", WHO_CHANGE),
+    Endpoint("POST", "/api/v1/webhooks/{other_webhook}/test", ADMINS),
+    Endpoint("DELETE", "/api/v1/webhooks/{own_webhook}", WHO_CHANGE),
+    Endpoint("DELETE", "/api/v1/webhooks/{other_webhook}", ADMINS),
     Endpoint("GET", "/api/v1/audit", CALLERS),
     Endpoint("GET", "/api/v1/audit?tenant={other}", WHO_SEE_ALL),
     Endpoint("GET", "/api/v1/audit?tenant={other}&format=jsonl", WHO_SEE_ALL),

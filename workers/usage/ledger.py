@@ -13,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.usage import UsageRecord
 from migrations.schema import llm_usage_events
 from workers.usage import rollups
+from workers.usage.alerts import pulse
+from workers.usage.alerts.pulse import TenantDay
 from workers.usage.arrays import given, parameters
 from workers.usage.booking import (
     Entry,
@@ -93,6 +95,8 @@ class Ledger:
             for new, old in replaced:
                 changes += new.added(), old.removed()
             await rollups.apply(connection, changes)
+            days = {TenantDay(place.tenant, place.day) for place, _ in changes}
+            await pulse.note(connection, [record for record in fresh if record.id in inserted], days=days)
         return len(inserted), len(replaced)
 
 

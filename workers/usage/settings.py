@@ -5,8 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from runtime.settings import BrokerSettings, DatabaseSettings, LogSettings, ProbeSettings
+from workers.usage.alerts.settings import AlertSettings
 
 
-class UsageSettings(BrokerSettings, DatabaseSettings, ProbeSettings, LogSettings):
+class UsageSettings(BrokerSettings, DatabaseSettings, AlertSettings, ProbeSettings, LogSettings):
     llm_usage_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """For how many days before today single events are kept; None: for ever. Roll-ups are always kept."""

@@ -1,7 +1,7 @@
 """Alerts, as rows that somebody else wrote: listed and acknowledged."""
 
 import uuid
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,7 @@ from migrations.schema import alerts, audit_log
 
 ALERTS = "/api/v1/alerts"
 NOW = utc_now()
+DAY = date(2026, 11, 23)
 
 
 async def write(plane: ControlPlane, tenant: str, *, age_s: int = 0, **fields: Any) -> str:
@@ -22,7 +23,8 @@ async def write(plane: ControlPlane, tenant: str, *, age_s: int = 0, **fields: A
         "id": uuid.uuid4(),
         "tenant": tenant,
         "kind": "daily_cost",
-        "day": date(2026, 11, 23) - timedelta(days=age_s),
+        "day": DAY - timedelta(days=age_s),
+        "window_start": datetime.combine(DAY - timedelta(days=age_s), time.min, UTC),
         "threshold_usd": Decimal(100),
         "amount_usd": Decimal("100.0000000100"),
         "message": "cost more than 100 USD",
@@ -43,11 +45,16 @@ async def test_shows_an_alert_with_its_money_as_text(plane: ControlPlane, api: h
                 "id": written,
                 "tenant": acme,
                 "kind": "daily_cost",
+                "about": "",
+                "window_start": "2026-11-23T00:00:00Z",
                 "day": "2026-11-23",
                 "threshold_usd": "100",
                 "amount_usd": "100.00000001",
+                "threshold": None,
+                "measured": None,
                 "message": "cost more than 100 USD",
                 "created_at": NOW.isoformat().replace("+00:00", "Z"),
+                "resolved_at": None,
                 "acknowledged_at": None,
                 "acknowledged_by": None,
             }
@@ -93,6 +100,23 @@ async def test_filters_by_tenant_kind_and_state(plane: ControlPlane, api: httpx.
     assert await ids(state="open") == [budget, theirs]
     assert await ids(state="acknowledged") == [mine]
     assert await ids(state="acknowledged", kind="budget") == []
+
+
+async def test_what_is_over_is_told_from_what_was_seen(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+    lasting = await write(plane, acme, kind="error_rate", about="openai")
+    over = await write(plane, acme, kind="error_rate", about="google", age_s=1, resolved_at=NOW)
+    seen = await write(plane, acme, kind="key_refused", about="openai", age_s=2, resolved_at=NOW)
+    await api.post(f"{ALERTS}/{seen}/acknowledge")
+
+    async def ids(*states: str, **params: str) -> list[str]:
+        answer = await api.get(ALERTS, params=[*(("state", state) for state in states), *params.items()])
+        return [item["id"] for item in answer.json()["items"]]
+
+    assert await ids("unresolved") == [lasting]
+    assert await ids("resolved") == [over, seen]
+    assert await ids("resolved", "open") == [over]
+    assert await ids("resolved", "unresolved") == []
+    assert await ids(about="openai") == [lasting, seen]
 
 
 async def test_who_acknowledges_first_is_noted_once(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:

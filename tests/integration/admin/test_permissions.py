@@ -11,13 +11,15 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.app import create_app
 from admin_api.control_plane import ControlPlane
+from admin_api.notices import webhook
 from admin_api.settings import AdminSettings
 from contracts.control import DEAD_SUBJECT
 from contracts.wire import utc_now
-from migrations.schema import alerts, api_tokens
+from migrations.schema import alerts, api_tokens, webhooks
 from tests import issuer as issuers
 from tests.integration.admin.conftest import ADMIN_TOKEN, NatsWithUsers
 from tests.issuer import AUDIENCE, Issuer
@@ -93,7 +95,7 @@ async def callers(plane: ControlPlane, api: httpx.AsyncClient, issuer: Issuer, o
 async def fresh_objects(
     plane: ControlPlane, api: httpx.AsyncClient, nats_users: NatsWithUsers, own: str, other: str
 ) -> dict[str, str]:
-    """A mock provider, an alert, a token and a dead letter of each tenant; no ollama, and no tenant `new`."""
+    """A mock provider, alert, webhook, token and dead letter of each tenant; no ollama, and no tenant `new`."""
     found: dict[str, str] = {"own": own, "other": other}
     of_tenants = (("own", own), ("other", other))
     async with plane.database.transaction() as connection:
@@ -104,6 +106,7 @@ async def fresh_objects(
             alert = {"id": uuid.uuid4(), "tenant": slug, "kind": "daily_cost", "day": utc_now().date(), "message": "m"}
             await connection.execute(alerts.insert().values(alert))
             found[f"{whose}_alert"] = str(alert["id"])
+            found[f"{whose}_webhook"] = await _add_webhook(connection, plane, slug)
     async with nats_users.connect_as("worker-mock") as pool:
         for whose, slug in of_tenants:
             headers = {DEAD_SUBJECT: f"llm.v1.request.mock.interactive.{slug}"}
@@ -114,6 +117,15 @@ async def fresh_objects(
         token = await api.post(TOKENS, json={"name": "victim", "role": "viewer", "tenant": slug})
         found |= {f"{whose}_provider": provider.json()["id"], f"{whose}_token": token.json()["id"]}
     return found
+
+
+async def _add_webhook(connection: AsyncConnection, plane: ControlPlane, slug: str) -> str:
+    """One whose address is refused, so that nobody is called."""
+    hook_id = uuid.uuid4()
+    secret = webhook.sealed(plane.keyring, webhook.new_secret(), hook_id=hook_id, tenant=slug)
+    row = {"id": hook_id, "tenant": slug, "url": "http://127.0.0.1:9/", "kinds": ["test"], "sealed_secret": secret}
+    await connection.execute(webhooks.insert().values(row))
+    return str(hook_id)
 
 
 def filled(template: Any, values: dict[str, str]) -> Any:

@@ -16,6 +16,7 @@ PARTS: dict[str, Any] = {
     "daily_cost_alert_usd": 3,
     "aliases": {"fast": ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"]},
     "fallbacks": ["google/gemini-2.5-flash"],
+    "alert_emails": ["ops@example.com"],
     "prices": {"openai/gpt-4o-mini": {"input_mtok": "0.10", "output_mtok": 0.4}},
 }
 SHOWN: dict[str, Any] = PARTS | {
@@ -51,6 +52,7 @@ async def test_a_bare_tenant_has_every_default(api: httpx.AsyncClient, tenant: s
         "daily_cost_alert_usd": None,
         "aliases": {},
         "fallbacks": [],
+        "alert_emails": [],
         "prices": {},
     }
 
@@ -106,6 +108,9 @@ async def test_many_changes_at_once_end_with_the_newest_published(
         {"aliases": {"a": "openai"}},
         {"aliases": {"a\0": []}},
         {"fallbacks": ["x"] * 17},
+        {"alert_emails": ["nobody"]},
+        {"alert_emails": ["Ops <ops@example.com>"]},
+        {"alert_emails": ["ops@example.com\r\nBcc: eve@example.com"]},
         {"prices": {"openai/x": {"input_mtok": 1}}},
         {"prices": {"openai/x": {"input_mtok": -1, "output_mtok": 1}}},
         {"slug": "other"},

@@ -1,0 +1,84 @@
+"""What is delivered, where to, and when to try again. Pure."""
+
+import random
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+
+class Channel(StrEnum):
+    NATS = "nats"
+    WEBHOOK = "webhook"
+    EMAIL = "email"
+
+
+Target = tuple[Channel, UUID | None]
+"""What gets one notice at a time; a webhook by its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a webhook is, and its secret as it is stored."""
+
+    id: UUID
+    tenant: str | None
+    url: str = field(repr=False)
+    sealed_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One notice for one target, in our hands until its lease ends."""
+
+    delivery: int
+    channel: Channel
+    attempts: int
+    """This one included."""
+    notice_id: UUID
+    kind: str
+    tenant: str | None
+    event: bytes = field(repr=False)
+    hook: Hook | None = None
+    """Of the channel `webhook`."""
+    emails: tuple[str, ...] = field(default=(), repr=False)
+    """Of the tenant."""
+
+    @property
+    def target(self) -> Target:
+        return self.channel, self.hook.id if self.hook else None
+
+
+class Undelivered(Exception):
+    """It did not arrive. The message names no URL: there may be a secret in it."""
+
+    def __init__(self, why: str, *, again: bool = True, status: int | None = None) -> None:
+        super().__init__(why)
+        self.again = again
+        """Whether another try may succeed."""
+        self.status = status
+        """Of the answer; None: there was none."""
+
+
+class Sender(Protocol):
+    async def send(self, outgoing: Outgoing) -> None:
+        """Returns when it has arrived. Raises Undelivered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Exponential, with jitter: nine pauses of together about four hours."""
+
+    first_s: float = 5.0
+    factor: float = 3.0
+    longest_s: float = 3600.0
+    tries: int = 10
+
+    def pause(self, channel: Channel, *, tried: int) -> timedelta | None:
+        """Before the next try; None: no more. What NATS is owed it gets, however long it is away."""
+        if channel is not Channel.NATS and tried >= self.tries:
+            return None
+        longest = min(self.longest_s, self.first_s * self.factor ** min(tried - 1, 30))
+        return timedelta(seconds=random.uniform(longest / 2, longest))

@@ -1,0 +1,115 @@
+"""What pulses add up to in the database: ten-minute windows for an hour, then how fast each day was.
+
+One consumer at a time writes here, see `evaluator`.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Table, delete, func, literal_column, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrations.schema import alert_pulses, alert_windows, latency_days
+from workers.usage.alerts import pulse
+from workers.usage.alerts.pulse import Counts, Pulse, WindowKey
+from workers.usage.alerts.sketch import dense, total
+
+log = logging.getLogger(__name__)
+
+PULSES_AT_ONCE = 500
+BASELINE_DAYS = 7
+_FOLDED_AT_ONCE = 2000
+_KEPT = timedelta(hours=1)
+_HISTOGRAMS = ("first_token", "duration")
+
+_DayKey = tuple[str, str, str, date]
+
+
+async def take(connection: AsyncConnection) -> tuple[Pulse, int]:
+    """What was counted since the last time, and of how many batches; it leaves the queue with the commit."""
+    columns = alert_pulses.c
+    oldest = select(columns.seq).order_by(columns.seq).limit(PULSES_AT_ONCE)
+    taken = delete(alert_pulses).where(columns.seq.in_(oldest)).returning(columns.counted)
+    found = (await connection.scalars(taken)).all()
+    together = Pulse()
+    for counted in found:
+        try:
+            together.add(pulse.from_json(counted))
+        except (KeyError, TypeError, ValueError):
+            log.error("alert_pulse_unreadable")
+    return together, len(found)
+
+
+async def add(connection: AsyncConnection, windows: Mapping[WindowKey, Counts]) -> None:
+    if windows:
+        await connection.execute(_ADD_WINDOW, [_window_row(key, windows[key]) for key in sorted(windows)])
+
+
+async def fold(connection: AsyncConnection, *, now: datetime) -> None:
+    """Adds windows that are long over to their days, and forgets days that no baseline needs."""
+    columns = alert_windows.c
+    outside = or_(columns.start < now - _KEPT, columns.start > now + _KEPT)
+    key = tuple_(columns.tenant, columns.provider, columns.model, columns.start)
+    some = select(columns.tenant, columns.provider, columns.model, columns.start).where(outside).limit(_FOLDED_AT_ONCE)
+    gone = (await connection.execute(delete(alert_windows).where(key.in_(some)).returning(*columns))).all()
+    if gone:
+        await connection.execute(_ADD_DAY, _day_rows(gone))
+    day = latency_days.c.day
+    useless = or_(day < now.date() - timedelta(days=BASELINE_DAYS), day > now.date())
+    await connection.execute(delete(latency_days).where(useless))
+
+
+def _window_row(key: WindowKey, counts: Counts) -> dict[str, Any]:
+    return {
+        "tenant": key.tenant,
+        "provider": key.provider,
+        "model": key.model,
+        "start": _EPOCH + timedelta(seconds=key.start),
+        "requests": counts.requests,
+        "errors": counts.errors,
+        "refused_at": counts.refused_at,
+        "succeeded_at": counts.succeeded_at,
+        "first_token": dense(counts.first_token),
+        "duration": dense(counts.duration),
+    }
+
+
+def _day_rows(windows: Iterable[Any]) -> list[dict[str, Any]]:
+    days: defaultdict[_DayKey, list[Any]] = defaultdict(list)
+    for row in windows:
+        days[row.tenant, row.provider, row.model, row.start.astimezone(UTC).date()].append(row)
+    return [
+        dict(zip(("tenant", "provider", "model", "day"), key, strict=True))
+        | {name: total(getattr(row, name) for row in days[key]) for name in _HISTOGRAMS}
+        for key in sorted(days)
+    ]
+
+
+def _adding(table: Table, *, latest: Sequence[str] = ()) -> Any:
+    """An upsert of one row that adds to what is there; of the columns in `latest` the later time stays."""
+    upsert = insert(table)
+    there, more = table.c, upsert.excluded
+    changes: dict[str, Any] = {}
+    for column in table.c:
+        if column.primary_key:
+            continue
+        if column.name in _HISTOGRAMS:
+            changes[column.name] = literal_column(
+                "ARRAY(SELECT coalesce(a, 0) + coalesce(b, 0) "  # noqa: S608 - names of this file
+                f"FROM unnest({table.name}.{column.name}, excluded.{column.name}) WITH ORDINALITY AS pairs(a, b, n) "
+                "ORDER BY n)"
+            )
+        elif column.name in latest:
+            changes[column.name] = func.greatest(there[column.name], more[column.name])
+        else:
+            changes[column.name] = there[column.name] + more[column.name]
+    return upsert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ADD_WINDOW = _adding(alert_windows, latest=("refused_at", "succeeded_at"))
+_ADD_DAY = _adding(latency_days)
