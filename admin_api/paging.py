@@ -3,19 +3,18 @@
 import base64
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query
 from pydantic import BaseModel, TypeAdapter
-from sqlalchemy import Column, Select, tuple_
+from sqlalchemy import Column, Label, Select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.problems import invalid
 
 T = TypeVar("T")
 
-_MAX_LIMIT = 500
 _DEFAULT_LIMIT = 100
 _TEXTS: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
@@ -31,27 +30,32 @@ class Paging(BaseModel):
     cursor: str | None = None
 
 
-def paging(
-    limit: Annotated[int, Query(ge=1, le=_MAX_LIMIT)] = _DEFAULT_LIMIT,
-    cursor: Annotated[str | None, Query(max_length=4096)] = None,
-) -> Paging:
-    return Paging(limit=limit, cursor=cursor)
+def _paging(*, usual: int, most: int) -> Callable[..., Paging]:
+    def paging(
+        limit: Annotated[int, Query(ge=1, le=most)] = usual,
+        cursor: Annotated[str | None, Query(max_length=4096)] = None,
+    ) -> Paging:
+        return Paging(limit=limit, cursor=cursor)
+
+    return paging
 
 
-Paged = Annotated[Paging, Depends(paging)]
+Paged = Annotated[Paging, Depends(_paging(usual=_DEFAULT_LIMIT, most=500))]
+PagedSums = Annotated[Paging, Depends(_paging(usual=1000, most=10_000))]
+"""Of short rows, which callers mostly want all of."""
 
 
 async def read_page(
     connection: AsyncConnection,
     query: Select[Any],
     *,
-    keys: Sequence[Column[Any]],
+    keys: Sequence[Column[Any] | Label[Any]],
     paging: Paging,
     view: Callable[[Any], T],
     newest_first: bool = False,
 ) -> Page[T]:
-    """One page of `query` in the order of `keys`: columns of text, whole numbers, times or UUIDs that together are
-    unique. `newest_first`: from the greatest down.
+    """One page of `query` in the order of `keys`: columns of text, whole numbers, days, times or UUIDs that together
+    are unique. `newest_first`: from the greatest down.
     """
     if paging.cursor is not None:
         place, after = tuple_(*keys), tuple_(*decode(paging.cursor, *(key.type.python_type for key in keys)))
@@ -84,6 +88,8 @@ def decode(cursor: str, *kinds: type) -> list[Any]:
 def _value(kind: type, text: str) -> Any:
     if kind is datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
+    if kind is date:
+        return date.fromisoformat(text)
     if kind is int and not 0 <= int(text) < 2**63:
         raise ValueError
     return kind(text)

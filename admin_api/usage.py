@@ -1,35 +1,37 @@
-"""What was used and what it cost, from the daily roll-up; by agent, from the single events."""
+"""What was used and what it cost, from the roll-ups: by day, by hour, or by agent."""
 
 import csv
 import io
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field, PlainSerializer
-from sqlalchemy import ColumnElement, Numeric, Select, case, func, literal, select
+from pydantic import BaseModel, Field, field_serializer
+from sqlalchemy import ColumnElement, Label, Row, Select, Table, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api import providers
 from admin_api.auth import Principal
 from admin_api.control_plane import ControlPlane
+from admin_api.paging import Paging, read_page
 from admin_api.problems import invalid
-from contracts.usage import Outcome, plain_decimal
+from contracts.usage import plain_decimal
 from contracts.wire import optional, utc_now
-from migrations.schema import llm_provider_usage, llm_usage_events
+from migrations.schema import llm_agent_usage, llm_hourly_usage, llm_provider_usage
 
 _DEFAULT_DAYS = 30
 _MAX_DAYS = 3660
 _MAX_ROWS = 100_000
-
-Usd = Annotated[Decimal, PlainSerializer(plain_decimal)]
+_LAST_HOUR = timedelta(hours=23)
 
 
 class GroupBy(StrEnum):
     DAY = "day"
+    HOUR = "hour"
     MODEL = "model"
     PROVIDER = "provider"
     TENANT = "tenant"
@@ -37,30 +39,41 @@ class GroupBy(StrEnum):
 
 
 class Totals(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    total_cost: Usd = Field(description="USD, as a decimal string; without attempts that have no known price.")
-    unpriced_count: int
-    request_count: int
-    error_count: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    total_cost: Decimal = Field(
+        default=Decimal(0),
+        description="USD, as a decimal string, without the attempts that have no known price; null when none has one.",
+    )
+    unpriced_count: int = Field(default=0, description="Attempts that have no known price.")
+    request_count: int = 0
+    error_count: int = 0
+
+    @field_serializer("total_cost")
+    def _never_free_for_lack_of_a_price(self, amount: Decimal) -> str | None:
+        return None if self.unpriced_count == self.request_count > 0 else plain_decimal(amount)
 
 
 class UsageItem(Totals):
     """The fields before the sums are those that were grouped by."""
 
     day: date | None = optional(serialization_alias="date")
+    hour: datetime | None = optional(description="Its beginning.")
     model: str | None = optional()
     provider: str | None = optional()
     tenant: str | None = optional()
-    agent: str | None = optional()
+    agent: str | None = optional(description="`*`: those that were too many to be kept apart.")
 
 
 class Usage(BaseModel):
     items: list[UsageItem]
-    totals: Totals
+    totals: Totals = Field(description="Of all pages.")
+    next: str | None = Field(
+        default=None, description="Give it as `cursor` for the page after this one; null: the last one."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +85,21 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """`tenant`, `provider_id` None: any."""
+class Filter:
+    """None: any."""
 
+    tenant: str | None = None
+    provider: str | None = None
+    provider_id: str | None = None
+    model: str | None = None
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
     period: Period
     group_by: Sequence[GroupBy]
-    tenant: str | None = None
-    provider_id: str | None = None
+    only: Filter
 
 
 def period(first: date | None, last: date | None) -> Period:
@@ -92,28 +113,33 @@ def period(first: date | None, last: date | None) -> Period:
     return Period(first, last)
 
 
-async def of_provider(plane: ControlPlane, provider_id: uuid.UUID, asked: Period, *, caller: Principal) -> Usage:
+async def of_provider(
+    plane: ControlPlane, provider_id: uuid.UUID, asked: Period, *, paging: Paging, caller: Principal
+) -> Usage:
     """By day and model. Raises 403, 404."""
     found = await providers.one(plane, provider_id, caller=caller)
-    return await summarise(
-        plane, Question(asked, (GroupBy.DAY, GroupBy.MODEL), tenant=found.tenant, provider_id=str(found.id))
-    )
+    only = Filter(tenant=found.tenant, provider_id=str(found.id))
+    return await summarise(plane, Question(asked, (GroupBy.DAY, GroupBy.MODEL), only), paging=paging)
 
 
-async def summarise(plane: ControlPlane, question: Question) -> Usage:
-    """Raises 422 when the answer would be too long."""
+async def summarise(plane: ControlPlane, question: Question, *, paging: Paging) -> Usage:
+    """One page, in the order of the groups. Raises 422 for what no roll-up tells."""
+    table = _source(question)
+    groups = [_group(table, group) for group in question.group_by]
+    query = _sums(table, question).add_columns(*groups).group_by(*groups)
     async with plane.database.transaction() as connection:
-        rows = (await connection.execute(_query(question).limit(_MAX_ROWS + 1))).mappings().all()
-    if len(rows) > _MAX_ROWS:
+        page = await read_page(connection, query, keys=groups, paging=paging, view=_item)
+        totals = await _totals(connection, question, page.items, whole=paging.cursor is None and page.next is None)
+    return Usage(items=page.items, totals=totals, next=page.next)
+
+
+async def to_csv(plane: ControlPlane, question: Question) -> str:
+    """One line for each item, RFC 4180, all of them. Raises 422 when those are too many."""
+    usage = await summarise(plane, question, paging=Paging(limit=_MAX_ROWS))
+    if usage.next:
         raise invalid("group_by", f"gives more than {_MAX_ROWS} rows; ask for a shorter period or fewer groups")
-    items = [UsageItem(**row) for row in rows]
-    return Usage(items=items, totals=_total(items))
-
-
-def to_csv(usage: Usage, *, group_by: Sequence[GroupBy]) -> str:
-    """One line for each item, RFC 4180."""
     out = io.StringIO()
-    groups = ["date" if group is GroupBy.DAY else group.value for group in group_by]
+    groups = ["date" if group is GroupBy.DAY else group.value for group in question.group_by]
     writer = csv.DictWriter(out, [*groups, *Totals.model_fields])
     writer.writeheader()
     for item in usage.items:
@@ -121,52 +147,51 @@ def to_csv(usage: Usage, *, group_by: Sequence[GroupBy]) -> str:
     return out.getvalue()
 
 
-def _query(question: Question) -> Select[Any]:
-    """The events know the agent; everything else is in the roll-up, which stays small."""
-    by_agent = GroupBy.AGENT in question.group_by
-    table = llm_usage_events if by_agent else llm_provider_usage
-    day = table.c.day if by_agent else table.c.date
-    groups = [(day if group is GroupBy.DAY else table.c[group.value]).label(group.value) for group in question.group_by]
-    sums = _sums_of_events() if by_agent else _sums_of_roll_up()
-    query = (
-        select(*groups, *(column.label(name) for name, column in sums.items()))
-        .where(day.between(question.period.first, question.period.last))
-        .group_by(*groups)
-        .order_by(*groups)
-    )
-    if question.tenant is not None:
-        query = query.where(table.c.tenant == question.tenant)
-    if question.provider_id is not None:
-        query = query.where(table.c.provider_id == question.provider_id)
+def _source(question: Question) -> Table:
+    """The smallest roll-up that knows all that is asked for."""
+    by_agent = GroupBy.AGENT in question.group_by or question.only.agent is not None
+    by_hour = GroupBy.HOUR in question.group_by
+    if by_agent and by_hour:
+        raise invalid("group_by", "usage of agents is kept by day, not by hour: ask without hour, or without agent")
+    if by_hour:
+        return llm_hourly_usage
+    return llm_agent_usage if by_agent else llm_provider_usage
+
+
+def _group(table: Table, group: GroupBy) -> Label[Any]:
+    return table.c["date" if group is GroupBy.DAY else group.value].label(group.value)
+
+
+def _sums(table: Table, question: Question) -> Select[Any]:
+    query = select(*(func.sum(table.c[name]).label(name) for name in Totals.model_fields))
+    query = query.where(_within(table, question.period)).having(func.sum(table.c.request_count) > 0)
+    for name in ("tenant", "provider", "provider_id", "model", "agent"):
+        if (wanted := getattr(question.only, name)) is not None:
+            query = query.where(table.c[name] == wanted)
     return query
 
 
-def _sums_of_roll_up() -> Mapping[str, ColumnElement[Any]]:
-    return {name: func.sum(llm_provider_usage.c[name]) for name in Totals.model_fields}
+def _within(table: Table, asked: Period) -> ColumnElement[bool]:
+    if table is not llm_hourly_usage:
+        return table.c.date.between(asked.first, asked.last)
+    first, last = (datetime.combine(day, time(), UTC) for day in (asked.first, asked.last))
+    return table.c.hour.between(first, last + _LAST_HOUR)
 
 
-def _sums_of_events() -> Mapping[str, ColumnElement[Any]]:
-    columns = llm_usage_events.c
-    return {
-        "prompt_tokens": func.sum(columns.input_tokens),
-        "completion_tokens": func.sum(columns.output_tokens),
-        "cache_read_tokens": func.sum(columns.cache_read_tokens),
-        "cache_write_tokens": func.sum(columns.cache_write_tokens),
-        "reasoning_tokens": func.sum(columns.reasoning_tokens),
-        "total_cost": func.coalesce(func.sum(columns.cost), literal(0, Numeric)),
-        "unpriced_count": func.count() - func.count(columns.cost),
-        "request_count": func.count(),
-        "error_count": _count(columns.outcome.in_([Outcome.FAILED, Outcome.ABANDONED])),
-    }
+async def _totals(
+    connection: AsyncConnection, question: Question, items: Sequence[UsageItem], *, whole: bool
+) -> Totals:
+    """Of all pages: summed up here when there is but one, else asked of a roll-up by day, which is smaller."""
+    if whole:
+        sums = {name: sum(getattr(item, name) for item in items) for name in Totals.model_fields}
+        return Totals.model_validate(sums)
+    daily = llm_provider_usage if question.only.agent is None else llm_agent_usage
+    found = (await connection.execute(_sums(daily, question))).mappings().first()
+    return Totals.model_validate(dict(found)) if found else Totals()
 
 
-def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
-    return func.count(case((condition, 1)))
-
-
-def _total(items: Sequence[UsageItem]) -> Totals:
-    sums: dict[str, Any] = {name: sum(getattr(item, name) for item in items) for name in Totals.model_fields}
-    return Totals(**sums)
+def _item(row: Row[Any]) -> UsageItem:
+    return UsageItem.model_validate(row, from_attributes=True)
 
 
 def _harmless(value: Any) -> Any:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from admin_api import providers, usage, workers
 from admin_api.auth import Caller, From, Writer
 from admin_api.control_plane import Plane
-from admin_api.paging import Page, Paged
+from admin_api.paging import Page, Paged, PagedSums
 from admin_api.providers import Filter, NewProvider, ProviderChange, ProviderView
 from admin_api.usage import Usage
 from admin_api.workers import HealthResult
@@ -72,9 +72,10 @@ async def test_provider(plane: Plane, caller: Writer, provider_id: uuid.UUID) ->
 async def get_provider_usage(
     plane: Plane,
     caller: Caller,
+    paging: PagedSums,
     provider_id: uuid.UUID,
     first: Annotated[date | None, Query(alias="from")] = None,
     last: Annotated[date | None, Query(alias="to")] = None,
 ) -> Usage:
     """Usage by day and model, both days included; the last 30 days unless said otherwise."""
-    return await usage.of_provider(plane, provider_id, usage.period(first, last), caller=caller)
+    return await usage.of_provider(plane, provider_id, usage.period(first, last), paging=paging, caller=caller)

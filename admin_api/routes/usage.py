@@ -2,7 +2,7 @@
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import PlainTextResponse
@@ -10,9 +10,11 @@ from fastapi.responses import PlainTextResponse
 from admin_api import usage
 from admin_api.auth import Caller
 from admin_api.control_plane import Plane
+from admin_api.paging import PagedSums
 from admin_api.problems import invalid
-from admin_api.usage import GroupBy, Question, Usage
-from contracts.wire import Token
+from admin_api.usage import Filter, GroupBy, Question, Usage
+from contracts.subjects import Provider
+from contracts.wire import ModelName, Token
 
 router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
 
@@ -28,20 +30,26 @@ class Format(StrEnum):
 async def get_usage(
     plane: Plane,
     caller: Caller,
-    group_by: Annotated[str, Query(description="One or several of day, model, provider, tenant, agent.")] = "day",
+    paging: PagedSums,
+    group_by: Annotated[
+        str, Query(description="One or several of day, hour, model, provider, tenant, agent; hour goes without agent.")
+    ] = "day",
     first: Annotated[date | None, Query(alias="from")] = None,
     last: Annotated[date | None, Query(alias="to")] = None,
     tenant: Annotated[Token | None, Query()] = None,
+    provider: Annotated[Provider | None, Query()] = None,
+    model: Annotated[ModelName | None, Query()] = None,
+    agent: Annotated[Token | Literal["*"] | None, Query()] = None,
     wanted: Annotated[Format | None, Query(alias="format")] = None,
     accept: Annotated[str, Header()] = "",
 ) -> Usage | Response:
-    """What was used, and what it cost. Both days included; the last 30 days unless said otherwise."""
-    groups = _groups(group_by)
-    question = Question(usage.period(first, last), groups, tenant=caller.scope(tenant))
-    found = await usage.summarise(plane, question)
+    """What was used, and what it cost. Both days included; the last 30 days unless said otherwise. As CSV it comes
+    whole, without pages."""
+    only = Filter(tenant=caller.scope(tenant), provider=provider, model=model, agent=agent)
+    question = Question(usage.period(first, last), _groups(group_by), only)
     if wanted is Format.CSV or (wanted is None and _CSV in accept):
-        return PlainTextResponse(usage.to_csv(found, group_by=groups), media_type=_CSV)
-    return found
+        return PlainTextResponse(await usage.to_csv(plane, question), media_type=_CSV)
+    return await usage.summarise(plane, question, paging=paging)
 
 
 def _groups(text: str) -> list[GroupBy]:

@@ -1,22 +1,25 @@
-"""Usage and cost, by whatever they are grouped by."""
+"""Usage and cost as the ledger booked them, by whatever they are grouped by."""
 
 import csv
 import io
 import uuid
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import insert, text
+import pytest_asyncio
+from pydantic import SecretStr
 
 from admin_api.control_plane import ControlPlane
+from contracts.usage import Outcome, Usage, UsageRecord, UsageSource
 from contracts.wire import utc_now
-from migrations.schema import llm_provider_usage, llm_usage_events
+from migrations.engine import make_engine
 from tests.integration.admin.conftest import client_of
+from tests.usage import NOON, record
+from workers.usage.ledger import Ledger
 
-DAY = date(2026, 11, 20)
 PERIOD = {"from": "2026-11-01", "to": "2026-11-30"}
 NOTHING = {
     "prompt_tokens": 0,
@@ -29,44 +32,48 @@ NOTHING = {
     "request_count": 0,
     "error_count": 0,
 }
+USED = Usage(
+    input_tokens=10,
+    output_tokens=20,
+    cache_read_tokens=1,
+    cache_write_tokens=2,
+    reasoning_tokens=3,
+    source=UsageSource.VENDOR,
+)
+
+Book = Callable[..., Awaitable[object]]
 
 
-async def book(plane: ControlPlane, *, provider_id: str, tenant: str, provider: str = "openai", **fields: Any) -> None:
-    row = {
-        "provider_id": provider_id,
-        "tenant": tenant,
-        "provider": provider,
-        "date": DAY,
-        "model": "gpt-4o-mini",
-        "prompt_tokens": 10,
-        "completion_tokens": 20,
-        "cache_read_tokens": 1,
-        "cache_write_tokens": 2,
-        "reasoning_tokens": 3,
-        "total_cost": Decimal("0.0000135"),
-        "unpriced_count": 0,
-        "request_count": 1,
-        "error_count": 0,
-        **fields,
-    }
-    async with plane.database.transaction() as connection:
-        await connection.execute(insert(llm_provider_usage).values(**row))
+@pytest_asyncio.fixture
+async def book(database_url: str) -> AsyncGenerator[Book]:
+    engine = make_engine(SecretStr(database_url), application_name="test")
+    ledger = Ledger(engine)
+    yield lambda *records: ledger.book(records)
+    await engine.dispose()
 
 
-@pytest.fixture
-def provider_id() -> str:
-    return str(uuid.uuid4())
+def used(**fields: Any) -> UsageRecord:
+    return record(usage=USED, **fields)
 
 
-async def test_usage_of_a_provider_by_day_and_model(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def items(api: httpx.AsyncClient, **query: str) -> list[dict[str, Any]]:
+    return (await api.get("/api/v1/usage", params={**PERIOD, **query})).json()["items"]
+
+
+async def test_usage_of_a_provider_by_day_and_model(book: Book, api: httpx.AsyncClient, acme: str) -> None:
     added = (await api.post("/api/v1/llm-providers", json={"tenant": acme, "provider_type": "mock"})).json()
-    await book(plane, provider_id=added["id"], tenant=acme)
-    await book(plane, provider_id=added["id"], tenant=acme, model="o4", total_cost=Decimal("1.5"), unpriced_count=2)
-    await book(plane, provider_id=added["id"], tenant=acme, date=DAY + timedelta(days=1), error_count=1)
-    await book(plane, provider_id=added["id"], tenant=acme, date=DAY + timedelta(days=40))
-    await book(plane, provider_id=str(uuid.uuid4()), tenant=acme)
+    of_it = {"provider_id": added["id"], "tenant": acme, "provider": "mock"}
+    await book(
+        used(**of_it),
+        used(**of_it, model="o4", cost="1.5"),
+        used(**of_it, model="o4", cost=None),
+        used(**of_it, started_at=NOON + timedelta(days=1), outcome=Outcome.FAILED),
+        used(**of_it, started_at=NOON + timedelta(days=40)),
+        used(tenant=acme, provider_id=str(uuid.uuid4())),
+    )
+    address = f"/api/v1/llm-providers/{added['id']}/usage"
 
-    found = (await api.get(f"/api/v1/llm-providers/{added['id']}/usage", params=PERIOD)).json()
+    found = (await api.get(address, params=PERIOD)).json()
 
     assert [(item["date"], item["model"]) for item in found["items"]] == [
         ("2026-11-20", "gpt-4o-mini"),
@@ -87,43 +94,47 @@ async def test_usage_of_a_provider_by_day_and_model(plane: ControlPlane, api: ht
         "error_count": 0,
     }
     assert found["totals"] == {
-        "prompt_tokens": 30,
-        "completion_tokens": 60,
-        "cache_read_tokens": 3,
-        "cache_write_tokens": 6,
-        "reasoning_tokens": 9,
+        "prompt_tokens": 40,
+        "completion_tokens": 80,
+        "cache_read_tokens": 4,
+        "cache_write_tokens": 8,
+        "reasoning_tokens": 12,
         "total_cost": "1.500027",
-        "unpriced_count": 2,
-        "request_count": 3,
+        "unpriced_count": 1,
+        "request_count": 4,
         "error_count": 1,
     }
+    page = (await api.get(address, params={**PERIOD, "limit": 2})).json()
+    rest = (await api.get(address, params={**PERIOD, "limit": 2, "cursor": page["next"]})).json()
+    assert page["items"] + rest["items"] == found["items"]
 
 
 async def test_a_provider_without_usage_has_zero_totals(api: httpx.AsyncClient, acme: str) -> None:
     added = (await api.post("/api/v1/llm-providers", json={"tenant": acme, "provider_type": "mock"})).json()
 
-    assert (await api.get(f"/api/v1/llm-providers/{added['id']}/usage")).json() == {"items": [], "totals": NOTHING}
+    found = (await api.get(f"/api/v1/llm-providers/{added['id']}/usage")).json()
+
+    assert found == {"items": [], "totals": NOTHING, "next": None}
 
 
-async def test_the_last_thirty_days_unless_said_otherwise(
-    plane: ControlPlane, api: httpx.AsyncClient, acme: str, provider_id: str
-) -> None:
-    today = utc_now().date()
-    for days in (0, 29, 30):
-        await book(plane, provider_id=provider_id, tenant=acme, date=today - timedelta(days=days))
+async def test_the_last_thirty_days_unless_said_otherwise(book: Book, api: httpx.AsyncClient) -> None:
+    now = utc_now()
+    await book(*(used(started_at=now - timedelta(days=days)) for days in (0, 29, 30)))
 
     found = (await api.get("/api/v1/usage")).json()
 
-    assert [item["date"] for item in found["items"]] == [str(today - timedelta(days=29)), str(today)]
+    assert [item["date"] for item in found["items"]] == [str((now - timedelta(days=n)).date()) for n in (29, 0)]
 
 
 @pytest.mark.parametrize(
     ("group_by", "expected"),
     [
         ("day", [{"date": "2026-11-20"}]),
+        ("hour", [{"hour": "2026-11-20T12:00:00Z"}, {"hour": "2026-11-20T23:00:00Z"}]),
         ("model", [{"model": "gpt-4o-mini"}, {"model": "o4"}]),
         ("provider", [{"provider": "anthropic"}, {"provider": "openai"}]),
         ("tenant", [{"tenant": "acme"}, {"tenant": "globex"}]),
+        ("agent", [{"agent": "planner-1"}, {"agent": "writer"}]),
         (
             "tenant,model",
             [
@@ -132,133 +143,157 @@ async def test_the_last_thirty_days_unless_said_otherwise(
                 {"tenant": "globex", "model": "gpt-4o-mini"},
             ],
         ),
+        (
+            "hour,tenant",
+            [
+                {"hour": "2026-11-20T12:00:00Z", "tenant": "acme"},
+                {"hour": "2026-11-20T12:00:00Z", "tenant": "globex"},
+                {"hour": "2026-11-20T23:00:00Z", "tenant": "acme"},
+            ],
+        ),
+        (
+            "day,agent,model",
+            [
+                {"date": "2026-11-20", "agent": "planner-1", "model": "gpt-4o-mini"},
+                {"date": "2026-11-20", "agent": "writer", "model": "gpt-4o-mini"},
+                {"date": "2026-11-20", "agent": "writer", "model": "o4"},
+            ],
+        ),
     ],
 )
-async def test_groups_the_usage_of_all(
-    plane: ControlPlane, api: httpx.AsyncClient, group_by: str, expected: list[dict[str, str]]
+async def test_groups_the_usage_of_all_whole_and_in_pages(
+    book: Book, api: httpx.AsyncClient, group_by: str, expected: list[dict[str, str]]
 ) -> None:
-    await book(plane, provider_id="p1", tenant="acme")
-    await book(plane, provider_id="p1", tenant="acme", model="o4")
-    await book(plane, provider_id="p2", tenant="globex", provider="anthropic")
+    await book(
+        used(provider_id="p1", tenant="acme", started_at=NOON + timedelta(minutes=59)),
+        used(provider_id="p1", tenant="acme", model="o4", agent="writer", started_at=NOON.replace(hour=23)),
+        used(provider_id="p2", tenant="globex", provider="anthropic", agent="writer"),
+    )
 
     found = (await api.get("/api/v1/usage", params={"group_by": group_by, **PERIOD})).json()
+    pages, cursor = [], None
+    while cursor or not pages:
+        query = {"group_by": group_by, "limit": "1", **PERIOD} | ({"cursor": cursor} if cursor else {})
+        pages.append((await api.get("/api/v1/usage", params=query)).json())
+        cursor = pages[-1]["next"]
 
     assert [{name: item[name] for name in expected[0]} for item in found["items"]] == expected
     assert all(set(item) == set(expected[0]) | set(NOTHING) for item in found["items"])
     assert found["totals"]["request_count"] == 3
+    assert [item for page in pages for item in page["items"]] == found["items"]
+    assert all(page["totals"] == found["totals"] for page in pages)
 
 
-async def test_by_agent_from_the_single_events(plane: ControlPlane, api: httpx.AsyncClient) -> None:
-    at = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-    def event(number: int, agent: str, outcome: str, cost: Decimal | None) -> dict[str, Any]:
-        return {
-            "id": f"r{number}:1",
-            "day": DAY,
-            "request_id": f"r{number}",
-            "attempt": 1,
-            "tenant": "acme",
-            "agent": agent,
-            "provider": "openai",
-            "provider_id": "p1",
-            "endpoint": "default",
-            "model": "gpt-4o-mini",
-            "outcome": outcome,
-            "started_at": at,
-            "finished_at": at,
-            "duration_s": 1.0,
-            "queued_s": 0.0,
-            "input_tokens": 5,
-            "output_tokens": 6,
-            "cache_read_tokens": 0,
-            "cache_write_tokens": 0,
-            "reasoning_tokens": 0,
-            "usage_source": "vendor",
-            "cost": cost,
-            "price_source": "catalogue" if cost is not None else "none",
-        }
-
-    async with plane.database.transaction() as connection:
-        await connection.execute(
-            text(
-                "CREATE TABLE IF NOT EXISTS usage_of_this_test PARTITION OF llm_usage_events "
-                "FOR VALUES FROM ('2026-11-20') TO ('2026-11-21')"
-            )
-        )
-        await connection.execute(
-            insert(llm_usage_events),
-            [
-                event(1, "planner", "completed", Decimal("0.5")),
-                event(2, "planner", "failed", None),
-                event(3, "writer", "abandoned", None),
-            ],
-        )
-
-    found = (await api.get("/api/v1/usage", params={"group_by": "agent", **PERIOD})).json()
-
-    assert [(item["agent"], item["request_count"], item["total_cost"]) for item in found["items"]] == [
-        ("planner", 2, "0.5"),
-        ("writer", 1, "0"),
-    ]
-    assert found["items"][0]["prompt_tokens"] == 10
-    assert (found["totals"]["unpriced_count"], found["totals"]["error_count"]) == (2, 2)
-
-
-async def test_as_csv_by_accept_or_format(plane: ControlPlane, api: httpx.AsyncClient) -> None:
-    await book(plane, provider_id="p1", tenant="acme", model='=cmd("x"),y')
-
-    by_accept = await api.get(
-        "/api/v1/usage", params={"group_by": "day,model", **PERIOD}, headers={"Accept": "text/csv"}
+@pytest.mark.parametrize(
+    ("only", "costs"),
+    [
+        ({"tenant": "acme"}, {"acme": "3"}),
+        ({"provider": "anthropic"}, {"globex": "4"}),
+        ({"model": "o4"}, {"acme": "2"}),
+        ({"agent": "writer"}, {"acme": "2", "globex": "4"}),
+        ({"agent": "writer", "model": "o4"}, {"acme": "2"}),
+        ({"tenant": "acme", "provider": "anthropic"}, {}),
+    ],
+)
+async def test_tells_of_some_only(
+    book: Book, api: httpx.AsyncClient, only: dict[str, str], costs: dict[str, str]
+) -> None:
+    await book(
+        used(provider_id="p1", tenant="acme", cost="1"),
+        used(provider_id="p1", tenant="acme", model="o4", agent="writer", cost="2"),
+        used(provider_id="p2", tenant="globex", provider="anthropic", agent="writer", cost="4"),
     )
-    by_format = await api.get("/api/v1/usage", params={"group_by": "day,model", "format": "csv", **PERIOD})
+
+    whole, page = [
+        (await api.get("/api/v1/usage", params={"group_by": "tenant", "limit": limit, **only, **PERIOD})).json()
+        for limit in (1000, 1)
+    ]
+
+    assert {item["tenant"]: item["total_cost"] for item in whole["items"]} == costs
+    assert page["items"] == whole["items"][:1]
+    assert page["totals"] == whole["totals"]
+    assert page["totals"]["total_cost"] == str(sum(map(int, costs.values())))
+
+
+async def test_what_has_no_price_is_unpriced_and_not_free(book: Book, api: httpx.AsyncClient) -> None:
+    await book(
+        used(agent="planner", cost="0.5"),
+        used(agent="planner", cost=None),
+        used(agent="writer", cost=None, outcome=Outcome.ABANDONED),
+        used(agent="free", cost="0"),
+    )
+
+    found = {item["agent"]: (item["total_cost"], item["unpriced_count"]) for item in await items(api, group_by="agent")}
+    as_csv = (await api.get("/api/v1/usage", params={"group_by": "agent", "format": "csv", **PERIOD})).text
+
+    assert found == {"free": ("0", 0), "planner": ("0.5", 1), "writer": (None, 1)}
+    assert {row["agent"]: row["total_cost"] for row in csv.DictReader(io.StringIO(as_csv))} == {
+        "free": "0",
+        "planner": "0.5",
+        "writer": "",
+    }
+
+
+async def test_as_csv_by_accept_or_format(book: Book, api: httpx.AsyncClient) -> None:
+    await book(used(model='=cmd("x"),y'), used(started_at=NOON + timedelta(days=1)))
+
+    query = {"group_by": "day,model", "limit": "1", **PERIOD}
+    by_accept = await api.get("/api/v1/usage", params=query, headers={"Accept": "text/csv"})
+    by_format = await api.get("/api/v1/usage", params={"format": "csv", **query})
     as_json = await api.get(
         "/api/v1/usage", params={"group_by": "model", "format": "json", **PERIOD}, headers={"Accept": "text/csv"}
     )
 
     assert by_accept.headers["content-type"].startswith("text/csv")
     assert by_accept.text == by_format.text
-    assert list(csv.DictReader(io.StringIO(by_accept.text))) == [
-        {
-            "date": "2026-11-20",
-            "model": '\'=cmd("x"),y',
-            "prompt_tokens": "10",
-            "completion_tokens": "20",
-            "cache_read_tokens": "1",
-            "cache_write_tokens": "2",
-            "reasoning_tokens": "3",
-            "total_cost": "0.0000135",
-            "unpriced_count": "0",
-            "request_count": "1",
-            "error_count": "0",
-        }
-    ]
+    first, second = csv.DictReader(io.StringIO(by_accept.text))
+    assert first == {
+        "date": "2026-11-20",
+        "model": '\'=cmd("x"),y',
+        "prompt_tokens": "10",
+        "completion_tokens": "20",
+        "cache_read_tokens": "1",
+        "cache_write_tokens": "2",
+        "reasoning_tokens": "3",
+        "total_cost": "0.0000135",
+        "unpriced_count": "0",
+        "request_count": "1",
+        "error_count": "0",
+    }
+    assert second["date"] == "2026-11-21"
     assert as_json.json()["items"][0]["model"] == '=cmd("x"),y'
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
+async def test_refuses_questions_that_make_no_sense(api: httpx.AsyncClient) -> None:
+    questions = [
         {"group_by": "week"},
         {"group_by": ""},
+        {"group_by": "hour,agent"},
+        {"group_by": "hour", "agent": "planner-1"},
         {"from": "2026-11-02", "to": "2026-11-01"},
         {"from": "0001-01-01"},
         {"from": "yesterday"},
         {"format": "xml"},
         {"tenant": "a b"},
-    ],
-)
-async def test_refuses_questions_that_make_no_sense(api: httpx.AsyncClient, query: dict[str, str]) -> None:
-    assert (await api.get("/api/v1/usage", params=query)).status_code == 422
+        {"provider": "acme"},
+        {"limit": "0"},
+        {"cursor": "?"},
+        {"group_by": "day", "cursor": "WyJ4Il0"},
+        {"group_by": "day,model", "cursor": "WyIyMDI2LTExLTIwIl0"},
+    ]
+
+    answers = [await api.get("/api/v1/usage", params=query) for query in questions]
+
+    assert [answer.status_code for answer in answers] == [422] * len(questions)
 
 
 async def test_a_scoped_caller_sees_its_tenants_usage_only(
-    plane: ControlPlane, api: httpx.AsyncClient, acme: str
+    plane: ControlPlane, book: Book, api: httpx.AsyncClient, acme: str
 ) -> None:
-    await book(plane, provider_id="p1", tenant=acme)
-    await book(plane, provider_id="p2", tenant="globex")
+    await book(used(provider_id="p1", tenant=acme), used(provider_id="p2", tenant="globex"))
     token = await api.post("/api/v1/tokens", json={"name": "t", "role": "viewer", "tenant": acme})
 
     async with client_of(plane, token.json()["token"]) as client:
-        found = (await client.get("/api/v1/usage", params={"group_by": "tenant", **PERIOD})).json()
+        found = await items(client, group_by="tenant")
 
-    assert [item["tenant"] for item in found["items"]] == [acme]
+    assert [item["tenant"] for item in found] == [acme]
