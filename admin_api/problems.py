@@ -176,13 +176,13 @@ def document(schema: dict[str, Any]) -> dict[str, Any]:
 def _statuses(operation: Mapping[str, Any]) -> list[str]:
     statuses = ["500", *(["409"] if "409" in operation["responses"] else [])]
     if operation.get("security"):
-        statuses += ["401", "403", "503"]
+        statuses += ["401", "403", "429", "503"]
     if operation.get("parameters") or operation.get("requestBody"):
         statuses.append("422")
     if any(parameter["in"] == "path" for parameter in operation.get("parameters", ())):
         statuses.append("404")
     if operation.get("requestBody"):
-        statuses += ["409", "413"]
+        statuses += ["404", "409", "413"]
     return sorted(set(statuses))
 
 
