@@ -158,5 +158,5 @@ def _table(usage: dict[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in usage["items"]:
         counts = (row[key] for key in ("request_count", "error_count", "prompt_tokens", "completion_tokens"))
-        table.add_row(row["date"], row["model"], *map(str, counts), row["total_cost"])
+        table.add_row(row["date"], row["model"], *map(str, counts), row["total_cost"] or "unpriced")
     return table
