@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from contracts import control, streams, subjects
+from contracts.budget import Hold
 from contracts.control import Cancel, Handover, Resume
 from contracts.events import Cancelled, Completed, Delta, Failed, Retrying, Started
 from contracts.examples import EXAMPLES
@@ -128,6 +129,7 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
             "Provider", "What workers need to know of a provider; never a key.", PublishedProvider
         ),
         "workerPresence": Message("Worker", "Refreshed every few seconds, gone when the worker is.", WorkerPresence),
+        "hold": Message("Hold", "What is kept free of a budget for one call.", Hold),
         "openCircuit": Message("Open circuit", "An endpoint that is not called for now.", OpenCircuit),
         "alertNotice": Message(
             "Alert", "An alert was raised or resolved.", AlertNotice, (control.MSG_ID,), CONTENT_TYPE
@@ -202,6 +204,12 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
             ("workerPresence",),
             streams.HEALTH,
         ),
+        "holds": Channel(
+            f"$KV.{subjects.HOLDS_BUCKET}.{{tenant}}.{{window}}.{{worker}}.{{number}}",
+            f"Key-value bucket {subjects.HOLDS_BUCKET}: what is kept free of budgets.",
+            ("hold",),
+            streams.HOLDS,
+        ),
         "circuits": Channel(
             f"$KV.{subjects.HEALTH_BUCKET}.circuit.{{tenant}}.{{provider}}.{{endpoint}}",
             f"Key-value bucket {subjects.HEALTH_BUCKET}: endpoints out of service.",
@@ -226,6 +234,8 @@ PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "agent": {"description": f"Who asks. {TOKEN_PATTERN}"},
         "request_id": {"description": f"The request's id. {TOKEN_PATTERN}"},
         "worker": {"description": f"The worker's name. {TOKEN_PATTERN}"},
+        "window": {"description": "The day of the budget, `YYYYMMDD`, or `YYYYMMDD-<revision>`."},
+        "number": {"description": "Counts the worker's holds."},
         "endpoint": {"description": f"The endpoint's name. {TOKEN_PATTERN}"},
     }
 )
@@ -268,6 +278,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "workerReadsTenants": Operation("worker", "receive", "tenants", "Watch tenants."),
         "workerReadsProviders": Operation("worker", "receive", "providers", "Watch providers."),
         "workerShowsItself": Operation("worker", "send", "workers", "Say that it lives."),
+        "workerKeepsFree": Operation("worker", "send", "holds", "Keep free what a call may cost."),
         "workerOpensCircuit": Operation("worker", "send", "circuits", "Take an endpoint out of service for all."),
         "workerHeedsCircuits": Operation("worker", "receive", "circuits", "Call no endpoint that is out of service."),
         "usageConsumerBooks": Operation("usage", "receive", "usage", "Book usage, in batches."),

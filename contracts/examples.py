@@ -6,6 +6,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from uuid import UUID
 
+from contracts.budget import Hold
 from contracts.control import Cancel, Handover, Resume
 from contracts.errors import ErrorCode, Overloaded, RateLimited, UnknownModel
 from contracts.events import (
@@ -165,6 +166,7 @@ EXAMPLES: Mapping[type[WireModel], WireModel] = MappingProxyType(
                 in_flight=3,
                 parked=0,
             ),
+            Hold(tenant="acme", window="20261123", worker="openai-7f3a", number=12, units=4_005_000, at=_AT),
             OpenCircuit(
                 tenant="acme",
                 provider="openai",

@@ -1,6 +1,7 @@
 """What workers know of tenants and providers: the values of the KV bucket `llm_config`. Never a key."""
 
 import re
+from datetime import date
 from decimal import Decimal
 from ipaddress import IPv4Address
 from typing import Annotated, Literal
@@ -177,12 +178,23 @@ class Price(TieredPrice):
     """By what the vendor says it served a call as: `flex`, `priority`, `batch`, `fast`."""
 
 
+class BudgetStart(WireModel):
+    """When a tenant was given its budget, so that what it had spent on that day counts."""
+
+    day: date
+    spent_usd: Money
+    revision: Annotated[int, Field(ge=0)]
+    """Of the tenant; each start counts anew."""
+
+
 class PublishedTenant(WireModel):
     """A tenant; KV key `tenant.<slug>`."""
 
     slug: Token
     limits: Limits = Limits()
     daily_budget_usd: Money | None = None
+    """None or 0: no budget."""
+    budget_start: BudgetStart | None = None
     daily_cost_alert_usd: Money | None = None
     aliases: dict[str, tuple[ModelName, ...]] = Field(default_factory=dict)
     fallbacks: tuple[ModelName, ...] = ()

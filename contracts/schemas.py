@@ -17,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
+from contracts.budget import Hold
 from contracts.control import Cancel, Handover, Resume
 from contracts.errors import Error
 from contracts.events import EVENT, Cancelled, Completed, Delta, Failed, Retrying, Started
@@ -56,6 +57,7 @@ WIRE_TYPES: Mapping[str, type[WireModel]] = MappingProxyType(
         "kv-tenant": PublishedTenant,
         "kv-worker": WorkerPresence,
         "kv-circuit": OpenCircuit,
+        "kv-hold": Hold,
         "notice-alert": AlertNotice,
         "notice-config": ConfigNotice,
         "notice-test": TrialNotice,

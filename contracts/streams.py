@@ -14,16 +14,18 @@ from contracts import subjects
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import AUTO, Priority, Provider
 
-REQUESTS, REPLIES, USAGE, DEAD, NOTICES, LIMITS = (
+REQUESTS, REPLIES, USAGE, DEAD, NOTICES, LIMITS, BUDGETS = (
     "LLM_REQUESTS",
     "LLM_REPLIES",
     "LLM_USAGE",
     "LLM_DEAD",
     "LLM_NOTICES",
     "LLM_LIMITS",
+    "LLM_BUDGETS",
 )
 CONFIG = f"KV_{subjects.CONFIG_BUCKET}"
 HEALTH = f"KV_{subjects.HEALTH_BUCKET}"
+HOLDS = f"KV_{subjects.HOLDS_BUCKET}"
 USAGE_CONSUMER = "usage"
 
 ACK_WAIT_S = 10
@@ -152,6 +154,21 @@ def definitions(sizes: Sizes) -> list[Config]:
             "allow_direct": True,
             "num_replicas": sizes.replicas,
         },
+        {
+            "name": BUDGETS,
+            "subjects": [subjects.BUDGETS],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            # More than the total, so that a server that was restarted still knows what it has counted.
+            "max_msgs_per_subject": 1000,
+            "max_age": 3 * _DAY,
+            "duplicate_window": 10 * _MINUTE,
+            "allow_msg_counter": True,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
+        },
+        {**_bucket(subjects.HOLDS_BUCKET, storage="file", replicas=sizes.replicas), "allow_msg_ttl": True},
         _bucket(subjects.CONFIG_BUCKET, storage="file", replicas=sizes.replicas),
         {
             **_bucket(subjects.HEALTH_BUCKET, storage="memory", replicas=sizes.replicas),

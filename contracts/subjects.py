@@ -16,11 +16,13 @@ USAGE = f"{VERSION}.usage.>"
 DEAD = f"{VERSION}.dead.>"
 NOTICES = f"{VERSION}.notice.>"
 LIMITS = f"{VERSION}.limit.>"
+BUDGETS = f"{VERSION}.budget.>"
 ALL_CANCELS = f"{VERSION}.control.*.cancel"
 ALL_RESUMES = f"{VERSION}.control.*.resume"
 
 CONFIG_BUCKET = "llm_config"
 HEALTH_BUCKET = "llm_health"
+HOLDS_BUCKET = "llm_holds"
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 
@@ -101,6 +103,14 @@ def notice(kind: str, tenant: str) -> str:
 
 def limit(kind: str, tenant: str, window: str) -> str:
     return f"{VERSION}.limit.{token(kind)}.{token(tenant)}.{token(window)}"
+
+
+def budget(tenant: str, window: str) -> str:
+    return f"{VERSION}.budget.{token(tenant)}.{token(window)}"
+
+
+def hold_key(tenant: str, window: str, worker: str, number: int) -> str:
+    return f"{token(tenant)}.{token(window)}.{token(worker)}.{number}"
 
 
 def inbox_prefix(tenant: str) -> str:

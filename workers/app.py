@@ -20,12 +20,14 @@ from workers import presence, telemetry
 from workers.admission import Admission
 from workers.balance import Balance
 from workers.breaker import Breaker
+from workers.budgets import Budgets
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
 from workers.control import Control
 from workers.endpoints import Endpoints
 from workers.execution import Execution, Services
+from workers.holds import Holds
 from workers.intake import Intake
 from workers.keys import KeyStore
 from workers.providers import registry
@@ -33,6 +35,7 @@ from workers.publisher import Publisher
 from workers.settings import WorkerSettings
 from workers.slots import Slots
 from workers.stream import LiveStreams
+from workers.sweeping import Sweeper
 from workers.waiting import WaitingRoom
 
 _RESOLVER_SLOTS = 64
@@ -85,10 +88,14 @@ async def run(
         waiting = WaitingRoom(seats=max(2, concurrency // _WAITING_PART), rng=rng)
         breaker = Breaker(nats, worker=name, clock=clock)
         slots = Slots(nats, worker=name, clock=clock)
+        publisher = Publisher(nats)
+        holds = Holds(nats, publisher)
+        budgets = Budgets(nats, publisher, holds, waiting=waiting, worker=name, clock=clock, rng=rng)
+        sweeper = Sweeper(nats, budgets, holds, worker=name, clock=clock)
         services = Services(
             worker=name,
             broker=nats,
-            publisher=Publisher(nats),
+            publisher=publisher,
             config=config,
             endpoints=Endpoints(
                 breaker=breaker, balance=Balance(rng), slots=slots, keys=keys, waiting=waiting, clock=clock
@@ -98,6 +105,7 @@ async def run(
             cancellations=cancellations,
             live=live,
             admission=Admission(nats, defaults=settings.default_limits(), clock=clock),
+            budgets=budgets,
             waiting=waiting,
             clock=clock,
             rng=rng,
@@ -158,10 +166,11 @@ async def run(
         async with asyncio.TaskGroup() as background:
             watches = [
                 background.create_task(bucket.run(), name="watch")
-                for bucket in (config.bucket, breaker.bucket, slots.bucket)
+                for bucket in (config.bucket, breaker.bucket, slots.bucket, sweeper.bucket)
             ]
             await config.bucket.wait_until_loaded()
             refreshing = background.create_task(slots.refresh(), name="refresh slots")
+            sweeping = background.create_task(sweeper.run(), name="sweep")
             await control.subscribe()
             announcing = background.create_task(presence.announce(nats, describe), name="presence")
             closed = background.create_task(_stop_when_closed(nats, stop), name="broker closed")
@@ -172,7 +181,7 @@ async def run(
             async with asyncio.TaskGroup() as intakes:
                 for intake in (*pools.values(), resolver):
                     intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")
-            for task in (*watches, refreshing, announcing, closed, vault_watch, repeating):
+            for task in (*watches, refreshing, sweeping, announcing, closed, vault_watch, repeating):
                 task.cancel()
         if nats.connected:
             await presence.withdraw(nats, name)

@@ -8,12 +8,10 @@ Asking comes in two steps: `allow` gives a ticket, the ticket is told how the ca
 from before the circuit opened or closed, says nothing any more (after sony/gobreaker).
 """
 
-import asyncio
 import json
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,6 +26,7 @@ from runtime.broker import Broker
 from runtime.buckets import BucketWatch
 from workers import telemetry
 from workers.clock import Clock
+from workers.news import News
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class Breaker:
         self._worker = worker
         self._clock = clock
         self._circuits: dict[str, _Circuit] = {}
-        self._changed = asyncio.Event()
+        self._news = News()
         broker.on_reconnect.append(self._reconnected)
         self.bucket = BucketWatch(
             broker,
@@ -144,8 +143,7 @@ class Breaker:
             due_s = min(self._due_s(endpoint) for endpoint in endpoints)
             if due_s <= 0:
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(due_s, left_s))
+            await self._news.wait(at_most_s=min(due_s, left_s))
 
     async def note_success(self, endpoint: EndpointId, *, epoch: int, probes: datetime | None) -> None:
         """A probe that was overtaken by another one is as good an answer, as long as the circuit was not closed."""
@@ -180,7 +178,7 @@ class Breaker:
             worker=self._worker,
         )
         circuit.set(entry)
-        self._tell()
+        self._news.tell()
         telemetry.CIRCUITS_OPENED.labels(endpoint.provider, error.code).inc()
         log.warning("circuit_opened", extra={"circuit": str(endpoint), "reason": error.code, "open_s": open_s})
         await self._write(endpoint, circuit, entry)
@@ -192,12 +190,12 @@ class Breaker:
             return
         due = circuit.entry.model_copy(update={"until": self._clock.now()})
         circuit.set(due)
-        self._tell()
+        self._news.tell()
         await self._write(endpoint, circuit, due, expected=circuit.sequence)
 
     async def _close(self, endpoint: EndpointId, circuit: _Circuit) -> None:
         circuit.set(None)
-        self._tell()
+        self._news.tell()
         log.warning("circuit_closed", extra={"circuit": str(endpoint)})
         headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", MSG_TTL: str(_KEPT_S)}
         try:
@@ -214,7 +212,7 @@ class Breaker:
             won = await self._write(endpoint, circuit, taken, expected=circuit.sequence)
         finally:
             circuit.claiming = False
-            self._tell()
+            self._news.tell()
         if circuit.entry is entry:  # else the watch was faster
             soon = entry.model_copy(update={"until": self._clock.now() + timedelta(seconds=_SOON_S)})
             circuit.set(taken if won else soon)
@@ -255,14 +253,14 @@ class Breaker:
                 log.error("circuit_invalid", extra={"circuit": key, "errors": exc.error_count()})
         if entry is not None or circuit.entry is not None:
             circuit.set(entry)
-            self._tell()
+            self._news.tell()
 
     def _forget_all_but(self, seen: set[str]) -> None:
         """What is not in the bucket any more is closed."""
         for key, circuit in self._circuits.items():
             if key not in seen and circuit.entry is not None:
                 circuit.set(None)
-        self._tell()
+        self._news.tell()
 
     async def _reconnected(self) -> None:
         """A server that was restarted has lost the bucket, and counts from 1 again."""
@@ -277,10 +275,6 @@ class Breaker:
 
     def _left_s(self, entry: OpenCircuit) -> float:
         return (entry.until - self._clock.now()).total_seconds()
-
-    def _tell(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
 
 
 class Ticket:

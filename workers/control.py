@@ -117,7 +117,7 @@ class Control:
             await self._say(msg, _refusal(_malformed(exc)))
             return
         found = 0
-        async with aclosing(replies.stored(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))) as stored:
+        async with aclosing(replies.said(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))) as stored:
             async for data in stored:
                 found += 1
                 event = parse(data)

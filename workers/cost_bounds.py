@@ -47,6 +47,11 @@ def upper_bound(
     )
 
 
+def bounds_its_output(request: CompletionRequest, provider: str) -> bool:
+    """Whether the request itself says how long the answer may be."""
+    return _output_limit(request, _further(request, provider)) is not None
+
+
 def _input_tokens(request: CompletionRequest, provider: str) -> int:
     images = [
         part.image_url.url

@@ -12,7 +12,7 @@ import nats.errors
 from contracts.control import MSG_ID
 from runtime.broker import Broker
 
-_INCREMENT = "Nats-Incr"
+INCREMENT = "Nats-Incr"
 
 
 class Unanswered(Exception):
@@ -28,17 +28,17 @@ class Counters:
     async def add(self, subject: str, amount: int, *, msg_id: str) -> int | None:
         """The total with this. None: in the last minutes this was counted already, under the same `msg_id` and
         whatever subject. Raises Unanswered."""
-        answer = await self._ask(subject, {_INCREMENT: str(amount), MSG_ID: msg_id})
+        answer = await self._ask(subject, {INCREMENT: str(amount), MSG_ID: msg_id})
         return None if answer.get("duplicate") else int(answer["val"])
 
     async def read(self, subject: str) -> int:
         """Raises Unanswered."""
-        return int((await self._ask(subject, {_INCREMENT: "0"}))["val"])
+        return int((await self._ask(subject, {INCREMENT: "0"}))["val"])
 
     async def post(self, subject: str, amount: int, *, msg_id: str) -> None:
         """Adds without waiting. Raises Unanswered when it cannot even be sent."""
         try:
-            await self._broker.client.publish(subject, headers={_INCREMENT: str(amount), MSG_ID: msg_id})
+            await self._broker.client.publish(subject, headers={INCREMENT: str(amount), MSG_ID: msg_id})
         except nats.errors.Error as exc:
             raise Unanswered(f"{subject}: {type(exc).__name__}") from exc
 

@@ -38,6 +38,7 @@ from workers import booking, policy, recovery, replies, telemetry
 from workers.admission import Admission
 from workers.booking import Attempt
 from workers.breaker import OutOfService
+from workers.budgets import BudgetedCall, Budgets
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
@@ -75,6 +76,7 @@ class Services:
     cancellations: Cancellations
     live: LiveStreams
     admission: Admission
+    budgets: Budgets
     waiting: WaitingRoom
     clock: Clock
     rng: random.Random
@@ -133,7 +135,11 @@ class Execution:
             self._use.live.keep(job.events),
             self._use.cancellations.watch(request.tenant, request.id, job.interruption),
         ):
-            settlement = await self._run(job)
+            try:
+                settlement = await self._run(job)
+            finally:
+                if job.reservation is not None:
+                    self._use.budgets.owe(job.reservation.hold)
             await self._use.live.say_what_was_lost(job.events)
             return settlement
 
@@ -312,13 +318,19 @@ class Execution:
         try:
             adapter.check_supported(job.request, model=candidate.model)
             configured = await self._configured(job, candidate)
+            await self._reserve(job, candidate)
             permit = await self._use.endpoints.enter(
                 visit, configured, interruption=job.interruption, time_left_s=self._time_left_s(job)
             )
         except OutOfService as exc:
+            await self._unreserve(job)
             return _Setback(exc.to_error(), out_of_service_s=exc.retry_after_s)
         except FleetError as error:
+            await self._unreserve(job)
             return _Setback(error)
+        except BaseException:
+            await self._unreserve(job)
+            raise
         async with permit:
             return await self._call_endpoint(job, adapter, visit, configured, permit)
 
@@ -334,7 +346,7 @@ class Execution:
             started=self._use.clock.monotonic(),
         )
         call = Call(
-            request=job.request,
+            request=job.affordable_request,
             model=visit.candidate.model,
             target=Target(permit.endpoint, configured.config.timeouts, permit.key.secret if permit.key else None),
             time_left_s=self._time_left_s(job),
@@ -406,7 +418,7 @@ class Execution:
                     time_to_first_token_s=attempt.time_to_first_token_s,
                     duration_s=book.duration_s,
                 ),
-                warnings=finish.warnings,
+                warnings=(*finish.warnings, *job.warnings),
             )
         except TooLarge:
             await self._book(job, book)
@@ -517,7 +529,25 @@ class Execution:
         job.bill.add(book)
         await self._book(job, book)
 
+    async def _reserve(self, job: Job, candidate: Candidate) -> None:
+        call = BudgetedCall(
+            job.request,
+            provider=candidate.provider,
+            model=candidate.model,
+            at=self._use.clock.now(),
+            deadline=job.deadline,
+        )
+        job.reservation = await self._use.budgets.reserve(job.tenant, call, interruption=job.interruption)
+
+    async def _unreserve(self, job: Job) -> None:
+        """For an attempt that is not made."""
+        if job.reservation is not None:
+            await self._use.budgets.release(job.reservation.hold)
+            job.reservation = None
+
     async def _book(self, job: Job, book: UsageRecord) -> None:
+        await self._use.budgets.settle(job.tenant, book, job.reservation)
+        job.reservation = None
         await self._use.admission.count_tokens(job.tenant, book.usage, key=f"{job.delivery.stream_seq}-{book.attempt}")
         await self._use.publisher.durable(subjects.usage(book.provider, book.tenant), book.to_json(), msg_id=book.id)
         telemetry.count_attempt(book)

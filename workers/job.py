@@ -15,6 +15,7 @@ from contracts.requests import DEFAULT_DEADLINE_S, CompletionRequest
 from contracts.subjects import RequestAddress
 from runtime.catalogue import context_window
 from workers.booking import Bill
+from workers.budgets import Reservation
 from workers.intake import Delivery
 from workers.interruption import Interruption
 from workers.routing import Candidate
@@ -41,6 +42,8 @@ class Job:
     """Vendor calls so far."""
     history: list[FailedAttempt] = field(default_factory=list)
     bill: Bill = field(default_factory=Bill)
+    reservation: Reservation | None = None
+    """What is kept free of the tenant's budget for the attempt that is made."""
 
     @property
     def is_new(self) -> bool:
@@ -61,6 +64,20 @@ class Job:
     @property
     def deadline(self) -> datetime:
         return self.request.deadline or self.queued_at + timedelta(seconds=DEFAULT_DEADLINE_S)
+
+    @property
+    def affordable_request(self) -> CompletionRequest:
+        """The request, its answer bounded to what the tenant's budget covers."""
+        if self.reservation is None or self.reservation.max_tokens is None:
+            return self.request
+        return self.request.model_copy(update={"max_tokens": self.reservation.max_tokens})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.affordable_request is self.request:
+            return ()
+        most = self.affordable_request.max_tokens
+        return (f"the answer was bounded to {most} tokens, because that is what was left of the tenant's budget",)
 
     def drop_smaller_windows(self, tried: Candidate, error: FleetError) -> None:
         """After `context_length_exceeded`, a fallback whose context window is known to be no larger is no help."""

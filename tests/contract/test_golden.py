@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import contracts
-from contracts import control, errors, events, health, notices, providers, requests, rpc, usage
+from contracts import budget, control, errors, events, health, notices, providers, requests, rpc, usage
 from contracts.wire import StrictWireModel, WireModel
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,6 +48,7 @@ TYPES: dict[str, type[WireModel]] = {
     "kv-tenant": providers.PublishedTenant,
     "kv-worker": providers.WorkerPresence,
     "kv-circuit": health.OpenCircuit,
+    "kv-hold": budget.Hold,
     "notice-alert": notices.AlertNotice,
     "notice-alert-resolved": notices.AlertNotice,
     "notice-config": notices.ConfigNotice,

@@ -26,6 +26,8 @@ EVERY_STREAM = {
     "LLM_DEAD",
     "LLM_NOTICES",
     "LLM_LIMITS",
+    "LLM_BUDGETS",
+    "KV_llm_holds",
     "KV_llm_config",
     "KV_llm_health",
 }

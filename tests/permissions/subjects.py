@@ -105,6 +105,8 @@ def _reading() -> tuple[Subject, ...]:
         streams.DEAD: (ADMIN,),
         streams.NOTICES: (),
         streams.LIMITS: POOLS,
+        streams.BUDGETS: (),
+        streams.HOLDS: POOLS,
         streams.CONFIG: ROLES,
         streams.HEALTH: ROLES,
     }

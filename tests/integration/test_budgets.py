@@ -1,0 +1,200 @@
+"""A tenant's hard daily budget: never overrun, nothing kept free for ever, over workers that come and go."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from contracts import streams, subjects
+from contracts.budget import UNITS_PER_USD
+from contracts.events import Cancelled, Completed, Event, Failed
+from contracts.providers import BudgetStart, Price
+from fleet.client import Client
+from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker, worker_process, worker_settings
+from tests.servers import Vault
+
+PRICES = {"mock/echo": Price(input_mtok=Decimal(0), output_mtok=Decimal(1_000_000))}
+"""A USD for each token of the answer."""
+
+
+class Shop:
+    """A tenant whose answers cost a USD a word, and two workers."""
+
+    def __init__(self, client: Client, control: Plane, bill: Bill) -> None:
+        self.client, self.control, self.bill = client, control, bill
+        self.start: BudgetStart | None = None
+
+    async def give(self, usd: int, *, start: BudgetStart | None = None) -> None:
+        self.start = start
+        await self.control.put_tenant(prices=PRICES, daily_budget_usd=Decimal(usd), budget_start=start)
+
+    async def ask(self, words: int, **fields: Any) -> Event:
+        script = {"text": " ".join(["word"] * words), "usage": {"output_tokens": words, "input_tokens": 0}}
+        script |= fields.pop("script", {})
+        asked: dict[str, Any] = {"deadline_s": 60, "provider_options": {"mock": script}, **fields}
+        return [event async for event in self.client.stream("mock/echo", "Hello", **asked)][-1]
+
+    async def spent(self) -> Decimal:
+        """What the counter says, kept free or spent."""
+        day = f"{datetime.now(UTC):%Y%m%d}"
+        window = day if self.start is None else f"{day}-{self.start.revision}"
+        try:
+            last = await self.control.client.jetstream().get_last_msg(
+                streams.BUDGETS, subjects.budget(self.control.tenant, window)
+            )
+        except Exception as exc:
+            if type(exc).__name__ != "NotFoundError":
+                raise
+            return Decimal(0)
+        return Decimal(json.loads(last.data or b"{}")["val"]) / UNITS_PER_USD
+
+    def booked(self) -> Decimal:
+        return sum((record.cost or Decimal(0) for record in self.bill.records), Decimal(0))
+
+    async def holds(self) -> int:
+        kept = await self.control.client.jetstream().stream_info(
+            streams.HOLDS, subjects_filter=f"$KV.{subjects.HOLDS_BUCKET}.{self.control.tenant}.>"
+        )
+        found = 0
+        for subject in kept.state.subjects or {}:
+            message = await self.control.client.jetstream().get_last_msg(streams.HOLDS, subject)
+            found += bool(message.data)
+        return found
+
+    async def until_settled(self, *, within_s: float = PATIENCE_S) -> None:
+        async with asyncio.timeout(within_s):
+            while await self.spent() != self.booked() or await self.holds():
+                await asyncio.sleep(0.02)
+
+
+async def _shop(stack: AsyncExitStack, nats_url: str, vault: Vault, tenant: str) -> Shop:
+    control = await stack.enter_async_context(plane(nats_url, vault, tenant))
+    await control.make_streams()
+    await control.put_tenant()
+    await control.put_provider("mock")
+    bill = await stack.enter_async_context(Bill.watch(control.client, tenant))
+    client = await stack.enter_async_context(Client(nats_url, tenant=tenant, agent="tester"))
+    return Shop(client, control, bill)
+
+
+@pytest.fixture
+async def stack(nats_url: str, vault: Vault) -> AsyncGenerator[AsyncExitStack]:
+    """Closed before the servers stop."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def shop(stack: AsyncExitStack, nats_url: str, vault: Vault, tenant: str) -> Shop:
+    for _ in range(2):
+        await stack.enter_async_context(worker(worker_settings(nats_url, vault), concurrency=256))
+    return await _shop(stack, nats_url, vault, tenant)
+
+
+async def test_two_hundred_at_once_do_not_overrun_it(shop: Shop) -> None:
+    await shop.give(100)
+
+    answers = await asyncio.gather(*(shop.ask(3, max_tokens=5) for _ in range(200)))
+
+    completed = [answer for answer in answers if isinstance(answer, Completed)]
+    refused = [answer.error for answer in answers if isinstance(answer, Failed)]
+    assert {error.code for error in refused} == {"budget_exceeded"}
+    assert all(0 < (error.retry_after_s or 0) <= 86_400 for error in refused)
+    await shop.until_settled()
+    assert shop.booked() == 3 * len(completed) <= 100
+    assert shop.booked() > 100 - 5, "as long as a call fits, it is made"
+
+
+async def test_a_request_waits_while_others_may_give_something_back(shop: Shop) -> None:
+    await shop.give(12)
+    long = asyncio.create_task(shop.ask(2, max_tokens=10, script={"first_token_s": 1.0}))
+    await until_held(shop)
+
+    short = await shop.ask(2, max_tokens=10)
+
+    assert isinstance(short, Completed)
+    assert isinstance(await long, Completed)
+    await shop.until_settled()
+
+
+async def test_an_answer_of_no_said_length_is_bounded_to_what_is_left(shop: Shop) -> None:
+    await shop.give(300)
+
+    answer = await shop.ask(40)
+
+    assert isinstance(answer, Completed)
+    assert any("300 tokens" in warning for warning in answer.warnings)
+    await shop.until_settled()
+    assert shop.booked() == 40
+    assert isinstance(await shop.ask(40), Completed), "what was not used is there again"
+    too_little = await shop.ask(40)
+    assert isinstance(too_little, Failed)
+    assert too_little.error.code == "budget_exceeded"
+
+
+async def test_what_costs_nothing_known_is_not_held_to_it(shop: Shop) -> None:
+    await shop.control.put_tenant(daily_budget_usd=Decimal(1))
+
+    assert isinstance(await shop.ask(40), Completed)
+    assert await shop.spent() == 0
+
+
+async def test_failed_and_cancelled_calls_leave_nothing_kept_free(shop: Shop) -> None:
+    await shop.give(1000)
+    cut = await shop.ask(10, max_tokens=50, on_interrupt="fail", script={"cut_after_chunks": 4})
+    assert isinstance(cut, Failed)
+    refused = await shop.ask(10, max_tokens=50, script={"fail": {"code": "invalid_request"}})
+    assert isinstance(refused, Failed)
+    stream = shop.client.stream(
+        "mock/echo", "Hello", max_tokens=50, provider_options={"mock": {"text": "a b c d e f", "between_s": 5}}
+    )
+    async for event in stream:
+        if event.seq == 2:
+            await shop.client.cancel(event.request_id)
+        if isinstance(event, Cancelled):
+            break
+
+    await until(lambda: len(shop.bill.records) == 3)
+    await shop.until_settled()
+    assert 0 < shop.booked() < 50
+
+
+async def test_what_was_spent_before_the_budget_was_set_counts(shop: Shop) -> None:
+    today = datetime.now(UTC).date()
+    await shop.give(10, start=BudgetStart(day=today, spent_usd=Decimal(8), revision=3))
+
+    assert isinstance(await shop.ask(2, max_tokens=2), Completed)
+    refused = await shop.ask(1, max_tokens=1)
+
+    assert isinstance(refused, Failed)
+    assert refused.error.code == "budget_exceeded"
+
+
+@pytest.mark.slow
+async def test_what_a_killed_worker_kept_free_is_released(
+    stack: AsyncExitStack, nats_url: str, vault: Vault, tenant: str
+) -> None:
+    shop = await _shop(stack, nats_url, vault, tenant)
+    await shop.give(100)
+    doomed = await stack.enter_async_context(worker_process(nats_url, vault))
+    asked = asyncio.create_task(shop.ask(20, max_tokens=60, script={"between_s": 0.5}))
+    await until_held(shop)
+    async with worker(worker_settings(nats_url, vault)):
+        doomed.kill()
+
+        assert isinstance(await asked, Completed)
+
+        await shop.until_settled(within_s=60)
+        assert shop.booked() > 20, "the dead attempt is booked, too"
+        assert await shop.spent() == shop.booked()
+
+
+async def until_held(shop: Shop) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await shop.holds():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,66 @@
+"""What is kept free of budgets for calls that are under way, as every worker can see it."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import nats.errors
+from pydantic import ValidationError
+
+from contracts import streams, subjects
+from contracts.budget import Hold
+from contracts.control import MSG_TTL
+from runtime.broker import Broker
+from workers.publisher import Publisher
+from workers.stored import stored
+
+log = logging.getLogger(__name__)
+
+_MARKER_S = 60
+"""How long the mark of a removed hold stays."""
+
+
+class Holds:
+    def __init__(self, broker: Broker, publisher: Publisher) -> None:
+        self._broker = broker
+        self._publisher = publisher
+
+    async def put(self, hold: Hold) -> None:
+        """Raises NotStored."""
+        await self._publisher.durable(_subject(hold), hold.to_json(), msg_id=f"{hold.name}:{hold.returned}")
+
+    async def remove(self, hold: Hold) -> None:
+        """A hold that stays by mistake does no harm: it has been settled, so nothing of it counts twice."""
+        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", MSG_TTL: str(_MARKER_S)}
+        try:
+            await self._broker.client.publish(_subject(hold), b"", headers=headers)
+        except nats.errors.Error as exc:
+            log.warning("hold_not_removed", extra={"hold": hold.name, "error": type(exc).__name__})
+
+    async def any_of(self, tenant: str, window: str) -> bool:
+        """Whether a call of the tenant is under way. Raises TimeoutError."""
+        async with aclosing(self._matching(f"{tenant}.{window}.*.*")) as found:
+            async for _ in found:
+                return True
+        return False
+
+    async def of_worker(self, worker: str = "*") -> list[Hold]:
+        """Raises TimeoutError."""
+        async with aclosing(self._matching(f"*.*.{worker}.*")) as found:
+            return [hold async for hold in found]
+
+    async def _matching(self, keys: str) -> AsyncGenerator[Hold]:
+        subject = f"$KV.{subjects.HOLDS_BUCKET}.{keys}"
+        async with aclosing(stored(self._broker, stream=streams.HOLDS, subject=subject)) as found:
+            async for msg in found:
+                if not msg.data:
+                    continue
+                try:
+                    yield Hold.model_validate_json(msg.data, extra="ignore")
+                except ValidationError as exc:
+                    log.error("hold_invalid", extra={"subject": msg.subject, "errors": exc.error_count()})
+
+
+def _subject(hold: Hold) -> str:
+    key = subjects.hold_key(hold.tenant, hold.window, hold.worker, hold.number)
+    return f"$KV.{subjects.HOLDS_BUCKET}.{key}"

@@ -1,0 +1,41 @@
+"""Reading stored messages back, without a consumer.
+
+Uses JetStream's batched direct get (nats-server 2.11, ADR-31): one request, many answers, ended by status 204.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+
+from nats.aio.msg import Msg
+
+from runtime.broker import Broker
+
+_BATCH = 1000
+_ANSWER_TIMEOUT_S = 5.0
+
+
+async def stored(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[Msg]:
+    """Every stored message of a subject, which may have wildcards, oldest first.
+
+    Raises TimeoutError when the server does not answer.
+    """
+    answers: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = broker.client.new_inbox()
+    subscription = await broker.client.subscribe(inbox, cb=answers.put)
+    try:
+        next_seq = 1
+        while True:
+            ask = {"seq": next_seq, "next_by_subj": subject, "batch": _BATCH}
+            await broker.client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(ask).encode(), reply=inbox)
+            while True:
+                msg = await asyncio.wait_for(answers.get(), _ANSWER_TIMEOUT_S)
+                headers = msg.headers or {}
+                if status := headers.get("Status"):
+                    break
+                next_seq = int(headers["Nats-Sequence"]) + 1
+                yield msg
+            if status != "204" or headers.get("Nats-Num-Pending", "0") == "0":
+                return
+    finally:
+        await subscription.unsubscribe()
