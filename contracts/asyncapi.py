@@ -157,7 +157,12 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
             _EVENTS,
             streams.REPLIES,
         ),
-        "cancel": Channel(f"{subjects.VERSION}.control.{{tenant}}.cancel", "Requests to stop a request.", ("cancel",)),
+        "cancel": Channel(
+            f"{subjects.VERSION}.control.{{tenant}}.cancel",
+            "Requests to stop a request; kept for workers that start later.",
+            ("cancel",),
+            streams.CANCELS,
+        ),
         "resume": Channel(f"{subjects.VERSION}.control.{{tenant}}.resume", "Requests for stored events.", ("resume",)),
         "countTokens": Channel(f"{_RPC}.count_tokens.{{tenant}}", "Questions for token counts.", ("countTokens",)),
         "models": Channel(f"{_RPC}.models.{{tenant}}", "Questions for models.", ("models",)),

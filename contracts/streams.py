@@ -14,9 +14,10 @@ from contracts import subjects
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import AUTO, Priority, Provider
 
-REQUESTS, REPLIES, USAGE, DEAD, NOTICES, LIMITS, BUDGETS = (
+REQUESTS, REPLIES, CANCELS, USAGE, DEAD, NOTICES, LIMITS, BUDGETS = (
     "LLM_REQUESTS",
     "LLM_REPLIES",
+    "LLM_CANCELS",
     "LLM_USAGE",
     "LLM_DEAD",
     "LLM_NOTICES",
@@ -105,6 +106,20 @@ def definitions(sizes: Sizes) -> list[Config]:
             "max_bytes": sizes.max_reply_bytes,
             "allow_direct": True,
             "num_replicas": 1,
+        },
+        {
+            # For workers that were not there to hear it; agents publish to core NATS, and nobody answers them.
+            "name": CANCELS,
+            "subjects": [subjects.ALL_CANCELS],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "no_ack": True,
+            "max_age": 60 * _MINUTE,
+            "max_msgs_per_subject": 10_000,
+            "duplicate_window": 2 * _MINUTE,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
         },
         {
             "name": USAGE,

@@ -68,6 +68,7 @@ def worker(*providers: str) -> User:
             subjects.BUDGETS,
             f"$KV.{subjects.HOLDS_BUCKET}.>",
             *_direct_get(streams.REPLIES),
+            *_direct_get(streams.CANCELS),
             *_direct_get(streams.LIMITS),
             *_direct_get(streams.HOLDS),
             *_watch(streams.CONFIG),

@@ -10,7 +10,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from pydantic import BaseModel, ValidationError
 
-from contracts import subjects
+from contracts import streams, subjects
 from contracts.control import Cancel, Resume
 from contracts.errors import (
     Error,
@@ -35,6 +35,7 @@ from workers.config import Configuration
 from workers.keys import KeyStore
 from workers.providers.base import Provider, Target
 from workers.routing import Routes
+from workers.stored import stored
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class Control:
         """Every worker hears every cancel; one worker of the fleet, or of the pool, answers each question."""
         client = self._broker.client
         await client.subscribe(subjects.ALL_CANCELS, cb=self._on_cancel)
+        self._broker.on_reconnect.append(self._hear_what_was_missed)
+        await self._hear_what_was_missed()
         await client.subscribe(subjects.ALL_RESUMES, queue="resume", cb=self._in_task(self._resume))
         for provider in self._adapters:
             await client.subscribe(subjects.all_rpcs(provider), queue=f"rpc-{provider}", cb=self._in_task(self._answer))
@@ -82,13 +85,25 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _on_cancel(self, msg: Msg) -> None:
+    async def _hear_what_was_missed(self) -> None:
+        """The cancels that were sent while this worker did not run, or was cut off."""
         try:
-            cancel = Cancel.model_validate_json(msg.data)
+            async with aclosing(stored(self._broker, stream=streams.CANCELS, subject=subjects.ALL_CANCELS)) as missed:
+                async for cancel in missed:
+                    self._cancel(cancel.subject, cancel.data)
+        except TimeoutError:
+            log.warning("cancels_not_read")
+
+    async def _on_cancel(self, msg: Msg) -> None:
+        self._cancel(msg.subject, msg.data)
+
+    def _cancel(self, subject: str, data: bytes) -> None:
+        try:
+            cancel = Cancel.model_validate_json(data)
         except ValidationError:
-            log.warning("cancel_malformed", extra={"subject": msg.subject})
+            log.warning("cancel_malformed", extra={"subject": subject})
             return
-        self._cancellations.cancel(subjects.tenant_of_control(msg.subject), cancel.request_id)
+        self._cancellations.cancel(subjects.tenant_of_control(subject), cancel.request_id)
 
     def _in_task(self, answer: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
         async def run(msg: Msg) -> None:

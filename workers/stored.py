@@ -6,6 +6,7 @@ Uses JetStream's batched direct get (nats-server 2.11, ADR-31): one request, man
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
@@ -15,7 +16,13 @@ _BATCH = 1000
 _ANSWER_TIMEOUT_S = 5.0
 
 
-async def stored(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[Msg]:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    subject: str
+    data: bytes
+
+
+async def stored(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[Stored]:
     """Every stored message of a subject, which may have wildcards, oldest first.
 
     Raises TimeoutError when the server does not answer.
@@ -34,7 +41,7 @@ async def stored(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator
                 if status := headers.get("Status"):
                     break
                 next_seq = int(headers["Nats-Sequence"]) + 1
-                yield msg
+                yield Stored(headers["Nats-Subject"], msg.data)
             if status != "204" or headers.get("Nats-Num-Pending", "0") == "0":
                 return
     finally:

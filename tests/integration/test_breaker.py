@@ -64,7 +64,7 @@ class Fleet:
 
     async def until(self, breaker: Breaker, *, out: bool) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while await self.is_out(breaker) is not out:  # noqa: ASYNC110 - it is asked, it does not tell
+            while await self.is_out(breaker) is not out:
                 await asyncio.sleep(0.01)
 
 

@@ -1,5 +1,6 @@
 """What can go wrong with one request, and what its agent and the bill see of it."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -16,7 +17,7 @@ from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retryin
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import Priority
 from fleet.client import Client
-from tests.kit import Bill, Plane, plane, until, worker, worker_settings
+from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
 
 
@@ -103,6 +104,12 @@ async def dead_letter(control: Plane, provider: str = "mock") -> tuple[bytes, di
     assert found == 1
     msg = await jetstream.get_last_msg(streams.DEAD, subjects.dead(provider, control.tenant))
     return msg.data or b"", msg.headers or {}
+
+
+async def until_stored(control: Plane, stream: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not (await control.client.jetstream().stream_info(stream)).state.messages:
+            await asyncio.sleep(0.01)
 
 
 def scripted(**script: Any) -> dict[str, Any]:
@@ -340,6 +347,27 @@ async def test_cancelling_while_it_waits_to_retry_ends_it(client: Client, bill: 
 
     assert [type(e) for e in events] == [Started, Retrying, Cancelled]
     assert [r.outcome for r in bill.of(stream.request_id)] == ["failed"]
+
+
+async def test_a_cancel_reaches_a_request_that_no_worker_has_seen_yet(
+    stack: AsyncExitStack, nats_url: str, vault: Vault, tenant: str
+) -> None:
+    control = await stack.enter_async_context(plane(nats_url, vault, tenant))
+    await control.make_streams()
+    await control.put_tenant()
+    await control.put_provider("mock")
+    bill = await stack.enter_async_context(Bill.watch(control.client, tenant))
+    client = await stack.enter_async_context(Client(nats_url, tenant=tenant, agent="tester"))
+    stream = client.stream("mock/echo", "Hello")
+    first = asyncio.create_task(anext(stream))
+    await until_stored(control, streams.REQUESTS)
+    await stream.cancel()
+    await until_stored(control, streams.CANCELS)
+
+    async with worker(worker_settings(nats_url, vault)):
+        assert isinstance(await first, Cancelled)
+
+    assert bill.records == []
 
 
 async def test_a_request_that_is_cancelled_before_it_is_published_never_runs(client: Client, bill: Bill) -> None:

@@ -22,6 +22,7 @@ SUBJECT = subjects.request("openai", Priority.INTERACTIVE, "acme")
 EVERY_STREAM = {
     "LLM_REQUESTS",
     "LLM_REPLIES",
+    "LLM_CANCELS",
     "LLM_USAGE",
     "LLM_DEAD",
     "LLM_NOTICES",

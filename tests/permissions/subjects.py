@@ -101,6 +101,7 @@ def _reading() -> tuple[Subject, ...]:
     readers = {
         streams.REQUESTS: (),
         streams.REPLIES: POOLS,
+        streams.CANCELS: POOLS,
         streams.USAGE: (),
         streams.DEAD: (ADMIN,),
         streams.NOTICES: (),
