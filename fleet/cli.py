@@ -6,6 +6,7 @@ Imports are inside the commands, so that each one loads only what it needs, and 
 import json
 import os
 import sys
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -25,6 +26,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="Vendor keys, and the keys that seal them.")
 app.add_typer(keys, name="keys")
+usage = typer.Typer(invoke_without_command=True, help="Book usage; report, check and price anew what was booked.")
+app.add_typer(usage, name="usage")
 audit = typer.Typer(no_args_is_help=True, help="The log of every change, made or refused.")
 app.add_typer(audit, name="audit")
 models = typer.Typer(no_args_is_help=True, help="The models of Ollama servers.")
@@ -37,6 +40,13 @@ BaseUrlOption = Annotated[
     str | None,
     typer.Option(help="An Ollama server. Default: those of the tenant's provider ollama.", show_default=False),
 ]
+FirstDayOption = Annotated[
+    datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First UTC day.", show_default=False)
+]
+LastDayOption = Annotated[
+    datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day.", show_default=False)
+]
+OnlyTenantOption = Annotated[str | None, typer.Option("--tenant", help="Only this tenant.", show_default=False)]
 TenantOption = Annotated[str | None, typer.Option(help="Default: the tenant of the local stack.", show_default=False)]
 
 
@@ -95,12 +105,98 @@ def worker(
     return worker_app.main(list(dict.fromkeys(provider)), concurrency=concurrency)
 
 
-@app.command()
-def usage() -> int:
-    """Run the usage consumer, which books what the workers report."""
+@usage.callback()
+def usage_consumer(
+    context: typer.Context,
+    retention_days: Annotated[
+        int | None,
+        typer.Option(min=1, max=36_500, help="Drop single events that are older; roll-ups stay.", show_default=False),
+    ] = None,
+) -> int | None:
+    """Run the usage consumer, which books what the workers report. The commands look after what is booked."""
+    if context.invoked_subcommand is not None:
+        return None
     from workers.usage import app as usage_app
 
-    return usage_app.main()
+    return usage_app.main(retention_days=retention_days)
+
+
+@usage.command("report")
+def usage_report(
+    group_by: Annotated[
+        str, typer.Option("--by", help="One or several of day, hour, model, provider, tenant, agent.")
+    ] = "day",
+    first: FirstDayOption = None,
+    last: LastDayOption = None,
+    tenant: OnlyTenantOption = None,
+    provider: Annotated[str | None, typer.Option(help="Only this vendor.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.", show_default=False)] = None,
+    agent: Annotated[str | None, typer.Option(help="Only this agent.", show_default=False)] = None,
+    state: StateOption = None,
+) -> None:
+    """Show what was used and what it cost, the last 30 days unless said otherwise."""
+    from rich.console import Console
+
+    from fleet import connection
+    from fleet import usage_report as report
+
+    asked = {"group_by": group_by, "from": _day(first), "to": _day(last)}
+    asked |= {"tenant": tenant, "provider": provider, "model": model, "agent": agent}
+    query = {name: value for name, value in asked.items() if value is not None}
+    found = report.fetch(connection.admin(state=state), query)
+    Console().print(report.render(found, group_by=[group.strip() for group in group_by.split(",")]))
+
+
+@usage.command("verify")
+def usage_verify(first: FirstDayOption = None, last: LastDayOption = None) -> None:
+    """Check that the roll-ups are what the events come to. Needs DATABASE_URL."""
+    import asyncio
+
+    from rich.console import Console
+
+    from fleet import ledger
+    from workers.usage.verification import Period
+
+    if not asyncio.run(ledger.verify(Period(_date(first), _date(last)), console=Console())):
+        raise Refused("roll-ups and events differ; `fleet usage rebuild` makes the roll-ups what the events come to")
+
+
+@usage.command("rebuild")
+def usage_rebuild(first: FirstDayOption = None, last: LastDayOption = None) -> None:
+    """Make the roll-ups what the events come to; consumers may run meanwhile. Needs DATABASE_URL."""
+    import asyncio
+
+    from rich.console import Console
+
+    from fleet import ledger
+    from workers.usage.verification import Period
+
+    asyncio.run(ledger.rebuild(Period(_date(first), _date(last)), console=Console()))
+
+
+@usage.command("reprice")
+def usage_reprice(
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First UTC day.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day.")],
+    tenant: OnlyTenantOption = None,
+) -> None:
+    """Price what was booked anew, after a price was corrected; the audit log says so. Needs DATABASE_URL."""
+    import asyncio
+
+    from rich.console import Console
+
+    from fleet import ledger
+    from workers.usage.verification import Period
+
+    asyncio.run(ledger.reprice(Period(first.date(), last.date()), tenant=tenant, console=Console()))
+
+
+def _date(moment: datetime | None) -> date | None:
+    return None if moment is None else moment.date()
+
+
+def _day(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.date().isoformat()
 
 
 @app.command()

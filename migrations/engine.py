@@ -78,10 +78,16 @@ def make_engine(
 
 @asynccontextmanager
 async def open_engine(
-    database_url: SecretStr, *, application_name: str, pool_size: int = 5
+    database_url: SecretStr,
+    *,
+    application_name: str,
+    pool_size: int = 5,
+    command_timeout_s: float = COMMAND_TIMEOUT_S,
 ) -> AsyncGenerator[AsyncEngine]:
     """An engine whose server has answered, or Unreachable; disposed of at exit."""
-    engine = make_engine(database_url, application_name=application_name, pool_size=pool_size)
+    engine = make_engine(
+        database_url, application_name=application_name, pool_size=pool_size, command_timeout_s=command_timeout_s
+    )
     try:
         await check(engine, database_url)
         yield engine

@@ -1,0 +1,88 @@
+"""The ledger checked, mended and priced anew: `fleet usage verify`, `rebuild`, `reprice`. They need DATABASE_URL."""
+
+import getpass
+import socket
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.usage import plain_decimal
+from migrations.audit import Origin
+from migrations.engine import open_engine
+from runtime.settings import DatabaseSettings
+from workers.usage import repricing, verification
+from workers.usage.booking import Amounts
+from workers.usage.database import Database
+from workers.usage.verification import Difference, Period
+
+_SHOWN = 100
+_DAY_TIMEOUT_S = 3600
+"""For one statement about one day, however many events it has."""
+
+
+async def verify(period: Period, *, console: Console) -> bool:
+    """Shows where roll-ups and events differ. Whether they agree."""
+    async with _ledger() as engine:
+        found = [differences async for _, differences in verification.verify(engine, period)]
+    _show([difference for of_day in found for difference in of_day], console)
+    wrong = sum(1 for of_day in found if of_day)
+    console.print(f"{len(found) - wrong} days agree, {wrong} differ. Days whose events were dropped are not checked.")
+    return not wrong
+
+
+async def rebuild(period: Period, *, console: Console) -> None:
+    """Makes the roll-ups what the events come to, and shows what was wrong."""
+    async with _ledger() as engine:
+        found = [differences async for _, differences in verification.rebuild(engine, period)]
+    _show([difference for of_day in found for difference in of_day], console)
+    mended = sum(1 for of_day in found if of_day)
+    console.print(f"{mended} of {len(found)} days were mended. Days whose events were dropped stay as they are.")
+
+
+async def reprice(period: Period, *, tenant: str | None, console: Console) -> None:
+    """Prices anew, and shows what changed."""
+    table = Table("day", "tenant", "attempts", "USD before", "USD after", "unpriced before", "after")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    async with _ledger() as engine:
+        async for done in repricing.reprice(engine, period, tenant=tenant, origin=_operator()):
+            if done.events:
+                amounts = (plain_decimal(done.before), plain_decimal(done.after))
+                counts = (str(done.unpriced_before), str(done.unpriced_after))
+                table.add_row(done.day.isoformat(), done.tenant, str(done.events), *amounts, *counts)
+    console.print(table if table.row_count else "No price changed.")
+
+
+@asynccontextmanager
+async def _ledger() -> AsyncGenerator[AsyncEngine]:
+    url = DatabaseSettings.model_validate({}).database_url
+    async with open_engine(url, application_name="fleet-usage", command_timeout_s=_DAY_TIMEOUT_S) as engine:
+        await Database(engine, url).require_schema()
+        yield engine
+
+
+def _operator() -> Origin:
+    """Who runs the command, as the audit log knows it."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "unknown"
+    return Origin(actor=f"operator:{name}", source=socket.gethostname())
+
+
+def _show(differences: Sequence[Difference], console: Console) -> None:
+    """A line for each amount that differs."""
+    if not differences:
+        return
+    table = Table("table", "row", "amount", "rolled up", "events")
+    for difference in differences[:_SHOWN]:
+        row = " ".join(map(str, difference.key))
+        for name, held, summed in zip(Amounts._fields, difference.rolled_up, difference.of_events, strict=True):
+            if held != summed:
+                table.add_row(difference.table, row, name, str(held), str(summed))
+    console.print(table)
+    if len(differences) > _SHOWN:
+        console.print(f"and {len(differences) - _SHOWN} rows more")
