@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from contracts import subjects
-from contracts.providers import ProviderConfig, PublishedProvider, PublishedTenant
+from contracts.providers import BudgetStart, ProviderConfig, PublishedProvider, PublishedTenant
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ def tenant(row: Any) -> PublishedTenant | None:
                 "slug": row.slug,
                 "limits": {name: getattr(row, name) for name in LIMITS},
                 "daily_budget_usd": row.daily_budget_usd,
+                "budget_start": _budget_start(row),
                 "daily_cost_alert_usd": row.daily_cost_alert_usd,
                 "aliases": row.aliases,
                 "fallbacks": row.fallbacks,
@@ -32,6 +33,12 @@ def tenant(row: Any) -> PublishedTenant | None:
         )
     except ValidationError as exc:
         return _unreadable(f"tenant {row.slug}", exc)
+
+
+def _budget_start(row: Any) -> BudgetStart | None:
+    if row.budget_day is None:
+        return None
+    return BudgetStart(day=row.budget_day, spent_usd=row.budget_spent_usd, revision=row.budget_revision)
 
 
 def provider(row: Any) -> PublishedProvider | None:

@@ -17,10 +17,10 @@ from admin_api.problems import conflict, invalid, not_found
 from admin_api.published import LIMITS
 from contracts.providers import Limits, Price
 from contracts.usage import plain_decimal
-from contracts.wire import ModelName, Token
+from contracts.wire import ModelName, Token, utc_now
 from migrations import audit
 from migrations.audit import Change, Origin
-from migrations.schema import tenants
+from migrations.schema import llm_provider_usage, tenants
 
 Usd = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10), PlainSerializer(plain_decimal)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -103,6 +103,8 @@ async def change(plane: ControlPlane, slug: str, wanted: TenantChange, origin: O
         values = {name: value for name, value in _columns(wanted).items() if value != getattr(old, name)}
         if not values:
             return view(old)
+        if values.get("daily_budget_usd") and not old.daily_budget_usd:
+            values |= await _budget_start(connection, slug, revision=old.revision + 1)
         row = (
             await connection.execute(
                 update(tenants)
@@ -186,6 +188,17 @@ def _columns(wanted: TenantParts) -> dict[str, Any]:
     if "prices" in given:
         columns["prices"] = {name: _price(price) for name, price in (wanted.prices or {}).items()}
     return columns
+
+
+async def _budget_start(connection: AsyncConnection, slug: str, *, revision: int) -> dict[str, Any]:
+    """So that a budget which is set in the middle of a day counts what was spent before."""
+    today = utc_now().date()
+    spent = await connection.execute(
+        select(func.coalesce(func.sum(llm_provider_usage.c.total_cost), 0)).where(
+            llm_provider_usage.c.tenant == slug, llm_provider_usage.c.date == today
+        )
+    )
+    return {"budget_day": today, "budget_spent_usd": spent.scalar_one(), "budget_revision": revision}
 
 
 def _limits(wanted: LimitsChange | None) -> Mapping[str, int | None]:

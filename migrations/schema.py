@@ -80,6 +80,10 @@ tenants = Table(
     Column("fallbacks", JSONB, nullable=False, server_default=EMPTY_ARRAY),
     Column("prices", JSONB, nullable=False, server_default=EMPTY_OBJECT),
     Column("alert_emails", JSONB, nullable=False, server_default=EMPTY_ARRAY),
+    # When the budget was set, and what the ledger had of that day then: set together, or null.
+    Column("budget_day", Date),
+    Column("budget_spent_usd", Money),
+    Column("budget_revision", BigInteger),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", Time, nullable=False, server_default=NOW),
     Column("updated_at", Time, nullable=False, server_default=NOW),

@@ -82,7 +82,7 @@ async def close(ready: dict[str, Any], state: Path, served: Sequence[Entry], *, 
 
 async def _drained(client: Nats, *, within_s: float) -> list[str]:
     give_up = monotonic() + within_s
-    while (left := await _waiting(client)) and monotonic() < give_up:  # noqa: ASYNC110 - only the server knows
+    while (left := await _waiting(client)) and monotonic() < give_up:
         await asyncio.sleep(_POLL_S)
     return left
 
