@@ -26,7 +26,7 @@ from runtime.broker import Broker
 from runtime.buckets import BucketWatch
 from workers import telemetry
 from workers.clock import Clock
-from workers.news import News
+from workers.news import News, wait
 
 log = logging.getLogger(__name__)
 
@@ -140,10 +140,11 @@ class Breaker:
         """Until one of them may be called or probed, or the time is over."""
         give_up = self._clock.monotonic() + at_most_s
         while (left_s := give_up - self._clock.monotonic()) > 0:
+            news = self._news.next
             due_s = min(self._due_s(endpoint) for endpoint in endpoints)
             if due_s <= 0:
                 return
-            await self._news.wait(at_most_s=min(due_s, left_s))
+            await wait(news, at_most_s=min(due_s, left_s))
 
     async def note_success(self, endpoint: EndpointId, *, epoch: int, probes: datetime | None) -> None:
         """A probe that was overtaken by another one is as good an answer, as long as the circuit was not closed."""

@@ -33,7 +33,7 @@ from workers.counters import INCREMENT, Counters, Unanswered
 from workers.holds import Holds
 from workers.interruption import Interruption
 from workers.limits import Span, left_s
-from workers.news import News
+from workers.news import News, wait
 from workers.publisher import NotStored, Publisher
 from workers.waiting import WaitingRoom
 
@@ -123,7 +123,7 @@ class Budgets:
         self._worker = worker
         self._clock = clock
         self._numbers = itertools.count(1)
-        self._news = News()
+        self._settled = News()
         self._accounts: dict[str, _Account] = {}
         self._owed: list[Hold] = []
 
@@ -166,6 +166,7 @@ class Budgets:
         while True:
             if account.refuses(ask):
                 raise self._refusal(tenant, call.at)
+            settled = self._settled.next
             try:
                 return await self._try(tenant, call, ask, account)
             except _HeldUp:
@@ -176,7 +177,7 @@ class Budgets:
                         "deadline"
                     ) from None
             async with interruption:
-                await self._news.wait(at_most_s=min(left_s, _LOOK_S * (0.5 + self._rng.random())))
+                await wait(settled, at_most_s=min(left_s, _LOOK_S * (0.5 + self._rng.random())))
 
     async def _try(self, tenant: PublishedTenant, call: BudgetedCall, ask: Ask, account: _Account) -> Reservation:
         hold = Hold(
@@ -209,7 +210,7 @@ class Budgets:
             await self._post(subject, -hold.returned, msg_id=f"{hold.name}~")
             return Reservation(hold, max_tokens=affordable_tokens(kept, call, prices=tenant.prices))
         await self.release(hold)
-        if await self._others_hold(hold):
+        if not await self._is_spent(hold, ask, most=account.most):
             raise _HeldUp
         account.refused = min(ask.least, account.refused or ask.least)
         raise self._refusal(tenant, call.at)
@@ -238,13 +239,13 @@ class Budgets:
             await self._post(subjects.budget(tenant.slug, window), units(book.cost), msg_id=f"{book.id}:{window}")
         if reservation:
             await self.release(reservation.hold)
+            self._settled.tell()
 
     async def release(self, hold: Hold) -> None:
         """Raises NotStored."""
         subject = subjects.budget(hold.tenant, hold.window)
         await self._post(subject, hold.returned - hold.units, msg_id=f"{hold.name}-")
         await self._holds.remove(hold)
-        self._news.tell()
 
     async def release_of_the_dead(self, hold: Hold) -> None:
         """The steps that its worker may not have come to, and then its release. Raises NotStored.
@@ -256,6 +257,7 @@ class Budgets:
             await self._post(subject, hold.units, msg_id=f"{hold.name}+")
             await self._post(subject, -hold.returned, msg_id=f"{hold.name}~")
         await self.release(hold)
+        self._settled.tell()
         log.warning("hold_released", extra={"hold": hold.name, "tenant": hold.tenant})
 
     def owe(self, hold: Hold) -> None:
@@ -279,11 +281,21 @@ class Budgets:
         if amount:
             await self._publisher.durable(subject, b"", msg_id=msg_id, headers={INCREMENT: f"{amount:+d}"})
 
-    async def _others_hold(self, hold: Hold) -> bool:
-        try:
-            return await self._holds.any_of(hold.tenant, hold.window)
-        except TimeoutError as exc:
-            raise NotStored("the holds of budgets cannot be read") from exc
+    async def _is_spent(self, hold: Hold, ask: Ask, *, most: int) -> bool:
+        """Whether the call will not fit even when everything under way has been settled.
+
+        A call may be settled between a look at the holds and one at the counter: so it looks twice, and both must
+        find the same.
+        """
+        totals: set[int] = set()
+        for _ in range(2):
+            try:
+                if await self._holds.any_beside(hold):
+                    return False
+                totals.add(await self._counters.read(subjects.budget(hold.tenant, hold.window)))
+            except (TimeoutError, Unanswered) as exc:
+                raise NotStored("the holds of budgets cannot be read") from exc
+        return len(totals) == 1 and totals.pop() + ask.least > most
 
 
 def units(usd: Decimal) -> int:

@@ -37,11 +37,12 @@ class Holds:
         except nats.errors.Error as exc:
             log.warning("hold_not_removed", extra={"hold": hold.name, "error": type(exc).__name__})
 
-    async def any_of(self, tenant: str, window: str) -> bool:
-        """Whether a call of the tenant is under way. Raises TimeoutError."""
-        async with aclosing(self._matching(f"{tenant}.{window}.*.*")) as found:
-            async for _ in found:
-                return True
+    async def any_beside(self, own: Hold) -> bool:
+        """Whether another call of the tenant is under way. Raises TimeoutError."""
+        async with aclosing(self._matching(f"{own.tenant}.{own.window}.*.*")) as found:
+            async for hold in found:
+                if hold.name != own.name:
+                    return True
         return False
 
     async def of_worker(self, worker: str = "*") -> list[Hold]:

@@ -8,11 +8,17 @@ class News:
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
+    @property
+    def next(self) -> asyncio.Event:
+        """Set by the next news. Who takes it before looking misses nothing that happens while looking."""
+        return self._next
+
     def tell(self) -> None:
         told, self._next = self._next, asyncio.Event()
         told.set()
 
-    async def wait(self, *, at_most_s: float) -> None:
-        """Until the next news, or the time is over."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._next.wait(), at_most_s)
+
+async def wait(news: asyncio.Event, *, at_most_s: float) -> None:
+    """Until the news, or the time is over."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(news.wait(), at_most_s)
