@@ -191,7 +191,7 @@ async def test_the_deployed_roles_become_healthy_serve_and_stop(deployment: Depl
         assert completed.message.content == "You said: Is anybody there?"
         usage = f"/api/v1/llm-providers/{added.json()['id']}/usage"
         async with asyncio.timeout(BOOKED_WITHIN_S):
-            while (await admin.get(usage)).json()["totals"]["request_count"] != 1:  # noqa: ASYNC110 - booked elsewhere
+            while (await admin.get(usage)).json()["totals"]["request_count"] != 1:
                 await asyncio.sleep(0.05)
 
     for role in reversed(ROLES):

@@ -114,7 +114,9 @@ class Anthropic:
                 break
             after = page.last_id
         return tuple(
-            ModelInfo(id=model.id, context_window=model.max_input_tokens or catalogue.context_window(PROVIDER, model.id))
+            ModelInfo(
+                id=model.id, context_window=model.max_input_tokens or catalogue.context_window(PROVIDER, model.id)
+            )
             for model in found
         )
 
