@@ -18,15 +18,7 @@ def main(connection: AgentConnection, *, model: str, prompt: str, system: str | 
 
 async def _chat(connection: AgentConnection, *, model: str, messages: list[dict[str, str]]) -> int:
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    password = connection.password.get_secret_value() if connection.password else None
-    async with Client(
-        connection.url,
-        tenant=connection.tenant,
-        agent="chat",
-        user=connection.user,
-        password=password,
-        creds=connection.creds,
-    ) as client:
+    async with Client(connection.url, tenant=connection.tenant, agent="chat", **connection.login) as client:
         stream = client.stream(model, messages)
         try:
             async for event in stream:

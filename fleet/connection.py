@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,25 +26,27 @@ class AgentConnection:
 
     url: str
     tenant: str
-    user: str | None = None
-    password: SecretStr | None = None
-    creds: str | None = None
+    login: Mapping[str, Any] = field(repr=False)
+    """Options of nats-py."""
 
 
 def agent(*, tenant: str | None, state: Path | None) -> AgentConnection:
     """Raises NotFound."""
-    if url := os.environ.get("NATS_URL"):
-        user = os.environ.get("NATS_USER")
-        tenant = tenant or (user or "").removeprefix("agent-") or None
+    if os.environ.get("NATS_URL"):
+        from runtime import broker
+        from runtime.settings import BrokerSettings
+
+        settings = BrokerSettings.model_validate({})
+        tenant = tenant or (settings.nats_user or "").removeprefix("agent-") or None
         if tenant is None:
             raise NotFound("whose request is it? give --tenant")
-        password = os.environ.get("NATS_PASSWORD")
-        creds = os.environ.get("NATS_CREDS")
-        return AgentConnection(url, tenant, user, SecretStr(password) if password else None, creds)
+        first = {"tls_handshake_first": True} if settings.nats_by_tls else {}
+        return AgentConnection(settings.nats_url, tenant, {**broker.login(settings), **first})
     ready = _ready_file(state, "NATS_URL")
     if tenant not in (None, ready["tenant"]):
         raise NotFound(f"the stack on this machine knows the agent of tenant {ready['tenant']} only; set NATS_URL")
-    return AgentConnection(ready["nats_url"], ready["tenant"], ready["nats_user"], SecretStr(ready["nats_password"]))
+    login = {"user": ready["nats_user"], "password": ready["nats_password"]}
+    return AgentConnection(ready["nats_url"], ready["tenant"], login)
 
 
 def admin(*, state: Path | None) -> AdminApi:

@@ -24,11 +24,29 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5
 RECONNECT_WAIT_S = 0.5
 REQUEST_TIMEOUT_S = 10
+_CLOSE_S = 1.0
 _PENDING_BYTES = 64 * 1024 * 1024
 
 
 class Unreachable(Exception):
     """A server that a role needs does not answer. The message names its address."""
+
+
+class TlsMissing(nats.errors.Error):
+    """A server that must be spoken to by TLS offers none, or somebody on the way says so."""
+
+
+class _Client(Nats):
+    """nats-py takes the server's word for whether it wants TLS, and would tell anybody who it is."""
+
+    def __init__(self, *, by_tls: bool) -> None:
+        super().__init__()
+        self._by_tls = by_tls
+
+    def _connect_command(self) -> bytes:
+        if self._by_tls and not self._server_info.get("tls_required"):
+            raise TlsMissing("the server offers no TLS")
+        return super()._connect_command()
 
 
 class Broker:
@@ -59,7 +77,7 @@ class Broker:
 @asynccontextmanager
 async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> AsyncGenerator[Broker]:
     """Connects once, or raises Unreachable; afterwards reconnects for ever. Drained at exit."""
-    broker = Broker(Nats())
+    broker = Broker(_Client(by_tls=settings.nats_by_tls))
     where = address(settings.nats_url)
 
     async def on_error(exc: Exception) -> None:
@@ -94,9 +112,9 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
         "disconnected_cb": on_disconnect,
         "reconnected_cb": on_reconnect,
         "closed_cb": on_closed,
-        **_credentials(settings),
+        **login(settings),
     }
-    await _connect_to_any(broker, [url.strip() for url in settings.nats_url.split(",")], options)
+    await _connect_to_any(broker, settings, options)
     try:
         yield broker
     finally:
@@ -107,8 +125,9 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
                 await broker.client.close()
 
 
-async def _connect_to_any(broker: Broker, servers: list[str], options: dict[str, Any]) -> None:
+async def _connect_to_any(broker: Broker, settings: BrokerSettings, options: dict[str, Any]) -> None:
     """A try or two of each server: with unlimited reconnects nats-py would wait for ever at start, too."""
+    servers = [url.strip() for url in settings.nats_url.split(",")]
     few: dict[str, Any] = {**options, "allow_reconnect": False, "max_reconnect_attempts": 1}
     failures: list[str] = []
     for turn in range(len(servers)):
@@ -117,7 +136,9 @@ async def _connect_to_any(broker: Broker, servers: list[str], options: dict[str,
             await broker.client.connect(servers=order, **few)
         except (OSError, nats.errors.Error, TimeoutError) as exc:
             failures.append(f"{address(order[0])}: {reason(broker.refusal or exc)}")
-            broker.client = Nats()
+            with suppress(OSError, TimeoutError):  # nats-py leaves the socket open
+                await asyncio.wait_for(broker.client.close(), _CLOSE_S)
+            broker.client = _Client(by_tls=settings.nats_by_tls)
         else:
             broker.client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
             broker.closed.clear()
@@ -136,15 +157,20 @@ async def ensure_streams(broker: Broker, settings: BrokerSettings) -> None:
         ) from exc
 
 
-def _credentials(settings: BrokerSettings) -> dict[str, Any]:
+def login(settings: BrokerSettings) -> dict[str, Any]:
+    """The options of nats-py that say who we are, and by which certificates."""
     options: dict[str, Any] = {}
     if settings.nats_creds:
         options["user_credentials"] = settings.nats_creds
+    elif settings.nats_nkey_seed_file:
+        options["nkeys_seed"] = settings.nats_nkey_seed_file
     elif settings.nats_user:
         options["user"] = settings.nats_user
         options["password"] = settings.nats_password.get_secret_value() if settings.nats_password else ""
-    if settings.nats_cacert:
+    if settings.nats_by_tls:
         options["tls"] = ssl.create_default_context(cafile=settings.nats_cacert)
+    if settings.nats_tls_cert:
+        options["tls"].load_cert_chain(settings.nats_tls_cert, settings.nats_tls_key)
     return options
 
 

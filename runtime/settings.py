@@ -24,12 +24,23 @@ class BrokerSettings(RoleSettings):
     nats_password: SecretStr | None = None
     nats_creds: str | None = None
     """Path of a credentials file, in place of user and password."""
+    nats_nkey_seed_file: str | None = None
+    """Path of an nkey's seed, in place of user and password."""
     nats_cacert: str | None = None
     """Path of the certificate authority, for a TLS server that the system does not trust."""
+    nats_tls_cert: str | None = None
+    """Path of our own certificate, for a server that wants one."""
+    nats_tls_key: str | None = None
+    """Path of its key, when the certificate's file does not hold it."""
     nats_inbox_prefix: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
     """What this user may subscribe for answers; each role has a default of its own."""
     llm_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     llm_queue_limit_per_tenant: Annotated[int, Field(ge=1)] = 10_000
+
+    @property
+    def nats_by_tls(self) -> bool:
+        """Whether nothing may be said to the server but by TLS."""
+        return bool(self.nats_cacert or self.nats_tls_cert or "tls://" in self.nats_url)
 
     def sizes(self) -> Sizes:
         return Sizes(replicas=self.llm_stream_replicas, queue_limit_per_tenant=self.llm_queue_limit_per_tenant)

@@ -1,5 +1,6 @@
 """Where the servers of the tests come from: given ones first, then containers, then the wheels. Never none at all."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,8 +17,10 @@ from nats.js.errors import NotFoundError
 from contracts.subjects import Provider
 from fleet import vault_policies
 from fleet.local import vault_api
+from fleet.local.process import free_port
 from fleet.local.servers import NatsServer, PostgresServer
 from fleet.local.vault_api import Credentials, VaultApi
+from fleet.nats_config import Node
 
 PROVIDERS = tuple(Provider)
 
@@ -56,6 +59,21 @@ async def nats_from_wheels(folder: Path) -> AsyncGenerator[NatsServer]:
         yield server
     finally:
         await server.kill()
+
+
+@asynccontextmanager
+async def nats_cluster(folder: Path, *, nodes: int = 3) -> AsyncGenerator[list[NatsServer]]:
+    """Nodes on loopback that are one server to clients, as long as most of them run."""
+    routes = [f"127.0.0.1:{free_port()}" for _ in range(nodes)]
+    servers = [
+        NatsServer(folder / name, node=Node(name, routes[number], tuple(routes[:number] + routes[number + 1 :])))
+        for number, name in enumerate(f"node-{number}" for number in range(nodes))
+    ]
+    await asyncio.gather(*(server.start() for server in servers))
+    try:
+        yield servers
+    finally:
+        await asyncio.gather(*(server.kill() for server in servers))
 
 
 async def clean_nats(url: str) -> None:

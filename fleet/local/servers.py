@@ -39,6 +39,7 @@ class NatsServer:
         *,
         port: int | None = None,
         accounts: str = "",
+        tls: nats_config.Tls | None = None,
         node: nats_config.Node | None = None,
         log: Path | None = None,
     ) -> None:
@@ -48,6 +49,7 @@ class NatsServer:
         self.url = f"nats://127.0.0.1:{self.port}"
         self._accounts = accounts
         self._node = node
+        self._tls = tls
         self.process: Process | None = None
         self._log = log or self.folder / "nats.log"
 
@@ -55,7 +57,9 @@ class NatsServer:
         config = self.folder / "nats.conf"
         store = str(self.folder / "jetstream")
         listen = f"127.0.0.1:{self.port}"
-        text = nats_config.server(listen=listen, store_dir=store, accounts=self._accounts, node=self._node)
+        text = nats_config.server(
+            listen=listen, store_dir=store, accounts=self._accounts, tls=self._tls, node=self._node
+        )
         write_private(config, text)
         binary = Path(sys.executable).parent / "nats-server"
         self.process = Process(Command("nats", (str(binary), "-c", str(config)), self._log))

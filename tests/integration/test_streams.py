@@ -212,7 +212,7 @@ async def test_a_request_is_gone_after_its_time(client: Client, request_api: str
     await js.publish(SUBJECT, b"{}", headers={MSG_ID: "short", MSG_TTL: "1s"})
     await js.publish(SUBJECT, b"{}", headers={MSG_ID: "long", MSG_TTL: "600s"})
     async with asyncio.timeout(DEADLINE_S):
-        while (await js.stream_info("LLM_REQUESTS")).state.messages > 1:  # noqa: ASYNC110 - the server tells nobody
+        while (await js.stream_info("LLM_REQUESTS")).state.messages > 1:
             await asyncio.sleep(0.05)
     kept = await js.get_last_msg("LLM_REQUESTS", SUBJECT)
     assert (kept.headers or {})[MSG_ID] == "long"

@@ -56,7 +56,7 @@ ROLES = {
     "": ("fleet.client",),
     "database": ("migrations",),
     "worker": ("workers.app", *(f"workers.providers.{provider}" for provider in registry.available())),
-    "usage": ("workers.usage.app",),
+    "usage": ("workers.usage.app", "workers.usage.repricing"),
     "admin": ("admin_api.app",),
     "local": ("fleet.local.up", "fleet.simulator.app"),
 }

@@ -152,5 +152,5 @@ _DEADLINE_S = 20
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Returns when the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(_DEADLINE_S):
-        while not await condition():  # noqa: ASYNC110 - nobody tells us
+        while not await condition():
             await asyncio.sleep(0.05)

@@ -244,7 +244,7 @@ async def test_keys_are_read_before_anybody_asks(issuer: Issuer) -> None:
     keys = KeySet(issuer.url)
     reading = asyncio.create_task(keys.keep_fresh())
     async with asyncio.timeout(10):
-        while issuer.reads == 0:  # noqa: ASYNC110 - nobody tells us
+        while issuer.reads == 0:
             await asyncio.sleep(0.01)
     assert await keys.find("first", "ES256") is not None
     assert issuer.reads == 1
