@@ -56,7 +56,7 @@ Position = tuple[int, int]
 Messages = str | Sequence[Mapping[str, Any]]
 
 _CONNECT_TIMEOUT_S = 5
-_PUBACK_TIMEOUT_S = 5.0
+_PUBACK_TIMEOUT_S = 2.0
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 5.0
 _TTL_SLACK_S = 60
 """The message outlives the deadline by this much, so that a worker can still say `deadline_exceeded`."""

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import nats
+import nats.errors
 from nats.js.errors import NotFoundError
 
 from contracts.subjects import Provider
@@ -23,6 +24,7 @@ from fleet.local.vault_api import Credentials, VaultApi
 from fleet.nats_config import Node
 
 PROVIDERS = tuple(Provider)
+_CLUSTER_WITHIN_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,23 @@ async def nats_cluster(folder: Path, *, nodes: int = 3) -> AsyncGenerator[list[N
     ]
     await asyncio.gather(*(server.start() for server in servers))
     try:
+        await _has_leader(servers[0].url)
         yield servers
     finally:
         await asyncio.gather(*(server.kill() for server in servers))
+
+
+async def _has_leader(url: str) -> None:
+    """Until then nobody answers."""
+    client = await nats.connect(url)
+    try:
+        async with asyncio.timeout(_CLUSTER_WITHIN_S):
+            while True:
+                with suppress(nats.errors.TimeoutError):
+                    if b'"error"' not in (await client.request("$JS.API.INFO", timeout=0.5)).data:
+                        return
+    finally:
+        await client.close()
 
 
 async def clean_nats(url: str) -> None:

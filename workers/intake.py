@@ -33,7 +33,7 @@ from workers.lease import Lease, Leases, Lost
 log = logging.getLogger(__name__)
 
 IDLE_HEARTBEAT_S = 1.0
-_WATCHDOG_S = 3 * IDLE_HEARTBEAT_S
+_WATCHDOG_S = 2 * IDLE_HEARTBEAT_S
 _PULL_EXPIRES_S = 30.0
 _PULL_BYTES = 64 * 1024 * 1024
 """Of one pull, so that a queue of the largest requests cannot fill the memory."""

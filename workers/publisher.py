@@ -12,9 +12,9 @@ from runtime.broker import Broker
 
 log = logging.getLogger(__name__)
 
-_ACK_TIMEOUT_S = 5.0
-_TRIES = 8
-_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 4.0
+_ACK_TIMEOUT_S = 2.0
+_TRIES = 20
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 1.0
 MAX_MESSAGES_PER_SUBJECT = 10077
 """JetStream's error code for a subject that is full."""
 
