@@ -15,7 +15,15 @@ Token = Annotated[str, StringConstraints(pattern=TOKEN_PATTERN)]
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_PATTERN)]
 """`provider/model`, a bare model, a bare provider, or a tenant's alias; no blanks, no control characters."""
 
-UtcTime = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must lie in the years 1 to 9999 in UTC") from None
+
+
+UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 def _finite(value: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -48,6 +48,13 @@ class _Client(Nats):
             raise TlsMissing("the server offers no TLS")
         return super()._connect_command()
 
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        """Agents write headers, too; for those that it cannot read nats-py would give the connection up."""
+        try:
+            return await super()._process_headers(headers)
+        except (UnicodeDecodeError, IndexError):
+            return self._parse_header_lines(headers.partition(b"\r\n")[2])
+
 
 class Broker:
     """A NATS connection, its state as readiness sees it, and who wants to know of a reconnect."""

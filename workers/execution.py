@@ -110,7 +110,7 @@ class Execution:
             telemetry.REDELIVERIES.labels(self._pool).inc()
         try:
             address, request = parse_request(delivery)
-            handover = parse_handover(delivery)
+            handover = parse_handover(delivery, address)
             if handover is None:
                 check_model(address, request)
         except MalformedRequest as error:

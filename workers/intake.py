@@ -146,10 +146,9 @@ class Intake:
     def _receiver(self, source: _Source) -> Callable[[Msg], Awaitable[None]]:
         async def receive(msg: Msg) -> None:
             source.last_sign = asyncio.get_running_loop().time()
-            status = (msg.headers or {}).get("Status")
-            if status is None:
+            if msg.reply:  # only what is to be acked has one; a header Status may be its agent's
                 await self._receive(source, msg)
-            elif status != "100":
+            elif (msg.headers or {}).get("Status") != "100":
                 await self._asked_in_vain(source, msg)
 
         return receive

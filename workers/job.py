@@ -121,14 +121,21 @@ def check_model(address: RequestAddress, request: CompletionRequest) -> None:
         )
 
 
-def parse_handover(delivery: Delivery) -> Handover | None:
-    """Raises MalformedRequest."""
+def parse_handover(delivery: Delivery, address: RequestAddress) -> Handover | None:
+    """What an agent may have written, too: it leads to no pool that is not there, and not into the future.
+
+    Raises MalformedRequest.
+    """
     if (header := delivery.headers.get(HANDOVER)) is None:
         return None
     try:
-        return Handover.model_validate_json(header)
+        told = Handover.model_validate_json(header)
     except ValidationError:
         raise MalformedRequest(f"the header {HANDOVER} is not valid; agents do not set it") from None
+    if Candidate.parse(told.model).provider != address.provider:
+        raise MalformedRequest(f"the header {HANDOVER} names another provider than the subject; agents do not set it")
+    known = tuple(text for text in told.remaining if Candidate.parse(text).provider in list(subjects.Provider))
+    return told.model_copy(update={"remaining": known, "queued_at": min(told.queued_at, delivery.queued_at)})
 
 
 def _problem(error: ErrorDetails) -> str:

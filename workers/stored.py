@@ -38,11 +38,11 @@ async def stored(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator
             while True:
                 msg = await asyncio.wait_for(answers.get(), _ANSWER_TIMEOUT_S)
                 headers = msg.headers or {}
-                if status := headers.get("Status"):
+                if "Nats-Stream" not in headers:  # a header Status may be that of the stored message
                     break
                 next_seq = int(headers["Nats-Sequence"]) + 1
                 yield Stored(headers["Nats-Subject"], msg.data)
-            if status != "204" or headers.get("Nats-Num-Pending", "0") == "0":
+            if headers.get("Status") != "204" or headers.get("Nats-Num-Pending", "0") == "0":
                 return
     finally:
         await subscription.unsubscribe()

@@ -103,6 +103,8 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("deadline", 1_795_435_200),
     ("deadline", "tomorrow"),
     ("deadline", "2026-11-23T12:00:00"),
+    ("deadline", "0001-01-01T00:00:00+14:00"),
+    ("deadline", "9999-12-31T23:59:59-14:00"),
     ("metadata", [["run", "42"]]),
     ("metadata", None),
     ("provider_options", {"anthropic": 1}),
