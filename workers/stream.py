@@ -6,6 +6,7 @@ Deltas are the hot path: their JSON is written around a prefix that is made once
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
@@ -31,6 +32,7 @@ from workers.providers.base import Chunk
 
 Publish = Callable[[str, bytes], Awaitable[None]]
 
+_ENDED_KEPT, _ENDED_BYTES_KEPT = 1000, 8 * 1024**2
 _AGAIN_AFTER_S = (0, 1, 3)
 _MOST_ATTEMPTS = 100
 """More than one delivery makes, counted generously: numbers are never used again."""
@@ -131,6 +133,11 @@ class EventStream:
     async def cancelled(self, *, usage: Usage, cost: Cost | None) -> None:
         await self._end(Cancelled, usage=usage, cost=cost)
 
+    @property
+    def said_bytes(self) -> int:
+        """Of what is said again."""
+        return sum(map(len, self._said))
+
     def _head(self) -> str:
         if not self._prefix:
             self._prefix = f'{{"request_id":{_quote(self._request_id)},"attempt":{self.attempt},"seq":'
@@ -156,13 +163,16 @@ class LiveStreams:
     """The streams of all requests that this worker runs.
 
     What was on its way when the connection broke is lost, and a server that was restarted has forgotten what it kept
-    in memory. So after a reconnect every running request says its attempt's events again.
+    in memory, and what it had taken from us and not yet given to agents. So after a reconnect every running request
+    says its attempt's events again, and so do those that ended last.
     """
 
     def __init__(self, reconnects: Callable[[], int]) -> None:
         """`reconnects`: how often the connection was made anew so far."""
         self._reconnects = reconnects
         self._streams: dict[EventStream, int] = {}
+        self._ended: deque[EventStream] = deque()
+        self._ended_bytes = 0
         self._reconnected = asyncio.Event()
 
     @contextmanager
@@ -172,6 +182,7 @@ class LiveStreams:
             yield
         finally:
             del self._streams[stream]
+            self._note_ended(stream)
 
     async def say_what_was_lost(self, stream: EventStream) -> None:
         """Before the ack, which on one connection follows the events: so that it does on the present one."""
@@ -191,8 +202,14 @@ class LiveStreams:
                 await self.say_again()
 
     async def say_again(self) -> None:
-        for stream in list(self._streams):
+        for stream in [*self._ended, *self._streams]:
             await stream.say_again()
+
+    def _note_ended(self, stream: EventStream) -> None:
+        self._ended.append(stream)
+        self._ended_bytes += stream.said_bytes
+        while len(self._ended) > _ENDED_KEPT or self._ended_bytes > _ENDED_BYTES_KEPT:
+            self._ended_bytes -= self._ended.popleft().said_bytes
 
 
 def _tool_call(delta: ToolCallDelta) -> str:

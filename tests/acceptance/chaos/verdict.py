@@ -36,7 +36,7 @@ def problems(seen: Sequence[Seen], books: Books, *, broker_back_at: float) -> li
             *_whole(one),
             *_rightly(one, booked),
             *_the_same_again(one, must_be_stored=one.ended_at > broker_back_at + RESUMABLE_AFTER_S),
-            *_attempts_booked(one, booked),
+            *_attempts_booked(one, booked, broker_back_at=broker_back_at),
             *_bill(made, booked, broker_back_at=broker_back_at),
         ]
         if told:
@@ -115,12 +115,14 @@ def _the_same_again(one: Seen, *, must_be_stored: bool) -> Iterable[str]:
             yield f"a later reader after {after} sees it {ends[0]}, its agent saw {one.terminals}"
 
 
-def _attempts_booked(one: Seen, records: Sequence[Record]) -> Iterable[str]:
-    started = {event.attempt: event.provider for event in one.events if isinstance(event, Started)}
+def _attempts_booked(one: Seen, records: Sequence[Record], *, broker_back_at: float) -> Iterable[str]:
+    """But for one whose worker died before NATS did, see `_bill`."""
+    started = {event.attempt: event for event in one.events if isinstance(event, Started)}
     booked = {record.attempt: record.provider for record in records}
-    for attempt, provider in started.items():
-        if booked.get(attempt) != provider:
-            yield f"attempt {attempt} at {provider} is booked as {booked.get(attempt)}"
+    for attempt, event in started.items():
+        forgotten = attempt not in booked and event.at.timestamp() < broker_back_at
+        if booked.get(attempt) != event.provider and not forgotten:
+            yield f"attempt {attempt} at {event.provider} is booked as {booked.get(attempt)}"
 
 
 def _bill(calls: Sequence[Entry], records: Sequence[Record], *, broker_back_at: float) -> Iterable[str]:
