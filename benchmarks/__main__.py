@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("worker", "adapters", "ledger")
+BENCHMARKS = ("worker", "adapters", "ledger", "resilience")
 
 
 def main() -> int:

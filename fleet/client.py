@@ -62,7 +62,8 @@ _TTL_SLACK_S = 60
 """The message outlives the deadline by this much, so that a worker can still say `deadline_exceeded`."""
 _LAST_WORD_S = 5.0
 """How long after the deadline the fleet may take to say so itself."""
-_RESUME_TIMEOUT_S = 5.0
+_RESUME_TIMEOUT_S = 3.0
+_RESUME_TRIES = 3
 _SILENCE_S = 15.0
 """Without any event for this long, what is stored is asked for: an event may have been lost on the way."""
 _GAP_S = 0.5
@@ -330,12 +331,23 @@ class Client:
         deadline = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
         stream = self._listen(request_id, _published_already, after=after, deadline=deadline)
         try:
-            async for event in self._stored(request_id, after, must_exist=True):
-                stream.feed(event)
+            await self._catch_up(stream, after)
             async for event in stream:
                 yield event
         finally:
             await stream.aclose()
+
+    async def _catch_up(self, stream: Stream, after: Position) -> None:
+        """NATS asks one worker of all, and may not know yet that it is gone: then another one is asked."""
+        for tries_left in reversed(range(_RESUME_TRIES)):
+            try:
+                async for event in self._stored(stream.request_id, after, must_exist=True):
+                    stream.feed(event)
+            except ProviderUnavailable:
+                if not tries_left:
+                    raise
+            else:
+                return
 
     def _listen(
         self, request_id: str, publish: Callable[[], Awaitable[None]], *, after: Position, deadline: datetime | None

@@ -96,7 +96,24 @@ async def _waiting(client: Nats) -> list[str]:
         if info["num_pending"] or info["num_ack_pending"]:
             found.append(f"{stream}/{name}: {info['num_pending']} waiting, {info['num_ack_pending']} not acked")
     queued = (await _ask(client, f"$JS.API.STREAM.INFO.{streams.REQUESTS}"))["state"]["messages"]
-    return [*found, f"{streams.REQUESTS}: {queued} messages"] if queued else found
+    if queued:
+        found.append(f"{streams.REQUESTS}: {queued} messages")
+    return [*found, *await _kept(client, streams.HOLDS), *await _kept(client, streams.HEALTH, "slot")]
+
+
+async def _kept(client: Nats, bucket: str, *kinds: str) -> list[str]:
+    """Entries of a bucket that are no marks of removed ones: reservations of budgets, slots of calls."""
+    found: list[str] = []
+    seq = 1
+    while True:
+        ask = json.dumps({"seq": seq, "next_by_subj": ">"}).encode()
+        answer = json.loads((await client.request(f"$JS.API.STREAM.MSG.GET.{bucket}", ask, timeout=5)).data)
+        if (message := answer.get("message")) is None:
+            return found
+        key = message["subject"].split(".", 2)[2]
+        if message.get("data") and (not kinds or key.startswith(kinds)):
+            found.append(f"{bucket}: {key}")
+        seq = message["seq"] + 1
 
 
 async def _ask(client: Nats, subject: str) -> dict[str, Any]:

@@ -87,7 +87,9 @@ async def _fleet(stack: AsyncExitStack, folder: Path) -> RunningStack:
 
 
 def _configure(admin: AdminApi, simulator: Simulator, lines: dict[str, Proxy]) -> None:
-    tenant = {"aliases": {ALIAS: [f"{name}/{MODELS[name]}" for name in ALIAS_OF]}}
+    tenant: dict[str, Any] = {"aliases": {ALIAS: [f"{name}/{MODELS[name]}" for name in ALIAS_OF]}}
+    # More than a trial can cost: what counts is that nothing stays kept free of it.
+    tenant["daily_budget_usd"] = "1000"
     admin.put("tenants/demo", {**tenant, "fallbacks": [f"{LAST_RESORT}/{MODELS[LAST_RESORT]}"]})
     for vendor in VENDORS:
         path = urlsplit(simulator.base_url(vendor)).path
