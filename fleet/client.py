@@ -331,13 +331,13 @@ class Client:
         deadline = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
         stream = self._listen(request_id, _published_already, after=after, deadline=deadline)
         try:
-            await self._catch_up(stream, after)
+            await self._feed_stored(stream, after)
             async for event in stream:
                 yield event
         finally:
             await stream.aclose()
 
-    async def _catch_up(self, stream: Stream, after: Position) -> None:
+    async def _feed_stored(self, stream: Stream, after: Position) -> None:
         """NATS asks one worker of all, and may not know yet that it is gone: then another one is asked."""
         for tries_left in reversed(range(_RESUME_TRIES)):
             try:
