@@ -54,6 +54,7 @@ def _messages() -> tuple[Subject, ...]:
         Subject("llm.v1.dead.auto.acme", publish=(*POOLS, USAGE)),
         Subject("llm.v1.notice.key_refused.acme", publish=(ADMIN,)),
         Subject("llm.v1.limit.requests.acme.20261123", publish=POOLS),
+        Subject("llm.v1.budget.acme.20261123", publish=POOLS),
         Subject("llm.v1.>", publish=None),
         Subject(">", publish=None),
     )
@@ -66,6 +67,7 @@ def _buckets() -> tuple[Subject, ...]:
         Subject("$KV.llm_health.worker.w1", publish=POOLS),
         Subject("$KV.llm_health.circuit.acme.openai.default", publish=(POOL,)),
         Subject("$KV.llm_health.slot.acme.openai.default.1", publish=(POOL,)),
+        Subject("$KV.llm_holds.acme.20261123.w1.1", publish=POOLS),
         Subject("$KV.>", publish=None),
     )
 
@@ -163,7 +165,7 @@ def _servers() -> tuple[Subject, ...]:
     """In the servers' own account: to look, and to change."""
     return (
         *(Subject(f"$SYS.REQ.SERVER.PING{what}", publish=(MONITOR,)) for what in ("", ".JSZ", ".VARZ", ".STATSZ")),
-        Subject("$SYS.REQ.SERVER.N1.HEALTHZ", publish=(MONITOR,)),
+        *(Subject(f"$SYS.REQ.SERVER.N1.{what}", publish=(MONITOR,)) for what in ("HEALTHZ", "CONNZ", "ROUTEZ")),
         *(Subject(f"$SYS.REQ.SERVER.N1.{what}") for what in ("RELOAD", "KICK", "LDM", "PROFILEZ")),
         Subject("$SYS.REQ.ACCOUNT.FLEET.SUBSZ"),
         Subject("$SYS.SERVER.*.STATSZ", publish=None, subscribe=(MONITOR,)),

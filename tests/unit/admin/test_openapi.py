@@ -53,7 +53,7 @@ def test_problems_are_documented(document: dict[str, Any]) -> None:
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     responses = document["paths"]["/api/v1/llm-providers"]["post"]["responses"]
 
-    assert set(responses) == {"201", "401", "403", "409", "413", "422", "500", "503"}
+    assert set(responses) == {"201", "401", "403", "404", "409", "413", "422", "429", "500", "503"}
     assert responses["422"]["content"] == problem
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
