@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,6 +29,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
             loop.add_signal_handler(sig, stop.set)
         await main(stop)
 
+    _leave_no_core()
     try:
         uvloop.run(with_signals())
     except ValidationError as exc:
@@ -51,6 +53,11 @@ async def first_of(*waits: Awaitable[Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _leave_no_core() -> None:
+    """A file with this process' memory would hold the keys that are in it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _refuse(why: str) -> int:

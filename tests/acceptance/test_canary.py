@@ -6,9 +6,11 @@ import io
 import json
 import os
 import signal
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Generator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import httpx
@@ -25,16 +27,20 @@ from fleet.client import Client
 from fleet.local.vault_api import VaultApi
 from fleet.simulator import Script, Simulator
 from tests.acceptance.canary import Bird, files, forms, leaks
-from tests.acceptance.running import RunningStack, run, running_stack, wait_for
+from tests.acceptance.running import RunningStack, run, running_stack
+from tests.kit import until
 from workers.providers import registry
 
 pytestmark = pytest.mark.slow
 
+SERVERS = ("nats", "vault", "postgres")
 VENDORS = [provider for provider in registry.available() if provider != "mock"]
 KEYS = Bird.new()
 """Vendor keys, an application's secret, a signing secret: nobody may ever write them anywhere."""
 ADMIN, SEALING = Bird.new(), Bird.new()
 SEALING_KEY = f"{SEALING.head}{'A' * 19}{SEALING.tail}="
+SHOWN_OF_OTHERS = 16
+"""So much of the beginning of a secret that we did not choose."""
 OLD_FERNET = Fernet.generate_key().decode()
 KEPT_BY_THE_STACK = {
     "secrets.json": "passwords of NATS and the sealing key: made once, given to each role at each start",
@@ -47,14 +53,23 @@ KEPT_BY_THE_STACK = {
 
 
 class Trail:
-    """Everything that came out of the stack towards somebody."""
+    """Everything that came out of the stack towards somebody, and the secrets that were made on the way."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, bytes]] = []
-        self.allowed: set[str] = set()
+        self.entra_secrets: list[str] = []
+        self.shown_once: list[str] = []
 
     def note(self, where: str, what: str | bytes) -> None:
         self.said.append((where, what.encode() if isinstance(what, str) else what))
+
+    def nobodys(self) -> dict[bytes, str]:
+        """What may stand nowhere, in all its forms."""
+        tokens = [hashlib.sha256(secret.encode()).hexdigest()[:16] for secret in self.entra_secrets]
+        found = KEYS.forms()
+        for secret in (*self.shown_once, *tokens):
+            found |= forms(secret) | forms(secret[:SHOWN_OF_OTHERS])
+        return found
 
 
 class Api:
@@ -86,7 +101,7 @@ def cases(key: str) -> dict[str, tuple[Script, ...]]:
         "no-end": (Script(chunks=6, end_marker=False), fine),
         "garbage": (Script(body=f"data: {key}\n\n{{{key}}}\n"), fine),
         "text": (Script(status=502, body=f"<html>{key}</html>", content_type="text/html"), fine),
-        "headers": (Script(status=429, error=echo, headers={"x-request-id": key, "retry-after": key, "location": key}), fine),
+        "headers": (Script(status=429, error=echo, headers=dict.fromkeys(("x-request-id", "retry-after"), key)), fine),
         "redirect": (Script(status=307, body="", headers={"location": f"http://127.0.0.1:1/?key={key}"}), fine),
     }  # fmt: skip
 
@@ -112,7 +127,7 @@ def config_of(vendor: Simulator, provider: str, names: Mapping[str, str]) -> dic
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningStack]:
     secrets = {"LLM_ADMIN_TOKEN": ADMIN.secret(), "LLM_ENCRYPTION_KEY": SEALING_KEY, "OPENAI_API_KEY": KEYS.secret()}
     folder = tmp_path_factory.mktemp("canary")
-    with running_stack(folder, env={**secrets, "LLM_LOG_LEVEL": "DEBUG", "PYTHONFAULTHANDLER": "1"}) as running:
+    with running_stack(folder, env={**secrets, "LLM_LOG_LEVEL": "DEBUG"}) as running:
         yield running
 
 
@@ -130,11 +145,18 @@ def the_stacks_own(state: Path) -> dict[bytes, str]:
     made += [secret_id for _, secret_id in vault["roles"].values()]
     found = ADMIN.forms() | SEALING.forms()
     for secret in made:
-        found |= forms(secret) | forms(secret[:SHOWN_OF_OURS])
+        found |= forms(secret) | forms(secret[:SHOWN_OF_OTHERS])
     return found
 
 
-SHOWN_OF_OURS = 16
+@pytest.mark.parametrize("around", ["", "a", "ab", "<key>", "Bearer "])
+def test_the_search_finds_a_secret_in_every_form(around: str) -> None:
+    text = f"{around}{KEYS.secret()}{around}"
+    for shown in (text, text.encode().hex(), quote(text), b64encode(text.encode()).decode(), json.dumps([text])):
+        assert any(leaks(KEYS.forms(), f"… {shown} …".encode(), "here"))
+        cut = shown[: len(around) * 2 + 36]
+        assert any(leaks(KEYS.forms(), cut.encode(), "here")), cut
+    assert not any(leaks(KEYS.forms(), f"{around}{KEYS.head[:11]} {KEYS.tail[1:]}".encode(), "here"))
 
 
 async def test_no_secret_leaves(stack: RunningStack, vendor: Simulator, tmp_path: Path) -> None:
@@ -143,7 +165,7 @@ async def test_no_secret_leaves(stack: RunningStack, vendor: Simulator, tmp_path
     state = stack.ready_file.parent / "state"
 
     for provider in VENDORS:
-        await _add(api, vendor, provider)
+        await _add(api, vendor, provider, trail)
     await _agents(stack, vendor, trail)
     await _mistakes(api)
     await _hooks_and_tokens(api, vendor, trail)
@@ -153,16 +175,20 @@ async def test_no_secret_leaves(stack: RunningStack, vendor: Simulator, tmp_path
     await _memory_streams(stack, state, trail)
     await _database(stack, trail)
     await _metrics(state, api.http, trail)
+    roles = {pid for role, pids in stack.ready["pids"].items() if role not in SERVERS for pid in pids}
     for process in stack.everybody():
+        if process.pid in roles:
+            assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0), process
         trail.note(f"command line of {process.pid}", " ".join(process.cmdline()))
     await _vault_holds_sealed_keys_only(stack, state)
     await api.http.aclose()
 
-    tokens = [hashlib.sha256(secret.encode()).hexdigest()[:16] for secret in _entra_secrets]
-    nobodys = KEYS.forms() | {form: "token of Entra ID" for token in tokens for form in forms(token)}
-    ours = the_stacks_own(state)
+    nobodys, ours = trail.nobodys(), the_stacks_own(state)
     found = [leak for where, what in trail.said for leak in leaks(nobodys | ours, what, where)]
+    seen = b""
     for path, content in files([stack.ready_file.parent]):
+        if path.is_relative_to(state / "nats"):
+            seen += content
         name = str(path.relative_to(state)) if path.is_relative_to(state) else path.name
         found += leaks(nobodys, content, name)
         if name in KEPT_BY_THE_STACK or path == stack.ready_file:
@@ -170,26 +196,23 @@ async def test_no_secret_leaves(stack: RunningStack, vendor: Simulator, tmp_path
         else:
             found += leaks(ours, content, name)
     assert found == []
+    assert b"openai-fine" in seen, "the streams' files cannot be read"
     assert all(any(leaks(ours, (state / name).read_bytes(), name)) for name in KEPT_BY_THE_STACK)
 
 
-_entra_secrets: list[str] = []
-
-
-async def _add(api: Api, vendor: Simulator, provider: str) -> None:
+async def _add(api: Api, vendor: Simulator, provider: str, trail: Trail) -> None:
     """With a key by default, others by name, and one that the vendor refuses; then each is tried and rotated."""
     keys = {"default": KEYS.secret(), "spare": KEYS.secret(), "refused": KEYS.secret("invalid")}
     names = dict.fromkeys(cases(""), "default") | {"spare": "spare", "refused": "refused"}
     if provider == "azure":
         for name, middle in (("entra", ""), ("entra-refused", "invalid")):
-            _entra_secrets.append(KEYS.secret(middle))
-            credentials = {"tenant_id": "t", "client_id": "c", "client_secret": _entra_secrets[-1]}
+            trail.entra_secrets.append(KEYS.secret(middle))
+            credentials = {"tenant_id": "t", "client_id": "c", "client_secret": trail.entra_secrets[-1]}
             keys[name] = json.dumps({**credentials, "authority": vendor.url})
             names[name] = name
-    for name, key in names.items():
-        scripts = cases(keys["default"]).get(name, (Script(chunks=4),))
-        vendor.script(model_of(provider, name), *scripts)
-        assert key in keys
+    scripts = cases(keys["default"])
+    for name in names:
+        vendor.script(model_of(provider, name), *scripts.get(name, scripts["fine"]))
     body = {"tenant": "demo", "config": config_of(vendor, provider, names)}
     body |= {"api_key": keys.pop("default"), "api_keys": keys}
     there = (await api.call("GET", f"/llm-providers?tenant=demo&type={provider}")).json()["items"]
@@ -209,7 +232,7 @@ async def _agents(stack: RunningStack, vendor: Simulator, trail: Trail) -> None:
     login = {"user": ready["nats_user"], "password": ready["nats_password"]}
     async with Client(ready["nats_url"], tenant=ready["tenant"], agent="canary", **login) as agent:
 
-        async def ask(model: str, case: str, *, stream: bool) -> Event | None:
+        async def ask(model: str, *, stream: bool) -> Event | None:
             last = None
             try:
                 async for event in agent.stream(model, "Hello", stream=stream, deadline_s=12):
@@ -225,10 +248,11 @@ async def _agents(stack: RunningStack, vendor: Simulator, trail: Trail) -> None:
         wanted += [(p, extra) for p in VENDORS for extra in ("spare", "refused")]
         wanted += [("azure", "entra"), ("azure", "entra-refused")]
         ended = await asyncio.gather(
-            *(ask(f"{p}/{model_of(p, case)}", case, stream=case != "status-401") for p, case in wanted)
+            *(ask(f"{p}/{model_of(p, case)}", stream=case != "status-401") for p, case in wanted)
         )
     fine = {f"{p}-{case}" for (p, case), event in zip(wanted, ended, strict=True) if isinstance(event, Completed)}
-    assert {f"{p}-{case}" for p in VENDORS for case in ("fine", "spare", "cut-reset", "status-503")} <= fine
+    must = {f"{p}-{case}" for p in VENDORS for case in ("fine", "spare", "cut-reset", "status-503")}
+    assert must <= fine, [what for where, what in trail.said if where.partition("/")[2] in must - fine]
     assert "azure-entra" in fine
     assert not {f"{p}-refused" for p in VENDORS} & fine
     reached = {entry.model for entry in vendor.ledger.entries}
@@ -262,12 +286,9 @@ async def _hooks_and_tokens(api: Api, vendor: Simulator, trail: Trail) -> None:
         (await api.http.post("/tokens", json={"name": "canary", "role": "viewer", "tenant": "demo"})).json(),
     ]
     await api.call("POST", f"/webhooks/{made[0]['id']}/test")
-    shown_once.extend([made[0]["secret"].removeprefix("whsec_"), made[1]["token"]])
+    trail.shown_once.extend([made[0]["secret"].removeprefix("whsec_"), made[1]["token"]])
     viewer = {"headers": {"Authorization": f"Bearer {made[1]['token']}"}}
     assert (await api.call("GET", "/usage", **viewer)).is_success
-
-
-shown_once: list[str] = []
 
 
 async def _commands(stack: RunningStack, vendor: Simulator, trail: Trail, folder: Path) -> None:
@@ -298,19 +319,23 @@ async def _crashes(stack: RunningStack, vendor: Simulator, trail: Trail) -> None
     """Workers die with keys in their memory and streams in flight; others go on."""
     ready = stack.ready
     login = {"user": ready["nats_user"], "password": ready["nats_password"]}
-    vendor.script("openai-fine", Script(chunks=20, between_s=0.1), Script(chunks=4))
+
+    async def crash(agent: Client, provider: str, sig: signal.Signals) -> None:
+        model = model_of(provider, "fine")
+        before = len(vendor.ledger.of_model(model))
+        vendor.script(model, Script(chunks=20, between_s=0.1), Script(chunks=4))
+        asking = asyncio.create_task(agent.complete(f"{provider}/{model}", "Hello", deadline_s=60))
+        await until(lambda: len(vendor.ledger.of_model(model)) > before)
+        (worker,) = stack.pids(f"worker-{provider}")
+        os.kill(worker, sig)
+        trail.note("completed after a crash", (await asking).to_json())
+
     async with Client(ready["nats_url"], tenant=ready["tenant"], agent="canary", **login) as agent:
-        for sig in (signal.SIGSEGV, signal.SIGKILL):
-            before = len(vendor.ledger.of_model("openai-fine"))
-            asking = asyncio.create_task(agent.complete("openai/openai-fine", "Hello", deadline_s=60))
-            await asyncio.to_thread(
-                wait_for, lambda before=before: len(vendor.ledger.of_model("openai-fine")) > before, within_s=20
-            )
-            (worker,) = stack.pids("worker-openai")
-            os.kill(worker, sig)
-            trail.note("completed after a crash", (await asking).to_json())
-            await asyncio.to_thread(psutil.wait_procs, [], 0)
-            vendor.script("openai-fine", Script(chunks=20, between_s=0.1), Script(chunks=4))
+        await asyncio.gather(
+            crash(agent, "openai", signal.SIGSEGV),
+            crash(agent, "anthropic", signal.SIGKILL),
+            crash(agent, "google", signal.SIGABRT),
+        )
 
 
 async def _read_all(api: Api) -> None:
@@ -375,7 +400,7 @@ async def _database(stack: RunningStack, trail: Trail) -> None:
 
 async def _metrics(state: Path, http: httpx.AsyncClient, trail: Trail) -> None:
     for role, port in json.loads((state / "ports.json").read_text()).items():
-        if role not in ("nats", "vault", "postgres"):
+        if role not in SERVERS:
             answer = await http.get(f"http://127.0.0.1:{port}/metrics")
             assert answer.is_success, role
             trail.note(f"metrics of {role}", answer.text)
