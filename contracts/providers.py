@@ -31,6 +31,7 @@ def _http_url(url: str) -> str:
 
 BaseUrl = Annotated[str, StringConstraints(max_length=2048, pattern=r"^[\x21-\x7e]+$"), AfterValidator(_http_url)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+ServiceTier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_+-]{1,64}$")]
 PricePerMillion = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=20, decimal_places=10)]
 
 
@@ -172,7 +173,7 @@ class TieredPrice(TokenPrices):
 class Price(TieredPrice):
     """A tenant's own price of a model. It holds for the vendor's standard service."""
 
-    service_tiers: dict[Token, TieredPrice] = Field(
+    service_tiers: dict[ServiceTier, TieredPrice] = Field(
         default_factory=dict, max_length=16, exclude_if=lambda tiers: not tiers
     )
     """By what the vendor says it served a call as: `flex`, `priority`, `batch`, `fast`."""

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.usage import plain_decimal
 from migrations.audit import Origin
 from migrations.engine import open_engine
-from runtime.settings import DatabaseSettings
+from runtime import price_refresh
+from runtime.settings import DatabaseSettings, PriceSettings
 from workers.usage import repricing, verification
 from workers.usage.booking import Amounts
 from workers.usage.database import Database
@@ -43,7 +44,10 @@ async def rebuild(period: Period, *, console: Console) -> None:
 
 
 async def reprice(period: Period, *, tenant: str | None, console: Console) -> None:
-    """Prices anew, and shows what changed."""
+    """Prices anew, and shows what changed; at the newest prices where workers fetch them too."""
+    prices = PriceSettings()
+    if prices.llm_prices_refresh_hours:
+        await price_refresh.refresh(prices.llm_prices_url)
     table = Table("day", "tenant", "attempts", "USD before", "USD after", "unpriced before", "after")
     for column in table.columns[2:]:
         column.justify = "right"

@@ -49,7 +49,7 @@ async def refresh(url: str) -> None:
         async with asyncio.timeout(_TIMEOUT_S):
             catalogue.use(await asyncio.to_thread(_parse, await _fetch(url)))
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, TimeoutError, ValueError, TypeError, LookupError) as exc:
-        raise NotRefreshed(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
+        raise NotRefreshed(f"no newer prices could be fetched: {type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
 async def _keep_current(url: str, *, every: timedelta) -> None:
