@@ -154,6 +154,15 @@ class CompletionRequest(StrictWireModel):
     """By provider: further fields for the vendor's request body."""
     metadata: JsonObject = Field(default_factory=dict)
 
+    @field_validator("provider_options")
+    @classmethod
+    def _name_no_other_model(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """It would be called past the tenant's prices, budget and configuration."""
+        for provider, further in options.items():
+            if "model" in further:
+                raise ValueError(f"{provider[:64]} has a model; only the request's own field names one")
+        return options
+
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop_is_a_list_of_one(cls, stop: Any) -> Any:

@@ -4,13 +4,14 @@ import asyncio
 import os
 import socket
 import sys
+from asyncio.subprocess import DEVNULL
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from secrets import token_bytes
 from time import monotonic
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import httpx
@@ -163,7 +164,7 @@ class Bill:
 
 @asynccontextmanager
 async def worker_process(
-    nats_url: str, vault: Vault, provider: str = "mock", **env: str
+    nats_url: str, vault: Vault, provider: str = "mock", *, log: int | IO[bytes] = DEVNULL, **env: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
     """`fleet worker` as a process of its own; killed at the end if it still runs."""
     role_id, secret_id = vault.role(f"worker-{provider}")
@@ -187,7 +188,7 @@ async def worker_process(
             "LLM_LOG_FORMAT": "plain",
             **env,
         },
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=log,
     )
     try:
         async with httpx.AsyncClient() as http:

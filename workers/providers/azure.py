@@ -17,7 +17,7 @@ The output limit: v1 knows `max_completion_tokens`. The classic API knows it for
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -34,6 +34,7 @@ from workers.providers import entra
 from workers.providers.base import Call, Target
 from workers.providers.openai import OpenAI, encode, get, given_limit, options, post
 from workers.providers.openai_chat import request_body
+from workers.providers.paths import in_path
 
 _REASONING_MODEL = re.compile(r"^(?:o\d|gpt-[5-9]|codex-)")
 _STREAM_OPTIONS_SINCE = "2024-09-01"
@@ -137,7 +138,7 @@ def chat_path(endpoint: Endpoint, model: str) -> str:
     """Behind the base URL."""
     if not endpoint.api_version or _is_complete(base_url(endpoint)):
         return "/chat/completions"
-    return f"/deployments/{quote(deployment_of(endpoint, model), safe='')}/chat/completions"
+    return f"/deployments/{in_path(deployment_of(endpoint, model), provider=Azure.name)}/chat/completions"
 
 
 def models_url(endpoint: Endpoint) -> str:

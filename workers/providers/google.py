@@ -26,7 +26,7 @@ from google.genai._api_client import (  # pyright: ignore[reportPrivateUsage]
 )
 from google.genai.types import HttpOptions, ResourceScope
 
-from contracts.errors import ModelNotFound, ProviderUnavailable
+from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
@@ -38,6 +38,7 @@ from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
 from workers.providers.google_reply import ReplyReader
+from workers.providers.paths import in_path
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
 from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe
@@ -248,10 +249,8 @@ def _asked(call: Call) -> tuple[str, bytes]:
 
 
 def _path(model: str) -> str:
-    if ".." in model:
-        raise ModelNotFound(f"{google_request.NAME} has no model of such a name", provider=google_request.NAME)
     named = model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
-    return quote(named, safe="/@-._~")
+    return in_path(named, provider=google_request.NAME, safe="/@-._~")
 
 
 def _generates(model: _Model) -> bool:

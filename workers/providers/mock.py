@@ -28,7 +28,7 @@ from contracts.events import FinishReason, ToolCallDelta
 from contracts.providers import Price
 from contracts.requests import CompletionRequest, ToolName
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
-from contracts.usage import Usage, UsageSource
+from contracts.usage import Tokens, Usage, UsageSource
 from contracts.wire import StrictWireModel, optional
 from runtime.egress import Egress
 from workers import tokens
@@ -81,11 +81,11 @@ class ScriptedToolCall(StrictWireModel):
 class ScriptedUsage(StrictWireModel):
     """What the mock states as its usage; what is left out is counted."""
 
-    input_tokens: Annotated[int, Field(ge=0)] | None = None
-    output_tokens: Annotated[int, Field(ge=0)] | None = None
-    cache_read_tokens: Annotated[int, Field(ge=0)] = 0
-    cache_write_tokens: Annotated[int, Field(ge=0)] = 0
-    reasoning_tokens: Annotated[int, Field(ge=0)] = 0
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+    cache_read_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
+    reasoning_tokens: Tokens = 0
 
 
 class Script(StrictWireModel):
