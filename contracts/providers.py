@@ -49,7 +49,7 @@ class Endpoint(StrictWireModel):
     """None: the vendor's own address."""
     region: Token | None = optional()
     weight: Annotated[int, Field(ge=0, le=1000)] = 1
-    api_version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,64}$")] | None = optional()
+    api_version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$")] | None = optional()
     deployments: dict[ModelName, ModelName] | None = optional()
     auth: Literal["api_key", "entra_id"] = "api_key"
     key: Token = DEFAULT_KEY
