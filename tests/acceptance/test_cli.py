@@ -15,6 +15,7 @@ from tests.acceptance.running import run
 
 SECRET = "do-not-repeat-this"
 KEY = base64.b64encode(bytes(32)).decode()
+SHORT_KEY = base64.b64encode(b"only 16 bytes...").decode()
 
 
 @pytest.fixture
@@ -54,8 +55,17 @@ def test_worker_names_the_setting_that_is_missing() -> None:
     assert "LLM_ENCRYPTION_KEY" in refusal("worker", "--provider", "mock")
 
 
-def test_worker_does_not_repeat_a_bad_key() -> None:
-    assert "LLM_ENCRYPTION_KEY" in refusal("worker", "--provider", "mock", LLM_ENCRYPTION_KEY=SECRET)
+@pytest.mark.parametrize("command", [("worker", "--provider", "mock"), ("admin",)])
+@pytest.mark.parametrize(
+    "wrong", [{"LLM_ENCRYPTION_KEY": SHORT_KEY}, {"LLM_ENCRYPTION_KEY_PREVIOUS": f"{KEY},{SECRET}"}]
+)
+def test_a_sealing_key_that_is_none_is_refused_and_not_repeated(
+    command: tuple[str, ...], wrong: dict[str, str]
+) -> None:
+    said = refusal(*command, **{"LLM_ENCRYPTION_KEY": KEY, "DATABASE_URL": "postgresql://nowhere/fleet", **wrong})
+    assert next(iter(wrong)) in said
+    assert "fleet keys generate" in said
+    assert SHORT_KEY not in said
 
 
 def test_worker_lists_the_providers_when_it_does_not_know_one() -> None:
