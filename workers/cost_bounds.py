@@ -11,13 +11,13 @@ from contracts.subjects import Provider
 from runtime.catalogue import context_window
 from workers.output_limits import max_output_tokens
 from workers.pricing import highest
+from workers.providers.base import service_tier
 
 _IMAGE_TOKENS = {Provider.ANTHROPIC: 5_000, Provider.GOOGLE: 10_000}
 """More than a vendor counts for one image. Claude: at most 4,784 ("Vision"). Gemini: 258 a tile, or at most 2,240."""
 _IMAGE_TOKENS_ELSEWHERE = 50_000
 """gpt-4o-mini counts 48,169 for the largest in high detail ("Images and vision": 2,833, and 5,667 for each tile)."""
 
-_STANDARD_TIERS = frozenset({"auto", "default", "standard", "standard_only"})
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "maxOutputTokens", "num_predict")
 _REPLIES = ("n", "candidateCount")
 
@@ -71,9 +71,7 @@ def _output_limit(request: CompletionRequest, further: Mapping[str, Any]) -> int
 
 
 def _asked_tier(further: Mapping[str, Any]) -> str | None:
-    asked = [further.get(name) for name in ("service_tier", "serviceTier", "speed")]
-    tiers = [tier.lower() for tier in asked if isinstance(tier, str)]
-    return next((tier for tier in tiers if tier not in _STANDARD_TIERS), None)
+    return service_tier(*(further.get(name) for name in ("service_tier", "serviceTier", "speed", "inference_geo")))
 
 
 def _further(request: CompletionRequest, provider: str) -> dict[str, Any]:
