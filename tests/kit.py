@@ -6,12 +6,12 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from secrets import token_bytes
 from time import monotonic
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -164,11 +164,12 @@ class Bill:
 
 @asynccontextmanager
 async def worker_process(
-    nats_url: str, vault: Vault, provider: str = "mock", *, log: int | IO[bytes] = DEVNULL, **env: str
+    nats_url: str, vault: Vault, provider: str = "mock", *, how: Mapping[str, Any] | None = None, **env: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """`fleet worker` as a process of its own; killed at the end if it still runs."""
+    """`fleet worker` as a process of its own; killed at the end if it still runs. `how`: as subprocess.Popen's."""
     role_id, secret_id = vault.role(f"worker-{provider}")
     port = free_port()
+    started: dict[str, Any] = {"stderr": DEVNULL, **(how or {})}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -188,7 +189,7 @@ async def worker_process(
             "LLM_LOG_FORMAT": "plain",
             **env,
         },
-        stderr=log,
+        **started,
     )
     try:
         async with httpx.AsyncClient() as http:

@@ -17,7 +17,8 @@ _PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _SECBIT_NO_SETUID_FIXUP = 1 << 2
-_CAP_DAC_OVERRIDE = 1
+CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> None:
     if separator != "--" or not program:
         sys.exit("usage: launch.py PARENT SIGNAL USER -- PROGRAM …")
     if user:
-        _become(user)
+        become(user, keeping=CAP_DAC_OVERRIDE)
     if sys.platform == "linux":
         # Last, because the kernel forgets it when credentials change.
         _prctl(_PR_SET_PDEATHSIG, int(signal_number))
@@ -46,8 +47,8 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"cannot start {program[0]}: {exc.strerror}")
 
 
-def _become(user: str) -> None:
-    """Changes to `user` and keeps CAP_DAC_OVERRIDE across the exec.
+def become(user: str, *, keeping: int) -> None:
+    """Changes from root to `user`, with one capability that lasts across an exec.
 
     NO_SETUID_FIXUP, besides keeping capabilities across setuid, makes access(2) honour them: PostgreSQL asks it
     whether its own binaries can be read.
@@ -57,11 +58,11 @@ def _become(user: str) -> None:
     os.setgroups([])
     os.setgid(who.pw_gid)
     os.setuid(who.pw_uid)
-    only = 1 << _CAP_DAC_OVERRIDE
+    only = 1 << keeping
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)
     data = (_CapData * 2)(_CapData(only, only, only), _CapData(0, 0, 0))
     _check("capset", _libc().capset(ctypes.byref(header), ctypes.byref(data)))
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE, 0, 0)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, keeping, 0, 0)
 
 
 def _prctl(*arguments: int) -> None:
