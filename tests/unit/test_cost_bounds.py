@@ -101,6 +101,24 @@ def test_a_service_tier_that_is_asked_for_is_bounded_and_the_standard_one_too() 
     assert said("scale", own(input_mtok="0", service_tiers=tiers)) is None
 
 
+def test_the_surcharge_of_a_region_that_is_asked_for_is_bounded() -> None:
+    plain = asked(max_tokens=1000, provider_options={"anthropic": {"service_tier": "standard_only"}})
+    in_us = asked(max_tokens=1000, provider_options={"anthropic": {"inference_geo": "us", "speed": "fast"}})
+
+    # claude-opus-5-5: an hour's cache write at 8, output at 20; fast twice that, in the US 1.1 times that
+    standard = (len(plain.to_json()) * Decimal(8) + 1000 * Decimal(20)) / 1_000_000
+    surcharged = (len(in_us.to_json()) * Decimal(16) + 1000 * Decimal(40)) * Decimal("1.1") / 1_000_000
+    assert bound(plain, "anthropic", "claude-opus-5-5") == standard
+    assert bound(in_us, "anthropic", "claude-opus-5-5") == surcharged
+
+
+def test_googles_long_name_of_a_tier_is_understood() -> None:
+    tiers = {"priority": TieredPrice(input_mtok=Decimal(0), output_mtok=Decimal(4))}
+    request = asked(max_tokens=1_000_000, provider_options={"google": {"serviceTier": "SERVICE_TIER_PRIORITY"}})
+
+    assert bound(request, "google", "m", m=own(input_mtok="0", service_tiers=tiers)) == Decimal(4)
+
+
 def test_what_has_no_price_has_no_bound() -> None:
     assert bound(asked(), "ollama", "llama3") is None
     assert bound(asked(), "openai", "no-such-model") is None

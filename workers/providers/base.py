@@ -51,7 +51,7 @@ class Chunk:
 
 
 _STANDARD_SERVICE = frozenset(
-    {"", "auto", "default", "global", "not_available", "on_demand", "standard", "unspecified"}
+    {"", "auto", "default", "global", "not_available", "on_demand", "standard", "standard_only", "unspecified"}
 )
 _A_TIER = re.compile(r"^[a-z0-9_-]{1,30}$")
 
@@ -61,7 +61,11 @@ def service_tier(*said: object) -> str | None:
 
     What is no name becomes `unknown`, because its price is.
     """
-    names = [name.lower() if isinstance(name, str) else "unknown" for name in said if name is not None]
+    names = [
+        name.lower().removeprefix("service_tier_") if isinstance(name, str) else "unknown"
+        for name in said
+        if name is not None
+    ]
     special = [name if _A_TIER.match(name) else "unknown" for name in names if name not in _STANDARD_SERVICE]
     return "+".join(special) or None
 
