@@ -415,6 +415,8 @@ def keys_import(
     from fleet.key_import import importing, rows, sources
     from fleet.key_import.plan import Wish
 
+    if weight is not None and replace:
+        raise Refused("--weight and --replace exclude each other")
     sealed_with = os.environ.get(fernet_key_env) if fernet_key_env else None
     if fernet_key_env and not sealed_with:
         raise Refused(f"--fernet-key-env: the variable {fernet_key_env} is not set")

@@ -12,6 +12,10 @@ import pytest
 from cryptography.fernet import Fernet
 
 from fleet.client import Client
+from fleet.key_import import importing, sources
+from fleet.key_import.importing import Options
+from fleet.key_import.plan import Wish
+from fleet.key_import.rows import Reading
 from fleet.local.state import new_sealing_key
 from fleet.simulator import Script, Simulator
 from tests.acceptance.running import RunningStack, run, running_stack
@@ -50,10 +54,13 @@ class Operator:
         assert ended.returncode == code, ended
         return (ended.stdout + ended.stderr).splitlines()
 
-    async def imports(
-        self, source: str, *options: str, code: int = 0, env: Mapping[str, str] | None = None
-    ) -> list[str]:
-        return await self.keys("import", "--from", source, *options, code=code, env=env)
+    async def imports(self, source: str, wish: Wish = Wish(), **options: Any) -> list[str]:  # noqa: B008 - frozen
+        """What the command would print, without a process of its own."""
+        found = await sources.read(source, Reading())
+        asked = Options(tenant=None, wish=wish, **options)
+        lines = await asyncio.to_thread(lambda: list(importing.lines([*importing.run(self.stack.admin, found, asked)])))
+        self.said += "\n".join(lines)
+        return lines
 
     def csv(self, *rows: dict[str, str]) -> str:
         path = self.folder / "keys.csv"
@@ -90,10 +97,10 @@ async def test_an_import_adds_what_works_and_tells_of_the_rest(
     operator.stack.admin.post("tenants", {"slug": tenant})
     source = operator.csv(*rows)
 
-    planned = await operator.imports(source, "--dry-run", code=1)
+    planned = await operator.imports(source, dry_run=True)
     assert operator.stack.admin.get(f"llm-providers?tenant={tenant}")["items"] == []
-    done = await operator.imports(source, code=1)
-    again = await operator.imports(source, code=1)
+    done = await operator.imports(source)
+    again = await operator.imports(source)
 
     words = ("would be done", "would be done", "failed", "failed")
     assert [word in line for word, line in zip(words, planned, strict=False)] == [True] * 4
@@ -109,13 +116,13 @@ async def test_an_import_adds_what_works_and_tells_of_the_rest(
 async def test_a_key_that_the_vendor_refuses_is_taken_back(operator: Operator, vendor: Simulator, tenant: str) -> None:
     good, bad = at(vendor, tenant, "sk-good-1"), at(vendor, tenant, "sk-invalid-1")
 
-    (refused,) = await operator.imports(operator.csv(bad), "--create-tenants", code=1)
+    (refused,) = await operator.imports(operator.csv(bad), adds_tenants=True)
     assert "taken back" in refused
     assert operator.provider(tenant)["is_active"] is False
 
     await operator.imports(operator.csv(good))
     before = operator.provider(tenant)
-    (refused,) = await operator.imports(operator.csv(bad), "--weight", "50", code=1)
+    (refused,) = await operator.imports(operator.csv(bad), Wish(share=50))
 
     assert "taken back" in refused
     after = operator.provider(tenant)
@@ -129,13 +136,13 @@ async def test_an_imported_key_takes_its_share_then_all(
     tenant = stack.ready["tenant"]
     await operator.imports(operator.csv(at(vendor, tenant, "sk-first")))
     second = operator.csv(at(vendor, tenant, "sk-second"))
-    (refused,) = await operator.imports(second, code=1)
+    (refused,) = await operator.imports(second)
     assert "--weight" in refused
 
-    for share in ("1", "100"):
-        (line,) = await operator.imports(second, "--weight", share)
+    for share in (1, 100):
+        (line,) = await operator.imports(second, Wish(share=share))
         assert f"{share} % of the traffic" in line
-    (there,) = await operator.imports(second, "--weight", "100")
+    (there,) = await operator.imports(second, Wish(share=100))
     assert "there already" in there
 
     ready = stack.ready
@@ -143,7 +150,7 @@ async def test_an_imported_key_takes_its_share_then_all(
     async with Client(ready["nats_url"], tenant=tenant, agent="tester", **login) as agent:
         vendor.script("gpt-4o-mini", Script(text="served"))
         assert (await agent.complete("openai/gpt-4o-mini", "Hello")).finish_reason == "stop"
-        await operator.imports(second, "--replace")
+        await operator.imports(second, Wish(replaces=True))
         assert (await agent.complete("openai/gpt-4o-mini", "Hello")).finish_reason == "stop"
 
     provider = operator.provider(tenant)
@@ -165,8 +172,8 @@ async def test_a_table_of_another_database_is_imported_with_its_keys_unsealed(
     finally:
         await connection.close()
 
-    lines = await operator.imports(
-        f"{empty_database_url}#public.llm_providers",
+    lines = await operator.keys(
+        *("import", "--from", f"{empty_database_url}#public.llm_providers"),
         *("--column", "tenant=org", "--column", "key=blob", "--fernet-key-env", "OLD_KEYS", "--create-tenants"),
         code=1,
         env={"OLD_KEYS": f"{FERNET.decode()},{OLD_FERNET.decode()}"},
@@ -175,7 +182,7 @@ async def test_a_table_of_another_database_is_imported_with_its_keys_unsealed(
     words = ("done", "done", "no Fernet key that was given opens it")
     assert [word in line for word, line in zip(words, lines, strict=True)] == [True] * 3
     assert "sk-sealed" not in operator.said
-    (line,) = await operator.imports(f"{empty_database_url}#nowhere", code=1)
+    (line,) = await operator.keys("import", "--from", f"{empty_database_url}#nowhere", code=1)
     assert line.startswith("fleet: the table nowhere cannot be read")
 
 
