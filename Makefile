@@ -25,7 +25,7 @@ up: $(INSTALLED)
 	@$(BIN)/fleet up
 
 test: $(INSTALLED)
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses logical --dist loadscope
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check

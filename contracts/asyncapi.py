@@ -210,7 +210,7 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
             streams.HEALTH,
         ),
         "holds": Channel(
-            f"$KV.{subjects.HOLDS_BUCKET}.{{tenant}}.{{window}}.{{worker}}.{{number}}",
+            f"$KV.{subjects.HOLDS_BUCKET}.{{tenant}}.{{window}}.{{worker}}.{{slot}}",
             f"Key-value bucket {subjects.HOLDS_BUCKET}: what is kept free of budgets.",
             ("hold",),
             streams.HOLDS,
@@ -240,7 +240,7 @@ PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "request_id": {"description": f"The request's id. {TOKEN_PATTERN}"},
         "worker": {"description": f"The worker's name. {TOKEN_PATTERN}"},
         "window": {"description": "The day of the budget, `YYYYMMDD`, or `YYYYMMDD-<revision>`."},
-        "number": {"description": "Counts the worker's holds."},
+        "slot": {"description": "Of the calls that the worker makes at the same time."},
         "endpoint": {"description": f"The endpoint's name. {TOKEN_PATTERN}"},
     }
 )

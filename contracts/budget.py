@@ -11,16 +11,20 @@ UNITS_PER_USD = 10**10
 
 
 class Hold(WireModel):
-    """KV bucket `llm_holds`, key `<tenant>.<window>.<worker>.<number>`: there until its attempt is settled.
+    """KV bucket `llm_holds`, key `<tenant>.<window>.<worker>.<slot>`: empty as soon as its attempt is settled.
 
-    What a dead worker left behind is settled by any other: by the message ids, each step counts once.
+    What a dead worker left behind is settled by any other: by the message ids, each step counts once. Keys are used
+    again, and what is settled is emptied, not deleted: a server that is killed may forget deletions.
     """
 
     tenant: Token
     window: Token
     """Of the budget's counter: its day, and which budget of the day."""
     worker: Token
+    slot: Annotated[int, Field(ge=0)]
+    """Of the calls that its worker makes at the same time for budgets."""
     number: Annotated[int, Field(ge=1)]
+    """Counts the worker's calls."""
     units: Annotated[int, Field(ge=0)]
     """What was added to the counter."""
     returned: Annotated[int, Field(ge=0)] = 0

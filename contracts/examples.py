@@ -166,7 +166,7 @@ EXAMPLES: Mapping[type[WireModel], WireModel] = MappingProxyType(
                 in_flight=3,
                 parked=0,
             ),
-            Hold(tenant="acme", window="20261123", worker="openai-7f3a", number=12, units=4_005_000, at=_AT),
+            Hold(tenant="acme", window="20261123", worker="openai-7f3a", slot=0, number=12, units=4_005_000, at=_AT),
             OpenCircuit(
                 tenant="acme",
                 provider="openai",

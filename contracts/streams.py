@@ -176,14 +176,14 @@ def definitions(sizes: Sizes) -> list[Config]:
             "storage": "file",
             "discard": "old",
             # More than the total, so that a server that was restarted still knows what it has counted.
-            "max_msgs_per_subject": 1000,
+            "max_msgs_per_subject": 100_000,
             "max_age": 3 * _DAY,
             "duplicate_window": 10 * _MINUTE,
             "allow_msg_counter": True,
             "allow_direct": True,
             "num_replicas": sizes.replicas,
         },
-        {**_bucket(subjects.HOLDS_BUCKET, storage="file", replicas=sizes.replicas), "allow_msg_ttl": True},
+        {**_bucket(subjects.HOLDS_BUCKET, storage="file", replicas=sizes.replicas), "max_age": 3 * _DAY},
         _bucket(subjects.CONFIG_BUCKET, storage="file", replicas=sizes.replicas),
         {
             **_bucket(subjects.HEALTH_BUCKET, storage="memory", replicas=sizes.replicas),

@@ -109,8 +109,8 @@ def budget(tenant: str, window: str) -> str:
     return f"{VERSION}.budget.{token(tenant)}.{token(window)}"
 
 
-def hold_key(tenant: str, window: str, worker: str, number: int) -> str:
-    return f"{token(tenant)}.{token(window)}.{token(worker)}.{number}"
+def hold_key(tenant: str, window: str, worker: str, slot: int) -> str:
+    return f"{token(tenant)}.{token(window)}.{token(worker)}.{slot}"
 
 
 def inbox_prefix(tenant: str) -> str:

@@ -123,6 +123,11 @@ class Budgets:
         self._worker = worker
         self._clock = clock
         self._numbers = itertools.count(1)
+        self._slots: list[int] = []
+        """Whose holds are empty again."""
+        self._new_slots = itertools.count()
+        self._outstanding: set[int] = set()
+        """Numbers of holds that are not settled."""
         self._settled = News()
         self._accounts: dict[str, _Account] = {}
         self._owed: list[Hold] = []
@@ -184,10 +189,12 @@ class Budgets:
             tenant=tenant.slug,
             window=account.window,
             worker=self._worker,
+            slot=self._slots.pop() if self._slots else next(self._new_slots),
             number=next(self._numbers),
             units=ask.whole,
             at=call.at,
         )
+        self._outstanding.add(hold.number)
         try:
             return await self._reserve(tenant, call, ask, account, hold)
         except BaseException as exc:
@@ -243,9 +250,15 @@ class Budgets:
 
     async def release(self, hold: Hold) -> None:
         """Raises NotStored."""
+        own = hold.worker == self._worker
+        if own and hold.number not in self._outstanding:
+            return
         subject = subjects.budget(hold.tenant, hold.window)
         await self._post(subject, hold.returned - hold.units, msg_id=f"{hold.name}-")
-        await self._holds.remove(hold)
+        await self._holds.empty(hold)
+        if own:
+            self._outstanding.discard(hold.number)
+            self._slots.append(hold.slot)
 
     async def release_of_the_dead(self, hold: Hold) -> None:
         """The steps that its worker may not have come to, and then its release. Raises NotStored.

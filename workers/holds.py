@@ -4,20 +4,15 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import nats.errors
 from pydantic import ValidationError
 
 from contracts import streams, subjects
 from contracts.budget import Hold
-from contracts.control import MSG_TTL
 from runtime.broker import Broker
 from workers.publisher import Publisher
 from workers.stored import stored
 
 log = logging.getLogger(__name__)
-
-_MARKER_S = 60
-"""How long the mark of a removed hold stays."""
 
 
 class Holds:
@@ -29,13 +24,9 @@ class Holds:
         """Raises NotStored."""
         await self._publisher.durable(_subject(hold), hold.to_json(), msg_id=f"{hold.name}:{hold.returned}")
 
-    async def remove(self, hold: Hold) -> None:
-        """A hold that stays by mistake does no harm: it has been settled, so nothing of it counts twice."""
-        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", MSG_TTL: str(_MARKER_S)}
-        try:
-            await self._broker.client.publish(_subject(hold), b"", headers=headers)
-        except nats.errors.Error as exc:
-            log.warning("hold_not_removed", extra={"hold": hold.name, "error": type(exc).__name__})
+    async def empty(self, hold: Hold) -> None:
+        """Raises NotStored."""
+        await self._publisher.durable(_subject(hold), b"", msg_id=f"{hold.name}:empty")
 
     async def any_beside(self, own: Hold) -> bool:
         """Whether another call of the tenant is under way. Raises TimeoutError."""
@@ -63,5 +54,5 @@ class Holds:
 
 
 def _subject(hold: Hold) -> str:
-    key = subjects.hold_key(hold.tenant, hold.window, hold.worker, hold.number)
+    key = subjects.hold_key(hold.tenant, hold.window, hold.worker, hold.slot)
     return f"$KV.{subjects.HOLDS_BUCKET}.{key}"

@@ -95,7 +95,7 @@ async def test_what_cannot_be_read_is_told(tmp_path: Path, name: str, content: s
         await read(str(tmp_path / name), Reading())
 
 
-@pytest.mark.parametrize("sealed_with", [TODAY, BEFORE])
+@pytest.mark.parametrize("sealed_with", [TODAY, BEFORE], ids=["today", "before"])
 def test_a_key_sealed_with_any_of_the_fernet_keys_is_opened(sealed_with: bytes) -> None:
     row = {"provider": "openai", "encrypted_api_key": Fernet(sealed_with).encrypt(KEY.encode())}
     reading = Reading(fernet=fernet_of(SecretStr(f"{TODAY.decode()},{BEFORE.decode()}")))
