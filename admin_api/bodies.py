@@ -58,4 +58,4 @@ def _has_nul(value: object) -> bool:
 
 
 def _refused(why: str) -> HTTPException:
-    return HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body {why}")
+    return HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, why)

@@ -135,6 +135,8 @@ def convert(exc: Exception) -> Problem:
                 "; ".join(f"{error.field}: {error.message}" for error in errors[:10]),
                 errors=errors[:100],
             )
+        case HTTPException(status_code=HTTPStatus.UNPROCESSABLE_ENTITY):
+            return invalid("body", str(exc.detail))
         case HTTPException():
             detail = exc.detail if exc.detail != HTTPStatus(exc.status_code).phrase else ""
             return Problem(exc.status_code, detail, headers=exc.headers)

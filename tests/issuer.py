@@ -50,10 +50,11 @@ class Issuer:
             self._runner = None
 
     def token(self, *, kid: str = "first", named: bool = True, **claims: Any) -> str:
-        """Claims that are None are left out. `named`: the token says which key signed it."""
+        """Claims that are None are left out, a timedelta is from now on. `named`: it says which key signed it."""
         now = utc_now()
-        stated = {"iss": self.url, "aud": AUDIENCE, "sub": "somebody", "iat": now, "exp": now + timedelta(minutes=5)}
-        kept = {name: value for name, value in (stated | claims).items() if value is not None}
+        stated = {"iss": self.url, "aud": AUDIENCE, "sub": "somebody", "iat": now, "exp": timedelta(minutes=5)} | claims
+        times = {name: now + value for name, value in stated.items() if isinstance(value, timedelta)}
+        kept = {name: value for name, value in (stated | times).items() if value is not None}
         key = self.keys[kid]
         return jwt.encode(kept, key, algorithm=_algorithm(key), headers={"kid": kid} if named else None)
 

@@ -146,9 +146,12 @@ async def test_lists_the_newest_first_page_by_page(api: httpx.AsyncClient, pool:
     assert second["next"] is None
 
 
-async def test_filters_by_tenant_provider_and_code(api: httpx.AsyncClient, pool: Nats, acme: str) -> None:
+async def test_filters_by_tenant_provider_and_code(
+    api: httpx.AsyncClient, pool: Nats, acme: str, nats_users: NatsWithUsers
+) -> None:
     plain = await bury(pool, acme)
-    mock = await bury(pool, acme, provider="mock")
+    async with nats_users.connect_as("worker-mock") as other_pool:
+        mock = await bury(other_pool, acme, provider="mock")
     theirs = await bury(pool, f"{acme}-other")
     internal = await bury(pool, acme, code="internal")
 
@@ -313,7 +316,7 @@ async def test_deletes_a_letter(plane: ControlPlane, api: httpx.AsyncClient, poo
     assert await actions(plane, acme) == [("dead_letter.delete", str(seq))]
     async with plane.database.transaction() as connection:
         (before,) = (
-            await connection.execute(text("SELECT before FROM audit_log WHERE object_type = 'dead_letter'"))
+            await connection.execute(text("SELECT before FROM audit_log WHERE action = 'dead_letter.delete' LIMIT 1"))
         ).one()
     assert (before["seq"], before["code"], "payload" in before) == (seq, "malformed_request", False)
 

@@ -24,7 +24,7 @@ async def test_shows_workers_queues_and_streams(api: httpx.AsyncClient, nats_use
         bucket = await stream.key_value("llm_health")
         await bucket.put("worker.w-1", PRESENCE.to_json())
         await bucket.put("worker.w-2", b"unreadable")
-        await bucket.put("cooldown.openai", b"{}")
+        await bucket.put("circuit.acme.openai.default", b"{}")
         for number in range(3):
             await stream.publish(
                 f"llm.v1.request.openai.background.{acme}", b"{}", headers={"Nats-Msg-Id": str(number)}

@@ -26,7 +26,7 @@ from admin_api.settings import AdminSettings
 from tests.integration.admin.conftest import ADMIN_TOKEN
 from tests.integration.admin.test_role import environment, line_of, running
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 SEED = int(os.environ.get("FUZZ_SEED", "20261123"))
 ANSWER_WITHIN_S = 20
 CHECKS: list[Any] = [

@@ -75,7 +75,6 @@ async def callers(plane: ControlPlane, api: httpx.AsyncClient, issuer: Issuer, o
         columns = api_tokens.c
         of_expired = api_tokens.update().where(columns.id == uuid.UUID(expired["id"]))
         await connection.execute(of_expired.values(expires_at=utc_now() - timedelta(seconds=1)))
-    past = utc_now() - timedelta(minutes=5)
     return [
         (Kind.ADMIN, ADMIN_TOKEN, "bootstrap"),
         *[(kind, (await added(kind, **fields))["token"], f"token of {kind}") for kind, fields in stored.items()],
@@ -88,7 +87,7 @@ async def callers(plane: ControlPlane, api: httpx.AsyncClient, issuer: Issuer, o
         (Kind.NOBODY, "fleet_this-token-was-never-given-to-anybody", "unknown token"),
         (Kind.NOBODY, revoked["token"], "revoked token"),
         (Kind.NOBODY, expired["token"], "expired token"),
-        (Kind.NOBODY, issuer.token(roles=["admin"], exp=past), "issuer's expired token"),
+        (Kind.NOBODY, issuer.token(roles=["admin"], exp=timedelta(minutes=-5)), "issuer's expired token"),
     ]
 
 

@@ -349,12 +349,14 @@ async def test_a_key_is_nowhere_but_in_vault(
 
     assert [answer.status_code for answer in answers] == [201, 409, 422, 422, 422, 200, 404, 200, 200]
     async with plane.database.transaction() as connection:
-        audit = [dict(row) for row in (await connection.execute(select(audit_log))).mappings()]
+        audit = [dict(row) for row in (await connection.execute(select(audit_log).order_by(audit_log.c.seq))).mappings()]
         rows = (await connection.execute(text("SELECT p::text FROM llm_providers p"))).scalars().all()
     records = [record for record in caplog.records if record.name != "httpx"]  # what this test itself asks for
     spoken = [answer.text for answer in answers] + [record.getMessage() + str(vars(record)) for record in records]
     for everything in (*spoken, str(audit), str(rows), *capfd.readouterr()):
         assert "KEEPME" not in everything
-    assert [row["action"] for row in audit] == ["tenant.add", "provider.add", "provider.rotate"]
-    assert audit[-1]["before"]["key_fingerprint"] == fingerprint(KEY)
-    assert audit[-1]["after"]["key_fingerprint"] == fingerprint(OTHER_KEY)
+    made = [row for row in audit if row["refusal"] is None]
+    assert [row["action"] for row in made] == ["tenant.add", "provider.add", "provider.rotate"]
+    assert made[-1]["before"]["key_fingerprint"] == fingerprint(KEY)
+    assert made[-1]["after"]["key_fingerprint"] == fingerprint(OTHER_KEY)
+    assert [row["refusal"]["status"] for row in audit if row["refusal"] is not None] == [409, 422, 422, 422]
