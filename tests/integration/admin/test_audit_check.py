@@ -1,7 +1,9 @@
 """What a check of the audit log finds, and what pruning leaves for it."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from admin_api import audit_check, audit_log, audit_retention
 from admin_api.audit_check import Anchor, Chain
 from admin_api.audit_log import Filter
 from admin_api.database import Database, open_database
+from admin_api.tally import Tally
 from contracts.wire import utc_now
 from migrations import audit
 from migrations.audit import Change, Origin
@@ -234,3 +237,19 @@ async def test_rows_from_before_there_were_heads_still_hold(empty_database_url: 
 
         await run(database, delete(rows).where(rows.c.seq >= seqs[2]))
         assert (await checked(database)).broken_at == seqs[3]
+
+
+async def test_what_was_counted_is_written_when_the_process_ends(database: Database) -> None:
+    tally = Tally()
+    keeping = asyncio.create_task(tally.keep_recorded(database))
+    await asyncio.sleep(0)
+    tally.add(HTTPStatus.UNAUTHORIZED, "198.51.100.7")
+
+    keeping.cancel()
+    await asyncio.wait([keeping])
+
+    (entry,) = (await audit_log.page(database, Filter(), paging=audit_log.Paging())).items
+    assert (entry.action, entry.refusal and entry.refusal["counts"]) == (
+        "requests.refuse",
+        {"401": {"198.51.100.7": 1}},
+    )

@@ -349,7 +349,9 @@ async def test_a_key_is_nowhere_but_in_vault(
 
     assert [answer.status_code for answer in answers] == [201, 409, 422, 422, 422, 200, 404, 200, 200]
     async with plane.database.transaction() as connection:
-        audit = [dict(row) for row in (await connection.execute(select(audit_log).order_by(audit_log.c.seq))).mappings()]
+        audit = [
+            dict(row) for row in (await connection.execute(select(audit_log).order_by(audit_log.c.seq))).mappings()
+        ]
         rows = (await connection.execute(text("SELECT p::text FROM llm_providers p"))).scalars().all()
     records = [record for record in caplog.records if record.name != "httpx"]  # what this test itself asks for
     spoken = [answer.text for answer in answers] + [record.getMessage() + str(vars(record)) for record in records]
