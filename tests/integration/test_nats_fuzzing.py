@@ -20,7 +20,7 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from contracts import subjects
-from contracts.control import DEAD_CODE
+from contracts.control import DEAD_CODE, MSG_ID
 from contracts.events import Completed, Failed, Terminal, parse
 from contracts.subjects import AUTO, Priority, RpcMethod
 from contracts.wire import utc_now
@@ -54,7 +54,8 @@ class Vandal:
     asked: set[str] = field(default_factory=set[str])
     answered: set[str] = field(default_factory=set[str])
     endings: dict[str, Terminal] = field(default_factory=dict[str, Terminal])
-    dead: int = 0
+    dead: set[str] = field(default_factory=set[str])
+    """By message id: a worker that hears no PubAck says it again, and JetStream keeps one."""
     wrong: list[str] = field(default_factory=list[str])
 
     async def listen(self) -> str:
@@ -74,9 +75,10 @@ class Vandal:
                 self.endings[said.request_id] = said
 
         async def letter(msg: Msg) -> None:
-            if (msg.headers or {})[DEAD_CODE] != "malformed_request":
-                self.wrong.append(f"buried for another reason: {msg.headers}")
-            self.dead += 1
+            headers = msg.headers or {}
+            if headers[DEAD_CODE] != "malformed_request":
+                self.wrong.append(f"buried for another reason: {headers}")
+            self.dead.add(headers[MSG_ID])
 
         await self.nats.subscribe(f"{inbox}.*", cb=answer)
         await self.nats.subscribe(f"llm.v1.reply.{self.tenant}.>", cb=event)
@@ -87,7 +89,7 @@ class Vandal:
     @property
     def served(self) -> int:
         """Requests that came to an end: those that were understood, and those that were buried."""
-        return self.dead + sum(not _malformed(ending) for ending in self.endings.values())
+        return len(self.dead) + sum(not _malformed(ending) for ending in self.endings.values())
 
     @property
     def at_rest(self) -> bool:
