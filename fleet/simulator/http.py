@@ -138,7 +138,9 @@ def _chunk(data: bytes) -> bytes:
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Ends the connection so that the caller sees a reset instead of an end."""
+    """Ends the connection so that the caller sees a reset instead of an end, unless it hung up first."""
+    if writer.transport.is_closing():
+        return
     sock: socket.socket = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from contracts.events import Completed, Delta, Started
 from tests.acceptance.chaos import trial
-from tests.acceptance.chaos.plan import draw
+from tests.acceptance.chaos.plan import VENDORS, draw, rolling_restart
+from tests.acceptance.chaos.scene import WORKERS
 
 pytestmark = pytest.mark.slow
 
@@ -27,3 +29,15 @@ async def test_nothing_is_lost_by_a_handful_of_faults(tmp_path: Path) -> None:
     report = await trial.run(draw(1001, requests=100, faults=6), tmp_path)
 
     assert not report.problems, str(report)
+
+
+async def test_restarting_one_process_after_the_other_loses_nothing_and_adds_no_error(tmp_path: Path) -> None:
+    roles = {f"worker-{vendor}": WORKERS[vendor] for vendor in VENDORS} | {"usage": 1, "admin": 1}
+    plan = rolling_restart(roles, requests=200)
+    report = await trial.run(plan, tmp_path)
+
+    assert not report.problems, str(report)
+    assert len(report.faults) == sum(roles.values())
+    assert report.calls == len(plan.asks)
+    told = {type(event) for one in report.seen for event in one.events}
+    assert told == {Started, Delta, Completed}, str(report)

@@ -80,6 +80,15 @@ async def close(ready: dict[str, Any], state: Path, served: Sequence[Entry], *, 
     )
 
 
+async def out_of_service(ready: dict[str, Any], state: Path) -> set[str]:
+    """The vendors of which an endpoint has a circuit that is not closed."""
+    client = await _operator(ready, state)
+    try:
+        return {key.split(".")[2] for key in await _keys(client, streams.HEALTH, "circuit")}
+    finally:
+        await client.close()
+
+
 async def _drained(client: Nats, *, within_s: float) -> list[str]:
     give_up = monotonic() + within_s
     while (left := await _waiting(client)) and monotonic() < give_up:
@@ -98,11 +107,12 @@ async def _waiting(client: Nats) -> list[str]:
     queued = (await _ask(client, f"$JS.API.STREAM.INFO.{streams.REQUESTS}"))["state"]["messages"]
     if queued:
         found.append(f"{streams.REQUESTS}: {queued} messages")
-    return [*found, *await _kept(client, streams.HOLDS), *await _kept(client, streams.HEALTH, "slot")]
+    held = [*await _keys(client, streams.HOLDS), *await _keys(client, streams.HEALTH, "slot", "circuit")]
+    return found + [f"still there: {key}" for key in held]
 
 
-async def _kept(client: Nats, bucket: str, *kinds: str) -> list[str]:
-    """Entries of a bucket that are no marks of removed ones: reservations of budgets, slots of calls."""
+async def _keys(client: Nats, bucket: str, *kinds: str) -> list[str]:
+    """Of entries that are no marks of removed ones: reservations of budgets, slots of calls, circuits."""
     found: list[str] = []
     seq = 1
     while True:
@@ -112,7 +122,7 @@ async def _kept(client: Nats, bucket: str, *kinds: str) -> list[str]:
             return found
         key = message["subject"].split(".", 2)[2]
         if message.get("data") and (not kinds or key.startswith(kinds)):
-            found.append(f"{bucket}: {key}")
+            found.append(key)
         seq = message["seq"] + 1
 
 

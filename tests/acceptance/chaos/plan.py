@@ -120,6 +120,31 @@ def draw(seed: int, *, requests: int, faults: int | None = None) -> Plan:
     return Plan(seed, asks, tuple(sorted(chosen, key=lambda fault: fault.at_s)))
 
 
+def rolling_restart(roles: Mapping[str, int], *, requests: int) -> Plan:
+    """Each process of `roles` gets a SIGTERM, one after the other, while agents ask what takes half a second."""
+    processes = [(role, which) for role, count in roles.items() for which in range(count)]
+    pause_s = LOAD_S / (len(processes) + 1)
+    faults = (Fault(pause_s * n, Kind.TERMINATE, role, which) for n, (role, which) in enumerate(processes, start=1))
+    asks = (plain(n, VENDORS[n % len(VENDORS)], at_s=LOAD_S * n / requests) for n in range(requests))
+    return Plan(0, tuple(asks), tuple(faults))
+
+
+def plain(number: int, vendor: str, *, at_s: float = 0) -> Ask:
+    """What is read to its end and meets no setback of the vendor's."""
+    texts = tuple(f"{number}.{call} is the answer" for call in range(_CALLS))
+    said = [{"text": text, "chunks": 5, "between_s": 0.1} for text in texts]
+    return Ask(
+        number=number,
+        at_s=at_s,
+        agent=number % AGENTS,
+        model=f"{vendor}/{MODELS[vendor]}",
+        fallbacks=(),
+        scripts=dict.fromkeys(VENDORS, said),
+        texts=texts,
+        conduct=Read(),
+    )
+
+
 def _ask(rng: random.Random, number: int, *, at_s: float) -> Ask:
     vendor = rng.choice(VENDORS)
     words, chunks = rng.randint(8, 40), rng.randint(5, 25)

@@ -12,7 +12,8 @@ from fleet.client import Client
 from tests.acceptance.chaos import agents, books, scene, verdict
 from tests.acceptance.chaos.agents import Absences, Door, Seen
 from tests.acceptance.chaos.faults import Faults
-from tests.acceptance.chaos.plan import AGENTS, Ask, Plan
+from tests.acceptance.chaos.plan import AGENTS, Ask, Plan, plain
+from tests.acceptance.chaos.scene import Scene
 from tests.acceptance.running import is_gone
 from tests.kit import until
 
@@ -27,8 +28,15 @@ class Report:
     problems: Sequence[str]
     faults: Sequence[str]
     """As they were carried out."""
-    outcomes: str
+    seen: Sequence[Seen]
+    calls: int
     seconds: float
+
+    @property
+    def outcomes(self) -> str:
+        ends = [one.events[-1].type if one.terminals else "nothing" for one in self.seen]
+        counted = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
+        return f"{len(self.seen)} requests, {self.calls} calls: {counted}"
 
     def __str__(self) -> str:
         lines = [f"seed {self.plan.seed}: {self.outcomes} in {self.seconds:.0f} s", *self.faults, *self.problems]
@@ -42,13 +50,14 @@ async def run(plan: Plan, folder: Path) -> Report:
         faults = Faults(running, absences)
         seen = await _ask_and_break(plan, running.door, absences, faults)
         await _read_again(plan, running.door, seen)
+        seen += await _close_circuits(plan, running)
         closed = await books.close(
             running.stack.ready, running.state, running.simulator.ledger.entries, within_s=_SETTLED_WITHIN_S
         )
         running.note_processes()
     found = verdict.problems(seen, closed, broker_back_at=faults.broker_back_at)
     await until(lambda: all(map(is_gone, running.seen_processes)), within_s=_GONE_WITHIN_S)
-    return Report(plan, found, faults.done, _outcomes(seen, len(closed.served)), monotonic() - begun)
+    return Report(plan, found, faults.done, seen, len(closed.served), monotonic() - begun)
 
 
 async def _ask_and_break(plan: Plan, door: Door, absences: Absences, faults: Faults) -> list[Seen]:
@@ -82,7 +91,13 @@ async def _read_again(plan: Plan, door: Door, seen: Sequence[Seen]) -> None:
         await agents.read_again(door, one, (middle.attempt, middle.seq))
 
 
-def _outcomes(seen: Sequence[Seen], calls: int) -> str:
-    ends = [one.events[-1].type if one.terminals else "nothing" for one in seen]
-    counted = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
-    return f"{len(seen)} requests, {calls} calls: {counted}"
+async def _close_circuits(plan: Plan, running: Scene) -> list[Seen]:
+    """Requests until every endpoint is in service again: it takes one to find out that a vendor has recovered."""
+    asked: list[Seen] = []
+    give_up = monotonic() + _SETTLED_WITHIN_S
+    async with running.door.client(0) as client:
+        while monotonic() < give_up and (vendors := await books.out_of_service(running.stack.ready, running.state)):
+            for vendor in vendors:
+                ask = plain(len(plan.asks) + len(asked), vendor)
+                asked.append(await _ask(ask, client, running.door, Absences(), monotonic()))
+    return asked
