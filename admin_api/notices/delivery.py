@@ -69,16 +69,20 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Exponential, with jitter: nine pauses of together about four hours."""
+    """Exponential, with jitter: nine pauses of together about four hours. NATS gets what it is owed, however long it is
+    away, and soon after it is back."""
 
     first_s: float = 5.0
     factor: float = 3.0
     longest_s: float = 3600.0
+    longest_nats_s: float = 30.0
     tries: int = 10
 
     def pause(self, channel: Channel, *, tried: int) -> timedelta | None:
-        """Before the next try; None: no more. What NATS is owed it gets, however long it is away."""
-        if channel is not Channel.NATS and tried >= self.tries:
+        """Before the next try; None: no more."""
+        is_nats = channel is Channel.NATS
+        if not is_nats and tried >= self.tries:
             return None
-        longest = min(self.longest_s, self.first_s * self.factor ** min(tried - 1, 30))
-        return timedelta(seconds=random.uniform(longest / 2, longest))
+        longest_s = self.longest_nats_s if is_nats else self.longest_s
+        pause_s = min(longest_s, self.first_s * self.factor ** min(tried - 1, 30))
+        return timedelta(seconds=random.uniform(pause_s / 2, pause_s))

@@ -102,7 +102,8 @@ def _to_webhooks() -> Rows:
     concerned = or_(webhooks.c.tenant.is_(None), webhooks.c.tenant == notices.c.tenant)
     wanted = or_(webhooks.c.kinds == _NOBODY, webhooks.c.kinds.op("?")(notices.c.kind))
     columns = notices.c.seq.label("notice"), literal(Channel.WEBHOOK).label("channel"), webhooks.c.id.label("webhook")
-    return select(*columns).join(webhooks, and_(concerned, wanted))
+    was_there = webhooks.c.created_at <= notices.c.created_at
+    return select(*columns).join(webhooks, and_(concerned, wanted, was_there))
 
 
 def _to_email(*, to_all: bool) -> Rows:
