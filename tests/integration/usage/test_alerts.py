@@ -3,9 +3,11 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Iterable
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +15,15 @@ import pytest_asyncio
 from nats.aio.client import Client as Nats
 from sqlalchemy import text
 
+from contracts import subjects
 from contracts.errors import ErrorCode
+from contracts.health import OpenCircuit, key_of_circuit
 from contracts.usage import Outcome, UsageRecord, UsageSource
+from contracts.wire import utc_now
+from fleet.local.process import Command, Process
 from runtime.broker import Broker
-from tests.integration.usage.conftest import Books
+from tests.integration.usage.conftest import Books, publish, until_booked
+from tests.kit import PATIENCE_S
 from tests.usage import NOON, record
 from workers.clock import Clock
 from workers.usage.alerts.circuits import Circuits
@@ -73,6 +80,12 @@ class Alerts:
 
     async def rows(self) -> list[dict[str, Any]]:
         return await self.books.rows("SELECT * FROM alerts ORDER BY created_at, kind, about")
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await condition():
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -329,3 +342,104 @@ async def test_any_order_and_any_repetition_raises_the_same_alerts_once(alerts: 
     raised = [(row["tenant"], row["kind"]) for row in await alerts.rows() if row["kind"] != "daily_cost_forecast"]
     assert sorted(raised) == [("acme", "daily_cost"), ("beta", "daily_cost"), ("beta", "key_refused")]
     assert len(await alerts.told()) == len(await alerts.rows())
+
+
+def circuit(endpoint: str, reason: ErrorCode) -> OpenCircuit:
+    at = utc_now()
+    return OpenCircuit(
+        tenant="acme",
+        provider="openai",
+        endpoint=endpoint,
+        reason=reason,
+        opened_at=at,
+        until=at + timedelta(seconds=5),
+        generation=1,
+        revision=1,
+        worker="w",
+    )
+
+
+async def test_an_open_circuit_is_an_alert_until_it_is_closed(alerts: Alerts, connection: Broker) -> None:
+    bucket = await connection.client.jetstream().key_value(subjects.HEALTH_BUCKET)
+
+    async def put(which: OpenCircuit) -> None:
+        await bucket.put(key_of_circuit(which.tenant, which.provider, which.endpoint), which.to_json())
+
+    await put(circuit("eu", ErrorCode.PROVIDER_UNAVAILABLE))
+    await put(circuit("us", ErrorCode.RATE_LIMITED))
+    circuits = Circuits(connection)
+    alerts.evaluator = Evaluator(alerts.books.engine, circuits, THRESHOLDS, clock=alerts.clock)
+    await alerts.evaluator.evaluate()
+    assert await alerts.told() == []
+    watching = asyncio.create_task(circuits.watch())
+
+    async def known(count: int) -> None:
+        async def are_known() -> bool:
+            return len(circuits.known() or ()) == count
+
+        await until(are_known)
+
+    await known(2)
+    await alerts.evaluator.evaluate()
+    await alerts.evaluator.evaluate()
+    assert await alerts.told() == [("provider_unavailable", "openai/eu", "raised")]
+    assert await alerts.another_evaluator().evaluate() is False  # it knows nothing of circuits, and leaves them alone
+    assert len(await alerts.told()) == 1
+
+    await bucket.delete(key_of_circuit("acme", "openai", "eu"))
+    await known(1)
+    await alerts.evaluator.evaluate()
+    assert (await alerts.told())[1:] == [("provider_unavailable", "openai/eu", "resolved")]
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_consumers_that_are_killed_again_and_again_tell_everything_once(
+    connection: Broker, books: Books, nats_url: str, database_url: str, tmp_path: Path
+) -> None:
+    env = {"NATS_URL": nats_url, "DATABASE_URL": database_url, "LLM_DAILY_COST_ALERT_THRESHOLD": "10"}
+    program = (sys.executable, "-c", "import sys; from workers.usage.app import main; sys.exit(main())")
+
+    def start(name: str) -> Process:
+        return Process(Command(name, program, tmp_path / f"{name}.log", env=env, cwd=Path(__file__).parents[3]))
+
+    now = utc_now()
+    tenants = [f"t{number}" for number in range(8)]
+    processes = [start("one"), start("two")]
+    try:
+        for turn in range(4):
+            for tenant in tenants:
+                fields: dict[str, Any] = {
+                    "tenant": tenant,
+                    "provider_id": tenant,
+                    "started_at": now,
+                    "finished_at": now,
+                }
+                costs = ("2.6", "0.1", "0") if tenant != "t0" else ("0.1", "0.1", "0")
+                await publish(connection, *(record(cost=cost, **fields) for cost in costs))
+                if turn == 2:
+                    await publish(connection, record(cost="0", **fields, **REFUSED))
+            await until_booked(connection)  # and not evaluated yet, or just now
+            victim = turn % 2
+            await processes[victim].kill()
+            processes[victim] = start(processes[victim].command.name)
+
+        async def all_are_told() -> bool:
+            kinds = [row["kind"] for row in await books.rows("SELECT kind FROM alerts")]
+            return (kinds.count("daily_cost"), kinds.count("key_refused")) == (7, 8)
+
+        await until_booked(connection)
+        await until(all_are_told)
+        (left,) = await books.rows("SELECT count(*) FROM alert_pulses")
+        assert left["count"] == 0
+    finally:
+        for process in processes:
+            await process.kill()
+
+    (windows,) = await books.rows("SELECT sum(requests)::int AS requests FROM alert_windows")
+    assert windows["requests"] == await books.count() == 4 * 8 * 3 + 8
+    twice = await books.rows("SELECT tenant, kind FROM alerts GROUP BY tenant, kind HAVING count(*) > 1")
+    assert twice == []
+    told = [json.loads(row["event"]) for row in await books.rows("SELECT event FROM notices")]
+    raised = [event["subject"] for event in told if event["type"].endswith("raised")]
+    assert sorted(raised) == sorted(str(row["id"]) for row in await books.rows("SELECT id FROM alerts"))
