@@ -317,9 +317,14 @@ class Client:
         raise AssertionError("a stream ends with a terminal event or raises")
 
     async def cancel(self, request_id: str) -> None:
-        """Stops a request wherever it is. It ends with `cancelled`, unless it had ended already."""
-        await self._nats.publish(subjects.cancel(self.tenant), Cancel(request_id=request_id).to_json())
-        await self._nats.flush()
+        """Stops a request wherever it is. It ends with `cancelled`, unless it had ended already.
+
+        While NATS is away it is said as soon as NATS is back.
+        """
+        try:
+            await self._nats.publish(subjects.cancel(self.tenant), Cancel(request_id=request_id).to_json())
+        except nats.errors.Error as exc:
+            raise ProviderUnavailable(f"NATS cannot be told to cancel: {exc}") from exc
 
     async def resume(
         self, request_id: str, *, after: Position = (0, -1), deadline_s: float | None = None

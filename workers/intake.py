@@ -100,6 +100,9 @@ class _Source:
     last_sign: float = 0.0
     parked: FairQueue[Delivery] = field(default_factory=FairQueue[Delivery])
     running: int = 0
+    held: set[Delivery] = field(default_factory=set[Delivery])
+    """Parked or running."""
+    leases: Leases = field(default_factory=lambda: Leases(time.monotonic))
 
 
 class Intake:
@@ -114,10 +117,8 @@ class Intake:
         self._run = run
         self._interrupt = interrupt
         self._sources = [_Source(streams.pool_consumer(provider, p), p) for p in Priority]
-        self._held: set[Delivery] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
-        self._leases = Leases(time.monotonic)
         self._provider = provider
 
     @property
@@ -136,12 +137,13 @@ class Intake:
             source.subscription = await self._broker.client.subscribe(source.inbox, cb=self._receiver(source))
             await self._ask(source)
         async with asyncio.TaskGroup() as group:
-            beats = group.create_task(self._heartbeats(), name="heartbeats")
+            beats = [group.create_task(self._heartbeats(source), name="heartbeats") for source in self._sources]
             watchdog = group.create_task(self._watchdog(), name="watchdog")
             await stop.wait()
             watchdog.cancel()
             await self._drain(grace_s)
-            beats.cancel()
+            for task in beats:
+                task.cancel()
 
     def _receiver(self, source: _Source) -> Callable[[Msg], Awaitable[None]]:
         async def receive(msg: Msg) -> None:
@@ -154,14 +156,14 @@ class Intake:
         return receive
 
     async def _receive(self, source: _Source, msg: Msg) -> None:
-        delivery = _delivery(msg, source.priority, self._leases.grant())
+        delivery = _delivery(msg, source.priority, source.leases.grant())
         source.asked = max(0, source.asked - 1)
         if not delivery.lease.holds:
             return
         if self._draining:
             await self._give_back(delivery)
             return
-        self._held.add(delivery)
+        source.held.add(delivery)
         source.parked.put(delivery.tenant, delivery)
         self._start_what_fits()
         await self._ask(source)
@@ -245,25 +247,31 @@ class Intake:
             log.exception("request_crashed", extra={"subject": delivery.subject})
             await self._give_back(delivery, delay_s=_INTERNAL_NAK_S)
         finally:
-            self._held.discard(delivery)
+            source.held.discard(delivery)
             source.running -= 1
             if task := asyncio.current_task():
                 self._tasks.discard(task)
             self._start_what_fits()
         await self._ask(source)
 
-    async def _heartbeats(self) -> None:
+    async def _heartbeats(self, source: _Source) -> None:
+        """What the consumer answers after the signs of life has it after them.
+
+        (A flush would ask the connection only, and nats-py stops reading when the answer comes after its timeout.)
+        """
+        info = f"$JS.API.CONSUMER.INFO.{streams.REQUESTS}.{source.consumer}"
+        sent_at = time.monotonic()
         while True:
-            await asyncio.sleep(streams.HEARTBEAT_S)
+            await asyncio.sleep(sent_at + streams.HEARTBEAT_S - time.monotonic())
+            sent_at = time.monotonic()
             if not self._broker.connected:
                 continue
-            sent_at, reconnects = time.monotonic(), self._broker.reconnects
-            for delivery in list(self._held):
+            for delivery in list(source.held):
                 await self._say(delivery, b"+WPI")
             with suppress(nats.errors.Error):
-                await self._broker.client.flush(streams.HEARTBEAT_S)
-                if self._broker.reconnects == reconnects:
-                    self._leases.confirmed(sent_at=sent_at)
+                answer = await self._broker.client.request(info, timeout=streams.HEARTBEAT_S)
+                if "error" not in json.loads(answer.data):
+                    source.leases.confirmed(sent_at=sent_at)
 
     async def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
         match settlement:
@@ -290,10 +298,8 @@ class Intake:
         self._draining = True
         for source in self._sources:
             for delivery in source.parked.drain():
-                self._held.discard(delivery)
+                source.held.discard(delivery)
                 await self._give_back(delivery)
-        if self._broker.connected:
-            await self._broker.client.flush()
         log.info("draining", extra={"provider": self._provider, "in_flight": self.in_flight})
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)

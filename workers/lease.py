@@ -19,7 +19,7 @@ class Lost(Exception):
 
 
 class Leases:
-    """Those of one intake. `clock` is monotonic, in seconds."""
+    """Those of one consumer's messages. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -6,12 +6,14 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Annotated
 
+import nats.errors
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from admin_api.control_plane import ControlPlane, Plane
 from admin_api.database import DatabaseUnavailable
+from contracts import streams
 from runtime.broker import Unreachable, reason
 
 log = logging.getLogger(__name__)
@@ -75,4 +77,7 @@ def _ping(name: str, plane: ControlPlane) -> Awaitable[None]:
 async def _ping_nats(plane: ControlPlane) -> None:
     if not plane.broker.connected:
         raise Unreachable("NATS is disconnected")
-    await plane.broker.client.flush(_TIMEOUT_S)
+    try:
+        await plane.broker.client.request(f"$JS.API.STREAM.INFO.{streams.CONFIG}", timeout=_TIMEOUT_S)
+    except nats.errors.Error as exc:
+        raise Unreachable(f"JetStream does not answer: {reason(exc)}") from exc
