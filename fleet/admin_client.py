@@ -1,13 +1,17 @@
 """The admin API, as the commands use it. Needs the standard library only."""
 
 import json
+import time
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from typing import Any
 
 from pydantic import SecretStr
 
 _TIMEOUT_S = 30
+_TRIES = 4
+_LONGEST_WAIT_S = 10
 
 
 class AdminRefused(Exception):
@@ -48,8 +52,7 @@ class AdminApi:
             },
         )
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                return json.loads(answer.read() or b"null")
+            return _answer(request)
         except urllib.error.HTTPError as exc:
             with exc:
                 problem = _problem(exc.read())
@@ -57,6 +60,24 @@ class AdminApi:
         except (OSError, ValueError) as exc:
             why = getattr(exc, "reason", exc)
             raise AdminRefused(f"the admin API at {self._url} cannot be used: {why}") from None
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    """Comes again, a few times, as late as it is told to when it came too often."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _answer_at_once(request)
+        except urllib.error.HTTPError as exc:
+            if exc.code != HTTPStatus.TOO_MANY_REQUESTS:
+                raise
+            with exc:
+                time.sleep(min(float(exc.headers.get("Retry-After", 1)), _LONGEST_WAIT_S))
+    return _answer_at_once(request)
+
+
+def _answer_at_once(request: urllib.request.Request) -> Any:
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+        return json.loads(answer.read() or b"null")
 
 
 def _problem(body: bytes) -> str:

@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from admin_api.settings import AdminSettings
+from fleet.admin_client import AdminApi
 from fleet.local.process import free_port
 from tests.integration.admin.conftest import ADMIN_TOKEN
 
@@ -86,6 +87,15 @@ async def test_serves_until_it_is_told_to_stop(settings: AdminSettings) -> None:
     assert (logged["route"], logged["status"], logged["actor"]) == ("/api/v1/tenants", 200, "bootstrap")
     assert b"Traceback" not in err
     assert ADMIN_TOKEN.encode() not in err
+
+
+async def test_a_command_that_comes_too_often_waits_as_it_is_told(settings: AdminSettings) -> None:
+    async with running(environment(settings, LLM_ADMIN_RATE_LIMIT_PER_MINUTE="60")) as process:
+        port = (await line_of(process, "admin_listening"))["port"]
+        api = AdminApi(f"http://127.0.0.1:{port}", SecretStr(ADMIN_TOKEN))
+        answers = await asyncio.gather(*(asyncio.to_thread(api.get, "tenants") for _ in range(62)))
+
+    assert answers == [{"items": [], "next": None}] * 62
 
 
 @pytest.mark.parametrize(
