@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from admin_api import providers
 from admin_api.auth import Principal
 from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
 from admin_api.paging import Paging, read_page
 from admin_api.problems import invalid
 from contracts.usage import plain_decimal
@@ -119,23 +120,24 @@ async def of_provider(
     """By day and model. Raises 403, 404."""
     found = await providers.one(plane, provider_id, caller=caller)
     only = Filter(tenant=found.tenant, provider_id=str(found.id))
-    return await summarise(plane, Question(asked, (GroupBy.DAY, GroupBy.MODEL), only), paging=paging)
+    question = Question(asked, (GroupBy.DAY, GroupBy.MODEL), only)
+    return await summarise(plane.database, question, paging=paging)
 
 
-async def summarise(plane: ControlPlane, question: Question, *, paging: Paging) -> Usage:
+async def summarise(database: Database, question: Question, *, paging: Paging) -> Usage:
     """One page, in the order of the groups. Raises 422 for what no roll-up tells."""
     table = _source(question)
     groups = [_group(table, group) for group in question.group_by]
     query = _sums(table, question).add_columns(*groups).group_by(*groups)
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         page = await read_page(connection, query, keys=groups, paging=paging, view=_item)
         totals = await _totals(connection, question, page.items, whole=paging.cursor is None and page.next is None)
     return Usage(items=page.items, totals=totals, next=page.next)
 
 
-async def to_csv(plane: ControlPlane, question: Question) -> str:
+async def to_csv(database: Database, question: Question) -> str:
     """One line for each item, RFC 4180, all of them. Raises 422 when those are too many."""
-    usage = await summarise(plane, question, paging=Paging(limit=_MAX_ROWS))
+    usage = await summarise(database, question, paging=Paging(limit=_MAX_ROWS))
     if usage.next:
         raise invalid("group_by", f"gives more than {_MAX_ROWS} rows; ask for a shorter period or fewer groups")
     out = io.StringIO()

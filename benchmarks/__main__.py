@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("worker", "adapters", "ledger", "resilience")
+BENCHMARKS = ("worker", "adapters", "ledger", "reports", "resilience")
 
 
 def main() -> int:

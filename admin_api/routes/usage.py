@@ -48,8 +48,8 @@ async def get_usage(
     only = Filter(tenant=caller.scope(tenant), provider=provider, model=model, agent=agent)
     question = Question(usage.period(first, last), _groups(group_by), only)
     if wanted is Format.CSV or (wanted is None and _CSV in accept):
-        return PlainTextResponse(await usage.to_csv(plane, question), media_type=_CSV)
-    return await usage.summarise(plane, question, paging=paging)
+        return PlainTextResponse(await usage.to_csv(plane.database, question), media_type=_CSV)
+    return await usage.summarise(plane.database, question, paging=paging)
 
 
 def _groups(text: str) -> list[GroupBy]:

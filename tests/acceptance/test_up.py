@@ -96,13 +96,17 @@ async def test_serves_an_agent_that_knows_only_the_contract(stack: RunningStack)
     assert "four words in here" in said
 
 
-async def test_books_what_was_used(stack: RunningStack) -> None:
+async def test_books_and_reports_what_was_used(stack: RunningStack, folder: Path) -> None:
     await ask(stack.ready, "to be booked")
 
     def booked() -> bool:
         return stack.admin.get("usage?group_by=provider")["totals"]["request_count"] >= 1
 
     await asyncio.to_thread(wait_for, booked, within_s=15)
+    options = ("--by", "tenant,agent", "--tenant", stack.ready["tenant"], "--state", str(folder / "state"))
+    report = await asyncio.to_thread(run, "usage", "report", *options)
+    assert report.returncode == 0, report.stderr
+    assert stack.ready["tenant"] in report.stdout
 
 
 def test_gives_each_role_only_what_it_needs(stack: RunningStack) -> None:
