@@ -15,12 +15,14 @@ from contracts.usage import Usage
 from fleet.simulator.ledger import Entry
 from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
+from tests.acceptance.chaos.faults import Ends
 from tests.acceptance.chaos.plan import Ask, Kind, Read, draw
 from tests.acceptance.chaos.verdict import problems
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ANSWER = "one two"
 BROKER_BACK_AT = 1000.0
+ENDS = Ends(BROKER_BACK_AT, {"openai": [BROKER_BACK_AT - 15]})
 
 
 def event(kind: Any, attempt: int, seq: int, **fields: Any) -> Any:
@@ -87,7 +89,7 @@ def books(records: Sequence[Record] = (), calls: Sequence[Entry] = (), **changes
 
 
 def judge(one: Seen, closed: Books) -> list[str]:
-    return problems([one], closed, broker_back_at=BROKER_BACK_AT)
+    return problems([one], closed, ends=ENDS)
 
 
 def test_finds_nothing_where_all_is_well() -> None:
@@ -143,10 +145,21 @@ def test_sees_what_the_books_should_not_say(closed: Books, words: str) -> None:
     assert words in "\n".join(judge(seen(), closed))
 
 
-def test_forgives_an_unbooked_call_only_from_before_the_broker_died() -> None:
-    lost = call(outcome="hung_up", at=BROKER_BACK_AT - 20)
-    assert judge(seen(), books(calls=[call(), lost])) == []
-    assert judge(seen(), books(calls=[call(), call(outcome="hung_up")])) != []
+@pytest.mark.parametrize(
+    ("lost", "forgiven"),
+    [
+        ({"at": BROKER_BACK_AT - 20, "outcome": "hung_up"}, True),
+        ({"at": BROKER_BACK_AT - 20, "ended_at": BROKER_BACK_AT - 16, "outcome": "finished"}, True),
+        ({"at": BROKER_BACK_AT - 20, "ended_at": BROKER_BACK_AT - 18}, False),
+        ({"at": BROKER_BACK_AT - 14, "outcome": "hung_up"}, False),
+        ({"at": BROKER_BACK_AT - 20, "vendor": "google"}, False),
+        ({"at": BROKER_BACK_AT + 1, "outcome": "hung_up"}, False),
+    ],
+)
+def test_forgives_an_unbooked_call_only_whose_worker_died_before_the_broker(
+    lost: dict[str, Any], forgiven: bool
+) -> None:
+    assert (judge(seen(), books(calls=[call(), call(**lost)])) == []) is forgiven
 
 
 def test_a_retried_attempt_is_followed_by_the_next_from_its_start() -> None:

@@ -1,9 +1,11 @@
 """Breaking things as the plan says, and mending what does not mend itself."""
 
 import asyncio
+import math
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from time import monotonic, time
 
 import psutil
@@ -15,6 +17,28 @@ from tests.kit import until
 
 _BACK_WITHIN_S = 60
 _POLL_S = 0.05
+_LATE_S = 2.0
+"""What a vendor's last words take through the proxy, and longer on a busy machine."""
+
+
+@dataclass(slots=True)
+class Ends:
+    """Of processes; in seconds since the epoch."""
+
+    broker_back_at: float = 0.0
+    """When NATS and its streams were there again after a kill -9."""
+    of_workers: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """By vendor."""
+
+    def note(self, role: str) -> None:
+        if role.startswith("worker-"):
+            self.of_workers.setdefault(role.removeprefix("worker-"), []).append(time())
+
+    def forgot(self, vendor: str, begun: float, ended: float | None) -> bool:
+        """Whether of a call that went on from `begun` to `ended` perhaps nobody knows: its worker died, then NATS."""
+        last = (ended or math.inf) + _LATE_S
+        died = any(begun <= at <= last for at in self.of_workers.get(vendor, ()))
+        return died and begun < self.broker_back_at
 
 
 class Faults:
@@ -24,8 +48,7 @@ class Faults:
         self._scene = scene
         self._absences = absences
         self.done: list[str] = []
-        self.broker_back_at = 0.0
-        """In seconds since the epoch, when NATS and its streams were there again after a kill -9."""
+        self.ends = Ends()
         self._broker_was_killed = asyncio.Event()
 
     async def run(self, faults: Sequence[Fault], *, begun: float) -> None:
@@ -53,7 +76,7 @@ class Faults:
             case Kind.KILL if fault.what == "nats":
                 async with self._absences.restarting():
                     await self._end(fault, signal.SIGKILL)
-                self.broker_back_at = time()
+                self.ends.broker_back_at = time()
                 self._broker_was_killed.set()
             case Kind.KILL:
                 await self._end(fault, signal.SIGKILL)
@@ -79,6 +102,7 @@ class Faults:
     async def _end(self, fault: Fault, sig: signal.Signals) -> None:
         """Returns when `fleet up` has put another process in its place."""
         process = await self._process(fault)
+        self.ends.note(fault.what)
         _signal([process], sig)
         await until(lambda: self._replaced(fault, process), within_s=_BACK_WITHIN_S)
         self._scene.note_processes()

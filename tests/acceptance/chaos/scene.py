@@ -1,10 +1,8 @@
 """The fleet of a trial: `fleet up`, simulated vendors behind proxies, and one more worker whose line to NATS is bad."""
 
 import asyncio
-import signal
-import subprocess
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ import psutil
 
 from fleet.admin_client import AdminApi
 from fleet.local.process import free_port
+from fleet.local.roles import Role
 from fleet.simulator import Simulator
 from tests.acceptance.chaos.agents import Door
 from tests.acceptance.chaos.plan import AGENTS, ALIAS, ALIAS_OF, LAST_RESORT, MODELS, VENDORS
-from tests.acceptance.running import FLEET, RunningStack, running_stack
+from tests.acceptance.running import START_WITHIN_S, RunningStack, running_stack
 from tests.proxy import Proxy
 
 WORKERS = {"openai": 2, "anthropic": 2, "google": 1, "azure": 0, "ollama": 0, "mock": 0}
@@ -71,8 +70,10 @@ async def running(folder: Path) -> AsyncGenerator[Scene]:
         for line in ("agents", "outlying-nats"):
             lines[line] = await stack.enter_async_context(Proxy(nats_port(fleet.ready)))
         await asyncio.to_thread(_configure, fleet.admin, simulator, lines)
-        outlying = stack.enter_context(_outlying_worker(fleet, folder / "outlying.log", lines["outlying-nats"].port))
-        scene = Scene(fleet, folder / "state", simulator, lines, psutil.Process(outlying.pid))
+        outlying = await _outlying_worker(fleet, folder / "outlying.log", lines["outlying-nats"].port)
+        stack.push_async_callback(outlying.stop)
+        assert outlying.process is not None
+        scene = Scene(fleet, folder / "state", simulator, lines, psutil.Process(outlying.process.pid))
         scene.note_processes()
         yield scene
 
@@ -101,23 +102,12 @@ def _configure(admin: AdminApi, simulator: Simulator, lines: dict[str, Proxy]) -
         admin.post("llm-providers", body)
 
 
-@contextmanager
-def _outlying_worker(fleet: RunningStack, log: Path, nats_port: int) -> Generator[subprocess.Popen[bytes]]:
+async def _outlying_worker(fleet: RunningStack, log: Path, nats_port: int) -> Role:
     """As an operator adds a worker on another machine: the same role and settings, another way to NATS."""
     sibling = psutil.Process(fleet.pids(f"worker-{OUTLYING_OF}")[0]).environ()
-    environment = {**sibling, "NATS_URL": f"nats://127.0.0.1:{nats_port}", "LLM_HTTP_PORT": str(free_port())}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [FLEET, "worker", "--provider", OUTLYING_OF], env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    environment = {**sibling, "NATS_URL": f"nats://127.0.0.1:{nats_port}"}
+    role = Role(
+        "outlying", ["worker", "--provider", OUTLYING_OF], env=environment, port=free_port(), log=log, stop_within_s=15
+    )
+    await role.start(timeout_s=START_WITHIN_S)
+    return role

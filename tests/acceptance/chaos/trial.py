@@ -55,7 +55,7 @@ async def run(plan: Plan, folder: Path) -> Report:
             running.stack.ready, running.state, running.simulator.ledger.entries, within_s=_SETTLED_WITHIN_S
         )
         running.note_processes()
-    found = verdict.problems(seen, closed, broker_back_at=faults.broker_back_at)
+    found = verdict.problems(seen, closed, ends=faults.ends)
     await until(lambda: all(map(is_gone, running.seen_processes)), within_s=_GONE_WITHIN_S)
     return Report(plan, found, faults.done, seen, len(closed.served), monotonic() - begun)
 

@@ -11,6 +11,7 @@ from contracts.usage import Outcome, UsageSource
 from fleet.simulator.ledger import Entry
 from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
+from tests.acceptance.chaos.faults import Ends
 from tests.acceptance.chaos.plan import Cancel
 from workers.policy import MAX_ATTEMPTS
 from workers.recovery import MAX_DEAD_ATTEMPTS
@@ -19,8 +20,8 @@ RESUMABLE_AFTER_S = 15.0
 """After a restart of NATS, running requests have said their events again by then."""
 
 
-def problems(seen: Sequence[Seen], books: Books, *, broker_back_at: float) -> list[str]:
-    """What is not as promised, and what is known of it; see `Faults.broker_back_at`."""
+def problems(seen: Sequence[Seen], books: Books, *, ends: Ends) -> list[str]:
+    """What is not as promised, and what is known of it."""
     records: dict[str, list[Record]] = defaultdict(list)
     for record in books.records:
         records[record.request_id].append(record)
@@ -35,9 +36,9 @@ def problems(seen: Sequence[Seen], books: Books, *, broker_back_at: float) -> li
             *_in_order(one.events),
             *_whole(one),
             *_rightly(one, booked),
-            *_the_same_again(one, must_be_stored=one.ended_at > broker_back_at + RESUMABLE_AFTER_S),
-            *_attempts_booked(one, booked, broker_back_at=broker_back_at),
-            *_bill(made, booked, broker_back_at=broker_back_at),
+            *_the_same_again(one, must_be_stored=one.ended_at > ends.broker_back_at + RESUMABLE_AFTER_S),
+            *_attempts_booked(one, booked, ends=ends),
+            *_bill(made, booked, ends=ends),
         ]
         if told:
             found.append("\n    ".join([f"request {one.ask.number}, {one.request_id}: {one.ask.model}", *told]))
@@ -115,17 +116,17 @@ def _the_same_again(one: Seen, *, must_be_stored: bool) -> Iterable[str]:
             yield f"a later reader after {after} sees it {ends[0]}, its agent saw {one.terminals}"
 
 
-def _attempts_booked(one: Seen, records: Sequence[Record], *, broker_back_at: float) -> Iterable[str]:
+def _attempts_booked(one: Seen, records: Sequence[Record], *, ends: Ends) -> Iterable[str]:
     """But for one whose worker died before NATS did, see `_bill`."""
     started = {event.attempt: event for event in one.events if isinstance(event, Started)}
     booked = {record.attempt: record.provider for record in records}
     for attempt, event in started.items():
-        forgotten = attempt not in booked and event.at.timestamp() < broker_back_at
+        forgotten = attempt not in booked and ends.forgot(event.provider, event.at.timestamp(), None)
         if booked.get(attempt) != event.provider and not forgotten:
             yield f"attempt {attempt} at {event.provider} is booked as {booked.get(attempt)}"
 
 
-def _bill(calls: Sequence[Entry], records: Sequence[Record], *, broker_back_at: float) -> Iterable[str]:
+def _bill(calls: Sequence[Entry], records: Sequence[Record], *, ends: Ends) -> Iterable[str]:
     """The vendors' ledger against ours: each call has a record of its own, completed ones to the token.
 
     Of a call whose worker died, NATS alone knew, and forgot when it died as well.
@@ -133,7 +134,7 @@ def _bill(calls: Sequence[Entry], records: Sequence[Record], *, broker_back_at: 
     for vendor in {call.vendor for call in calls} | {record.provider for record in records}:
         made = [call for call in calls if call.vendor == vendor]
         booked = [record for record in records if record.provider == vendor]
-        if sum(call.outcome == "finished" or call.at > broker_back_at for call in made) > len(booked):
+        if sum(not ends.forgot(vendor, call.at, call.ended_at) for call in made) > len(booked):
             yield f"{len(made)} calls were made at {vendor}, {len(booked)} are booked"
         completed = [record for record in booked if record.outcome == Outcome.COMPLETED]
         stated = Counter((call.input_tokens, call.output_tokens) for call in made if call.outcome == "finished")
