@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
@@ -41,6 +40,7 @@ _PREFETCH_PART = 4
 _BACKGROUND_PART = 10
 _NS = 1_000_000_000
 _INTERNAL_NAK_S = 5.0
+_INFO_TIMEOUT_S = 2.0
 _GIVE_BACK_S = 5.0
 """For booking what was interrupted, after the grace period."""
 
@@ -179,8 +179,11 @@ class Intake:
         await self._ask(source)
 
     async def _ask(self, source: _Source) -> None:
-        """Asks for as many as there is room for, unless that is too few to be worth a message."""
-        if self._draining or not self._broker.connected:
+        """Asks for as many as there is room for, unless that is too few to be worth a message.
+
+        Not in doubt of the leases: what comes in answer to a pull that was sent after a confirmation is certainly ours.
+        """
+        if self._draining or not self._broker.connected or source.leases.in_doubt:
             return
         room = max(0, self._slots - self.in_flight) + self._prefetch - len(source.parked) - source.asked
         if room <= 0 or (source.asked and room < self._prefetch):
@@ -259,19 +262,28 @@ class Intake:
 
         (A flush would ask the connection only, and nats-py stops reading when the answer comes after its timeout.)
         """
-        info = f"$JS.API.CONSUMER.INFO.{streams.REQUESTS}.{source.consumer}"
         sent_at = time.monotonic()
         while True:
             await asyncio.sleep(sent_at + streams.HEARTBEAT_S - time.monotonic())
             sent_at = time.monotonic()
-            if not self._broker.connected:
-                continue
-            for delivery in list(source.held):
-                await self._say(delivery, b"+WPI")
-            with suppress(nats.errors.Error):
-                answer = await self._broker.client.request(info, timeout=streams.HEARTBEAT_S)
-                if "error" not in json.loads(answer.data):
-                    source.leases.confirmed(sent_at=sent_at)
+            if self._broker.connected:
+                for delivery in list(source.held):
+                    await self._say(delivery, b"+WPI")
+                await self._confirm(source, sent_at)
+
+    async def _confirm(self, source: _Source, sent_at: float) -> None:
+        subject = f"$JS.API.CONSUMER.INFO.{streams.REQUESTS}.{source.consumer}"
+        try:
+            answer = await self._broker.client.request(subject, timeout=_INFO_TIMEOUT_S)
+        except nats.errors.Error:
+            return
+        if "error" in json.loads(answer.data):
+            return
+        was_in_doubt = source.leases.in_doubt
+        source.leases.confirmed(sent_at=sent_at)
+        if was_in_doubt:
+            source.asked = 0
+            await self._ask(source)
 
     async def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
         match settlement:

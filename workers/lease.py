@@ -36,8 +36,13 @@ class Leases:
         """For a message that has just come; it may have been on its way since the last confirmation."""
         return Lease(self, self._term)
 
+    @property
+    def in_doubt(self) -> bool:
+        """The server has not been heard for as long as it waits for us."""
+        return self._clock() - self._confirmed_at > _LASTS_S
+
     def hold(self, term: int) -> bool:
-        return term == self._term and self._clock() - self._confirmed_at <= _LASTS_S
+        return term == self._term and not self.in_doubt
 
 
 class Lease:
