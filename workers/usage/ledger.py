@@ -1,8 +1,8 @@
 """Usage records into PostgreSQL: each id once, every roll-up with it, in one transaction a batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Column, Date, Text, bindparam, func, select, update
@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.usage import UsageRecord
+from contracts.wire import utc_now
 from migrations.schema import llm_usage_events
 from workers.usage import rollups
 from workers.usage.alerts import pulse
@@ -50,8 +51,9 @@ class Booking:
 
 
 class Ledger:
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, now: Callable[[], datetime] = utc_now) -> None:
         self._engine = engine
+        self._now = now
         self._partitions = Partitions(engine)
 
     async def book(self, records: Sequence[UsageRecord]) -> Booking:
@@ -96,7 +98,8 @@ class Ledger:
                 changes += new.added(), old.removed()
             await rollups.apply(connection, changes)
             days = {TenantDay(place.tenant, place.day) for place, _ in changes}
-            await pulse.note(connection, [record for record in fresh if record.id in inserted], days=days)
+            booked = [record for record in fresh if record.id in inserted]
+            await pulse.note(connection, booked, days=days, now=self._now())
         return len(inserted), len(replaced)
 
 

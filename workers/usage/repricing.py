@@ -16,11 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.providers import Price
 from contracts.usage import Usage, UsagePart, UsageSource, plain_decimal
+from contracts.wire import utc_now
 from migrations import audit
 from migrations.audit import Origin
 from migrations.schema import llm_agent_usage, llm_usage_events, tenants
 from workers.pricing import Priced, price
 from workers.usage import rollups
+from workers.usage.alerts import pulse
+from workers.usage.alerts.pulse import TenantDay
 from workers.usage.arrays import given, parameters
 from workers.usage.booking import Amounts, Change, entry_of_event, total
 from workers.usage.verification import Period, checkable
@@ -88,6 +91,8 @@ async def _reprice(connection: AsyncConnection, day: date, tenant: str) -> Repri
         changes = total([*changes, *(_change(row, new) for row, new in changed)])
         done = done.with_more([row["cost"] for row, _ in changed], [new.amount for _, new in changed])
     await rollups.apply(connection, changes)
+    days = {TenantDay(place.tenant, place.day) for place, _ in changes}
+    await pulse.note(connection, [], days=days, now=utc_now())
     return done
 
 

@@ -58,8 +58,11 @@ class Alerts:
 
     def __init__(self, books: Books, clock: DrivenClock) -> None:
         self.books, self.clock = books, clock
-        self.ledger = Ledger(books.engine)
+        self.ledger = self.another_ledger()
         self.evaluator = self.another_evaluator()
+
+    def another_ledger(self) -> Ledger:
+        return Ledger(self.books.engine, now=self.clock.now)
 
     def another_evaluator(self) -> Evaluator:
         return Evaluator(self.books.engine, Circuits(Broker(Nats())), THRESHOLDS, clock=self.clock)
@@ -282,7 +285,7 @@ async def test_evaluators_that_meet_tell_once(alerts: Alerts) -> None:
     others = [alerts.another_evaluator() for _ in range(4)]
     await asyncio.gather(
         *(alerts.ledger.book([record(cost="30")]) for _ in range(6)),
-        *(Ledger(alerts.books.engine).book([record(**REFUSED)]) for _ in range(3)),
+        *(alerts.another_ledger().book([record(**REFUSED)]) for _ in range(3)),
         *(evaluator.evaluate() for evaluator in others * 5),
     )
     while any([await evaluator.evaluate() for evaluator in others]):
@@ -334,7 +337,7 @@ async def test_any_order_and_any_repetition_raises_the_same_alerts_once(alerts: 
     while stream:
         size = chance.randint(1, 6)
         batch, stream = stream[:size], stream[size:]
-        await asyncio.gather(alerts.ledger.book(batch), Ledger(alerts.books.engine).book(batch[::-1]))
+        await asyncio.gather(alerts.ledger.book(batch), alerts.another_ledger().book(batch[::-1]))
         if chance.random() < 0.5:
             await alerts.evaluator.evaluate()
     await alerts.evaluator.evaluate()

@@ -53,7 +53,7 @@ def test_attempts_count_in_the_ten_minutes_in_which_they_ended() -> None:
         record(outcome=Outcome.CANCELLED),
     ]
 
-    windows = pulse.count(records)
+    windows = pulse.count(records, now=NOON)
 
     first = windows[WindowKey("acme", "openai", "gpt-4o-mini", START)]
     assert (first.requests, first.errors) == (5, 2)
@@ -63,10 +63,17 @@ def test_attempts_count_in_the_ten_minutes_in_which_they_ended() -> None:
     assert windows[WindowKey("acme", "openai", "gpt-4o-mini", START + 600)].requests == 1
 
 
+def test_what_ended_long_ago_or_far_ahead_says_nothing_of_now() -> None:
+    odd = [record(finished_at=NOON + timedelta(seconds=seconds)) for seconds in (-3601, 3601)]
+    late = [record(finished_at=NOON + timedelta(seconds=seconds)) for seconds in (-3600, 3600)]
+
+    assert sum(counts.requests for counts in pulse.count([*odd, *late], now=NOON).values()) == 2
+
+
 def test_only_a_refused_key_counts_as_refused() -> None:
     refused = record(outcome=Outcome.FAILED, error_code=ErrorCode.AUTHENTICATION_FAILED)
 
-    (counts,) = pulse.count([refused, record(time_to_first_token_s=None)]).values()
+    (counts,) = pulse.count([refused, record(time_to_first_token_s=None)], now=NOON).values()
 
     assert counts.refused_at == refused.finished_at
     assert not counts.first_token
@@ -91,7 +98,9 @@ def test_any_order_in_any_batches_adds_up_to_the_same(records: list[UsageRecord]
     for start in range(0, len(shuffled), size):
         batch = shuffled[start : start + size]
         days = {TenantDay(r.tenant, r.started_at.date()) for r in batch}
-        written = to_json(pulse.to_json(Pulse(pulse.count(batch), days)))
+        written = to_json(pulse.to_json(Pulse(pulse.count(batch, now=NOON), days)))
         together.add(pulse.from_json(json.loads(written)))
 
-    assert together == Pulse(pulse.count(records), {TenantDay(r.tenant, r.started_at.date()) for r in records})
+    assert together == Pulse(
+        pulse.count(records, now=NOON), {TenantDay(r.tenant, r.started_at.date()) for r in records}
+    )

@@ -6,7 +6,7 @@ evaluated yet.
 
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import insert
@@ -19,6 +19,7 @@ from workers.usage.alerts.sketch import bucket_of
 from workers.usage.booking import ERRORS
 
 WINDOW_S = 600
+RECENT = timedelta(hours=1)
 _NOTE = insert(alert_pulses)
 
 
@@ -70,16 +71,22 @@ class Pulse:
         self.days |= other.days
 
 
-async def note(connection: AsyncConnection, booked: Iterable[UsageRecord], *, days: Set[TenantDay]) -> None:
+async def note(
+    connection: AsyncConnection, booked: Iterable[UsageRecord], *, days: Set[TenantDay], now: datetime
+) -> None:
     """Counts what a transaction has booked, in that transaction. `booked`: attempts that were new to the ledger.
     `days`: where the cost has changed."""
     if days:
-        await connection.execute(_NOTE, {"counted": to_json(Pulse(count(booked), set(days)))})
+        await connection.execute(_NOTE, {"counted": to_json(Pulse(count(booked, now=now), set(days)))})
 
 
-def count(booked: Iterable[UsageRecord]) -> dict[WindowKey, Counts]:
+def count(booked: Iterable[UsageRecord], *, now: datetime) -> dict[WindowKey, Counts]:
+    """Of attempts that ended about now: how others went says nothing of how it is."""
     windows: dict[WindowKey, Counts] = {}
+    oldest, newest = now - RECENT, now + RECENT
     for record in booked:
+        if not oldest <= record.finished_at <= newest:
+            continue
         start = int(record.finished_at.timestamp()) // WINDOW_S * WINDOW_S
         key = WindowKey(record.tenant, record.provider, record.model, start)
         counts = windows.get(key)

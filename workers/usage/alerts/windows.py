@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrations.schema import alert_pulses, alert_windows, latency_days
 from workers.usage.alerts import pulse
-from workers.usage.alerts.pulse import Counts, Pulse, WindowKey
+from workers.usage.alerts.pulse import RECENT, Counts, Pulse, WindowKey
 from workers.usage.alerts.sketch import dense, total
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 PULSES_AT_ONCE = 500
 BASELINE_DAYS = 7
 _FOLDED_AT_ONCE = 2000
-_KEPT = timedelta(hours=1)
 _HISTOGRAMS = ("first_token", "duration")
 
 _DayKey = tuple[str, str, str, date]
@@ -52,7 +51,7 @@ async def add(connection: AsyncConnection, windows: Mapping[WindowKey, Counts]) 
 async def fold(connection: AsyncConnection, *, now: datetime) -> None:
     """Adds windows that are long over to their days, and forgets days that no baseline needs."""
     columns = alert_windows.c
-    outside = or_(columns.start < now - _KEPT, columns.start > now + _KEPT)
+    outside = or_(columns.start < now - RECENT, columns.start > now + RECENT)
     key = tuple_(columns.tenant, columns.provider, columns.model, columns.start)
     some = select(columns.tenant, columns.provider, columns.model, columns.start).where(outside).limit(_FOLDED_AT_ONCE)
     gone = (await connection.execute(delete(alert_windows).where(key.in_(some)).returning(*columns))).all()
