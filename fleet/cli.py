@@ -285,18 +285,19 @@ def nats_config(
     if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
         raise Refused("TLS needs --tls-cert and --tls-key")
     users = nats_users.users(tenants=tenant or [], providers=provider or [p.value for p in Provider])
+    head = ""
     match auth:
         case "password":
             login = config.by_password(config.placeholder)
             names = "\n".join(f"#   {config.placeholder(user)[1:]}" for user in users)
-            typer.echo(f"# The server reads these passwords from its environment:\n{names}")
+            head = f"# The server reads these passwords from its environment:\n{names}\n"
         case "nkey":
             from fleet import nats_seeds
 
             login = config.by_nkey(lambda user: nats_seeds.public_key(user, folder=seeds))
     tls = config.Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     accounts = config.accounts(users, login=login)
-    typer.echo(config.server(listen=listen, store_dir=store_dir, accounts=accounts, tls=tls))
+    typer.echo(head + config.server(listen=listen, store_dir=store_dir, accounts=accounts, tls=tls))
 
 
 @app.command()
