@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from ipaddress import ip_address
 from typing import Any
 
@@ -26,6 +27,7 @@ STAGGER_S = 0.25
 MAX_CONNECTIONS = 1000
 MAX_IDLE_CONNECTIONS = 100
 IDLE_CONNECTION_S = 30
+MAX_BODY_BYTES = 32 * 1024**2
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 """The addresses of a host's name. Raises OSError when it has none."""
@@ -140,6 +142,26 @@ class _Transport(httpx2.AsyncHTTPTransport):
             keepalive_expiry=IDLE_CONNECTION_S,
             network_backend=network,
         )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        made = await super().handle_async_request(request)
+        return _Response(made.status_code, headers=made.headers, stream=made.stream, extensions=made.extensions)
+
+
+class _Response(httpx2.Response):
+    """Has a bounded body, unless it is read piece by piece. Whoever answers may never end."""
+
+    async def aread(self) -> bytes:
+        """Raises httpx2.ReadError."""
+        if not hasattr(self, "_content"):
+            body = bytearray()
+            async with aclosing(self.aiter_bytes()) as pieces:
+                async for piece in pieces:
+                    body += piece
+                    if len(body) > MAX_BODY_BYTES:
+                        raise httpx2.ReadError(f"an answer of more than {MAX_BODY_BYTES} bytes", request=self.request)
+            self._content = bytes(body)
+        return self._content
 
 
 async def _first_to_connect(connect: _Connect, addresses: Sequence[Address]) -> httpcore2.AsyncNetworkStream:

@@ -38,7 +38,7 @@ _LEGACY_IPV4 = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}", 
 """What resolvers still read as an IPv4 address: `127.1`, `2130706433`, `0x7f.0.0.1`, `0177.0.0.1`."""
 
 
-class ForbiddenAddress(ValueError):
+class ForbiddenAddress(Exception):
     """A URL leads into a private network that is not allowed. The message names the host only, never its address."""
 
     def __init__(self, host: str) -> None:

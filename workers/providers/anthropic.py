@@ -27,6 +27,7 @@ from workers.providers.anthropic_request import PROVIDER, conversation, messages
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
+from workers.providers.json_text import NO_JSON
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
 from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe
@@ -192,7 +193,7 @@ def _options(target: Target, headers: Mapping[str, str] | None = None) -> Reques
 def _decode(response: httpx2.Response, kind: type[T], *, what: str, target: Target) -> T:
     try:
         return msgspec.json.decode(response.content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except NO_JSON as exc:
         raise ProviderUnavailable(
             f"{PROVIDER} did not answer with {what} at {_host(target)}; is the base_url right?", provider=PROVIDER
         ) from exc

@@ -18,6 +18,7 @@ from contracts.usage import Usage, UsagePart, UsageSource
 from workers.providers import tool_calls
 from workers.providers.anthropic_request import PROVIDER, arguments_object
 from workers.providers.base import Chunk, Finish, Stated, service_tier
+from workers.providers.json_text import NO_JSON
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
 from workers.providers.vendor_errors import Classify
@@ -187,7 +188,7 @@ class MessageReader:
         for event in events:
             try:
                 self._take(event)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except NO_JSON:
                 if not may_be_cut:
                     self.error = StreamInterrupted(f"{PROVIDER} sent an event that is no JSON", provider=PROVIDER)
             if self.error or self.done:

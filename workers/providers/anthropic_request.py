@@ -157,7 +157,7 @@ def arguments_object(text: str) -> dict[str, Any]:
     """Arguments as the object that the API wants. Source of the form for broken ones: "Fine-grained tool streaming"."""
     try:
         value = json.loads(text) if text.strip() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"INVALID_JSON": text}
     return value if isinstance(value, dict) else {"INVALID_JSON": text}
 

@@ -18,6 +18,7 @@ from contracts.errors import AuthenticationFailed, ProviderUnavailable
 from contracts.providers import EntraCredentials
 from contracts.wire import utc_now
 from runtime.egress import Egress
+from workers.providers.json_text import NO_JSON
 from workers.providers.transport import CONNECTION_ERRORS, describe
 from workers.providers.vendor_errors import redact, retry_after_s
 
@@ -138,7 +139,7 @@ class Tokens:
         try:
             granted = msgspec.json.decode(response.content, type=_Granted)
             lives_s = float(granted.expires_in)
-        except (msgspec.DecodeError, ValueError) as exc:
+        except (*NO_JSON, ValueError) as exc:
             raise ProviderUnavailable(f"Entra ID at {host} answered without a token", provider="azure") from exc
         return Token(
             value=granted.access_token,
@@ -168,7 +169,7 @@ def _refusal(
     """Refusals of the credentials are 400 and 401 (`invalid_client`, `unauthorized_client`, an unknown tenant)."""
     try:
         said = msgspec.json.decode(response.content, type=_Refused)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NO_JSON:
         said = _Refused()
     status = response.status_code
     words = f"Entra ID at {host} answered {status} {said.error}: {said.error_description or 'no reason given'}"

@@ -38,6 +38,7 @@ from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
 from workers.providers.google_reply import ReplyReader
+from workers.providers.json_text import NO_JSON
 from workers.providers.paths import in_path
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
@@ -165,7 +166,7 @@ class Google:
                 await response.aclose()
         try:
             return msgspec.json.decode(content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except NO_JSON as exc:
             host = urlsplit(target.endpoint.base_url or BASE_URL).netloc
             raise ProviderUnavailable(
                 f"{self.name} did not answer as Gemini does at {host}; is the base_url right?", provider=self.name
@@ -182,7 +183,7 @@ class Google:
                 yield client
         except _FAILURES as exc:
             raise google_errors.from_sdk(exc, provider=self.name, key=target.key, host=host, prompt=prompt) from exc
-        except (*CONNECTION_ERRORS, UnicodeDecodeError) as exc:
+        except CONNECTION_ERRORS as exc:
             raise ProviderUnavailable(
                 f"{self.name} broke the connection at {host}: {describe(exc)}", provider=self.name
             ) from exc
@@ -224,7 +225,13 @@ class _Client:
             del asked.headers["x-goog-api-key"]
         if request_id:
             asked.headers["X-Client-Request-Id"] = request_id
-        response: Any = await self._api._async_request_once(asked, stream=True)  # pyright: ignore[reportPrivateUsage]
+        try:
+            response: Any = await self._api._async_request_once(asked, stream=True)  # pyright: ignore[reportPrivateUsage]
+        except (ValueError, RecursionError) as exc:  # the SDK reads the body of an error
+            host = urlsplit(asked.url).netloc
+            raise ProviderUnavailable(
+                f"google answered with an error that cannot be read at {host}", provider=google_request.NAME
+            ) from exc
         return response.response_stream
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ from contracts.events import FinishReason, ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers import tool_calls
 from workers.providers.base import Chunk, Finish, Stated, service_tier
+from workers.providers.json_text import NO_JSON
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
 from workers.providers.vendor_errors import Classify
@@ -170,7 +171,7 @@ class ReplyReader:
     def _take(self, data: bytes | msgspec.Raw, *, may_be_cut: bool) -> None:
         try:
             response = _decode_response(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             self._take_unknown(data, may_be_cut=may_be_cut)
             return
         self._id = self._id or response.response_id
@@ -197,7 +198,7 @@ class ReplyReader:
         """A list of replies, as it comes without `alt=sse`, or an error in one of its forms; the rest is skipped."""
         try:
             body = _decode_any(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             if not may_be_cut:
                 self.error = StreamInterrupted(
                     f"{self._provider} sent an event that is no JSON", provider=self._provider

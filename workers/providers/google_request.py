@@ -29,6 +29,7 @@ from contracts.requests import (
     ToolMessage,
     UserMessage,
 )
+from workers.providers.json_text import NO_JSON
 
 NAME = "google"
 MAX_STOPS = 5
@@ -343,7 +344,7 @@ def _arguments(text: str) -> dict[str, Any]:
         return {}
     try:
         return _decode_object(text)
-    except (msgspec.DecodeError, UnicodeError):
+    except NO_JSON:
         return {"arguments": text}
 
 
@@ -351,7 +352,7 @@ def _response(text: str) -> dict[str, Any]:
     """A tool's result as an object; any other text is its output."""
     try:
         return _decode_object(text)
-    except (msgspec.DecodeError, UnicodeError):
+    except NO_JSON:
         return {"output": text}
 
 

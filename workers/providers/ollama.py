@@ -23,6 +23,7 @@ from workers.providers import ollama_errors
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
+from workers.providers.json_text import NO_JSON
 from workers.providers.ollama_reply import OllamaReader
 from workers.providers.ollama_request import NAME, chat_body, check, ignored
 from workers.providers.reading import read_to_end
@@ -205,7 +206,7 @@ async def _look_up(request: httpx2.Request, client: _Client, target: Target, for
     response = await _successful(await client.send(request), target)
     try:
         return msgspec.json.decode(await response.aread(), type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except NO_JSON as exc:
         raise ProviderUnavailable(
             f"{NAME} did not answer {request.url.path} as Ollama does at {request.url.host}; is the base_url right?",
             provider=NAME,

@@ -22,6 +22,7 @@ from contracts.errors import (
     QuotaExhausted,
     UnsupportedFeature,
 )
+from workers.providers.json_text import NO_JSON
 from workers.providers.transport import describe
 from workers.providers.vendor_errors import answered, of_class, of_status
 
@@ -64,7 +65,7 @@ def from_response(
     """A reply whose status is no success; its body was read."""
     try:
         body: Any = msgspec.json.decode(response.content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NO_JSON:
         body = response.text
     return from_body(body, model=model, key=key, prompt=prompt, status=response.status_code, headers=response.headers)
 

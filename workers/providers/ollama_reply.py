@@ -11,6 +11,7 @@ from contracts.events import FinishReason, ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers import tool_calls
 from workers.providers.base import Chunk, Finish, Stated
+from workers.providers.json_text import NO_JSON
 from workers.providers.ndjson import Lines
 from workers.providers.ollama_request import NAME
 from workers.providers.sse import EventTooLarge
@@ -119,7 +120,7 @@ class OllamaReader:
         except msgspec.ValidationError as exc:
             self.error = StreamInterrupted(f"{NAME} sent a line of another form: {exc}", provider=NAME)
             return False
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             if not may_be_cut:
                 self.error = StreamInterrupted(f"{NAME} sent a line that is no JSON", provider=NAME)
             return False

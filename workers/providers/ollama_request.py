@@ -28,6 +28,7 @@ from contracts.requests import (
     ToolMessage,
     UserMessage,
 )
+from workers.providers.json_text import NO_JSON
 
 NAME = "ollama"
 
@@ -166,7 +167,7 @@ def _arguments(text: str) -> dict[str, Any]:
         return {}
     try:
         return _decode_object(text)
-    except (msgspec.DecodeError, UnicodeError):
+    except NO_JSON:
         return {"arguments": text}
 
 

@@ -32,6 +32,7 @@ from workers.providers import openai_errors, openai_tokens
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
+from workers.providers.json_text import NO_JSON
 from workers.providers.openai_chat import ChatReader, request_body
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
@@ -148,7 +149,7 @@ class OpenAI:
             response = await limits.wait(self._list(client, target))
         try:
             return msgspec.json.decode(response.content, type=_Models).data or []
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except NO_JSON as exc:
             raise ProviderUnavailable(
                 f"{self.name} did not answer with a list of models at {self._host(target)}; is the base_url right?",
                 provider=self.name,

@@ -16,6 +16,7 @@ from contracts.requests import CompletionRequest, Message
 from contracts.usage import Usage, UsageSource
 from workers.providers import tool_calls
 from workers.providers.base import Chunk, Finish, Stated, service_tier
+from workers.providers.json_text import NO_JSON
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
 from workers.providers.vendor_errors import Classify
@@ -210,7 +211,7 @@ class ChatReader:
     def _take(self, event: Event, *, may_be_cut: bool) -> None:
         try:
             chunk = _decode_chunk(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             self._take_unknown(event, may_be_cut=may_be_cut)
             return
         if chunk.error or event.name == "error" or (chunk.choices is None and chunk.usage is None):
@@ -284,7 +285,7 @@ class ChatReader:
         """An error in one of its forms; what is neither that nor a chunk (a proxy's own event) is skipped."""
         try:
             body = _decode_any(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             if not may_be_cut:
                 self.error = StreamInterrupted(
                     f"{self._provider} sent an event that is no JSON", provider=self._provider

@@ -1,0 +1,110 @@
+"""A server that a tenant controls may answer what it likes: every call ends in an error of the contract, soon and
+without holding more than so much."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import pytest
+
+from contracts.errors import FleetError
+from contracts.rpc import CountTokens
+from tests.contract.adapters.vendor import Vendor
+
+MOST_BYTES = 96 * 1024**2
+PIECE = 1024**2
+ODD = {
+    "a list": b"[" * 100_000 + b"]" * 100_000,
+    "an object": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "an error": b'{"error":' * 100_000 + b"{}" + b"}" * 100_000,
+    "models": b'{"models":[' * 100_000 + b"]}" * 100_000,
+    "a long number": b'{"input_tokens":' + b"9" * 100_000 + b"}",
+    "a large number": b'{"totalTokens":1e999999,"data":1e999999}',
+}
+
+
+@dataclass
+class Hostile:
+    url: str
+    sent: int = 0
+
+
+@asynccontextmanager
+async def answering(
+    status: int, kind: str, body: Callable[[], bytes | None], *, encoding: str = ""
+) -> AsyncGenerator[Hostile]:
+    """`body` gives the next piece; None: the end."""
+    hostile = Hostile("")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            encoded = f"content-encoding: {encoding}\r\n" if encoding else ""
+            writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{encoded}connection: close\r\n\r\n".encode())
+            while hostile.sent <= MOST_BYTES and (piece := body()) is not None:
+                writer.write(piece)
+                hostile.sent += len(piece)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        hostile.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield hostile
+
+
+def once(body: bytes) -> Callable[[], bytes | None]:
+    pieces = [body]
+    return lambda: pieces.pop() if pieces else None
+
+
+def calls(vendor: Vendor, url: str) -> dict[str, Callable[[], Awaitable[object]]]:
+    target = vendor.target(base_url=url)
+    question = CountTokens.model_validate({"model": vendor.model, "messages": [{"role": "user", "content": "Hi"}]})
+    return {
+        "complete": lambda: vendor.complete(target=target),
+        "health": lambda: vendor.adapter.check_health(target),
+        "models": lambda: vendor.adapter.get_supported_models(target),
+        "count": lambda: vendor.adapter.count_tokens(question, model=vendor.model, target=target),
+    }
+
+
+@pytest.mark.parametrize("call", ["complete", "health", "models", "count"])
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_answer_that_nobody_can_read_is_an_error(vendor: Vendor, call: str, status: int) -> None:
+    for name, body in ODD.items():
+        for kind, wrapped in (("application/json", body), ("text/event-stream", b"data: " + body + b"\n\n")):
+            async with answering(status, kind, once(wrapped)) as hostile:
+                with suppress(FleetError):
+                    await calls(vendor, hostile.url)[call]()
+                    assert call != "complete", name
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "kind"),
+    [
+        ("complete", 200, "application/json"),
+        ("complete", 200, "text/event-stream"),
+        ("complete", 500, "application/json"),
+        ("models", 200, "application/json"),
+    ],
+)
+async def test_an_answer_without_an_end_is_refused(vendor: Vendor, call: str, status: int, kind: str) -> None:
+    async with answering(status, kind, lambda: b"[" + b" " * PIECE) as hostile:
+        with suppress(FleetError):
+            await calls(vendor, hostile.url)[call]()
+        assert hostile.sent < MOST_BYTES
+
+
+async def test_an_answer_counts_as_what_it_unpacks_to(vendor: Vendor) -> None:
+    """A thousand bytes for each that is sent."""
+    packing = zlib.compressobj(wbits=31)
+
+    def body() -> bytes:
+        return packing.compress(b" " * PIECE) + packing.flush(zlib.Z_SYNC_FLUSH)
+
+    async with answering(200, "application/json", body, encoding="gzip") as hostile:
+        with suppress(FleetError):
+            await vendor.adapter.check_health(vendor.target(base_url=hostile.url))
+        assert hostile.sent < PIECE
