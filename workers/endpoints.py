@@ -33,7 +33,7 @@ class Visit:
     tries: int = 0
     """There."""
     patience_s: float = 0
-    """How long it may wait for an endpoint to be in service."""
+    """How long it may wait for an endpoint to be in service; each call that it makes gives it patience anew."""
     key: HeldKey | None = None
     key_read_anew: bool = False
 
@@ -42,6 +42,7 @@ class Visit:
             self.current = endpoint
             self.tries = 0
         self.tries += 1
+        self.patience_s = 0
 
     def leave(self) -> None:
         """The endpoint that was called last is not tried again."""
