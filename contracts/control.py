@@ -39,7 +39,7 @@ class Handover(WireModel):
     """What to try now, as `provider/model`."""
     remaining: tuple[str, ...] = ()
     """The fallbacks after that, as `provider/model`."""
-    attempt: Annotated[int, Field(ge=1, le=1_000)] = 1
+    attempt: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """The number of the next attempt."""
     hops: Annotated[int, Field(ge=1, le=64)] = 1
     queued_at: UtcTime

@@ -28,6 +28,7 @@ from runtime.broker import Broker
 from workers import telemetry
 from workers.fair_queue import FairQueue
 from workers.lease import Lease, Leases, Lost
+from workers.publisher import NotStored
 
 log = logging.getLogger(__name__)
 
@@ -246,6 +247,9 @@ class Intake:
             raise
         except NotNow as exc:
             await self._give_back(delivery, delay_s=exc.delay_s)
+        except NotStored as exc:
+            log.warning("request_given_back", extra={"subject": delivery.subject, "error": str(exc)})
+            await self._give_back(delivery, delay_s=_INTERNAL_NAK_S)
         except Exception:
             log.exception("request_crashed", extra={"subject": delivery.subject})
             await self._give_back(delivery, delay_s=_INTERNAL_NAK_S)
