@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from time import monotonic
 
 import pytest
 
@@ -40,13 +39,10 @@ async def test_a_quiet_tenant_is_served_while_another_waits_for_its_endpoint(
     flood = [asyncio.create_task(narrow.complete("mock/echo", "Hello", provider_options=LONG)) for _ in range(16)]
     await until(lambda: any(task.done() for task in flood))
 
-    began = monotonic()
     for _ in range(5):
         await quiet.complete("mock/echo", "Hello")
-    took_s = monotonic() - began
 
     assert sum(task.done() for task in flood) < 16, "the flood is still waiting"
-    assert took_s < 10
     for task in flood:
         assert isinstance(await task, Completed)
 

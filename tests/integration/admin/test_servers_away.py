@@ -1,7 +1,6 @@
 """A server that goes away costs 503 answers while it is away, and nothing else."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 
 import httpx
@@ -86,18 +85,16 @@ async def test_the_database_goes_away_and_comes_back(
         await api.post("/api/v1/tenants", json={"slug": tenant})
         await postgres.stop()
 
-        began = time.monotonic()
-        away = await asyncio.gather(*(api.get("/api/v1/tenants") for _ in range(20)))
-        token = await api.get("/api/v1/tenants", headers={"Authorization": "Bearer fleet_stored-in-the-database"})
-        ready = await checks(api)
-        alive = await api.get("/healthz")
-        took_s = time.monotonic() - began
+        async with asyncio.timeout(60):  # far less than one after the other would take
+            away = await asyncio.gather(*(api.get("/api/v1/tenants") for _ in range(20)))
+            token = await api.get("/api/v1/tenants", headers={"Authorization": "Bearer fleet_stored-in-the-database"})
+            ready = await checks(api)
+            alive = await api.get("/healthz")
 
         assert {answer.status_code for answer in away} == {503}
         assert all("PostgreSQL" in answer.json()["detail"] for answer in away)
         assert token.status_code == 503
         assert (ready, alive.status_code) == ({"database": False, "nats": True, "vault": True}, 200)
-        assert took_s < 20
 
         await postgres.start()
         await until(lambda: is_ready(api))

@@ -102,9 +102,14 @@ async def test_changes_of_the_configuration_are_told_by_name_only(
     everything = b"".join(received.body for received in receiver.received).decode()
     for secret in (VENDOR_KEY, token["token"], hook["secret"], "of-the-receiver"):
         assert secret not in everything
+    subject = f"llm.v1.notice.config.{acme}"
     async with nats_users.connect_as("operator") as client:
-        info = await client.jetstream().stream_info("LLM_NOTICES", subjects_filter=f"llm.v1.notice.config.{acme}")
-    assert (info.state.subjects or {}) == {f"llm.v1.notice.config.{acme}": 6}  # with the tenant's own beginning
+
+        async def published() -> bool:
+            info = await client.jetstream().stream_info("LLM_NOTICES", subjects_filter=subject)
+            return info.state.subjects == {subject: 6}  # with the tenant's own beginning
+
+        await until(published)
 
 
 async def test_a_webhook_is_tried_out_and_the_answer_is_told(api: httpx.AsyncClient) -> None:
