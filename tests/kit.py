@@ -164,7 +164,7 @@ class Bill:
 
 @asynccontextmanager
 async def worker_process(
-    nats_url: str, vault: Vault, provider: str = "mock", *, how: Mapping[str, Any] | None = None, **env: str
+    nats_url: str, vault: Vault, provider: str = "mock", how: Mapping[str, Any] | None = None, /, **env: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
     """`fleet worker` as a process of its own; killed at the end if it still runs. `how`: as subprocess.Popen's."""
     role_id, secret_id = vault.role(f"worker-{provider}")

@@ -37,7 +37,10 @@ async def test_a_worker_serves_although_it_can_write_nothing(
 ) -> None:
     how = {"cwd": unwritable, "preexec_fn": confined}
     there = {"HOME": str(unwritable), "TMPDIR": str(unwritable), "PYTHONPATH": str(ROOT)}
-    async with plane(nats_url, vault, tenant) as control, worker_process(nats_url, vault, how=how, **there) as process:
+    async with (
+        plane(nats_url, vault, tenant) as control,
+        worker_process(nats_url, vault, "mock", how, **there) as process,
+    ):
         await control.put_tenant()
         await control.put_provider("mock")
         async with Client(nats_url, tenant=tenant) as client:

@@ -200,7 +200,7 @@ async def test_nothing_that_an_agent_publishes_stops_or_bloats_a_worker(
     async with AsyncExitStack() as stack:
         control = await stack.enter_async_context(plane(nats_url, vault, tenant))
         process = await stack.enter_async_context(
-            worker_process(nats_url, vault, how={"stderr": stack.enter_context(log.open("wb"))})
+            worker_process(nats_url, vault, "mock", {"stderr": stack.enter_context(log.open("wb"))})
         )
         await control.put_tenant()
         await control.put_provider("mock")
