@@ -36,6 +36,7 @@ HEARTBEAT_S = 3
 USAGE_ACK_WAIT_S = 30
 """A batch is booked well within it; a NATS server that was killed may have forgotten acks, which then come again."""
 
+_POOLS = [(provider, priority) for provider in (*Provider, AUTO) for priority in Priority]
 _SECOND = 1_000_000_000
 _MINUTE = 60 * _SECOND
 _DAY = 86_400 * _SECOND
@@ -79,7 +80,8 @@ def definitions(sizes: Sizes) -> list[Config]:
     return [
         {
             "name": REQUESTS,
-            "subjects": [subjects.REQUESTS],
+            # What no pool takes is refused where it is published, in place of being kept for nobody.
+            "subjects": [subjects.requests_of_pool(provider, priority) for provider, priority in _POOLS],
             "retention": "workqueue",
             "storage": "file",
             "discard": "new",
@@ -223,7 +225,7 @@ def consumers() -> list[tuple[str, Config]]:
             REQUESTS,
             {
                 "durable_name": pool_consumer(provider, priority),
-                "filter_subject": f"{subjects.VERSION}.request.{provider}.{priority}.*",
+                "filter_subject": subjects.requests_of_pool(provider, priority),
                 "deliver_policy": "all",
                 "ack_policy": "explicit",
                 "ack_wait": ACK_WAIT_S * _SECOND,
@@ -233,8 +235,7 @@ def consumers() -> list[tuple[str, Config]]:
                 "replay_policy": "instant",
             },
         )
-        for provider in [*Provider, AUTO]
-        for priority in Priority
+        for provider, priority in _POOLS
     ]
     usage: Config = {
         "durable_name": USAGE_CONSUMER,

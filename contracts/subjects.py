@@ -65,6 +65,10 @@ def request(provider: str, priority: Priority, tenant: str) -> str:
     return f"{VERSION}.request.{token(provider)}.{priority}.{token(tenant)}"
 
 
+def requests_of_pool(provider: str, priority: Priority) -> str:
+    return f"{VERSION}.request.{token(provider)}.{priority}.*"
+
+
 def reply(tenant: str, agent: str, request_id: str) -> str:
     return f"{VERSION}.reply.{token(tenant)}.{token(agent)}.{token(request_id)}"
 

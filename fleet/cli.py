@@ -550,8 +550,9 @@ def _line(exc: BaseException) -> str:
     from pydantic import ValidationError
 
     if isinstance(exc, ValidationError):
-        errors = exc.errors(include_url=False, include_input=False)
-        return "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in errors)
+        from runtime.settings import explain
+
+        return explain(exc)
     if isinstance(exc, ModuleNotFoundError):
         return f"{exc}; install the extra that brings it, or all of them: pip install 'fleet[local]'"
     return " ".join(str(exc).split()) or type(exc).__name__

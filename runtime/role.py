@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from contracts.streams import JetStreamError, StreamMismatch
 from runtime.broker import Unreachable
+from runtime.settings import explain
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     try:
         uvloop.run(with_signals())
     except ValidationError as exc:
-        return _refuse("; ".join(_setting(error) for error in exc.errors(include_url=False, include_input=False)))
+        return _refuse(explain(exc))
     except (Unreachable, StreamMismatch, JetStreamError) as exc:
         return _refuse(str(exc))
     except BaseExceptionGroup as group:
@@ -63,11 +64,6 @@ def _leave_no_core() -> None:
 def _refuse(why: str) -> int:
     print(f"fleet: {why}", file=sys.stderr, flush=True)  # noqa: T201 - the line that an operator sees
     return CANNOT_START
-
-
-def _setting(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"]).upper()
-    return f"{name}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:

@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.streams import Sizes
@@ -110,7 +110,7 @@ class VaultSettings(RoleSettings):
 class SealingSettings(RoleSettings):
     """The keys that seal vendor keys: base64 of 32 bytes each, the first one seals."""
 
-    llm_encryption_key: SecretStr
+    llm_encryption_key: Annotated[SecretStr, Field(validate_default=True)] = SecretStr("")
     llm_encryption_key_previous: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
     @field_validator("llm_encryption_key_previous", mode="before")
@@ -124,6 +124,17 @@ class SealingSettings(RoleSettings):
         for key in value if isinstance(value, tuple) else (value,):
             decode_key(key)
         return value
+
+
+def explain(exc: ValidationError) -> str:
+    """Which settings are missing or wrong, and why, on one line and without their values."""
+    return "; ".join(_explain(error) for error in exc.errors(include_url=False, include_input=False))
+
+
+def _explain(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]).upper()
+    why = "is not set" if error["type"] == "missing" else error["msg"].removeprefix("Value error, ")
+    return f"{name}: {why}"
 
 
 def decode_key(key: SecretStr) -> bytes:

@@ -52,12 +52,14 @@ def test_worker_names_the_vault_address_that_does_not_answer(nats_url: str, clos
 
 
 def test_worker_names_the_setting_that_is_missing() -> None:
-    assert "LLM_ENCRYPTION_KEY" in refusal("worker", "--provider", "mock")
+    assert "LLM_ENCRYPTION_KEY: must be base64 of 32 bytes" in refusal("worker", "--provider", "mock")
+    assert "DATABASE_URL: is not set" in refusal("usage")
 
 
 @pytest.mark.parametrize("command", [("worker", "--provider", "mock"), ("admin",)])
 @pytest.mark.parametrize(
-    "wrong", [{"LLM_ENCRYPTION_KEY": SHORT_KEY}, {"LLM_ENCRYPTION_KEY_PREVIOUS": f"{KEY},{SECRET}"}]
+    "wrong",
+    [{"LLM_ENCRYPTION_KEY": ""}, {"LLM_ENCRYPTION_KEY": SHORT_KEY}, {"LLM_ENCRYPTION_KEY_PREVIOUS": f"{KEY},{SECRET}"}],
 )
 def test_a_sealing_key_that_is_none_is_refused_and_not_repeated(
     command: tuple[str, ...], wrong: dict[str, str]

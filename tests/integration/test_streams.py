@@ -9,7 +9,7 @@ import nats
 import pytest
 import pytest_asyncio
 from nats.aio.client import Client
-from nats.js.errors import APIError
+from nats.js.errors import APIError, NoStreamResponseError
 
 from contracts import streams, subjects
 from contracts.control import MSG_ID, MSG_TTL
@@ -206,6 +206,16 @@ async def test_a_request_sent_twice_is_kept_once(client: Client, request_api: st
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("to", ["acme.interactive.acme", "openai.urgent.acme", "openai.interactive.acme.more"])
+async def test_a_request_that_no_pool_would_take_is_refused(
+    client: Client, request_api: streams.Request, to: str
+) -> None:
+    await create(client, "LLM_REQUESTS", {"subjects": [subjects.REQUESTS]})  # as earlier releases made it
+    await streams.ensure(request_api, Sizes())
+    with pytest.raises(NoStreamResponseError):
+        await client.jetstream().publish(f"llm.v1.request.{to}", b"{}")
+
+
 async def test_a_request_is_gone_after_its_time(client: Client, request_api: streams.Request) -> None:
     await streams.ensure(request_api, Sizes())
     js = client.jetstream()
