@@ -63,7 +63,7 @@ _TTL_SLACK_S = 60
 _LAST_WORD_S = 5.0
 """How long after the deadline the fleet may take to say so itself."""
 _RESUME_TIMEOUT_S = 3.0
-_RESUME_TRIES = 3
+_RESUME_FOR_S, _RESUME_AGAIN_S = 15.0, 0.2
 _SILENCE_S = 15.0
 """Without any event for this long, what is stored is asked for: an event may have been lost on the way."""
 _GAP_S = 0.5
@@ -151,7 +151,8 @@ class Stream(AsyncIterator[Event]):
             patience_s = _GAP_S if self._early else _SILENCE_S
             left_s = self._time_left_s()
             try:
-                event = await asyncio.wait_for(self._arrived.get(), min(patience_s, left_s))
+                async with asyncio.timeout(min(patience_s, left_s)):
+                    event = await self._arrived.get()
             except TimeoutError:
                 if left_s <= patience_s:
                     raise DeadlineExceeded(f"request {self.request_id} did not end by its deadline") from None
@@ -336,21 +337,23 @@ class Client:
         deadline = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
         stream = self._listen(request_id, _published_already, after=after, deadline=deadline)
         try:
-            await self._feed_stored(stream, after)
+            await self._feed_stored(stream, after, for_s=min(_RESUME_FOR_S, _seconds_until(deadline)))
             async for event in stream:
                 yield event
         finally:
             await stream.aclose()
 
-    async def _feed_stored(self, stream: Stream, after: Position) -> None:
+    async def _feed_stored(self, stream: Stream, after: Position, *, for_s: float) -> None:
         """NATS asks one worker of all, and may not know yet that it is gone: then another one is asked."""
-        for tries_left in reversed(range(_RESUME_TRIES)):
+        give_up = time.monotonic() + for_s
+        while True:
             try:
                 async for event in self._stored(stream.request_id, after, must_exist=True):
                     stream.feed(event)
             except ProviderUnavailable:
-                if not tries_left:
+                if time.monotonic() + _RESUME_AGAIN_S >= give_up:
                     raise
+                await asyncio.sleep(_RESUME_AGAIN_S)
             else:
                 return
 
@@ -411,7 +414,8 @@ class Client:
             subscription = await self._nats.subscribe(inbox, cb=answers.put)
             await self._nats.publish(subjects.resume(self.tenant), ask.to_json(), reply=inbox)
             while True:
-                msg = await asyncio.wait_for(answers.get(), _RESUME_TIMEOUT_S)
+                async with asyncio.timeout(_RESUME_TIMEOUT_S):
+                    msg = await answers.get()
                 if (msg.headers or {}).get("Status") == "503":
                     raise ProviderUnavailable("no worker is there to resume from")
                 if not msg.data:

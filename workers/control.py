@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 import nats.errors
@@ -19,6 +19,7 @@ from contracts.errors import (
     InvalidRequest,
     MalformedRequest,
     NoProvider,
+    ProviderUnavailable,
     UnknownTenant,
 )
 from contracts.events import parse
@@ -28,6 +29,7 @@ from contracts.subjects import RpcMethod
 from contracts.wire import WireModel
 from runtime.broker import Broker
 from runtime.catalogue import provider_of_model
+from runtime.tasks import end
 from workers import replies
 from workers.cancellations import Cancellations
 from workers.clock import Clock
@@ -81,9 +83,7 @@ class Control:
             await client.subscribe(subjects.all_rpcs(provider), queue=f"rpc-{provider}", cb=self._in_task(self._answer))
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     async def _hear_what_was_missed(self) -> None:
         """The cancels that were sent while this worker did not run, or was cut off."""
@@ -112,6 +112,8 @@ class Control:
                     await answer(msg)
             except (nats.errors.Error, TimeoutError) as exc:
                 log.warning("answer_failed", extra={"subject": msg.subject, "error": type(exc).__name__})
+                with suppress(nats.errors.Error):
+                    await self._say(msg, _refusal(ProviderUnavailable(f"NATS did not answer: {type(exc).__name__}")))
             except Exception:
                 log.exception("answer_crashed", extra={"subject": msg.subject})
 
