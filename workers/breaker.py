@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 MAX_FAILURES = 10
 """In a row, seen by one worker."""
-OPEN_FIRST_S, OPEN_MAX_S = 5.0, 60.0
+OPEN_FIRST_S, OPEN_MAX_S = 5.0, 20.0
+"""Less than a request waits for service (`policy.SERVICE_PATIENCE_S`), so that none fails without a probe meanwhile."""
 COOL_DOWN_FIRST_S, COOL_DOWN_MAX_S = 1.0, 30.0
 """When the vendor says to wait, but not for how long."""
 COOL_DOWN_LONGEST_S = 86_400.0

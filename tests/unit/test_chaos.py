@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import DeadlineExceeded, Error
+from contracts.errors import DeadlineExceeded, Error, ErrorCode
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started, Timings
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage
@@ -101,6 +101,15 @@ def test_lets_pass_what_is_promised_to_fail() -> None:
     records = [record(outcome="failed", usage_source="estimated")]
     calls = [call(outcome="cut")]
     assert judge(seen([started(1), failed(1, 1, "stream_interrupted")], ask=ask), books(records, calls)) == []
+
+
+@pytest.mark.parametrize(("waited_s", "is_right"), [(31, True), (29, False)])
+def test_lets_fail_what_has_waited_for_an_endpoint_long_enough(waited_s: float, is_right: bool) -> None:
+    error = Error(code=ErrorCode.OVERLOADED, message="not called", retryable=True, retry_after_s=5)
+    end = event(Failed, 1, 1, error=error)
+    one = seen([started(1), end], asked_at=BROKER_BACK_AT, ended_at=BROKER_BACK_AT + waited_s)
+    records = [record(outcome="failed", usage_source="estimated")]
+    assert (judge(one, books(records, [call(outcome="cut")])) == []) is is_right
 
 
 @pytest.mark.parametrize(

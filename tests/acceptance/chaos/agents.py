@@ -29,6 +29,7 @@ class Seen:
     """In the order of reading, over all comings and goings."""
     error: FleetError | None = None
     """What reading ended with, in place of a terminal event."""
+    asked_at: float = 0.0
     ended_at: float = 0.0
     """In seconds since the epoch."""
     read_again: dict[tuple[int, int], list[Event]] = field(default_factory=dict[tuple[int, int], list[Event]])
@@ -97,6 +98,7 @@ class Door:
 async def live(client: Client, door: Door, seen: Seen, absences: Absences) -> None:
     """One request from its publishing to its end."""
     ask = seen.ask
+    seen.asked_at = time()
     stream = client.stream(
         ask.model, f"Request {ask.number}", id=seen.request_id, deadline_s=DEADLINE_S, **ask.fields()
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
 
-from contracts.errors import ErrorCode
+from contracts.errors import Error, ErrorCode
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started, Terminal
 from contracts.usage import Outcome, UsageSource
 from fleet.simulator.ledger import Entry
@@ -13,7 +13,7 @@ from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
 from tests.acceptance.chaos.faults import Ends
 from tests.acceptance.chaos.plan import Cancel
-from workers.policy import MAX_ATTEMPTS
+from workers.policy import MAX_ATTEMPTS, SERVICE_PATIENCE_S
 from workers.recovery import MAX_DEAD_ATTEMPTS
 
 RESUMABLE_AFTER_S = 15.0
@@ -80,18 +80,20 @@ def _rightly(one: Seen, records: Sequence[Record]) -> Iterable[str]:
     match one.terminals:
         case [Cancelled()] if not isinstance(one.ask.conduct, Cancel):
             yield "cancelled, and nobody asked for that"
-        case [Failed(error=error)] if not _may_fail(one, error.code, records):
+        case [Failed(error=error)] if not _may_fail(one, error, records):
             yield f"failed after {len(records)} attempts: {error.code}: {error.message}"
         case _:
             pass
 
 
-def _may_fail(one: Seen, code: str, records: Sequence[Record]) -> bool:
-    match code:
+def _may_fail(one: Seen, error: Error, records: Sequence[Record]) -> bool:
+    match error.code:
         case ErrorCode.INTERNAL:
             return _is_poison(records)
         case ErrorCode.STREAM_INTERRUPTED if one.ask.on_interrupt == "fail":
             return True
+        case _ if error.retry_after_s is not None and one.ended_at - one.asked_at >= SERVICE_PATIENCE_S:
+            return True  # it waited for an endpoint, and all probes of others failed
         case _:
             return len(records) >= MAX_ATTEMPTS
 
