@@ -53,6 +53,7 @@ from runtime import broker, logs, price_refresh, role
 from runtime.broker import Broker, Unreachable, reason
 from runtime.egress import Egress
 from runtime.sealing import Keyring
+from runtime.tasks import end
 from runtime.vault import VaultSession
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
             running["issuer"] = keys.keep_fresh()
             oidc = Oidc(keys, audience=settings.llm_oidc_audience, claims=settings.claims())
         for name, work in running.items():
-            stack.push_async_callback(_cancel, asyncio.create_task(work, name=name))
+            stack.push_async_callback(end, asyncio.create_task(work, name=name))
         per_minute = settings.llm_admin_rate_limit_per_minute
         yield ControlPlane(
             database=database,
@@ -218,10 +219,3 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
         raise Unreachable(f"the admin API cannot listen at {host}:{port}: {reason(exc)}") from exc
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancels until it is done: nats-py loses a cancellation that meets an answer (Python 3.11's `wait_for`)."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=1)

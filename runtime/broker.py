@@ -144,7 +144,8 @@ async def _connect_to_any(broker: Broker, settings: BrokerSettings, options: dic
         except (OSError, nats.errors.Error, TimeoutError) as exc:
             failures.append(f"{address(order[0])}: {reason(broker.refusal or exc)}")
             with suppress(OSError, TimeoutError):  # nats-py leaves the socket open
-                await asyncio.wait_for(broker.client.close(), _CLOSE_S)
+                async with asyncio.timeout(_CLOSE_S):
+                    await broker.client.close()
             broker.client = _Client(by_tls=settings.nats_by_tls)
         else:
             broker.client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}

@@ -51,7 +51,8 @@ class BucketWatch:
     async def wait_until_loaded(self) -> None:
         """Raises Unreachable when the bucket cannot be read."""
         try:
-            await asyncio.wait_for(self._loaded.wait(), _FIRST_LOAD_S)
+            async with asyncio.timeout(_FIRST_LOAD_S):
+                await self._loaded.wait()
         except TimeoutError:
             raise Unreachable(
                 f"the bucket {self._bucket} cannot be read; has this NATS user the right to it?"

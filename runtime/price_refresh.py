@@ -17,6 +17,7 @@ from genai_prices.types import _providers_from_raw  # pyright: ignore[reportPriv
 
 from runtime import catalogue
 from runtime.settings import PriceSettings
+from runtime.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ async def kept_current(settings: PriceSettings) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end(task)
 
 
 async def refresh(url: str) -> None:

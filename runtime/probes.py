@@ -17,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
 from runtime.settings import ProbeSettings
+from runtime.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ async def serve(
     try:
         yield server.server_port
     finally:
-        beat.cancel()
+        await end(beat)
         await asyncio.to_thread(server.shutdown)
         server.server_close()
 

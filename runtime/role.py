@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from contracts.streams import JetStreamError, StreamMismatch
 from runtime.broker import Unreachable
 from runtime.settings import explain
+from runtime.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,7 @@ async def first_of(*waits: Awaitable[Any]) -> None:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
 
 def _leave_no_core() -> None:

@@ -15,6 +15,7 @@ from contracts.wire import utc_now
 from runtime import broker, logs, price_refresh, probes, role
 from runtime.egress import Egress
 from runtime.sealing import Keyring
+from runtime.tasks import end
 from runtime.vault import VaultSession
 from workers import presence, telemetry
 from workers.admission import Admission
@@ -181,8 +182,7 @@ async def run(
             async with asyncio.TaskGroup() as intakes:
                 for intake in (*pools.values(), resolver):
                     intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")
-            for task in (*watches, refreshing, sweeping, announcing, closed, vault_watch, repeating):
-                task.cancel()
+            await end(*watches, refreshing, sweeping, announcing, closed, vault_watch, repeating)
         if nats.connected:
             await presence.withdraw(nats, name)
 

@@ -25,6 +25,7 @@ from nats.aio.subscription import Subscription
 from contracts import streams
 from contracts.subjects import Priority
 from runtime.broker import Broker
+from runtime.tasks import end
 from workers import telemetry
 from workers.fair_queue import FairQueue
 from workers.lease import Lease, Leases, Lost
@@ -141,10 +142,9 @@ class Intake:
             beats = [group.create_task(self._heartbeats(source), name="heartbeats") for source in self._sources]
             watchdog = group.create_task(self._watchdog(), name="watchdog")
             await stop.wait()
-            watchdog.cancel()
+            await end(watchdog)
             await self._drain(grace_s)
-            for task in beats:
-                task.cancel()
+            await end(*beats)
 
     def _receiver(self, source: _Source) -> Callable[[Msg], Awaitable[None]]:
         async def receive(msg: Msg) -> None:
@@ -323,9 +323,7 @@ class Intake:
         if left:
             self._interrupt()
             await asyncio.wait(left, timeout=_GIVE_BACK_S)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await end(*left)
         for source in self._sources:
             if source.subscription:
                 await source.subscription.unsubscribe()

@@ -9,6 +9,9 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
+_AGAIN_S = 1.0
+"""A cancellation that meets an answer is lost in Python 3.11's `wait_for`, and so in nats-py; then it is repeated."""
+
 
 class Reason(Enum):
     CANCELLED = auto()
@@ -29,15 +32,20 @@ class Interruption:
     def __init__(self) -> None:
         self.reason: Reason | None = None
         self._task: asyncio.Task[object] | None = None
-        self._cancelled_by_us = False
+        self._cancellations = 0
+        self._again: asyncio.TimerHandle | None = None
 
     def request(self, reason: Reason) -> None:
         if self.reason is not None:
             return
         self.reason = reason
+        self._cancel()
+
+    def _cancel(self) -> None:
         if self._task is not None:
-            self._cancelled_by_us = True
+            self._cancellations += 1
             self._task.cancel()
+            self._again = self._task.get_loop().call_later(_AGAIN_S, self._cancel)
 
     def check(self) -> None:
         """Raises Interrupted if it was requested."""
@@ -53,7 +61,10 @@ class Interruption:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        if self._cancelled_by_us and task is not None and self.reason is not None:
-            self._cancelled_by_us = False
-            if task.uncancel() == 0 and (kind is None or issubclass(kind, asyncio.CancelledError)):
+        ours, self._cancellations = self._cancellations, 0
+        if self._again is not None:
+            self._again.cancel()
+        if ours and task is not None and self.reason is not None:
+            others = [task.uncancel() for _ in range(ours)][-1]
+            if not others and (kind is None or issubclass(kind, asyncio.CancelledError)):
                 raise Interrupted(self.reason) from exc

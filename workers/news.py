@@ -21,4 +21,5 @@ class News:
 async def wait(news: asyncio.Event, *, at_most_s: float) -> None:
     """Until the news, or the time is over."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(news.wait(), at_most_s)
+        async with asyncio.timeout(at_most_s):
+            await news.wait()

@@ -36,7 +36,8 @@ async def stored(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator
             ask = {"seq": next_seq, "next_by_subj": subject, "batch": _BATCH}
             await broker.client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(ask).encode(), reply=inbox)
             while True:
-                msg = await asyncio.wait_for(answers.get(), _ANSWER_TIMEOUT_S)
+                async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                    msg = await answers.get()
                 headers = msg.headers or {}
                 if "Nats-Stream" not in headers:  # a header Status may be that of the stored message
                     break

@@ -12,6 +12,7 @@ from fleet.local.stack import Stack, Wishes
 from fleet.local.state import State
 from runtime import logs, role
 from runtime.settings import LogSettings
+from runtime.tasks import end
 
 
 def main(folder: Path, wishes: Wishes) -> int:
@@ -58,6 +59,4 @@ async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
             return True
         return False
     finally:
-        for task in (working, stopping):
-            task.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
+        await end(working, stopping)

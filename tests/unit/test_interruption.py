@@ -96,3 +96,29 @@ async def test_a_request_in_the_turn_in_which_the_scope_would_have_ended_leaves_
     interruption.request(Reason.CANCELLED)
 
     assert await task == "interrupted"
+
+
+async def test_an_interruption_that_was_lost_comes_again() -> None:
+    """As in `wait_for` of Python 3.11, when an answer is there at the same time."""
+    interruption, inside, lost = Interruption(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> str:
+        try:
+            async with interruption:
+                inside.set()
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    lost.set()
+                await asyncio.Event().wait()
+        except Interrupted:
+            await asyncio.sleep(0)
+            return "can wait again"
+        return "was not interrupted"
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    interruption.request(Reason.CANCELLED)
+
+    assert await asyncio.wait_for(task, 20) == "can wait again"
+    assert lost.is_set()

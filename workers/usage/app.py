@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from migrations.engine import open_engine
 from runtime import broker, logs, probes, role
 from runtime.broker import Unreachable
+from runtime.tasks import end
 from workers.clock import Clock
 from workers.usage import backlog, retention
 from workers.usage.alerts.circuits import Circuits
@@ -69,8 +70,7 @@ async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Ev
                 tasks.create_task(alerts.keep_evaluating(), name="alerts"),
             ]
             await role.first_of(stop.wait(), nats.closed.wait())
-            for job in jobs:
-                job.cancel()
+            await end(*jobs)
         if nats.closed.is_set():
             raise Unreachable(f"NATS at {broker.address(settings.nats_url)} closed the connection for good")
     log.info("usage_consumer_stopped")

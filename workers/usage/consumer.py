@@ -24,6 +24,7 @@ from contracts.usage import UsageRecord
 from contracts.wire import utc_now
 from migrations.engine import is_outage, one_line
 from runtime.role import first_of
+from runtime.tasks import end
 from workers.usage import metrics
 from workers.usage.database import Database
 from workers.usage.ledger import Ledger, Unbookable
@@ -119,8 +120,7 @@ class UsageConsumer:
                 await self._settled()
         await self._subscriber.stop()
         if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.wait({self._settling})
+            await end(self._settling)
 
     async def _take(self, messages: list[Msg]) -> None:
         """Reads a batch while PostgreSQL works on the one before, which has to be settled first."""
