@@ -26,6 +26,7 @@ from contracts.providers import Price, PublishedTenant
 from contracts.requests import CompletionRequest
 from contracts.usage import UsageRecord
 from runtime.broker import Broker
+from runtime.tasks import end
 from workers import telemetry
 from workers.clock import Clock
 from workers.cost_bounds import bounds_its_output, upper_bound
@@ -206,7 +207,12 @@ class Budgets:
         self, tenant: PublishedTenant, call: BudgetedCall, ask: Ask, account: _Account, hold: Hold
     ) -> Reservation:
         subject = subjects.budget(hold.tenant, hold.window)
-        _, total = await asyncio.gather(self._holds.put(hold), self._add(subject, hold.units, msg_id=f"{hold.name}+"))
+        putting = asyncio.create_task(self._holds.put(hold))
+        try:
+            total = await self._add(subject, hold.units, msg_id=f"{hold.name}+")
+            await putting
+        finally:
+            await end(putting)  # what is put after its release would stay for ever
         account.left = account.most - total
         kept = share(ask, total=total, most=account.most)
         if kept == ask.whole:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -11,12 +12,21 @@ from typing import Any
 import pytest
 
 from contracts import streams, subjects
-from contracts.budget import UNITS_PER_USD
+from contracts.budget import UNITS_PER_USD, Hold
 from contracts.events import Cancelled, Completed, Event, Failed
-from contracts.providers import BudgetStart, Price
+from contracts.providers import BudgetStart, Price, PublishedTenant
+from contracts.requests import CompletionRequest
 from fleet.client import Client
+from runtime.broker import Broker, connect
+from runtime.settings import BrokerSettings
 from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker, worker_process, worker_settings
 from tests.servers import Vault
+from workers.budgets import BudgetedCall, Budgets
+from workers.clock import Clock
+from workers.holds import Holds
+from workers.interruption import Interruption
+from workers.publisher import NotStored, Publisher
+from workers.waiting import WaitingRoom
 
 PRICES = {"mock/echo": Price(input_mtok=Decimal(0), output_mtok=Decimal(1_000_000))}
 """A USD for each token of the answer."""
@@ -198,3 +208,49 @@ async def until_held(shop: Shop) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not await shop.holds():
             await asyncio.sleep(0.01)
+
+
+class LateHolds(Holds):
+    """What is put comes late to the server."""
+
+    def __init__(self, broker: Broker, publisher: Publisher) -> None:
+        super().__init__(broker, publisher)
+        self.may_be_put = asyncio.Event()
+        self.puts: list[asyncio.Task[Any] | None] = []
+
+    async def put(self, hold: Hold) -> None:
+        self.puts.append(asyncio.current_task())
+        await self.may_be_put.wait()
+        await super().put(hold)
+
+
+async def test_a_reservation_that_failed_leaves_no_hold_however_late_it_was(nats_url: str, shop: Shop) -> None:
+    await shop.give(100)
+    settings = BrokerSettings.model_validate({"nats_url": nats_url})
+    async with connect(settings, name="tester", inbox_prefix="_ROLE_tester") as broker:
+        publisher, rng, clock = Publisher(broker), random.Random(1), Clock()
+        holds = LateHolds(broker, publisher)
+        waiting = WaitingRoom(seats=2, rng=rng)
+        budgets = Budgets(broker, publisher, holds, waiting=waiting, worker="late", clock=clock, rng=rng)
+        tenant = PublishedTenant(slug=shop.control.tenant, daily_budget_usd=Decimal(100), prices=PRICES)
+        request = CompletionRequest.model_validate(
+            {
+                "id": "r1",
+                "tenant": tenant.slug,
+                "agent": "tester",
+                "model": "mock/echo",
+                "messages": [{"role": "user", "content": "Hi"}],
+                "max_tokens": 5,
+            }
+        )
+        call = BudgetedCall(request, provider="mock", model="echo", at=clock.now(), deadline=clock.now())
+        await shop.control.client.jetstream().delete_stream(streams.BUDGETS)
+
+        with pytest.raises(NotStored):
+            await budgets.reserve(tenant, call, interruption=Interruption())
+        await shop.control.make_streams()
+        await budgets.release_owed()
+        holds.may_be_put.set()
+        await asyncio.gather(*(put for put in holds.puts if put), return_exceptions=True)
+
+        await shop.until_settled()
