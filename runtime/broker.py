@@ -72,6 +72,20 @@ class Broker:
         return self.client.is_connected
 
     @property
+    def server_id(self) -> str:
+        """Of the server that is or was connected to; another one after it was started anew."""
+        return self._server.get("server_id", "")
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether other servers know what this one knew."""
+        return bool(self._server.get("cluster"))
+
+    @property
+    def _server(self) -> dict[str, Any]:
+        return self.client._server_info  # pyright: ignore[reportPrivateUsage]
+
+    @property
     def reconnects(self) -> int:
         """How often the connection was made anew; what was said on another one may have been lost."""
         return self.client.stats["reconnects"]

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import version
 
 from contracts.providers import WorkerPresence
@@ -31,6 +32,7 @@ from workers.execution import Execution, Services
 from workers.holds import Holds
 from workers.intake import Intake
 from workers.keys import KeyStore
+from workers.memory import until_kept
 from workers.providers import registry
 from workers.publisher import Publisher
 from workers.settings import WorkerSettings
@@ -83,7 +85,7 @@ async def run(
         keyring = Keyring.from_settings(settings)
         keys = KeyStore(vault, keyring, clock=clock.monotonic)
         cancellations = Cancellations(clock)
-        live = LiveStreams(lambda: nats.reconnects)
+        live = LiveStreams(lambda: nats.reconnects, partial(until_kept, nats))
         nats.on_reconnect.append(live.reconnected)
         rng = random.Random()
         waiting = WaitingRoom(seats=max(2, concurrency // _WAITING_PART), rng=rng)

@@ -49,11 +49,11 @@ from workers.intake import Delivery, NotNow, Settlement
 from workers.interruption import Interrupted, Interruption, Reason
 from workers.job import Job, check_model, parse_handover, parse_request
 from workers.lease import Lost
-from workers.memory import forgotten
+from workers.memory import memory
 from workers.providers.base import Call, Finish, Provider, Stated, Target
 from workers.publisher import NotStored, Publisher, TooLarge
 from workers.routing import Candidate, Routes
-from workers.stream import EventStream, LiveStreams
+from workers.stream import SAID_AGAIN_S, EventStream, LiveStreams
 from workers.waiting import WaitingRoom
 
 log = logging.getLogger(__name__)
@@ -234,12 +234,20 @@ class Execution:
         try:
             events = await replies.events(self._use.broker, job.events.subject)
             past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
-            unknown = past is None and job.delivery.deliveries > 1
-            if unknown and await forgotten(self._use.broker, since=job.delivery.queued_at):
-                job.events.skip_attempts(job.delivery.deliveries - 1)
+            if past is None and (job.delivery.deliveries > 1 or job.delivery.may_be_again):
+                await self._mind_what_is_forgotten(job)
         except (nats.errors.Error, TimeoutError) as exc:
             raise NotNow(_NO_ANSWER_S) from exc
         return past
+
+    async def _mind_what_is_forgotten(self, job: Job) -> None:
+        """Raises NotNow as long as other workers may yet say again what they had said."""
+        kept = await memory(self._use.broker)
+        if kept is not None and kept.begins_at <= job.delivery.queued_at:
+            return
+        if job.delivery.may_be_again and (kept is None or kept.age_s < SAID_AGAIN_S):
+            raise NotNow(SAID_AGAIN_S)
+        job.events.skip_attempts(job.delivery.deliveries - 1)
 
     async def _admit(self, job: Job) -> None:
         """A request counts against its tenant's limits once, before anything is done for it."""

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import assert_never
 
@@ -43,6 +43,10 @@ _BACKGROUND_PART = 10
 _NS = 1_000_000_000
 _INTERNAL_NAK_S = 5.0
 _INFO_TIMEOUT_S = 2.0
+_MET_S = 3.0
+"""Within it workers have reconnected to a server that was started anew, and said their events again."""
+_CLOCKS = timedelta(seconds=2)
+"""By which the server's clock may be behind ours."""
 _GIVE_BACK_S = 5.0
 """For booking what was interrupted, after the grace period."""
 
@@ -79,6 +83,8 @@ class Delivery:
     """When it entered the stream."""
     priority: Priority
     stream_seq: int
+    may_be_again: bool
+    """It was stored before we met this server, which may have given it to a worker, been killed and forgotten that."""
     lease: Lease
     """Whether it is still this worker's."""
 
@@ -102,8 +108,8 @@ class _Source:
     last_sign: float = 0.0
     parked: FairQueue[Delivery] = field(default_factory=FairQueue[Delivery])
     running: int = 0
-    held: set[Delivery] = field(default_factory=set[Delivery])
-    """Parked or running."""
+    held: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
+    """Parked or running, by their place in the stream."""
     leases: Leases = field(default_factory=lambda: Leases(time.monotonic))
 
 
@@ -122,6 +128,9 @@ class Intake:
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._provider = provider
+        self._server_id = ""
+        self._met_at = datetime.now(UTC)
+        self._asks_from = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -157,14 +166,14 @@ class Intake:
         return receive
 
     async def _receive(self, source: _Source, msg: Msg) -> None:
-        delivery = _delivery(msg, source.priority, source.leases.grant())
+        delivery = _delivery(msg, source.priority, source.leases.grant(), met_at=self._met_at)
         source.asked = max(0, source.asked - 1)
-        if not delivery.lease.holds:
+        if not delivery.lease.holds or delivery.stream_seq in source.held:  # a killed server gives again what we have
             return
         if self._draining:
             await self._give_back(delivery)
             return
-        source.held.add(delivery)
+        source.held[delivery.stream_seq] = delivery
         source.parked.put(delivery.tenant, delivery)
         self._start_what_fits()
         await self._ask(source)
@@ -184,7 +193,7 @@ class Intake:
 
         Not in doubt of the leases: what comes in answer to a pull that was sent after a confirmation is certainly ours.
         """
-        if self._draining or not self._broker.connected or source.leases.in_doubt:
+        if self._draining or not self._broker.connected or source.leases.in_doubt or self._waits_for_others():
             return
         room = max(0, self._slots - self.in_flight) + self._prefetch - len(source.parked) - source.asked
         if room <= 0 or (source.asked and room < self._prefetch):
@@ -200,6 +209,22 @@ class Intake:
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{streams.REQUESTS}.{source.consumer}"
         await self._broker.client.publish(subject, json.dumps(pull).encode(), reply=source.inbox)
+
+    def _waits_for_others(self) -> bool:
+        """A server that was killed forgets whom it gave what a moment ago, and gives it to another worker at once.
+
+        So nobody begins anything with what it was given before, nor takes anything before all have said again what
+        they had said.
+        """
+        now = time.monotonic()
+        if (server_id := self._broker.server_id) != self._server_id:
+            if self._server_id and not self._broker.in_cluster:
+                self._asks_from = now + _MET_S
+                for source in self._sources:
+                    source.leases.lose()
+            self._server_id = server_id
+            self._met_at = datetime.now(UTC)
+        return now < self._asks_from
 
     async def _ask_anew(self) -> None:
         """After a reconnect, or when the server fell silent: what was asked before counts for nothing."""
@@ -254,7 +279,7 @@ class Intake:
             log.exception("request_crashed", extra={"subject": delivery.subject})
             await self._give_back(delivery, delay_s=_INTERNAL_NAK_S)
         finally:
-            source.held.discard(delivery)
+            source.held.pop(delivery.stream_seq, None)
             source.running -= 1
             if task := asyncio.current_task():
                 self._tasks.discard(task)
@@ -271,7 +296,7 @@ class Intake:
             await asyncio.sleep(sent_at + streams.HEARTBEAT_S - time.monotonic())
             sent_at = time.monotonic()
             if self._broker.connected:
-                for delivery in list(source.held):
+                for delivery in list(source.held.values()):
                     await self._say(delivery, b"+WPI")
                 await self._confirm(source, sent_at)
 
@@ -314,7 +339,7 @@ class Intake:
         self._draining = True
         for source in self._sources:
             for delivery in source.parked.drain():
-                source.held.discard(delivery)
+                source.held.pop(delivery.stream_seq, None)
                 await self._give_back(delivery)
         log.info("draining", extra={"provider": self._provider, "in_flight": self.in_flight})
         if self._tasks:
@@ -330,7 +355,7 @@ class Intake:
         telemetry.HANDED_OVER_ON_DRAIN.inc(len(left))
 
 
-def _delivery(msg: Msg, priority: Priority, lease: Lease) -> Delivery:
+def _delivery(msg: Msg, priority: Priority, lease: Lease, *, met_at: datetime) -> Delivery:
     meta = msg.metadata
     return Delivery(
         subject=msg.subject,
@@ -341,5 +366,6 @@ def _delivery(msg: Msg, priority: Priority, lease: Lease) -> Delivery:
         queued_at=meta.timestamp,
         priority=priority,
         stream_seq=meta.sequence.stream,
+        may_be_again=meta.timestamp < met_at + _CLOCKS,
         lease=lease,
     )

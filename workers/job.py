@@ -54,7 +54,7 @@ class Job:
     def may_have_a_past(self) -> bool:
         """Whether it was delivered before, or may be: only its id as message id makes JetStream drop a copy."""
         deduplicated = self.handover is not None or self.delivery.headers.get(MSG_ID) == self.request.id
-        return self.delivery.deliveries > 1 or not deduplicated
+        return self.delivery.deliveries > 1 or self.delivery.may_be_again or not deduplicated
 
     @property
     def runs_once_more(self) -> bool:

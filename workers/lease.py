@@ -32,6 +32,10 @@ class Leases:
             self._term += 1
         self._confirmed_at = sent_at
 
+    def lose(self) -> None:
+        """The server may have forgotten whom it gave what."""
+        self._term += 1
+
     def grant(self) -> "Lease":
         """For a message that has just come; it may have been on its way since the last confirmation."""
         return Lease(self, self._term)

@@ -33,7 +33,9 @@ from workers.providers.base import Chunk
 Publish = Callable[[str, bytes], Awaitable[None]]
 
 _ENDED_KEPT, _ENDED_BYTES_KEPT = 1000, 8 * 1024**2
-_AGAIN_AFTER_S = (0, 1, 3)
+SAID_AGAIN_S = 1.5
+"""After the stream of events was made anew, workers have said theirs again."""
+_AGENTS_ARE_BACK_S = 3.0
 _MOST_ATTEMPTS = 100
 """More than one delivery makes, counted generously: numbers are never used again."""
 
@@ -167,9 +169,10 @@ class LiveStreams:
     says its attempt's events again, and so do those that ended last.
     """
 
-    def __init__(self, reconnects: Callable[[], int]) -> None:
-        """`reconnects`: how often the connection was made anew so far."""
+    def __init__(self, reconnects: Callable[[], int], until_kept: Callable[[], Awaitable[None]]) -> None:
+        """`reconnects`: how often the connection was made anew so far; `until_kept` returns when events are stored."""
         self._reconnects = reconnects
+        self._until_kept = until_kept
         self._streams: dict[EventStream, int] = {}
         self._ended: deque[EventStream] = deque()
         self._ended_bytes = 0
@@ -193,13 +196,15 @@ class LiveStreams:
         self._reconnected.set()
 
     async def repeat_after_reconnects(self) -> None:
-        """Runs for ever. Agents reconnect at their own pace, and lost streams are made anew: so not only once."""
+        """Runs for ever. Lost streams are made anew, and agents reconnect at their own pace: so not only once."""
         while True:
             await self._reconnected.wait()
             self._reconnected.clear()
-            for pause_s in _AGAIN_AFTER_S:
-                await asyncio.sleep(pause_s)
-                await self.say_again()
+            await self.say_again()
+            await self._until_kept()
+            await self.say_again()
+            await asyncio.sleep(_AGENTS_ARE_BACK_S)
+            await self.say_again()
 
     async def say_again(self) -> None:
         for stream in [*self._ended, *self._streams]:

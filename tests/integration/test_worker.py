@@ -1,12 +1,16 @@
 """The main job on real servers: a request in, events and a usage record out."""
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
 
+from contracts import streams
 from contracts.events import Completed, Delta, Event, Failed, Retrying, Started
+from contracts.subjects import Priority
 from fleet.client import Client
 from tests.kit import Bill, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
@@ -68,3 +72,40 @@ async def test_says_which_error_ended_a_request(desk: Desk) -> None:
     assert isinstance(events[-1], Failed)
     assert events[-1].error.code == "invalid_request"
     assert [a.error.code for a in events[-1].attempts] == ["invalid_request"]
+
+
+async def test_a_message_that_is_given_again_while_it_is_worked_on_is_worked_on_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by a server that was killed before it had written down whom it gave what."""
+    caplog.set_level(logging.INFO, "workers.execution")
+    script = {"mock": {"text": "one two three four five six", "between_s": 0.5}}
+    events: list[Event] = []
+
+    def ended() -> int:
+        return [record.message for record in caplog.records].count("request_ended")
+
+    async def read() -> None:
+        async for event in desk.client.stream("mock/echo", "Hello", provider_options=script):
+            events.append(event)  # noqa: PERF401 - the test looks into the list meanwhile
+
+    reading = asyncio.create_task(read())
+    await until(lambda: any(isinstance(event, Delta) for event in events))
+    jetstream = desk.plane.client.jetstream()
+    name = streams.pool_consumer("mock", Priority.INTERACTIVE)
+    await jetstream.delete_consumer(streams.REQUESTS, name)
+    await desk.plane.make_streams()
+
+    async with asyncio.timeout(30):
+        while not (await jetstream.consumer_info(streams.REQUESTS, name)).num_ack_pending:
+            await asyncio.sleep(0.01)
+        await reading
+        while (await jetstream.stream_info(streams.REQUESTS)).state.messages:
+            await asyncio.sleep(0.01)
+
+    assert [type(event) for event in events if not isinstance(event, Delta)] == [Started, Completed]
+    longer = {"mock": {"text": "one two three four", "between_s": 1}}  # than a second run of the first would take
+    await desk.client.complete("mock/echo", "And this?", provider_options=longer)
+    await until(lambda: ended() >= 2)
+    assert ended() == 2
+    assert [record.attempt for record in desk.bill.of(events[0].request_id)] == [1]

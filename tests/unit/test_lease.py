@@ -69,3 +69,11 @@ def test_a_late_confirmation_counts_from_when_the_sign_was_sent(clock: Clock, le
     clock.at += 2
 
     assert not lease.holds
+
+
+def test_what_was_granted_before_the_server_forgot_is_lost(leases: Leases) -> None:
+    before = leases.grant()
+    leases.lose()
+
+    assert not before.holds
+    assert leases.grant().holds

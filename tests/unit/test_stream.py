@@ -84,8 +84,12 @@ async def test_goes_on_after_the_last_event_of_a_dead_worker() -> None:
     assert [(e.attempt, e.seq) for e in wire.events()] == [(4, 0)]
 
 
+async def until_kept() -> None:
+    return
+
+
 async def test_says_an_attempts_events_again_as_they_were() -> None:
-    wire, live = Wire(), LiveStreams(lambda: 0)
+    wire, live = Wire(), LiveStreams(lambda: 0, until_kept)
     events = stream(wire)
     with live.keep(events):
         await events.delta(Chunk(text="of the first attempt"))
@@ -101,7 +105,7 @@ async def test_says_an_attempts_events_again_as_they_were() -> None:
 
 async def test_what_ended_last_is_said_again_as_well() -> None:
     """NATS may have taken it, and died before the agent had it."""
-    wire, live = Wire(), LiveStreams(lambda: 0)
+    wire, live = Wire(), LiveStreams(lambda: 0, until_kept)
     for text in ("one", "x" * 5_000_000, "y" * 5_000_000):
         events = stream(wire)
         with live.keep(events):
@@ -116,7 +120,7 @@ async def test_what_ended_last_is_said_again_as_well() -> None:
 
 async def test_says_before_its_ack_again_what_was_said_on_another_connection() -> None:
     reconnects = 7
-    wire, live = Wire(), LiveStreams(lambda: reconnects)
+    wire, live = Wire(), LiveStreams(lambda: reconnects, until_kept)
     events = stream(wire)
     with live.keep(events):
         await events.delta(Chunk(text="a"))
