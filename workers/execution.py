@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 
 _NO_ANSWER_S = 1.0
 """Until a request whose past cannot be read is delivered again."""
+_WAITS = 5
+"""For what other workers say again; the stream of events may be gone for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,8 @@ class Execution:
         kept = await memory(self._use.broker)
         if kept is not None and kept.begins_at <= job.delivery.queued_at:
             return
-        if job.delivery.may_be_again and (kept is None or kept.age_s < SAID_AGAIN_S):
+        waits = job.delivery.may_be_again and job.delivery.deliveries <= _WAITS
+        if waits and (kept is None or kept.age_s < SAID_AGAIN_S):
             raise NotNow(SAID_AGAIN_S)
         job.events.skip_attempts(job.delivery.deliveries - 1)
 

@@ -93,7 +93,8 @@ class Wire:
 
 
 @pytest.fixture
-async def stack() -> AsyncGenerator[AsyncExitStack]:
+async def stack(nats_url: str, vault: Vault) -> AsyncGenerator[AsyncExitStack]:
+    """Closed before the servers stop."""
     async with AsyncExitStack() as stack:
         yield stack
 
