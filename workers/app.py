@@ -28,13 +28,14 @@ from workers.clock import Clock
 from workers.config import Configuration
 from workers.control import Control
 from workers.endpoints import Endpoints
-from workers.execution import Execution, Services
+from workers.execution import Execution
 from workers.holds import Holds
 from workers.intake import Intake
 from workers.keys import KeyStore
 from workers.memory import until_kept
 from workers.providers import registry
 from workers.publisher import Publisher
+from workers.services import Services
 from workers.settings import WorkerSettings
 from workers.slots import Slots
 from workers.stream import LiveStreams

@@ -65,6 +65,9 @@ class Job:
     def deadline(self) -> datetime:
         return self.request.deadline or self.queued_at + timedelta(seconds=DEFAULT_DEADLINE_S)
 
+    def time_left_s(self, now: datetime) -> float:
+        return (self.deadline - now).total_seconds()
+
     @property
     def affordable_request(self) -> CompletionRequest:
         """The request, its answer bounded to what the tenant's budget covers."""
@@ -88,6 +91,9 @@ class Job:
             self.candidates = [
                 c for c in self.candidates if (context_window(c.provider, c.model) or too_small + 1) > too_small
             ]
+
+    async def say_retrying(self, error: FleetError, *, next_up: Candidate, delay_s: float = 0) -> None:
+        await self.events.retrying(error.to_wire(), delay_s=delay_s, provider=next_up.provider, model=next_up.model)
 
     def log_facts(self) -> dict[str, str]:
         return {"request_id": self.request.id, "tenant": self.request.tenant, "agent": self.request.agent}

@@ -1,0 +1,77 @@
+"""The money and tokens of a request: kept free before a call, settled and booked after it."""
+
+from contracts import subjects
+from contracts.errors import FleetError
+from contracts.events import Started
+from contracts.usage import Outcome, UsageRecord
+from workers import booking, recovery, telemetry
+from workers.booking import Attempt
+from workers.budgets import BudgetedCall
+from workers.job import Job
+from workers.routing import Candidate
+from workers.services import Services
+
+
+class Accounts:
+    def __init__(self, services: Services) -> None:
+        self._use = services
+
+    async def reserve(self, job: Job, candidate: Candidate) -> None:
+        call = BudgetedCall(
+            job.request,
+            provider=candidate.provider,
+            model=candidate.model,
+            at=self._use.clock.now(),
+            deadline=job.deadline,
+        )
+        job.reservation = await self._use.budgets.reserve(job.tenant, call, interruption=job.interruption)
+
+    async def unreserve(self, job: Job) -> None:
+        """For an attempt that is not made."""
+        if job.reservation is not None:
+            await self._use.budgets.release(job.reservation.hold)
+            job.reservation = None
+
+    def record(self, job: Job, attempt: Attempt, *, outcome: Outcome, error: FleetError | None = None) -> UsageRecord:
+        return booking.record(
+            job.request,
+            attempt,
+            outcome=outcome,
+            error_code=error.code if error else None,
+            usage=booking.usage_of(attempt, job.request, error),
+            prices=job.tenant.prices,
+            finished_at=self._use.clock.now(),
+            duration_s=self._use.clock.monotonic() - attempt.started,
+            queued_s=job.queued_s,
+        )
+
+    async def book(self, job: Job, record: UsageRecord) -> None:
+        """Returns when NATS has it. Raises NotStored."""
+        await self._use.budgets.settle(job.tenant, record, job.reservation)
+        job.reservation = None
+        key = f"{job.delivery.stream_seq}-{record.attempt}"
+        await self._use.admission.count_tokens(job.tenant, record.usage, key=key)
+        subject = subjects.usage(record.provider, record.tenant)
+        await self._use.publisher.durable(subject, record.to_json(), msg_id=record.id)
+        telemetry.count_attempt(record)
+
+    async def book_dead(self, job: Job, past: recovery.Past, started: Started) -> None:
+        """The last attempt of a worker that died, from the events that it sent."""
+        configured = await self._use.config.provider(job.address.tenant, started.provider)
+        attempt = booking.attempt_from_events(
+            started, past.events, provider_id=configured.provider_id if configured else ""
+        )
+        outcome, error = booking.outcome_of(past.last)
+        book = booking.record(
+            job.request,
+            attempt,
+            outcome=outcome,
+            error_code=error.code if error else None,
+            usage=booking.usage_of(attempt, job.request, error),
+            prices=job.tenant.prices,
+            finished_at=self._use.clock.now(),
+            duration_s=max(0.0, (self._use.clock.now() - started.at).total_seconds()),
+            queued_s=max(0.0, (started.at - job.queued_at).total_seconds()),
+        )
+        job.bill.add(book)
+        await self.book(job, book)

@@ -1,0 +1,77 @@
+"""Taking over a request that another worker had: what it left to do, and where to go on."""
+
+import logging
+
+import nats.errors
+
+from contracts.errors import StreamInterrupted
+from workers import recovery, replies
+from workers.accounts import Accounts
+from workers.intake import NotNow, Settlement
+from workers.job import Job
+from workers.memory import memory
+from workers.services import Services
+from workers.stream import SAID_AGAIN_S
+
+log = logging.getLogger(__name__)
+
+_NO_ANSWER_S = 1.0
+"""Until a request whose past cannot be read is delivered again."""
+_WAITS = 5
+"""For what other workers say again; the stream of events may be gone for longer."""
+
+
+class Takeover:
+    def __init__(self, pool: str, services: Services, accounts: Accounts) -> None:
+        self._pool = pool
+        self._use = services
+        self._accounts = accounts
+
+    async def settle_the_past(self, job: Job) -> Settlement | None:
+        """What an earlier delivery left to do: books what is not booked. None: the request goes on here."""
+        if not job.may_have_a_past:
+            return None
+        past = await self._past(job)
+        if past is None:
+            return None
+        if job.runs_once_more:
+            job.events.go_on_after(past.last)
+            return None
+        if recovery.has_moved(past, pool=self._pool):
+            return Settlement.ACK
+        if past.last_started is not None and not past.booked:
+            await self._accounts.book_dead(job, past, past.last_started)
+        if past.ended:
+            return Settlement.ACK
+        job.attempts += past.vendor_calls
+        job.history += past.failed
+        job.candidates = recovery.remaining(past, job.candidates)
+        job.events.go_on_after(past.last)
+        if past.abandoned:
+            log.warning("attempt_abandoned", extra={**job.log_facts(), "attempt": past.last.attempt})
+            if past.dead_attempts >= recovery.MAX_DEAD_ATTEMPTS:
+                raise recovery.Poisonous(f"{past.dead_attempts} workers died while they worked on this request")
+            if past.output_sent and job.request.on_interrupt == "fail":
+                raise StreamInterrupted("the worker died after output was sent", provider=self._pool)
+        return None
+
+    async def _past(self, job: Job) -> recovery.Past | None:
+        """Raises NotNow when NATS cannot say."""
+        try:
+            events = await replies.events(self._use.broker, job.events.subject)
+            past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
+            if past is None and (job.delivery.deliveries > 1 or job.delivery.may_be_again):
+                await self._mind_what_is_forgotten(job)
+        except (nats.errors.Error, TimeoutError) as exc:
+            raise NotNow(_NO_ANSWER_S) from exc
+        return past
+
+    async def _mind_what_is_forgotten(self, job: Job) -> None:
+        """Raises NotNow as long as other workers may yet say again what they had said."""
+        kept = await memory(self._use.broker)
+        if kept is not None and kept.begins_at <= job.delivery.queued_at:
+            return
+        waits = job.delivery.may_be_again and job.delivery.deliveries <= _WAITS
+        if waits and (kept is None or kept.age_s < SAID_AGAIN_S):
+            raise NotNow(SAID_AGAIN_S)
+        job.events.skip_attempts(job.delivery.deliveries - 1)
