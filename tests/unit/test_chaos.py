@@ -22,7 +22,11 @@ from tests.acceptance.chaos.verdict import problems
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ANSWER = "one two"
 BROKER_BACK_AT = 1000.0
-ENDS = Ends(BROKER_BACK_AT, {"openai": [BROKER_BACK_AT - 15]})
+ENDS = Ends(
+    BROKER_BACK_AT,
+    {"openai": [BROKER_BACK_AT - 15, BROKER_BACK_AT + 25]},
+    broker_away=[(BROKER_BACK_AT + 20, BROKER_BACK_AT + 30)],
+)
 
 
 def event(kind: Any, attempt: int, seq: int, **fields: Any) -> Any:
@@ -159,10 +163,12 @@ def test_sees_what_the_books_should_not_say(closed: Books, words: str) -> None:
     [
         ({"at": BROKER_BACK_AT - 20, "outcome": "hung_up"}, True),
         ({"at": BROKER_BACK_AT - 20, "ended_at": BROKER_BACK_AT - 16, "outcome": "finished"}, True),
-        ({"at": BROKER_BACK_AT - 20, "ended_at": BROKER_BACK_AT - 18}, False),
-        ({"at": BROKER_BACK_AT - 14, "outcome": "hung_up"}, False),
+        ({"at": BROKER_BACK_AT - 25, "ended_at": BROKER_BACK_AT - 21}, False),
+        ({"at": BROKER_BACK_AT - 14, "ended_at": BROKER_BACK_AT - 12}, False),
         ({"at": BROKER_BACK_AT - 20, "vendor": "google"}, False),
-        ({"at": BROKER_BACK_AT + 1, "outcome": "hung_up"}, False),
+        ({"at": BROKER_BACK_AT + 26, "outcome": "hung_up"}, False),
+        ({"at": BROKER_BACK_AT + 21, "ended_at": BROKER_BACK_AT + 22}, True),
+        ({"at": BROKER_BACK_AT + 1, "ended_at": BROKER_BACK_AT + 2}, False),
     ],
 )
 def test_forgives_an_unbooked_call_only_whose_worker_died_before_the_broker(

@@ -17,8 +17,8 @@ from tests.kit import until
 
 _BACK_WITHIN_S = 60
 _POLL_S = 0.05
-_LATE_S = 2.0
-"""What a vendor's last words take through the proxy, and longer on a busy machine."""
+_LATE_S = 5.0
+"""What a vendor's last words take through the proxy and into the books, on a busy machine."""
 
 
 @dataclass(slots=True)
@@ -29,16 +29,23 @@ class Ends:
     """When NATS and its streams were there again after a kill -9."""
     of_workers: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """By vendor."""
+    broker_away: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    """From when to when NATS was stopped and answered nobody."""
 
     def note(self, role: str) -> None:
         if role.startswith("worker-"):
             self.of_workers.setdefault(role.removeprefix("worker-"), []).append(time())
 
     def forgot(self, vendor: str, begun: float, ended: float | None) -> bool:
-        """Whether of a call that went on from `begun` to `ended` perhaps nobody knows: its worker died, then NATS."""
+        """Whether of a call that went on from `begun` to `ended` perhaps nobody knows.
+
+        Its worker died and then NATS, or it died while NATS heard nothing.
+        """
         last = (ended or math.inf) + _LATE_S
-        died = any(begun <= at <= last for at in self.of_workers.get(vendor, ()))
-        return died and begun < self.broker_back_at
+        deaths = [at for at in self.of_workers.get(vendor, ()) if begun <= at]
+        if any(at <= last for at in deaths) and begun < self.broker_back_at:
+            return True
+        return any(since <= at <= until and since <= last for at in deaths for since, until in self.broker_away)
 
 
 class Faults:
@@ -94,10 +101,13 @@ class Faults:
         process = await self._process(fault)
         everybody = [process, *process.children(recursive=True)]
         _signal(everybody, signal.SIGSTOP)
+        since = time()
         try:
             await asyncio.sleep(fault.lasts_s)
         finally:
             _signal(everybody, signal.SIGCONT)
+            if fault.what == "nats":
+                self.ends.broker_away.append((since, time()))
 
     async def _end(self, fault: Fault, sig: signal.Signals) -> None:
         """Returns when `fleet up` has put another process in its place."""
