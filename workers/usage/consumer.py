@@ -38,6 +38,7 @@ _faststream_log = logging.getLogger("usage.faststream")
 BATCH_SIZE = 1000
 COLLECT_S = 0.25
 """How long a batch waits for more records; the longest that a lone record waits."""
+_READ_AT_ONCE = 20
 RETRY_S = 2.0
 DRAIN_S = 10.0
 MALFORMED_RECORD = "malformed_record"
@@ -56,13 +57,16 @@ class Batch:
     malformed: list[tuple[Msg, str]]
 
     @classmethod
-    def read(cls, messages: list[Msg]) -> "Batch":
+    async def read(cls, messages: list[Msg]) -> "Batch":
+        """A little at a time: so that it fills the pauses in which the batch before waits for PostgreSQL."""
         batch = cls(messages, [], [])
-        for message in messages:
+        for number, message in enumerate(messages, start=1):
             try:
                 batch.items.append((message, parse(message.subject, message.data)))
             except Malformed as exc:
                 batch.malformed.append((message, str(exc)))
+            if number % _READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
         return batch
 
 
@@ -125,7 +129,7 @@ class UsageConsumer:
     async def _take(self, messages: list[Msg]) -> None:
         """Reads a batch while PostgreSQL works on the one before, which has to be settled first."""
         started = time.perf_counter()
-        batch = Batch.read(messages)
+        batch = await Batch.read(messages)
         await self._settled()
         self._settling = asyncio.create_task(self._settle(batch, started=started), name="usage-batch")
 
