@@ -6,8 +6,6 @@ A watch keeps it current; a miss is looked up once directly before anything is d
 import logging
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from contracts import subjects
 from contracts.providers import PublishedProvider, PublishedTenant
 from runtime.broker import Broker
@@ -49,19 +47,19 @@ class Configuration:
                 case ["tenant", slug], None:
                     self._tenants.pop(slug, None)
                 case ["tenant", slug], bytes():
-                    _keep_newer(self._tenants, slug, PublishedTenant.model_validate_json(value, extra="ignore"))
-                case ["provider", tenant, provider], None:
-                    self._providers.pop((tenant, provider), None)
-                case ["provider", tenant, provider], bytes():
-                    _keep_newer(
-                        self._providers,
-                        (tenant, provider),
-                        PublishedProvider.model_validate_json(value, extra="ignore"),
-                    )
+                    tenant = PublishedTenant.model_validate_json(value, extra="ignore")
+                    _check_place(key, subjects.config_key_of_tenant(tenant.slug))
+                    _keep_newer(self._tenants, slug, tenant)
+                case ["provider", slug, kind], None:
+                    self._providers.pop((slug, kind), None)
+                case ["provider", slug, kind], bytes():
+                    provider = PublishedProvider.model_validate_json(value, extra="ignore")
+                    _check_place(key, subjects.config_key_of_provider(provider.tenant, provider.provider_type))
+                    _keep_newer(self._providers, (slug, kind), provider)
                 case _:
                     log.warning("config_key_unknown", extra={"key": key})
-        except ValidationError as exc:
-            log.error("config_value_invalid", extra={"key": key, "errors": exc.error_count()})
+        except ValueError as exc:
+            log.error("config_value_invalid", extra={"key": key, "error": type(exc).__name__})
 
     def _forget_all_but(self, seen: set[str]) -> None:
         """What was deleted while we did not watch."""
@@ -69,6 +67,12 @@ class Configuration:
             del self._tenants[slug]
         for tenant, kind in [k for k in self._providers if subjects.config_key_of_provider(*k) not in seen]:
             del self._providers[tenant, kind]
+
+
+def _check_place(key: str, place: str) -> None:
+    """Raises ValueError for what is another's."""
+    if key != place:
+        raise ValueError(f"{key} holds what belongs to {place}")
 
 
 def _keep_newer(known: dict[K, P], key: K, found: P) -> None:
