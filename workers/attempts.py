@@ -24,6 +24,8 @@ from workers.services import Services
 
 log = logging.getLogger(__name__)
 
+_TOO_LONG = "the answer is larger than one message may be; bound it with max_tokens"
+
 
 @dataclass(frozen=True, slots=True)
 class Setback:
@@ -114,6 +116,7 @@ class Attempts:
         return await self._complete(job, attempt)
 
     async def _stream(self, job: Job, adapter: Provider, attempt: Attempt, call: Call, permit: Permit) -> None:
+        most = self._use.broker.client.max_payload
         async with aclosing(adapter.stream_completion(call)) as chunks:
             async for item in chunks:
                 if isinstance(item, Finish):
@@ -126,6 +129,8 @@ class Attempts:
                     attempt.time_to_first_token_s = self._use.clock.monotonic() - attempt.started
                     await permit.first_output(attempt.time_to_first_token_s)
                 attempt.gathering.add(item)
+                if attempt.gathering.characters > most:
+                    raise InvalidRequest(_TOO_LONG)
                 if job.request.stream:
                     await job.events.delta(item)
 
@@ -155,7 +160,7 @@ class Attempts:
         except TooLarge:
             await self._accounts.book(job, book)
             job.bill.add(book)
-            raise InvalidRequest("the answer is larger than one message may be; bound it with max_tokens") from None
+            raise InvalidRequest(_TOO_LONG) from None
         await self._accounts.book(job, book)
         note_end(job, self._pool, "completed", "")
         return Settlement.ACK

@@ -74,6 +74,23 @@ async def test_tokens_usage_and_cost_are_the_vendors(shop: Shop) -> None:
     assert float(completed.cost.amount) * 1e6 == pytest.approx(expected)
 
 
+async def test_an_answer_that_no_message_can_hold_is_broken_off_and_booked(shop: Shop) -> None:
+    shop.vendor.script("gpt-4o-mini", Script(text="x" * 20_000_000, chunks=400))
+
+    events = await shop.events("openai/gpt-4o-mini", stream=False)
+
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "invalid_request"
+    assert "max_tokens" in failed.error.message
+    await until(lambda: len(shop.bill.of(failed.request_id)) == 1)
+    (booked,) = shop.bill.of(failed.request_id)
+    assert (booked.outcome, booked.usage.source) == ("failed", "estimated")
+    assert booked.usage.output_tokens > 0
+    (served,) = shop.vendor.ledger.of_model("gpt-4o-mini")
+    assert served.chunks_sent < 400
+
+
 async def test_a_vendor_error_is_retried_and_each_call_is_booked(shop: Shop) -> None:
     shop.vendor.script("gpt-4o-mini", Script(status=503), Script(text="now"))
 

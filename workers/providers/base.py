@@ -171,20 +171,26 @@ class Gathering:
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
         self._tool_calls: dict[int, _ToolCallParts] = {}
+        self.characters = 0
+        """Of all output so far."""
 
     def add(self, chunk: Chunk) -> None:
         if chunk.text:
             self._text.append(chunk.text)
+            self.characters += len(chunk.text)
         if chunk.reasoning:
             self._reasoning.append(chunk.reasoning)
+            self.characters += len(chunk.reasoning)
         if chunk.refusal:
             self._refusal.append(chunk.refusal)
+            self.characters += len(chunk.refusal)
         for delta in chunk.tool_calls:
             parts = self._tool_calls.setdefault(delta.index, _ToolCallParts())
             parts.id = delta.id or parts.id
             parts.name = delta.name or parts.name
             if delta.arguments:
                 parts.arguments.append(delta.arguments)
+                self.characters += len(delta.arguments)
 
     @property
     def started(self) -> bool:

@@ -11,6 +11,8 @@ from typing import Protocol
 import anyio
 import httpx2
 
+MAX_REPLY_BYTES = 256 * 1024 * 1024
+"""Unpacked. Many times the longest answer that fits into one message, token by token."""
 _BACKLOG_BYTES = 1024 * 1024
 _DRAIN_S = 0.1
 
@@ -87,10 +89,14 @@ class Httpx2Reply:
         await self._response.aclose()
 
     async def _receive(self) -> None:
+        received = 0
         try:
             async for part in self._response.aiter_bytes():
                 if not part:
                     continue
+                received += len(part)
+                if received > MAX_REPLY_BYTES:
+                    raise httpx2.ReadError(f"a reply of more than {MAX_REPLY_BYTES} bytes")
                 self._parts.append(part)
                 self._backlog += len(part)
                 self._arrived.set()

@@ -13,6 +13,7 @@ from contracts.errors import FleetError
 from contracts.rpc import CountTokens
 from runtime.egress import MAX_BODY_BYTES
 from tests.contract.adapters.vendor import Vendor
+from workers.providers import transport
 
 MOST_BYTES = 96 * 1024**2
 PIECE = 1024**2
@@ -96,6 +97,18 @@ async def test_an_answer_without_an_end_is_refused(vendor: Vendor, call: str, st
         with suppress(FleetError):
             await calls(vendor, hostile.url)[call]()
         assert hostile.sent < MOST_BYTES
+
+
+async def test_a_stream_without_an_end_is_refused(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though each of its events is small."""
+    monkeypatch.setattr(transport, "MAX_REPLY_BYTES", 4 * PIECE)
+    event = (
+        b'data: {"a": "' + b" " * 1000 + b'"}\n\n' if vendor.name != "ollama" else b'{"a": "' + b" " * 1000 + b'"}\n'
+    )
+    async with answering(200, "text/event-stream", lambda: event * 1000) as hostile:
+        with pytest.raises(FleetError):
+            await vendor.complete(target=vendor.target(base_url=hostile.url))
+        assert hostile.sent < MAX_BODY_BYTES
 
 
 async def test_an_answer_counts_as_what_it_unpacks_to(vendor: Vendor) -> None:
