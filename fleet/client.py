@@ -26,6 +26,7 @@ import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client as Nats
+from nats.aio.client import Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from pydantic import ValidationError
@@ -193,6 +194,14 @@ class Stream(AsyncIterator[Event]):
         return max(0.0, (self._deadline - datetime.now(UTC)).total_seconds() + _LAST_WORD_S)
 
 
+class _Nats(Nats):
+    async def _connect_to_server(self, s: Srv) -> None:
+        """nats-py forgets the connection of a try that failed, and with it the socket."""
+        if self._transport is not None:
+            self._transport.close()
+        await super()._connect_to_server(s)
+
+
 class Client:
     """A connection of one agent. Everything raises `contracts.errors.FleetError` subclasses.
 
@@ -225,7 +234,7 @@ class Client:
             **({"user_credentials": creds} if creds else {}),
             **options,
         }
-        self._nats = Nats()
+        self._nats: Nats = _Nats()
         self._subscription: Subscription | None = None
         self._streams: dict[str, set[Stream]] = {}
         self._refill: set[asyncio.Task[None]] = set()
@@ -248,7 +257,7 @@ class Client:
             except (OSError, nats.errors.Error, TimeoutError) as exc:
                 failures.append(f"{servers[turn].rpartition('@')[2]}: {str(exc) or type(exc).__name__}")
                 await self._nats.close()
-                self._nats = Nats()
+                self._nats = _Nats()
         else:
             raise ProviderUnavailable(f"NATS cannot be used at {'; '.join(failures)}")
         self._nats.options |= {

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import nats
 import nats.errors
 from nats.aio.client import Client as Nats
+from nats.aio.client import Srv
 
 from contracts import streams
 from runtime.settings import BrokerSettings
@@ -42,6 +43,12 @@ class _Client(Nats):
     def __init__(self, *, by_tls: bool) -> None:
         super().__init__()
         self._by_tls = by_tls
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        """nats-py forgets the connection of a try that failed, and with it the socket."""
+        if self._transport is not None:
+            self._transport.close()
+        await super()._connect_to_server(s)
 
     def _connect_command(self) -> bytes:
         if self._by_tls and not self._server_info.get("tls_required"):

@@ -1,0 +1,69 @@
+"""Connections to NATS that come back after a while."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+import psutil
+import pytest
+
+from fleet.client import Client
+from fleet.local.servers import NatsServer
+from runtime import broker
+from runtime.settings import BrokerSettings
+from tests.kit import PATIENCE_S, plane
+from tests.servers import Vault
+
+TRIES = 4
+
+
+def of_a_role(url: str) -> AbstractAsyncContextManager[object]:
+    settings = BrokerSettings.model_validate({"nats_url": url})
+    return broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester")
+
+
+def of_an_agent(url: str) -> AbstractAsyncContextManager[object]:
+    return Client(url, tenant="acme", agent="tester", connect_timeout=0.2)
+
+
+@pytest.fixture
+async def stack(nats: NatsServer, vault: Vault) -> AsyncGenerator[AsyncExitStack]:
+    """Closed before the servers stop."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("connection", [of_a_role, of_an_agent])
+async def test_tries_to_reconnect_leave_no_socket_open(
+    stack: AsyncExitStack,
+    nats: NatsServer,
+    vault: Vault,
+    monkeypatch: pytest.MonkeyPatch,
+    connection: Callable[[str], AbstractAsyncContextManager[object]],
+) -> None:
+    """To a server that takes connections and says nothing."""
+    monkeypatch.setattr(broker, "CONNECT_TIMEOUT_S", 0.2)
+    control = await stack.enter_async_context(plane(nats.url, vault, "acme"))
+    await control.make_streams()
+    await control.client.close()
+    await stack.enter_async_context(connection(nats.url))
+    await nats.kill()
+    tries: list[asyncio.StreamWriter] = []
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tries.append(writer)
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", nats.port):
+        async with asyncio.timeout(PATIENCE_S):
+            while len(tries) < TRIES:
+                await asyncio.sleep(0.05)
+        ours = [
+            one
+            for one in psutil.Process().net_connections("tcp")
+            if one.raddr and one.raddr[1] == nats.port and one.status == psutil.CONN_ESTABLISHED
+        ]
+        for writer in tries:
+            writer.close()
+
+    assert len(ours) <= 1
+    await nats.start()
