@@ -58,6 +58,13 @@ STREAM: Sequence[Event] = (
 )
 
 
+RETRYING: dict[str, Any] = {
+    "error": Error.model_validate({"code": "overloaded", "message": "", "retryable": True}),
+    "delay_s": 0,
+    "next": {"provider": "openai", "model": "m"},
+}
+
+
 def seen(events: Sequence[Event] = STREAM, **changes: Any) -> Seen:
     ask = Ask(
         number=1, at_s=0, agent=0, model="openai/m", fallbacks=(), scripts={}, texts=(ANSWER,), conduct=Read()
@@ -105,6 +112,24 @@ def test_lets_pass_what_is_promised_to_fail() -> None:
     records = [record(outcome="failed", usage_source="estimated")]
     calls = [call(outcome="cut")]
     assert judge(seen([started(1), failed(1, 1, "stream_interrupted")], ask=ask), books(records, calls)) == []
+
+
+@pytest.mark.parametrize(
+    ("providers", "is_right"),
+    [
+        (["openai", "google", "google", "google"], True),
+        (["google", "google", "openai", "google"], False),
+        (["google", "google"], False),
+    ],
+)
+def test_lets_fail_what_was_tried_often_enough_at_its_last_provider(providers: list[str], is_right: bool) -> None:
+    records = [
+        record(number, provider=provider, outcome="failed", usage_source="estimated")
+        for number, provider in enumerate(providers, start=1)
+    ]
+    calls = [call(vendor=provider, outcome="cut") for provider in providers]
+    one = seen([event(Retrying, 1, 0, **RETRYING), failed(len(providers), 0, "overloaded")])
+    assert ("failed after" not in "\n".join(judge(one, books(records, calls)))) is is_right
 
 
 @pytest.mark.parametrize(("waited_s", "is_right"), [(31, True), (29, False)])
@@ -178,8 +203,7 @@ def test_forgives_an_unbooked_call_only_whose_worker_died_before_the_broker(
 
 
 def test_a_retried_attempt_is_followed_by_the_next_from_its_start() -> None:
-    error = Error.model_validate({"code": "overloaded", "message": "", "retryable": True})
-    first = [started(1), event(Retrying, 1, 1, error=error, delay_s=0, next={"provider": "openai", "model": "m"})]
+    first = [started(1), event(Retrying, 1, 1, **RETRYING)]
     second = [started(2), event(Delta, 2, 1, text=ANSWER), completed(2, 2)]
     records = [record(1, outcome="failed", usage_source="estimated"), record(2)]
     assert judge(seen([*first, *second]), books(records, [call(outcome="cut"), call()])) == []

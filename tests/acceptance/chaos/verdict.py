@@ -13,7 +13,7 @@ from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
 from tests.acceptance.chaos.faults import Ends
 from tests.acceptance.chaos.plan import Cancel
-from workers.policy import MAX_ATTEMPTS, SERVICE_PATIENCE_S
+from workers.policy import MAX_ATTEMPTS, MAX_TRIES_PER_ENDPOINT, SERVICE_PATIENCE_S
 from workers.recovery import MAX_DEAD_ATTEMPTS
 
 RESUMABLE_AFTER_S = 15.0
@@ -95,7 +95,13 @@ def _may_fail(one: Seen, error: Error, records: Sequence[Record]) -> bool:
         case _ if error.retry_after_s is not None and one.ended_at - one.asked_at >= SERVICE_PATIENCE_S:
             return True  # it waited for an endpoint, and all probes of others failed
         case _:
-            return len(records) >= MAX_ATTEMPTS
+            return len(records) >= MAX_ATTEMPTS or _tried_enough_at_its_last_provider(records)
+
+
+def _tried_enough_at_its_last_provider(records: Sequence[Record]) -> bool:
+    """As often as an endpoint is tried; another one of it may have been left before, for a 429."""
+    last = [record.provider for record in records][-MAX_TRIES_PER_ENDPOINT:]
+    return len(last) == MAX_TRIES_PER_ENDPOINT and len(set(last)) == 1
 
 
 def _is_poison(records: Sequence[Record]) -> bool:
