@@ -33,17 +33,8 @@ class Accounts:
             job.reservation = None
 
     def record(self, job: Job, attempt: Attempt, *, outcome: Outcome, error: FleetError | None = None) -> UsageRecord:
-        return booking.record(
-            job.request,
-            attempt,
-            outcome=outcome,
-            error_code=error.code if error else None,
-            usage=booking.usage_of(attempt, job.request, error),
-            prices=job.tenant.prices,
-            finished_at=self._use.clock.now(),
-            duration_s=self._use.clock.monotonic() - attempt.started,
-            queued_s=job.queued_s,
-        )
+        duration_s = self._use.clock.monotonic() - attempt.started
+        return self._record(job, attempt, outcome, error, duration_s=duration_s, queued_s=job.queued_s)
 
     async def book(self, job: Job, record: UsageRecord) -> None:
         """Returns when NATS has it. Raises NotStored."""
@@ -62,7 +53,23 @@ class Accounts:
             started, past.events, provider_id=configured.provider_id if configured else ""
         )
         outcome, error = booking.outcome_of(past.last)
-        book = booking.record(
+        duration_s = max(0.0, (self._use.clock.now() - started.at).total_seconds())
+        queued_s = max(0.0, (started.at - job.queued_at).total_seconds())
+        book = self._record(job, attempt, outcome, error, duration_s=duration_s, queued_s=queued_s)
+        job.bill.add(book)
+        await self.book(job, book)
+
+    def _record(
+        self,
+        job: Job,
+        attempt: Attempt,
+        outcome: Outcome,
+        error: FleetError | None,
+        *,
+        duration_s: float,
+        queued_s: float,
+    ) -> UsageRecord:
+        return booking.record(
             job.request,
             attempt,
             outcome=outcome,
@@ -70,8 +77,6 @@ class Accounts:
             usage=booking.usage_of(attempt, job.request, error),
             prices=job.tenant.prices,
             finished_at=self._use.clock.now(),
-            duration_s=max(0.0, (self._use.clock.now() - started.at).total_seconds()),
-            queued_s=max(0.0, (started.at - job.queued_at).total_seconds()),
+            duration_s=duration_s,
+            queued_s=queued_s,
         )
-        job.bill.add(book)
-        await self.book(job, book)
