@@ -211,8 +211,9 @@ class Budgets:
         try:
             total = await self._add(subject, hold.units, msg_id=f"{hold.name}+")
             await putting
-        finally:
+        except BaseException:
             await end(putting)  # what is put after its release would stay for ever
+            raise
         account.left = account.most - total
         kept = share(ask, total=total, most=account.most)
         if kept == ask.whole:
