@@ -193,7 +193,10 @@ class Intake:
 
         Not in doubt of the leases: what comes in answer to a pull that was sent after a confirmation is certainly ours.
         """
-        if self._draining or not self._broker.connected or source.leases.in_doubt or self._waits_for_others():
+        if self._draining or not self._broker.connected or source.leases.in_doubt:
+            return
+        self._look_who_is_there()
+        if time.monotonic() < self._asks_from:
             return
         room = max(0, self._slots - self.in_flight) + self._prefetch - len(source.parked) - source.asked
         if room <= 0 or (source.asked and room < self._prefetch):
@@ -210,21 +213,21 @@ class Intake:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{streams.REQUESTS}.{source.consumer}"
         await self._broker.client.publish(subject, json.dumps(pull).encode(), reply=source.inbox)
 
-    def _waits_for_others(self) -> bool:
+    def _look_who_is_there(self) -> None:
         """A server that was killed forgets whom it gave what a moment ago, and gives it to another worker at once.
 
         So nobody begins anything with what it was given before, nor takes anything before all have said again what
         they had said.
         """
-        now = time.monotonic()
-        if (server_id := self._broker.server_id) != self._server_id:
-            if self._server_id and not self._broker.in_cluster:
-                self._asks_from = now + _MET_S
-                for source in self._sources:
-                    source.leases.lose()
-            self._server_id = server_id
-            self._met_at = datetime.now(UTC)
-        return now < self._asks_from
+        server_id = self._broker.server_id
+        if server_id == self._server_id:
+            return
+        if self._server_id and not self._broker.in_cluster:
+            self._asks_from = time.monotonic() + _MET_S
+            for source in self._sources:
+                source.leases.lose()
+        self._server_id = server_id
+        self._met_at = datetime.now(UTC)
 
     async def _ask_anew(self) -> None:
         """After a reconnect, or when the server fell silent: what was asked before counts for nothing."""
