@@ -201,10 +201,20 @@ class LiveStreams:
             await self._reconnected.wait()
             self._reconnected.clear()
             await self.say_again()
-            await self._until_kept()
+            if not await self._are_kept_soon():
+                await self.say_again()
+                await self._until_kept()
             await self.say_again()
             await asyncio.sleep(_AGENTS_ARE_BACK_S)
             await self.say_again()
+
+    async def _are_kept_soon(self) -> bool:
+        try:
+            async with asyncio.timeout(_AGENTS_ARE_BACK_S):
+                await self._until_kept()
+        except TimeoutError:
+            return False
+        return True
 
     async def say_again(self) -> None:
         for stream in [*self._ended, *self._streams]:

@@ -1,5 +1,6 @@
 """The events of a request as they are written, held against the models that define them."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from contracts.errors import Overloaded
 from contracts.events import Delta, Event, ToolCallDelta, parse
 from contracts.usage import Usage
+from runtime.tasks import end
+from tests.kit import until
+from workers import stream as stream_module
 from workers.providers.base import Chunk
 from workers.stream import EventStream, LiveStreams
 
@@ -131,6 +135,27 @@ async def test_says_before_its_ack_again_what_was_said_on_another_connection() -
         reconnects += 1
         await live.say_what_was_lost(events)
         assert wire.sent == said * 2
+
+
+async def test_agents_that_come_back_hear_it_though_nobody_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "_AGENTS_ARE_BACK_S", 0.01)
+    kept = asyncio.Event()
+
+    async def until_it_is_kept() -> None:
+        await kept.wait()
+
+    wire, live = Wire(), LiveStreams(lambda: 0, until_it_is_kept)
+    events = stream(wire)
+    with live.keep(events):
+        await events.delta(Chunk(text="a"))
+        repeating = asyncio.create_task(live.repeat_after_reconnects())
+        await live.reconnected()
+        await until(lambda: len(wire.sent) == 1 + 2)
+        kept.set()
+        await until(lambda: len(wire.sent) == 1 + 4)
+        await end(repeating)
+
+    assert len(set(wire.sent)) == 1
 
 
 async def test_takes_no_number_that_an_earlier_delivery_can_have_used() -> None:
