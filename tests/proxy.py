@@ -1,8 +1,11 @@
 """A TCP proxy on loopback whose connections a test cuts, makes lead nowhere, or refuses."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
+
+from tests.tcp import listening
 
 _CHUNK = 64 * 1024
 
@@ -15,9 +18,8 @@ class Proxy:
         self.port = 0
         self.refusing = False
         """While true, whoever connects is hung up on at once."""
-        self._server: asyncio.Server | None = None
+        self._stack = AsyncExitStack()
         self._links: set[_Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def cut(self) -> int:
         """Resets every connection; how many there were."""
@@ -36,25 +38,13 @@ class Proxy:
         return len(self._links)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1")
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self._stack.enter_async_context(listening(self._serve))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer), name="proxied connection")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._stack.aclose()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refusing:

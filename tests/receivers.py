@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from fleet.local.process import free_port
+from tests.tcp import listening
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,6 @@ class MailSink:
                     break
                 case _:
                     say("250 ok")
-        writer.close()
 
     def _take(self, recipients: list[str], text: bytes) -> str:
         if self.refuses:
@@ -110,9 +110,5 @@ class MailSink:
 @asynccontextmanager
 async def mail_sink() -> AsyncGenerator[MailSink]:
     sink = MailSink()
-    server = await asyncio.start_server(sink.talk, "127.0.0.1")
-    sink.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(sink.talk) as sink.port:
         yield sink
-    finally:
-        server.close()

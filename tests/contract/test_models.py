@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from fleet.models import OllamaRefused, OllamaServer, Step
 from fleet.simulator import Simulator
 from fleet.simulator.ollama import LAYER_BYTES
+from tests.tcp import listening
 
 
 @pytest.fixture
@@ -55,12 +56,9 @@ async def test_a_server_that_stops_early_has_not_done_it(says: bytes) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}")
         writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + says)
-        await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        ollama = OllamaServer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with listening(answer) as port:
+        ollama = OllamaServer(f"http://127.0.0.1:{port}")
         with pytest.raises(OllamaRefused, match="stopped before it was done"):
             await asyncio.to_thread(lambda: list(ollama.pull("llama9")))
 
@@ -73,12 +71,9 @@ async def test_a_key_goes_along_and_to_no_other_server(simulator: Simulator) -> 
         await reader.readuntil(b"\r\n\r\n")
         where = simulator.url.encode()
         writer.write(b"HTTP/1.1 302 Found\r\nlocation: %b/api/tags\r\ncontent-length: 0\r\n\r\n" % where)
-        await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(redirect, "127.0.0.1", 0)
-    async with server:
-        ollama = OllamaServer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", key=SecretStr("k-1"))
+    async with listening(redirect) as port:
+        ollama = OllamaServer(f"http://127.0.0.1:{port}", key=SecretStr("k-1"))
         with pytest.raises(OllamaRefused, match="answered 302"):
             await asyncio.to_thread(ollama.models)
 

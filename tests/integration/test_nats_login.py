@@ -26,6 +26,7 @@ from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.kit import Plane, worker, worker_settings
 from tests.servers import Vault
+from tests.tcp import listening
 
 TENANT = "acme"
 USERS = {user.name: user for user in nats_users.users(tenants=[TENANT, "globex"], providers=["mock"])}
@@ -185,10 +186,9 @@ async def test_nothing_is_said_to_a_server_that_offers_no_tls(tmp_path: Path) ->
         nonlocal heard
         writer.write(b'INFO {"server_id":"x","version":"2.15.1","max_payload":1048576,"auth_required":true}\r\n')
         heard += await reader.read()
-        writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(serve) as port:
+        url = f"tls://127.0.0.1:{port}"
         said = await refusal({"nats_url": url, "nats_user": "admin", "nats_password": "not-for-you"})
     assert "offers no TLS" in said
     assert heard == b""

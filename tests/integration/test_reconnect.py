@@ -11,8 +11,9 @@ from fleet.client import Client
 from fleet.local.servers import NatsServer
 from runtime import broker
 from runtime.settings import BrokerSettings
-from tests.kit import PATIENCE_S, plane
+from tests.kit import plane, until
 from tests.servers import Vault
+from tests.tcp import listening
 
 TRIES = 4
 
@@ -48,22 +49,20 @@ async def test_tries_to_reconnect_leave_no_socket_open(
     await control.client.close()
     await stack.enter_async_context(connection(nats.url))
     await nats.kill()
-    tries: list[asyncio.StreamWriter] = []
+    tries = 0
 
-    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tries.append(writer)
+    async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        await asyncio.Event().wait()
 
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", nats.port):
-        async with asyncio.timeout(PATIENCE_S):
-            while len(tries) < TRIES:
-                await asyncio.sleep(0.05)
+    async with listening(say_nothing, nats.port):
+        await until(lambda: tries >= TRIES)
         ours = [
             one
             for one in psutil.Process().net_connections("tcp")
             if one.raddr and one.raddr[1] == nats.port and one.status == psutil.CONN_ESTABLISHED
         ]
-        for writer in tries:
-            writer.close()
 
     assert len(ours) <= 1
     await nats.start()

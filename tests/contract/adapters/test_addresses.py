@@ -17,6 +17,7 @@ from fleet.simulator import Simulator
 from runtime.egress import Egress
 from runtime.networks import Address, parse_networks
 from tests.contract.adapters.vendor import LOCAL, PATIENT, TRAITS, Vendor
+from tests.tcp import listening
 from workers.providers import registry
 from workers.providers.base import Target
 
@@ -136,10 +137,13 @@ async def test_a_server_that_is_gone_is_tried_at_its_next_address(simulator: Sim
 @pytest.mark.parametrize("provider", TRAITS)
 async def test_an_image_by_its_url_is_the_vendors_to_fetch(provider: str, simulator: Simulator) -> None:
     visits: list[asyncio.StreamWriter] = []
-    host = await asyncio.start_server(lambda _, visit: visits.append(visit), "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{host.sockets[0].getsockname()[1]}/picture.png"
-    content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
-    async with host, reaching(provider, simulator, LOCAL) as vendor:
+
+    async def note(_: asyncio.StreamReader, visit: asyncio.StreamWriter) -> None:
+        visits.append(visit)
+
+    async with listening(note) as port, reaching(provider, simulator, LOCAL) as vendor:
+        url = f"http://127.0.0.1:{port}/picture.png"
+        content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
         with suppress(UnsupportedFeature):
             await vendor.complete(messages=[{"role": "user", "content": content}])
             assert url in json.dumps(vendor.body)

@@ -16,6 +16,7 @@ from fleet.simulator import Script, Simulator
 from fleet.simulator.vendor import HttpAnswer
 from tests.contract.adapters.test_openai import EVERYTHING
 from tests.contract.adapters.vendor import KEY, LOCAL, MODEL, PATIENT, Vendor
+from tests.tcp import listening
 from workers.providers.base import Target
 from workers.providers.entra import RENEW_BEFORE_S, Tokens, credentials_of
 
@@ -85,12 +86,9 @@ async def test_the_classic_api_gets_its_own_header_and_v1_a_bearer(vendor: Vendo
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         seen.append({"line": head[0], **dict(line.lower().split(": ", 1) for line in head[1:] if ": " in line)})
         writer.write(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(note, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(note) as port:
+        url = f"http://127.0.0.1:{port}"
         for version in (VERSION, None):
             endpoint = Endpoint(base_url=url, api_version=version)
             await vendor.fails(target=Target(endpoint=endpoint, timeouts=PATIENT, key=KEY))
@@ -302,12 +300,9 @@ async def test_azures_inference_api_tells_about_its_model(vendor: Vendor) -> Non
         assert line.startswith(b"GET /models/info?api-version=2024-05-01-preview ")
         body = b'{"model_name": "grok-4", "model_type": "chat-completion"}'
         writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-        await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(tell, "127.0.0.1", 0)
-    async with server:
-        url = httpx2.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/models")
+    async with listening(tell) as port:
+        url = httpx2.URL(f"http://127.0.0.1:{port}/models")
         endpoint = Endpoint(base_url=str(url), api_version="2024-05-01-preview")
         models = await vendor.adapter.get_supported_models(Target(endpoint, PATIENT, KEY))
     assert [model.id for model in models] == ["grok-4"]

@@ -16,7 +16,8 @@ from contracts.rpc import CountTokens, EstimateCost
 from contracts.usage import UsageSource
 from fleet.simulator import Script, ScriptedToolCall, ScriptedUsage
 from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
-from tests.kit import until
+from tests.kit import free_port, until
+from tests.tcp import hang_up, listening
 from workers.providers.base import Chunk, Finish, Stated
 
 UNICODE = "Olá, čeština, 你好, 👩‍👩‍👧, ∑ and e\u0301\u2028\u0085 done"
@@ -308,19 +309,14 @@ async def test_no_call_is_made_after_the_deadline(vendor: Vendor) -> None:
 
 
 async def test_a_server_that_is_not_there_is_unavailable(vendor: Vendor) -> None:
-    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
+    port = free_port()
     _, failure = await vendor.fails(target=vendor.target(base_url=f"http://127.0.0.1:{port}/v1"))
     assert failure.code == ErrorCode.PROVIDER_UNAVAILABLE
     assert f"127.0.0.1:{port}" in failure.message
 
 
 async def test_a_connection_that_closes_without_an_answer_is_unavailable(vendor: Vendor) -> None:
-    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(hang_up) as port:
         _, failure = await vendor.fails(target=vendor.target(base_url=f"http://127.0.0.1:{port}/v1"))
     assert failure.code == ErrorCode.PROVIDER_UNAVAILABLE
 
@@ -418,11 +414,8 @@ async def test_health_is_checked_with_the_key(vendor: Vendor) -> None:
 async def test_health_is_not_waited_for_long(vendor: Vendor) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(silent) as port:
         target = vendor.target(base_url=f"http://127.0.0.1:{port}/v1", timeouts=Timeouts(total_s=0.1))
         with pytest.raises(Exception, match="total_s"):
             await vendor.adapter.check_health(target)

@@ -16,6 +16,7 @@ from contracts.rpc import CountTokens
 from fleet.simulator import Script, ScriptedToolCall, Simulator
 from fleet.simulator.google import MODELS
 from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
+from tests.tcp import listening
 from workers.providers import google
 from workers.providers.base import Target
 from workers.providers.google import versioned_url
@@ -405,10 +406,7 @@ async def test_another_service_at_the_base_url_is_noticed(vendor: Vendor) -> Non
     async def page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<html></html>")
-        writer.close()
 
-    server = await asyncio.start_server(page, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(page) as port:
         with pytest.raises(ProviderUnavailable, match="is the base_url right"):
             await vendor.adapter.check_health(vendor.target(base_url=f"http://127.0.0.1:{port}"))

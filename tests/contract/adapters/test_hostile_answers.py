@@ -13,6 +13,7 @@ from contracts.errors import FleetError
 from contracts.rpc import CountTokens
 from runtime.egress import MAX_BODY_BYTES
 from tests.contract.adapters.vendor import Vendor
+from tests.tcp import listening
 from workers.providers import transport
 
 MOST_BYTES = 96 * 1024**2
@@ -41,18 +42,16 @@ async def answering(
     hostile = Hostile("")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            encoded = f"content-encoding: {encoding}\r\n" if encoding else ""
-            writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{encoded}connection: close\r\n\r\n".encode())
-            while hostile.sent <= MOST_BYTES and (piece := body()) is not None:
-                writer.write(piece)
-                hostile.sent += len(piece)
-                await writer.drain()
-        writer.close()
+        await reader.readuntil(b"\r\n\r\n")
+        encoded = f"content-encoding: {encoding}\r\n" if encoding else ""
+        writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{encoded}connection: close\r\n\r\n".encode())
+        while hostile.sent <= MOST_BYTES and (piece := body()) is not None:
+            writer.write(piece)
+            hostile.sent += len(piece)
+            await writer.drain()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        hostile.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(serve) as port:
+        hostile.url = f"http://127.0.0.1:{port}"
         yield hostile
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,6 +15,7 @@ from contracts.errors import FleetError
 from contracts.providers import Endpoint
 from contracts.requests import CompletionRequest
 from tests.contract.adapters.vendor import KEY, PATIENT, TRAITS, Vendor
+from tests.tcp import listening
 from workers.providers.base import Call, Target
 
 NAMES = [
@@ -78,17 +79,13 @@ class Recorder:
         return first, {name.lower(): value for name, _, value in pairs}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-                )
-                self.requests.append(head + await reader.readexactly(length))
-                writer.write(
-                    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
-                )
-        writer.close()
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+            )
+            self.requests.append(head + await reader.readexactly(length))
+            writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
 
 
 @pytest.fixture
@@ -100,11 +97,9 @@ async def recorder() -> AsyncGenerator[Recorder]:
 @asynccontextmanager
 async def recording() -> AsyncGenerator[Recorder]:
     recorder = Recorder()
-    server = await asyncio.start_server(recorder.serve, "127.0.0.1", 0)
-    recorder.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server:
+    async with listening(recorder.serve) as port:
+        recorder.url = f"http://127.0.0.1:{port}"
         yield recorder
-        server.close()
 
 
 def allowed(vendor: Vendor, endpoint: Endpoint) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from contracts.rpc import CountTokens
 from contracts.usage import UsageSource
 from fleet.simulator import Script, ScriptedToolCall, Simulator
 from tests.contract.adapters.vendor import KEY, Vendor
+from tests.tcp import listening
 
 pytestmark = pytest.mark.parametrize("vendor", ["ollama"], indirect=True)
 
@@ -218,11 +219,8 @@ async def test_another_kind_of_server_is_found_out(vendor: Vendor, body: bytes) 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-        await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(answer) as port:
+        url = f"http://127.0.0.1:{port}"
         with pytest.raises(Exception, match="is the base_url right"):
             await vendor.adapter.check_health(vendor.target(base_url=url))

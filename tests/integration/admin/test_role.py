@@ -16,6 +16,7 @@ from admin_api.settings import AdminSettings
 from fleet.admin_client import AdminApi
 from fleet.local.process import free_port
 from tests.integration.admin.conftest import ADMIN_TOKEN
+from tests.tcp import hang_up, listening
 
 _START_S = 30
 _STOP_S = 15
@@ -148,12 +149,9 @@ async def test_a_wrong_setting_is_one_line(settings: AdminSettings, changes: dic
 
 
 async def test_a_taken_port_is_one_line(settings: AdminSettings) -> None:
-    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    async with listening(hang_up) as port:
+        code, lines = await outcome(environment(settings, LLM_HTTP_PORT=str(port)))
 
-    code, lines = await outcome(environment(settings, LLM_HTTP_PORT=str(port)))
-
-    server.close()
     assert (code, len(lines)) == (1, 1)
     assert f"127.0.0.1:{port}" in lines[0]
 
