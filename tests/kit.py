@@ -216,3 +216,7 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+async def hang_up(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+    """What a server says that closes at once whatever connects."""

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from tests.tcp import listening
+from fleet.simulator.tcp import listening
 
 _CHUNK = 64 * 1024
 

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from fleet.local.process import free_port
-from tests.tcp import listening
+from fleet.simulator.tcp import listening
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,12 +31,12 @@ from fleet.simulator.ledger import Entry, Ledger, fingerprint
 from fleet.simulator.ollama import Ollama
 from fleet.simulator.openai import OpenAI
 from fleet.simulator.script import Script, Scripts
+from fleet.simulator.tcp import listening
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Vendor
 
 _JSON = {"content-type": "application/json"}
 _SCRIPTS: TypeAdapter[list[Script] | Script] = TypeAdapter(list[Script] | Script)
 _CALLS_REMEMBERED = 10_000
-_BACKLOG = 2048
 _BEFORE_RESET_S = 0.05
 """A reset throws away what the caller has not read yet."""
 
@@ -51,9 +51,9 @@ class Simulator:
         self._vendors: tuple[Vendor, ...] = (OpenAI(), Anthropic(), Azure(self.entra), Google(), Ollama())
         self._scripts = Scripts()
         self._calls: OrderedDict[str, int] = OrderedDict()
-        self.connections: set[asyncio.Task[None]] = set()
-        """Those that are open."""
-        self._server: asyncio.Server | None = None
+        self.connections = 0
+        """How many are open."""
+        self._stack = contextlib.AsyncExitStack()
         self.ledger = Ledger()
 
     @property
@@ -69,37 +69,24 @@ class Simulator:
         self._scripts.put(model, *scripts)
 
     async def __aenter__(self) -> "Simulator":
-        self._server = await asyncio.start_server(self._accept, self._host, self._port, backlog=_BACKLOG)
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._port = await self._stack.enter_async_context(listening(self._talk, self._port, host=self._host))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        for connection in self.connections:
-            connection.cancel()
-        await asyncio.gather(*self.connections, return_exceptions=True)
-        await self._server.wait_closed()
+        await self._stack.aclose()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        self.connections.add(task)
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             caller = http.Caller(reader)
             while await self._serve(caller, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, http.BadRequest, ValueError):
+        except (asyncio.LimitOverrunError, http.BadRequest, ValueError):
             pass
-        except asyncio.CancelledError:
-            writer.transport.abort()
         finally:
-            self.connections.discard(task)
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+            self.connections -= 1
 
     async def _serve(self, caller: http.Caller, writer: asyncio.StreamWriter) -> bool:
         """One request; whether another one may follow on this connection."""

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from fleet.models import OllamaRefused, OllamaServer, Step
 from fleet.simulator import Simulator
 from fleet.simulator.ollama import LAYER_BYTES
-from tests.tcp import listening
+from fleet.simulator.tcp import listening
 
 
 @pytest.fixture

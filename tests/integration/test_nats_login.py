@@ -22,11 +22,11 @@ from contracts.events import Completed
 from fleet import nats_config, nats_seeds, nats_users
 from fleet.client import Client
 from fleet.local.servers import NatsServer
+from fleet.simulator.tcp import listening
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.kit import Plane, worker, worker_settings
 from tests.servers import Vault
-from tests.tcp import listening
 
 TENANT = "acme"
 USERS = {user.name: user for user in nats_users.users(tenants=[TENANT, "globex"], providers=["mock"])}

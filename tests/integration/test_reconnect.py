@@ -9,11 +9,11 @@ import pytest
 
 from fleet.client import Client
 from fleet.local.servers import NatsServer
+from fleet.simulator.tcp import listening
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.kit import plane, until
 from tests.servers import Vault
-from tests.tcp import listening
 
 TRIES = 4
 

@@ -13,10 +13,10 @@ from contracts.errors import ErrorCode, ProviderUnavailable
 from contracts.providers import Endpoint
 from contracts.rpc import CountTokens
 from fleet.simulator import Script, Simulator
+from fleet.simulator.tcp import listening
 from fleet.simulator.vendor import HttpAnswer
 from tests.contract.adapters.test_openai import EVERYTHING
 from tests.contract.adapters.vendor import KEY, LOCAL, MODEL, PATIENT, Vendor
-from tests.tcp import listening
 from workers.providers.base import Target
 from workers.providers.entra import RENEW_BEFORE_S, Tokens, credentials_of
 

@@ -15,9 +15,9 @@ from contracts.requests import ToolCall
 from contracts.rpc import CountTokens, EstimateCost
 from contracts.usage import UsageSource
 from fleet.simulator import Script, ScriptedToolCall, ScriptedUsage
+from fleet.simulator.tcp import listening
 from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
-from tests.kit import free_port, until
-from tests.tcp import hang_up, listening
+from tests.kit import free_port, hang_up, until
 from workers.providers.base import Chunk, Finish, Stated
 
 UNICODE = "Olá, čeština, 你好, 👩‍👩‍👧, ∑ and e\u0301\u2028\u0085 done"
@@ -377,7 +377,7 @@ async def test_connections_are_used_again(vendor: Vendor) -> None:
     """Each call after the first would otherwise pay for a handshake."""
     for _ in range(20):
         await vendor.complete()
-    assert len(vendor.simulator.connections) == 1
+    assert vendor.simulator.connections == 1
 
 
 async def test_the_key_goes_to_its_vendor_and_nowhere_else(vendor: Vendor, caplog: pytest.LogCaptureFixture) -> None:

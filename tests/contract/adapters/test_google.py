@@ -15,8 +15,8 @@ from contracts.providers import Endpoint
 from contracts.rpc import CountTokens
 from fleet.simulator import Script, ScriptedToolCall, Simulator
 from fleet.simulator.google import MODELS
+from fleet.simulator.tcp import listening
 from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
-from tests.tcp import listening
 from workers.providers import google
 from workers.providers.base import Target
 from workers.providers.google import versioned_url

@@ -11,9 +11,9 @@ import pytest
 
 from contracts.errors import FleetError
 from contracts.rpc import CountTokens
+from fleet.simulator.tcp import listening
 from runtime.egress import MAX_BODY_BYTES
 from tests.contract.adapters.vendor import Vendor
-from tests.tcp import listening
 from workers.providers import transport
 
 MOST_BYTES = 96 * 1024**2

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from contracts.errors import FleetError
 from contracts.providers import Endpoint
 from contracts.requests import CompletionRequest
+from fleet.simulator.tcp import listening
 from tests.contract.adapters.vendor import KEY, PATIENT, TRAITS, Vendor
-from tests.tcp import listening
 from workers.providers.base import Call, Target
 
 NAMES = [

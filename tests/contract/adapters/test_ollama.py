@@ -11,8 +11,8 @@ from contracts.errors import ErrorCode, UnsupportedFeature
 from contracts.rpc import CountTokens
 from contracts.usage import UsageSource
 from fleet.simulator import Script, ScriptedToolCall, Simulator
+from fleet.simulator.tcp import listening
 from tests.contract.adapters.vendor import KEY, Vendor
-from tests.tcp import listening
 
 pytestmark = pytest.mark.parametrize("vendor", ["ollama"], indirect=True)
 

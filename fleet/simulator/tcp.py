@@ -1,4 +1,4 @@
-"""TCP servers inside a test's own process, of which nothing is left when the test goes on."""
+"""TCP servers inside a process that goes on without them."""
 
 import asyncio
 import socket
@@ -9,28 +9,29 @@ from runtime.tasks import end
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+_BACKLOG = 2048
+
 
 @asynccontextmanager
-async def listening(talk: Talk, port: int = 0) -> AsyncGenerator[int]:
+async def listening(talk: Talk, port: int = 0, *, host: str = "127.0.0.1") -> AsyncGenerator[int]:
     """Talks to whoever connects to the port that it yields; a connection is closed when `talk` returns.
 
-    At the end all of them are. (asyncio.Server forgets those that it has accepted: one that came a moment before would
-    be found open by whatever test runs later.)
+    At the end all of them are. (asyncio.Server forgets those that it has accepted: one that came a moment before stays
+    open, until the collector finds it.)
     """
     loop = asyncio.get_running_loop()
     talks: set[asyncio.Task[None]] = set()
     new: set[socket.socket] = set()
 
     def accept() -> None:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:  # it is gone already
-            return
-        connection.setblocking(False)
-        new.add(connection)
-        task = asyncio.create_task(serve(connection), name="connection")
-        talks.add(task)
-        task.add_done_callback(talks.discard)
+        with suppress(BlockingIOError):
+            while True:
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                new.add(connection)
+                task = asyncio.create_task(serve(connection), name="connection")
+                talks.add(task)
+                task.add_done_callback(talks.discard)
 
     async def serve(connection: socket.socket) -> None:
         new.remove(connection)
@@ -43,7 +44,7 @@ async def listening(talk: Talk, port: int = 0) -> AsyncGenerator[int]:
             finally:
                 writer.transport.abort()
 
-    with socket.create_server(("127.0.0.1", port), backlog=100) as listener:
+    with socket.create_server((host, port), backlog=_BACKLOG) as listener:
         listener.setblocking(False)
         loop.add_reader(listener, accept)
         try:
@@ -53,7 +54,3 @@ async def listening(talk: Talk, port: int = 0) -> AsyncGenerator[int]:
             await end(*talks)
             for connection in new:
                 connection.close()
-
-
-async def hang_up(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
-    """Closes at once whatever connects."""
