@@ -29,6 +29,8 @@ HEALTH = f"KV_{subjects.HEALTH_BUCKET}"
 HOLDS = f"KV_{subjects.HOLDS_BUCKET}"
 USAGE_CONSUMER = "usage"
 
+REQUEST_IDS_KNOWN_S = 600
+"""How long JetStream knows the message id of a request, and refuses it a second time."""
 ACK_WAIT_S = 10
 HEARTBEAT_S = 3
 """How often a worker says that it still has a message; three fit in `ACK_WAIT_S`."""
@@ -91,7 +93,7 @@ def definitions(sizes: Sizes) -> list[Config]:
             "max_age": 0,
             "max_msg_size": MAX_REQUEST_BYTES,
             "max_consumers": -1,
-            "duplicate_window": 10 * _MINUTE,
+            "duplicate_window": REQUEST_IDS_KNOWN_S * _SECOND,
             "allow_msg_ttl": True,
             "allow_direct": True,
             "num_replicas": sizes.replicas,

@@ -163,7 +163,6 @@ class Execution:
     async def _move(self, job: Job, to: Candidate) -> Settlement:
         if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:
             raise NoProvider(f"the request was handed over {job.handover.hops} times and found no provider")
-        job.delivery.lease.check()
         await hand_over(
             self._use.publisher,
             self._use.keyring,

@@ -28,7 +28,7 @@ _PURPOSE = "handover"
 async def hand_over(
     publisher: Publisher, keyring: Keyring, job: Job, to: Candidate, *, pool: str, time_left_s: float
 ) -> None:
-    """Raises QueueFull when that pool's queue is full for this tenant."""
+    """Raises QueueFull when that pool's queue is full for this tenant, and Lost."""
     hops = job.handover.hops + 1 if job.handover else 1
     told = Handover(
         model=str(to),
@@ -53,7 +53,11 @@ async def hand_over(
     subject = subjects.request(to.provider, job.address.priority, job.address.tenant)
     try:
         await publisher.durable(
-            subject, job.delivery.data, msg_id=f"{job.request.id}:{job.events.attempt}:{to.provider}", headers=headers
+            subject,
+            job.delivery.data,
+            msg_id=f"{job.request.id}:{job.events.attempt}:{to.provider}",
+            headers=headers,
+            check=job.delivery.lease.check,
         )
     except SubjectFull as exc:
         raise QueueFull(f"the queue of {to.provider} is full for tenant {job.address.tenant}") from exc

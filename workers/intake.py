@@ -29,6 +29,7 @@ from runtime.tasks import end
 from workers import telemetry
 from workers.fair_queue import FairQueue
 from workers.lease import Lease, Leases, Lost
+from workers.memory import REQUEST_IDS_KNOWN, ids_known_from
 from workers.publisher import NotStored
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ class Delivery:
     stream_seq: int
     may_be_again: bool
     """It was stored before we met this server, which may have given it to a worker, been killed and forgotten that."""
+    ids_known: bool
+    """When it was stored, JetStream knew the ids of all that was stored before, and would have dropped a copy."""
     lease: Lease
     """Whether it is still this worker's."""
 
@@ -131,6 +134,7 @@ class Intake:
         self._server_id = ""
         self._met_at = datetime.now(UTC)
         self._asks_from = 0.0
+        self._ids_known_from = datetime.now(UTC)
 
     @property
     def in_flight(self) -> int:
@@ -143,6 +147,7 @@ class Intake:
     async def serve(self, stop: asyncio.Event, *, grace_s: float) -> None:
         """Works until `stop`, then drains: parked messages go back at once, running ones get `grace_s` to finish."""
         self._broker.on_reconnect.append(self._ask_anew)
+        self._ids_known_from = await ids_known_from(self._broker)
         for source in self._sources:
             source.inbox = self._broker.client.new_inbox()
             source.subscription = await self._broker.client.subscribe(source.inbox, cb=self._receiver(source))
@@ -166,7 +171,7 @@ class Intake:
         return receive
 
     async def _receive(self, source: _Source, msg: Msg) -> None:
-        delivery = _delivery(msg, source.priority, source.leases.grant(), met_at=self._met_at)
+        delivery = self._delivery(msg, source)
         source.asked = max(0, source.asked - 1)
         if not delivery.lease.holds or delivery.stream_seq in source.held:  # a killed server gives again what we have
             return
@@ -177,6 +182,22 @@ class Intake:
         source.parked.put(delivery.tenant, delivery)
         self._start_what_fits()
         await self._ask(source)
+
+    def _delivery(self, msg: Msg, source: _Source) -> Delivery:
+        meta = msg.metadata
+        return Delivery(
+            subject=msg.subject,
+            data=msg.data,
+            headers=msg.headers or {},
+            ack_subject=msg.reply,
+            deliveries=meta.num_delivered,
+            queued_at=meta.timestamp,
+            priority=source.priority,
+            stream_seq=meta.sequence.stream,
+            may_be_again=meta.timestamp < self._met_at + _CLOCKS,
+            ids_known=meta.timestamp >= self._ids_known_from,
+            lease=source.leases.grant(),
+        )
 
     async def _asked_in_vain(self, source: _Source, msg: Msg) -> None:
         """408 and 409 end a pull; they say how much of it was not served."""
@@ -226,6 +247,7 @@ class Intake:
             self._asks_from = time.monotonic() + _MET_S
             for source in self._sources:
                 source.leases.lose()
+            self._ids_known_from = datetime.now(UTC) + REQUEST_IDS_KNOWN
         self._server_id = server_id
         self._met_at = datetime.now(UTC)
 
@@ -318,11 +340,13 @@ class Intake:
             await self._ask(source)
 
     async def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
+        """Not when it is another worker's by now: what that one is doing would be nobody's, should it die."""
+        delivery.lease.check()
         match settlement:
             case Settlement.ACK:
                 await self._say(delivery, b"+ACK")
             case Settlement.NAK:
-                await self._give_back(delivery)
+                await self._say(delivery, b"-NAK")
             case Settlement.TERM:
                 await self._say(delivery, b"+TERM")
             case _:
@@ -356,19 +380,3 @@ class Intake:
             if source.subscription:
                 await source.subscription.unsubscribe()
         telemetry.HANDED_OVER_ON_DRAIN.inc(len(left))
-
-
-def _delivery(msg: Msg, priority: Priority, lease: Lease, *, met_at: datetime) -> Delivery:
-    meta = msg.metadata
-    return Delivery(
-        subject=msg.subject,
-        data=msg.data,
-        headers=msg.headers or {},
-        ack_subject=msg.reply,
-        deliveries=meta.num_delivered,
-        queued_at=meta.timestamp,
-        priority=priority,
-        stream_seq=meta.sequence.stream,
-        may_be_again=meta.timestamp < met_at + _CLOCKS,
-        lease=lease,
-    )

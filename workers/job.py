@@ -53,8 +53,9 @@ class Job:
     @property
     def may_have_a_past(self) -> bool:
         """Whether it was delivered before, or may be: only its id as message id makes JetStream drop a copy."""
-        deduplicated = self.handover is not None or self.delivery.headers.get(MSG_ID) == self.request.id
-        return self.delivery.deliveries > 1 or self.delivery.may_be_again or not deduplicated
+        has_its_id = self.handover is not None or self.delivery.headers.get(MSG_ID) == self.request.id
+        is_no_copy = has_its_id and self.delivery.ids_known
+        return self.delivery.deliveries > 1 or self.delivery.may_be_again or not is_no_copy
 
     @property
     def runs_once_more(self) -> bool:

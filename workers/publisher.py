@@ -1,7 +1,7 @@
 """Publishing what must not be lost: acknowledged by JetStream, repeated with the same message id until it is."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import nats.errors
 import nats.js.errors
@@ -44,9 +44,15 @@ class Publisher:
         await self._broker.client.publish(subject, payload)
 
     async def durable(
-        self, subject: str, payload: bytes, *, msg_id: str, headers: dict[str, str] | None = None
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        msg_id: str,
+        headers: dict[str, str] | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
-        """Returns when it is stored. Raises NotStored, SubjectFull, TooLarge.
+        """Returns when it is stored. Raises NotStored, SubjectFull, TooLarge, and what `check` raises before a try.
 
         A cluster that elects a leader answers 503 or nothing for seconds; the message id makes repeating harmless.
         """
@@ -57,6 +63,8 @@ class Publisher:
         try:
             async for attempt in _until_confirmed(subject):
                 with attempt:
+                    if check is not None:
+                        check()
                     await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)
         except _PASSING as exc:
             raise NotStored(f"{subject}: not confirmed after {_TRIES} tries") from exc

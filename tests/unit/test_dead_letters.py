@@ -22,6 +22,7 @@ def delivery(data: bytes) -> Delivery:
         queued_at=datetime.now(UTC),
         priority=Priority.INTERACTIVE,
         stream_seq=1,
+        ids_known=True,
         may_be_again=False,
         lease=Leases(time.monotonic).grant(),
     )

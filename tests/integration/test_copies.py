@@ -1,0 +1,156 @@
+"""A request that is stored twice runs once, also when the server has forgotten that it had it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from nats.aio.msg import Msg
+
+from contracts import streams, subjects
+from contracts.control import MSG_ID
+from contracts.events import Completed, Event, Started, Terminal, parse
+from contracts.requests import CompletionRequest, UserMessage
+from contracts.subjects import Priority
+from fleet.local.servers import NatsServer
+from runtime import broker
+from runtime.settings import BrokerSettings
+from tests.kit import PATIENCE_S, Plane, plane, until, worker, worker_settings
+from tests.servers import Vault
+from workers import intake, memory
+from workers.lease import Lost
+from workers.publisher import Publisher
+
+
+@pytest.fixture
+async def stack(nats: NatsServer, vault: Vault) -> AsyncGenerator[AsyncExitStack]:
+    """Closed before the servers stop."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def control(stack: AsyncExitStack, nats: NatsServer, vault: Vault, tenant: str) -> Plane:
+    control = await stack.enter_async_context(plane(nats.url, vault, tenant))
+    await control.make_streams()
+    await control.put_tenant()
+    await control.put_provider("mock", is_default=True)
+    return control
+
+
+async def restart(nats: NatsServer, control: Plane) -> None:
+    await nats.kill()
+    await nats.start()
+    await control.make_streams()
+
+
+class Ear:
+    """Everything that is said on reply subjects, and every request as it was published."""
+
+    def __init__(self, control: Plane) -> None:
+        self._control = control
+        self.events: list[Event] = []
+        self.requests: list[Msg] = []
+
+    async def listen(self) -> None:
+        async def event(msg: Msg) -> None:
+            self.events.append(parse(msg.data))
+
+        async def request(msg: Msg) -> None:
+            self.requests.append(msg)
+
+        await self._control.client.subscribe(f"llm.v1.reply.{self._control.tenant}.>", cb=event)
+        await self._control.client.subscribe("llm.v1.request.>", cb=request)
+        await self._control.client.flush()
+
+    def ended(self, request_id: str) -> bool:
+        return any(isinstance(event, Terminal) and event.request_id == request_id for event in self.events)
+
+    def starts(self, request_id: str) -> set[datetime]:
+        """When calls for it began. What is said again says the same."""
+        return {event.at for event in self.events if isinstance(event, Started) and event.request_id == request_id}
+
+
+async def ask(control: Plane, request_id: str, *, to: str) -> None:
+    request = CompletionRequest(
+        id=request_id,
+        tenant=control.tenant,
+        agent="tester",
+        model="mock/echo",
+        messages=(UserMessage(role="user", content="Hi"),),
+    )
+    await publish(control, to, request.to_json(), {MSG_ID: request_id})
+
+
+async def publish(control: Plane, to: str, payload: bytes, headers: dict[str, str]) -> None:
+    subject = subjects.request(to, Priority.INTERACTIVE, control.tenant)
+    ack = await control.client.jetstream().publish(subject, payload, headers=headers)
+    assert not ack.duplicate
+
+
+async def until_done(control: Plane) -> None:
+    """No request is left in the queue."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await control.client.jetstream().stream_info(streams.REQUESTS)).state.messages:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("by", ["its agent", "the worker that handed it over"])
+async def test_a_copy_that_a_restarted_server_takes_runs_no_second_time(
+    stack: AsyncExitStack, control: Plane, nats: NatsServer, vault: Vault, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """As from somebody who was cut off when the first one was stored, and has not heard of it."""
+    monkeypatch.setattr(intake, "_CLOCKS", timedelta(0))
+    await stack.enter_async_context(worker(worker_settings(nats.url, vault)))
+    ear = Ear(control)
+    await ear.listen()
+    await ask(control, "r1", to="mock" if by == "its agent" else "auto")
+    await until(lambda: ear.ended("r1"))
+    await until_done(control)
+    (copy,) = [msg for msg in ear.requests if ".mock." in msg.subject]
+
+    await restart(nats, control)
+    await ask(control, "r2", to="mock")
+    await until(lambda: ear.ended("r2"))
+    await publish(control, "mock", copy.data, copy.headers or {})
+    await until_done(control)
+
+    assert len(ear.starts("r1")) == len(ear.starts("r2")) == 1
+    assert {type(event) for event in ear.events if isinstance(event, Terminal)} == {Completed}
+
+
+async def test_ids_are_known_from_the_beginning_until_a_server_is_started_anew(
+    stack: AsyncExitStack, control: Plane, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = BrokerSettings.model_validate({"nats_url": nats.url})
+    connection = await stack.enter_async_context(broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester"))
+    assert await memory.ids_known_from(connection) < datetime.now(UTC)
+
+    monkeypatch.setattr(memory, "_MADE_TOGETHER", timedelta(0))
+    await restart(nats, control)
+    await until(lambda: connection.reconnects == 1 and connection.connected)
+
+    in_s = (await memory.ids_known_from(connection) - datetime.now(UTC)).total_seconds()
+    assert streams.REQUEST_IDS_KNOWN_S - PATIENCE_S < in_s <= streams.REQUEST_IDS_KNOWN_S
+
+
+async def test_what_is_not_stored_is_not_tried_again_by_who_may_have_lost_it(
+    stack: AsyncExitStack, control: Plane, nats: NatsServer
+) -> None:
+    settings = BrokerSettings.model_validate({"nats_url": nats.url})
+    connection = await stack.enter_async_context(broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester"))
+    checks: list[None] = []
+
+    def check() -> None:
+        checks.append(None)
+        if len(checks) > 1:
+            raise Lost
+
+    await nats.kill()
+    subject = subjects.request("mock", Priority.INTERACTIVE, control.tenant)
+    with pytest.raises(Lost):
+        await Publisher(connection).durable(subject, b"{}", msg_id="r1:2:mock", check=check)
+
+    assert len(checks) == 2
+    await nats.start()

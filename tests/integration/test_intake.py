@@ -1,0 +1,101 @@
+"""How a worker takes requests and lets go of them."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import pytest
+from nats.js.api import ConsumerInfo
+
+from contracts import streams, subjects
+from contracts.subjects import Priority
+from fleet.local.servers import NatsServer
+from runtime import broker
+from runtime.broker import Broker
+from runtime.settings import BrokerSettings
+from tests.kit import Plane, plane, until
+from tests.proxy import Proxy
+from tests.servers import Vault
+from workers.intake import Delivery, Intake, Settlement
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def control(nats: NatsServer, vault: Vault, tenant: str) -> AsyncGenerator[Plane]:
+    async with plane(nats.url, vault, tenant) as control:
+        await control.make_streams()
+        yield control
+
+
+@pytest.fixture
+async def stack(control: Plane) -> AsyncGenerator[AsyncExitStack]:
+    """Closed before the servers stop."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@dataclass(slots=True)
+class Taker:
+    """Takes one request at a time, and keeps it until it may let it go."""
+
+    connection: Broker
+    taken: list[Delivery] = field(default_factory=list[Delivery])
+    done: int = 0
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    async def at(cls, port: int, stack: AsyncExitStack) -> "Taker":
+        settings = BrokerSettings.model_validate({"nats_url": f"nats://127.0.0.1:{port}"})
+        connection = broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester")
+        taker = cls(await stack.enter_async_context(connection))
+        stop = asyncio.Event()
+        intake = Intake(taker.connection, provider="mock", slots=1, run=taker.run, interrupt=lambda: None)
+        serving = asyncio.create_task(intake.serve(stop, grace_s=0))
+
+        async def end() -> None:
+            stop.set()
+            taker.may_end.set()
+            await serving
+
+        stack.push_async_callback(end)
+        return taker
+
+    async def run(self, delivery: Delivery) -> Settlement:
+        self.taken.append(delivery)
+        await self.may_end.wait()
+        self.done += 1
+        return Settlement.ACK
+
+
+async def queue(control: Plane) -> ConsumerInfo:
+    name = streams.pool_consumer("mock", Priority.INTERACTIVE)
+    return await control.client.jetstream().consumer_info(streams.REQUESTS, name)
+
+
+async def test_what_is_another_workers_by_now_is_not_acked(
+    control: Plane, nats: NatsServer, stack: AsyncExitStack
+) -> None:
+    """The other one may die yet, and then a third one must get it."""
+    proxy = await stack.enter_async_context(Proxy(nats.port))
+    first = await Taker.at(proxy.port, stack)
+    subject = subjects.request("mock", Priority.INTERACTIVE, control.tenant)
+    await control.client.jetstream().publish(subject, b"request")
+    await until(lambda: len(first.taken) == 1)
+
+    proxy.black_hole()
+    second = await Taker.at(nats.port, stack)
+    await until(lambda: len(second.taken) == 1, within_s=2 * streams.ACK_WAIT_S)
+    proxy.cut()
+    await until(lambda: first.connection.reconnects == 1 and first.connection.connected)
+    first.may_end.set()
+    await until(lambda: first.done == 1)
+    await first.connection.client.flush()
+
+    assert (await queue(control)).num_ack_pending == 1
+    second.may_end.set()
+    await until(lambda: second.done == 1)
+    await second.connection.client.flush()
+    assert (await queue(control)).num_ack_pending == 0
+    assert len(first.taken) == len(second.taken) == 1
