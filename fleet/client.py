@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -69,8 +70,9 @@ _SILENCE_S = 15.0
 """Without any event for this long, what is stored is asked for: an event may have been lost on the way."""
 _GAP_S = 0.5
 """An event that overtook another waits this long before the missing one is asked for."""
-_GAP_TRIES = 3
-"""So often a missing event is asked for; then the stream goes on without it, as `completed` holds the whole answer."""
+_LOST_S, _UNKNOWN_S = 5.0, 30.0
+"""An event that is not stored either is given up after so long; and after so long where nobody answers. By then workers
+have said again what a restarted server had forgotten. The stream goes on without it: `completed` holds the answer."""
 _SUBJECT_FULL = 10077
 _HEADER_ROOM_BYTES = 1024
 """The server counts headers, and closes the connection of who sends too much."""
@@ -108,7 +110,7 @@ class Stream(AsyncIterator[Event]):
         self._deadline = deadline
         self._arrived: asyncio.Queue[Event] = asyncio.Queue()
         self._early: dict[Position, Event] = {}
-        self._asked_for_gap = 0
+        self._gap_since: float | None = None
         self._published = False
         self._ended = False
 
@@ -127,7 +129,7 @@ class Stream(AsyncIterator[Event]):
             await self.aclose()
             raise
         self.position = (event.attempt, event.seq)
-        self._asked_for_gap = 0
+        self._gap_since = None
         if isinstance(event, Terminal):
             await self.aclose()
         return event
@@ -167,26 +169,32 @@ class Stream(AsyncIterator[Event]):
 
     def _in_order(self) -> Event | None:
         """The oldest event that has arrived, if none can be missing before it."""
+        return self._early.pop(min(self._early)) if self._follows() else None
+
+    def _follows(self) -> bool:
+        """Whether none can be missing before the oldest event that has arrived."""
         if not self._early:
-            return None
+            return False
         first = min(self._early)
         attempt, seq = self.position
-        follows = first == (attempt, seq + 1) or (first[0] > attempt and first[1] == 0)
-        return self._early.pop(first) if follows else None
+        return first == (attempt, seq + 1) or (first[0] > attempt and first[1] == 0)
 
     async def _fill(self) -> None:
-        """Takes what is stored. What is missing even there was lost, and is not waited for any longer.
-
-        Replies are stored in memory: a server that was restarted has none, and then nobody can say that they are lost.
-        """
-        if self._early:
-            self._asked_for_gap += 1
-        stored = [event async for event in self._ways.stored(self.position)]
-        for event in stored:
-            self._keep(event)
-        lost = stored or self._asked_for_gap >= _GAP_TRIES
-        if lost and self._early and (first := min(self._early))[1] > 0:
-            self.position = (first[0], first[1] - 1)
+        """Takes what is stored. What stays missing even there was lost, and is not waited for any longer."""
+        patience_s = _UNKNOWN_S
+        with suppress(FleetError):
+            try:
+                async for event in self._ways.stored(self.position):
+                    self._keep(event)
+                patience_s = _LOST_S
+            except InvalidRequest:  # nothing is stored
+                patience_s = _LOST_S
+        if not self._early or self._follows():
+            return
+        self._gap_since = self._gap_since or time.monotonic()
+        if time.monotonic() - self._gap_since >= patience_s:
+            attempt, seq = min(self._early)
+            self.position = (attempt, seq - 1)
 
     def _time_left_s(self) -> float:
         if self._deadline is None:
@@ -357,7 +365,7 @@ class Client:
         give_up = time.monotonic() + for_s
         while True:
             try:
-                async for event in self._stored(stream.request_id, after, must_exist=True):
+                async for event in self._stored(stream.request_id, after):
                     stream.feed(event)
             except ProviderUnavailable:
                 if time.monotonic() + _RESUME_AGAIN_S >= give_up:
@@ -413,8 +421,8 @@ class Client:
             backoff_s = min(_BACKOFF_MAX_S, backoff_s * 2)
         raise DeadlineExceeded(f"the request could not be published before its deadline: {problem}")
 
-    async def _stored(self, request_id: str, after: Position, *, must_exist: bool = False) -> AsyncGenerator[Event]:
-        """What the fleet has stored after a position; nothing when it cannot say, unless it must exist."""
+    async def _stored(self, request_id: str, after: Position) -> AsyncGenerator[Event]:
+        """What the fleet has stored after a position. Raises InvalidRequest for nothing, ProviderUnavailable."""
         answers: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = self._nats.new_inbox()
         ask = Resume(request_id=request_id, agent=self.agent, after=after)
@@ -432,10 +440,8 @@ class Client:
                 if (error := _refusal(msg.data)) is not None:
                     raise from_wire(error)
                 yield parse(msg.data)
-        except (FleetError, nats.errors.Error, TimeoutError) as exc:
-            if must_exist:
-                raise exc if isinstance(exc, FleetError) else ProviderUnavailable(f"resume failed: {exc!r}") from exc
-            log.debug("resume_failed", extra={"request_id": request_id, "error": type(exc).__name__})
+        except (nats.errors.Error, TimeoutError) as exc:
+            raise ProviderUnavailable(f"resume failed: {exc!r}") from exc
         finally:
             if subscription and not self._nats.is_closed:
                 await subscription.unsubscribe()
@@ -460,10 +466,12 @@ class Client:
             task.add_done_callback(self._refill.discard)
 
     async def _catch_up(self, request_id: str, listening: list[Stream]) -> None:
+        """What cannot be had now is asked for again when an event is missing, or none arrives."""
         after = min(stream.position for stream in listening)
-        async for event in self._stored(request_id, after):
-            for stream in listening:
-                stream.feed(event)
+        with suppress(FleetError):
+            async for event in self._stored(request_id, after):
+                for stream in listening:
+                    stream.feed(event)
 
     async def _on_error(self, exc: Exception) -> None:
         log.debug("nats_error", extra={"error": f"{type(exc).__name__}: {exc}"})

@@ -11,6 +11,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
+import fleet.client
 from contracts import streams, subjects
 from contracts.control import DEAD_CODE, DEAD_SUBJECT, MSG_ID
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started, Terminal, parse
@@ -495,3 +496,69 @@ async def test_garbage_on_control_subjects_harms_nobody(agent: Agent, client: Cl
             await agent.nats.publish(f"llm.v1.control.{agent.tenant}.{verb}", payload, reply=agent.nats.new_inbox())
 
     assert (await client.complete("mock/echo", "Hi")).finish_reason == "stop"
+
+
+class Piecemeal:
+    """Says the events of a request by hand, and counts how often its agent asks for what is stored."""
+
+    def __init__(self, agent: Agent, request_id: str) -> None:
+        self._agent, self._id = agent, request_id
+        self.asked = 0
+
+    async def listen(self) -> None:
+        async def note(_: Msg) -> None:
+            self.asked += 1
+
+        await self._agent.nats.subscribe(subjects.resume(self._agent.tenant), cb=note)
+        await self._agent.nats.flush()
+
+    async def say(self, *seqs: int, ending: bool = False) -> None:
+        for seq in seqs:
+            event: dict[str, Any] = {"request_id": self._id, "attempt": 1, "seq": seq, "type": "delta", "text": "a"}
+            if ending:
+                event |= {"type": "cancelled", "usage": {"input_tokens": 0, "output_tokens": 0}}
+                del event["text"]
+            subject = subjects.reply(self._agent.tenant, "tester", self._id)
+            await self._agent.nats.publish(subject, json.dumps(event).encode())
+
+
+@pytest.fixture
+async def piecemeal(agent: Agent) -> Piecemeal:
+    piecemeal = Piecemeal(agent, "r1")
+    await piecemeal.listen()
+    return piecemeal
+
+
+async def read_by_hand(client: Client, piecemeal: Piecemeal) -> asyncio.Task[list[int]]:
+    stream = client.stream("ollama/llama3", "Hi", id="r1", deadline_s=60)  # no worker of it is there
+
+    async def read() -> list[int]:
+        return [event.seq async for event in stream]
+
+    reading = asyncio.create_task(read())
+    await piecemeal.say(0, 1)
+    await until(lambda: stream.position == (1, 1))
+    return reading
+
+
+async def test_an_event_that_is_stored_late_is_waited_for(client: Client, piecemeal: Piecemeal) -> None:
+    """As after a restart of NATS: a worker says it again when it is back."""
+    reading = await read_by_hand(client, piecemeal)
+    await piecemeal.say(3)
+    await until(lambda: piecemeal.asked == 2)
+    await piecemeal.say(2)
+    await piecemeal.say(4, ending=True)
+
+    assert await reading == [0, 1, 2, 3, 4]
+
+
+async def test_an_event_that_is_lost_is_not_waited_for_for_ever(
+    client: Client, piecemeal: Piecemeal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet.client, "_LOST_S", 1.0)
+    reading = await read_by_hand(client, piecemeal)
+    await piecemeal.say(3)
+    await piecemeal.say(4, ending=True)
+
+    assert await reading == [0, 1, 3, 4]
+    assert piecemeal.asked >= 2
