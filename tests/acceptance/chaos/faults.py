@@ -55,26 +55,28 @@ class Faults:
         self._scene = scene
         self._absences = absences
         self.done: list[str] = []
+        self._begun = 0.0
         self.ends = Ends()
         self._broker_was_killed = asyncio.Event()
 
     async def run(self, faults: Sequence[Fault], *, begun: float) -> None:
+        self._begun = begun
         if not any(fault.kind is Kind.KILL and fault.what == "nats" for fault in faults):
             self._broker_was_killed.set()
         async with asyncio.TaskGroup() as group:
             for fault in faults:
-                group.create_task(self._at_its_time(fault, begun), name=str(fault))
+                group.create_task(self._at_its_time(fault), name=str(fault))
 
-    async def _at_its_time(self, fault: Fault, begun: float) -> None:
-        await asyncio.sleep(max(0.0, begun + fault.at_s - monotonic()))
+    async def _at_its_time(self, fault: Fault) -> None:
+        await asyncio.sleep(max(0.0, self._begun + fault.at_s - monotonic()))
         if fault.what == "agents":
             await self._broker_was_killed.wait()  # agents whose line is cut are absent
-        self._scene.note_processes()
-        self.done.append(f"{monotonic() - begun:5.1f} s: {fault}")
         match fault.kind:
             case Kind.CUT:
+                self._note(fault)
                 self._scene.lines[fault.what].cut()
             case Kind.BLACK_HOLE:
+                self._note(fault)
                 self._scene.lines[fault.what].black_hole()
             case Kind.REFUSE:
                 await self._refuse(fault)
@@ -90,7 +92,13 @@ class Faults:
             case Kind.TERMINATE:
                 await self._end(fault, signal.SIGTERM)
 
+    def _note(self, fault: Fault) -> None:
+        """That it happens now, which may be later than planned."""
+        self._scene.note_processes()
+        self.done.append(f"{monotonic() - self._begun:5.1f} s: {fault}")
+
     async def _refuse(self, fault: Fault) -> None:
+        self._note(fault)
         line = self._scene.lines[fault.what]
         line.refusing = True
         line.cut()
@@ -99,6 +107,7 @@ class Faults:
 
     async def _stop(self, fault: Fault) -> None:
         process = await self._process(fault)
+        self._note(fault)
         everybody = [process, *process.children(recursive=True)]
         _signal(everybody, signal.SIGSTOP)
         since = time()
@@ -112,6 +121,7 @@ class Faults:
     async def _end(self, fault: Fault, sig: signal.Signals) -> None:
         """Returns when `fleet up` has put another process in its place."""
         process = await self._process(fault)
+        self._note(fault)
         self.ends.note(fault.what)
         _signal([process], sig)
         await until(lambda: self._replaced(fault, process), within_s=_BACK_WITHIN_S)
