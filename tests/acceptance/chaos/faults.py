@@ -122,8 +122,8 @@ class Faults:
         """Returns when `fleet up` has put another process in its place."""
         process = await self._process(fault)
         self._note(fault)
-        self.ends.note(fault.what)
         _signal([process], sig)
+        self.ends.note(fault.what)
         await until(lambda: self._replaced(fault, process), within_s=_BACK_WITHIN_S)
         self._scene.note_processes()
 
