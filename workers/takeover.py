@@ -9,7 +9,7 @@ from workers import recovery, replies
 from workers.accounts import Accounts
 from workers.intake import NotNow, Settlement
 from workers.job import Job
-from workers.memory import memory
+from workers.memory import Memory, memory
 from workers.services import Services
 from workers.stream import SAID_AGAIN_S
 
@@ -31,8 +31,9 @@ class Takeover:
         """What an earlier delivery left to do: books what is not booked. None: the request goes on here."""
         if not job.may_have_a_past:
             return None
-        past = await self._past(job)
+        past, forgotten = await self._past(job)
         if past is None:
+            self._leave_out(job, forgotten)
             return None
         if job.runs_once_more:
             job.events.go_on_after(past.last)
@@ -47,6 +48,7 @@ class Takeover:
         job.history += past.failed
         job.candidates = recovery.remaining(past, job.candidates)
         job.events.go_on_after(past.last)
+        self._leave_out(job, forgotten)
         if past.abandoned:
             log.warning("attempt_abandoned", extra={**job.log_facts(), "attempt": past.last.attempt})
             if past.dead_attempts >= recovery.MAX_DEAD_ATTEMPTS:
@@ -55,23 +57,32 @@ class Takeover:
                 raise StreamInterrupted("the worker died after output was sent", provider=self._pool)
         return None
 
-    async def _past(self, job: Job) -> recovery.Past | None:
-        """Raises NotNow when NATS cannot say."""
+    async def _past(self, job: Job) -> tuple[recovery.Past | None, bool]:
+        """And whether more of it may be forgotten. Raises NotNow when NATS cannot say."""
         try:
             events = await replies.events(self._use.broker, job.events.subject)
             past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
-            if past is None and (job.delivery.deliveries > 1 or job.delivery.may_be_again):
-                await self._mind_what_is_forgotten(job)
+            if job.delivery.deliveries == 1 and not job.delivery.may_be_again:
+                return past, False
+            kept = await memory(self._use.broker)
         except (nats.errors.Error, TimeoutError) as exc:
             raise NotNow(_NO_ANSWER_S) from exc
-        return past
-
-    async def _mind_what_is_forgotten(self, job: Job) -> None:
-        """Raises NotNow as long as other workers may yet say again what they had said."""
-        kept = await memory(self._use.broker)
         if kept is not None and kept.begins_at <= job.delivery.queued_at:
-            return
+            return past, False
+        if past is None or not past.ended:
+            self._wait_for_others(job, kept)
+        return past, True
+
+    def _wait_for_others(self, job: Job, kept: Memory | None) -> None:
+        """Raises NotNow as long as other workers may yet say again what they had said."""
         waits = job.delivery.may_be_again and job.delivery.deliveries <= _WAITS
         if waits and (kept is None or kept.age_s < SAID_AGAIN_S):
             raise NotNow(SAID_AGAIN_S)
-        job.events.skip_attempts(job.delivery.deliveries - 1)
+
+    def _leave_out(self, job: Job, forgotten: bool) -> None:
+        """The numbers that were perhaps used: who has seen them reads nothing more that bears them.
+
+        The server may have forgotten one delivery, too.
+        """
+        if forgotten:
+            job.events.skip_attempts(job.delivery.deliveries)

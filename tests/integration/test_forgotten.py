@@ -1,6 +1,7 @@
-"""A request that is stored twice runs once, also when the server has forgotten that it had it."""
+"""What a NATS server that is started anew has forgotten: whom it gave a request, and that it had it before."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -13,12 +14,13 @@ from contracts.control import MSG_ID
 from contracts.events import Completed, Event, Started, Terminal, parse
 from contracts.requests import CompletionRequest, UserMessage
 from contracts.subjects import Priority
+from fleet.client import Client
 from fleet.local.servers import NatsServer
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.kit import PATIENCE_S, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
-from workers import intake, memory
+from workers import intake, memory, takeover
 from workers.lease import Lost
 from workers.publisher import Publisher
 
@@ -89,10 +91,10 @@ async def publish(control: Plane, to: str, payload: bytes, headers: dict[str, st
     assert not ack.duplicate
 
 
-async def until_done(control: Plane) -> None:
-    """No request is left in the queue."""
+async def until_stored(control: Plane, messages: int = 1) -> None:
+    """So many requests are in the queue."""
     async with asyncio.timeout(PATIENCE_S):
-        while (await control.client.jetstream().stream_info(streams.REQUESTS)).state.messages:
+        while (await control.client.jetstream().stream_info(streams.REQUESTS)).state.messages != messages:
             await asyncio.sleep(0.02)
 
 
@@ -107,17 +109,38 @@ async def test_a_copy_that_a_restarted_server_takes_runs_no_second_time(
     await ear.listen()
     await ask(control, "r1", to="mock" if by == "its agent" else "auto")
     await until(lambda: ear.ended("r1"))
-    await until_done(control)
+    await until_stored(control, 0)
     (copy,) = [msg for msg in ear.requests if ".mock." in msg.subject]
 
     await restart(nats, control)
     await ask(control, "r2", to="mock")
     await until(lambda: ear.ended("r2"))
     await publish(control, "mock", copy.data, copy.headers or {})
-    await until_done(control)
+    await until_stored(control, 0)
 
     assert len(ear.starts("r1")) == len(ear.starts("r2")) == 1
     assert {type(event) for event in ear.events if isinstance(event, Terminal)} == {Completed}
+
+
+async def test_no_number_is_used_that_a_restarted_server_may_have_forgotten(
+    stack: AsyncExitStack, control: Plane, nats: NatsServer, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a worker that died with the server: the agent has seen it, and reads nothing more that bears it."""
+    monkeypatch.setattr(takeover, "SAID_AGAIN_S", 0)
+    client = await stack.enter_async_context(Client(nats.url, tenant=control.tenant, agent="tester"))
+    stream = client.stream("mock/echo", "Hi", id="r1", deadline_s=60)
+    reading = asyncio.create_task(anext(stream))
+    await until_stored(control)
+    said = {"request_id": "r1", "attempt": 2, "seq": 0, "type": "delta", "text": "a"}
+    await control.client.publish(subjects.reply(control.tenant, "tester", "r1"), json.dumps(said).encode())
+    await reading
+
+    await restart(nats, control)
+    await stack.enter_async_context(worker(worker_settings(nats.url, vault)))
+    last = [event async for event in stream][-1]
+
+    assert isinstance(last, Completed)
+    assert last.attempt > 2
 
 
 async def test_ids_are_known_from_the_beginning_until_a_server_is_started_anew(
