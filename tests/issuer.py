@@ -1,7 +1,7 @@
 """An OpenID Connect issuer over HTTP: its discovery document, its keys, and tokens that it signs."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from contracts.wire import utc_now
 from fleet.local.process import free_port
+from tests.web import serving
 
 AUDIENCE = "fleet"
 
@@ -27,7 +28,7 @@ class Issuer:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._runner: web.AppRunner | None = None
+        self._stack = AsyncExitStack()
         self.url = f"http://127.0.0.1:{port}/realms/fleet"
         self.claimed = self.url
         """What its discovery document calls it."""
@@ -40,14 +41,10 @@ class Issuer:
         app = web.Application()
         app.router.add_get("/realms/fleet/.well-known/openid-configuration", self._discovery)
         app.router.add_get("/keys", self._keys)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        await self._stack.enter_async_context(serving(app, self._port))
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._stack.aclose()
 
     def token(self, *, kid: str = "first", named: bool = True, **claims: Any) -> str:
         """Claims that are None are left out, a timedelta is from now on. `named`: it says which key signed it."""

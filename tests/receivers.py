@@ -14,8 +14,8 @@ from typing import Any
 
 from aiohttp import web
 
-from fleet.local.process import free_port
 from fleet.simulator.tcp import listening
+from tests.web import serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +55,12 @@ class WebhookReceiver:
 
 @asynccontextmanager
 async def webhook_receiver(*answers: int) -> AsyncGenerator[WebhookReceiver]:
-    port = free_port()
-    receiver = WebhookReceiver(f"http://127.0.0.1:{port}/hook?token=of-the-receiver", answers=list(answers))
+    receiver = WebhookReceiver("", answers=list(answers))
     app = web.Application()
     app.router.add_post("/hook", receiver.take)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
+    async with serving(app) as port:
+        receiver.url = f"http://127.0.0.1:{port}/hook?token=of-the-receiver"
         yield receiver
-    finally:
-        await runner.cleanup()
 
 
 @dataclass(slots=True)

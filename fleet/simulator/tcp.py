@@ -7,20 +7,21 @@ from contextlib import asynccontextmanager, suppress
 
 from runtime.tasks import end
 
+Serve = Callable[[socket.socket], Awaitable[None]]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _BACKLOG = 2048
 
 
 @asynccontextmanager
-async def listening(talk: Talk, port: int = 0, *, host: str = "127.0.0.1") -> AsyncGenerator[int]:
-    """Talks to whoever connects to the port that it yields; a connection is closed when `talk` returns.
+async def accepting(serve: Serve, port: int = 0, *, host: str = "127.0.0.1") -> AsyncGenerator[int]:
+    """Gives each connection to the port that it yields to a task of its own; at the end all of these have ended.
 
-    At the end all of them are. (asyncio.Server forgets those that it has accepted: one that came a moment before stays
-    open, until the collector finds it.)
+    (asyncio.Server forgets those that it has accepted: one that came a moment before its end stays open, until the
+    collector finds it.)
     """
     loop = asyncio.get_running_loop()
-    talks: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()
     new: set[socket.socket] = set()
 
     def accept() -> None:
@@ -29,12 +30,31 @@ async def listening(talk: Talk, port: int = 0, *, host: str = "127.0.0.1") -> As
                 connection, _ = listener.accept()
                 connection.setblocking(False)
                 new.add(connection)
-                task = asyncio.create_task(serve(connection), name="connection")
-                talks.add(task)
-                task.add_done_callback(talks.discard)
+                task = asyncio.create_task(begin(connection), name="connection")
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+    async def begin(connection: socket.socket) -> None:
+        new.remove(connection)
+        await serve(connection)
+
+    with socket.create_server((host, port), backlog=_BACKLOG) as listener:
+        listener.setblocking(False)
+        loop.add_reader(listener, accept)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            loop.remove_reader(listener)
+            await end(*tasks)
+            for connection in new:
+                connection.close()
+
+
+@asynccontextmanager
+async def listening(talk: Talk, port: int = 0, *, host: str = "127.0.0.1") -> AsyncGenerator[int]:
+    """Talks to whoever connects to the port that it yields; a connection is closed when `talk` returns."""
 
     async def serve(connection: socket.socket) -> None:
-        new.remove(connection)
         reader, writer = await asyncio.open_connection(sock=connection)
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             try:
@@ -44,13 +64,5 @@ async def listening(talk: Talk, port: int = 0, *, host: str = "127.0.0.1") -> As
             finally:
                 writer.transport.abort()
 
-    with socket.create_server((host, port), backlog=_BACKLOG) as listener:
-        listener.setblocking(False)
-        loop.add_reader(listener, accept)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            loop.remove_reader(listener)
-            await end(*talks)
-            for connection in new:
-                connection.close()
+    async with accepting(serve, port, host=host) as listening_at:
+        yield listening_at

@@ -14,6 +14,7 @@ from contracts.usage import Usage
 from runtime import catalogue, price_refresh
 from runtime.settings import PriceSettings
 from tests.kit import until
+from tests.web import serving
 from workers.pricing import price
 
 NEVER_IN_THIS_TEST_H = 100.0
@@ -54,12 +55,9 @@ async def site() -> AsyncGenerator[Site]:
     made = Site()
     app = web.Application()
     app.router.add_get("/data.json", made.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/data.json"
-    yield made
-    await runner.cleanup()
+    async with serving(app) as port:
+        made.url = f"http://127.0.0.1:{port}/data.json"
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ from runtime.broker import Unreachable
 from runtime.settings import VaultSettings
 from runtime.vault import VaultDenied, VaultSession
 from tests.servers import Vault
+from tests.web import serving
 
 
 @asynccontextmanager
@@ -192,15 +193,12 @@ async def kubernetes(tmp_path: Path) -> AsyncGenerator[Kubernetes]:
     cluster = Kubernetes()
     app = web.Application()
     app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", cluster.review)
-    runner = web.AppRunner(app)
-    await runner.setup()
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(self_signed(tmp_path / "api-server.pem"))
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-    cluster.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
     cluster.certificate = (tmp_path / "api-server.pem").read_text().partition("-----BEGIN PRIVATE")[0]
-    yield cluster
-    await runner.cleanup()
+    async with serving(app, tls=tls) as port:
+        cluster.url = f"https://127.0.0.1:{port}"
+        yield cluster
 
 
 @pytest_asyncio.fixture
