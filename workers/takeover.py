@@ -58,7 +58,7 @@ class Takeover:
         return None
 
     async def _past(self, job: Job) -> tuple[recovery.Past | None, bool]:
-        """And whether more of it may be forgotten. Raises NotNow when NATS cannot say."""
+        """What is stored of it, and whether more was said and is forgotten. Raises NotNow when NATS cannot say."""
         try:
             events = await replies.events(self._use.broker, job.events.subject)
             past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
