@@ -181,14 +181,13 @@ class Stream(AsyncIterator[Event]):
 
     async def _fill(self) -> None:
         """Takes what is stored. What stays missing even there was lost, and is not waited for any longer."""
-        patience_s = _UNKNOWN_S
-        with suppress(FleetError):
-            try:
+        patience_s = _LOST_S
+        try:
+            with suppress(InvalidRequest):  # nothing is stored
                 async for event in self._ways.stored(self.position):
                     self._keep(event)
-                patience_s = _LOST_S
-            except InvalidRequest:  # nothing is stored
-                patience_s = _LOST_S
+        except FleetError:
+            patience_s = _UNKNOWN_S
         if not self._early or self._follows():
             return
         self._gap_since = self._gap_since or time.monotonic()
