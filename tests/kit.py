@@ -7,7 +7,7 @@ import sys
 from asyncio.subprocess import DEVNULL
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from secrets import token_bytes
 from time import monotonic
@@ -23,8 +23,10 @@ from contracts import streams, subjects
 from contracts.providers import Limits, ProviderConfig, PublishedProvider, PublishedTenant, SealedKey
 from contracts.subjects import Provider
 from contracts.usage import UsageRecord
+from runtime import broker
+from runtime.broker import Broker
 from runtime.sealing import Keyring
-from runtime.settings import decode_key
+from runtime.settings import BrokerSettings, decode_key
 from tests.servers import Vault
 from workers import app
 from workers.settings import WorkerSettings
@@ -137,6 +139,12 @@ async def plane(nats_url: str, vault: Vault, tenant: str) -> AsyncGenerator[Plan
         yield Plane(client, vault, tenant)
     finally:
         await client.close()
+
+
+def connected(nats_url: str) -> AbstractAsyncContextManager[Broker]:
+    """A connection as a role has it, to a server without users."""
+    settings = BrokerSettings.model_validate({"nats_url": nats_url})
+    return broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester")
 
 
 class Bill:

@@ -16,9 +16,7 @@ from contracts.requests import CompletionRequest, UserMessage
 from contracts.subjects import Priority
 from fleet.client import Client
 from fleet.local.servers import NatsServer
-from runtime import broker
-from runtime.settings import BrokerSettings
-from tests.kit import PATIENCE_S, Plane, plane, until, worker, worker_settings
+from tests.kit import PATIENCE_S, Plane, connected, plane, until, worker, worker_settings
 from tests.servers import Vault
 from workers import intake, memory, takeover
 from workers.lease import Lost
@@ -146,8 +144,7 @@ async def test_no_number_is_used_that_a_restarted_server_may_have_forgotten(
 async def test_ids_are_known_from_the_beginning_until_a_server_is_started_anew(
     stack: AsyncExitStack, control: Plane, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = BrokerSettings.model_validate({"nats_url": nats.url})
-    connection = await stack.enter_async_context(broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester"))
+    connection = await stack.enter_async_context(connected(nats.url))
     assert await memory.ids_known_from(connection) < datetime.now(UTC)
 
     monkeypatch.setattr(memory, "_MADE_TOGETHER", timedelta(0))
@@ -161,8 +158,7 @@ async def test_ids_are_known_from_the_beginning_until_a_server_is_started_anew(
 async def test_what_is_not_stored_is_not_tried_again_by_who_may_have_lost_it(
     stack: AsyncExitStack, control: Plane, nats: NatsServer
 ) -> None:
-    settings = BrokerSettings.model_validate({"nats_url": nats.url})
-    connection = await stack.enter_async_context(broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester"))
+    connection = await stack.enter_async_context(connected(nats.url))
     checks: list[None] = []
 
     def check() -> None:

@@ -11,10 +11,8 @@ from nats.js.api import ConsumerInfo
 from contracts import streams, subjects
 from contracts.subjects import Priority
 from fleet.local.servers import NatsServer
-from runtime import broker
 from runtime.broker import Broker
-from runtime.settings import BrokerSettings
-from tests.kit import Plane, plane, until
+from tests.kit import Plane, connected, plane, until
 from tests.proxy import Proxy
 from tests.servers import Vault
 from workers.intake import Delivery, Intake, Settlement
@@ -47,9 +45,7 @@ class Taker:
 
     @classmethod
     async def at(cls, port: int, stack: AsyncExitStack) -> "Taker":
-        settings = BrokerSettings.model_validate({"nats_url": f"nats://127.0.0.1:{port}"})
-        connection = broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester")
-        taker = cls(await stack.enter_async_context(connection))
+        taker = cls(await stack.enter_async_context(connected(f"nats://127.0.0.1:{port}")))
         stop = asyncio.Event()
         intake = Intake(taker.connection, provider="mock", slots=1, run=taker.run, interrupt=lambda: None)
         serving = asyncio.create_task(intake.serve(stop, grace_s=0))

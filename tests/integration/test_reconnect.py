@@ -11,16 +11,10 @@ from fleet.client import Client
 from fleet.local.servers import NatsServer
 from fleet.simulator.tcp import listening
 from runtime import broker
-from runtime.settings import BrokerSettings
-from tests.kit import plane, until
+from tests.kit import connected, plane, until
 from tests.servers import Vault
 
 TRIES = 4
-
-
-def of_a_role(url: str) -> AbstractAsyncContextManager[object]:
-    settings = BrokerSettings.model_validate({"nats_url": url})
-    return broker.connect(settings, name="tester", inbox_prefix="_INBOX_tester")
 
 
 def of_an_agent(url: str) -> AbstractAsyncContextManager[object]:
@@ -34,7 +28,7 @@ async def stack(nats: NatsServer, vault: Vault) -> AsyncGenerator[AsyncExitStack
         yield stack
 
 
-@pytest.mark.parametrize("connection", [of_a_role, of_an_agent])
+@pytest.mark.parametrize("connection", [connected, of_an_agent])
 async def test_tries_to_reconnect_leave_no_socket_open(
     stack: AsyncExitStack,
     nats: NatsServer,
