@@ -7,6 +7,7 @@ ask anew, change readiness).
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -26,6 +27,9 @@ CONNECT_TIMEOUT_S = 5
 RECONNECT_WAIT_S = 0.5
 REQUEST_TIMEOUT_S = 10
 _CLOSE_S = 1.0
+_NO_PEERS = 10005
+"""JetStream's error code for too few nodes to place a stream on."""
+_PEERS_S, _PEERS_AGAIN_S = 15.0, 0.5
 _PENDING_BYTES = 64 * 1024 * 1024
 
 
@@ -178,12 +182,26 @@ async def _connect_to_any(broker: Broker, settings: BrokerSettings, options: dic
 async def ensure_streams(broker: Broker, settings: BrokerSettings) -> None:
     """Every role calls this at start. Raises Unreachable, contracts.streams.StreamMismatch."""
     try:
-        await streams.ensure(broker.request, settings.sizes())
+        await _ensure(broker, settings)
     except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as exc:
         raise Unreachable(
             f"NATS at {address(settings.nats_url)} does not answer for JetStream: {reason(exc)}; "
             "is JetStream on, and has this user the right to it?"
         ) from exc
+
+
+async def _ensure(broker: Broker, settings: BrokerSettings) -> None:
+    """Until the nodes of a cluster that was just started know each other."""
+    give_up = time.monotonic() + _PEERS_S
+    while True:
+        try:
+            await streams.ensure(broker.request, settings.sizes())
+        except streams.JetStreamError as exc:
+            if exc.err_code != _NO_PEERS or time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(_PEERS_AGAIN_S)
+        else:
+            return
 
 
 def login(settings: BrokerSettings) -> dict[str, Any]:
