@@ -10,7 +10,8 @@ from contracts.requests import AssistantMessage, CompletionRequest
 from contracts.usage import Usage, UsageSource
 from workers.providers import openai_errors
 from workers.providers.base import Chunk, Finish, Gathering
-from workers.providers.openai_chat import ChatReader, request_body
+from workers.providers.openai_chat import ChatReader
+from workers.providers.openai_request import request_body
 
 
 def reader() -> ChatReader:

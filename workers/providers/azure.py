@@ -33,7 +33,7 @@ from runtime.egress import Egress
 from workers.providers import entra
 from workers.providers.base import Call, Target
 from workers.providers.openai import OpenAI, encode, get, given_limit, options, post
-from workers.providers.openai_chat import request_body
+from workers.providers.openai_request import request_body
 from workers.providers.paths import in_path
 
 _REASONING_MODEL = re.compile(r"^(?:o\d|gpt-[5-9]|codex-)")

@@ -33,7 +33,8 @@ from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
 from workers.providers.json_text import NO_JSON
-from workers.providers.openai_chat import ChatReader, request_body
+from workers.providers.openai_chat import ChatReader
+from workers.providers.openai_request import request_body
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
 from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe

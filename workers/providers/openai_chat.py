@@ -1,4 +1,4 @@
-"""OpenAI's chat completions format: the request that we write and the reply that we read.
+"""A reply in OpenAI's chat completions format, streamed or whole.
 
 OpenAI, Azure OpenAI and every compatible server speak it, each with its oddities; the reader takes them all:
 tool calls without index or id, a call sent whole, two calls under one index, `stop` after tool calls, `[DONE]` without
@@ -12,7 +12,6 @@ import msgspec
 
 from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.events import FinishReason, ToolCallDelta
-from contracts.requests import CompletionRequest, Message
 from contracts.usage import Usage, UsageSource
 from workers.providers import tool_calls
 from workers.providers.base import Chunk, Finish, Stated, service_tier
@@ -33,39 +32,6 @@ _FINISH_REASONS: dict[str, FinishReason] = {
 _BROKE_OFF = frozenset({"error", "abort", "insufficient_system_resource"})
 """Finish reasons with which compatible servers say that the reply is not whole."""
 _KEEP_ALIVE_EVENTS = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
-_OF_FLEET = {"reasoning", "provider_data"}
-"""What we add to an assistant message; OpenAI refuses fields that it does not know."""
-
-
-def request_body(
-    request: CompletionRequest, *, model: str, max_tokens_field: str, stream_options: dict[str, bool] | None
-) -> dict[str, Any]:
-    """The JSON body of a streamed chat completion. `stream_options`: None for servers that do not know them."""
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [_message(message) for message in request.messages],
-        "stream": True,
-        "stream_options": stream_options,
-        max_tokens_field: request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "stop": request.stop,
-        "seed": request.seed,
-        "tools": [tool.model_dump(mode="json") for tool in request.tools] if request.tools else None,
-        "tool_choice": _dumped(request.tool_choice),
-        "parallel_tool_calls": request.parallel_tool_calls,
-        "response_format": _dumped(request.response_format),
-        "reasoning_effort": request.reasoning_effort,
-    }
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def _message(message: Message) -> dict[str, Any]:
-    return message.model_dump(mode="json", exclude=_OF_FLEET)
-
-
-def _dumped(value: Any) -> Any:
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
 
 
 class _Function(msgspec.Struct, gc=False):
