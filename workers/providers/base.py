@@ -48,6 +48,8 @@ class Chunk:
     reasoning: str = ""
     refusal: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    pieces: int = field(default=1, compare=False)
+    """How many of the vendor's deltas are merged here. Each is a token at least."""
 
 
 _STANDARD_SERVICE = frozenset(
@@ -173,8 +175,11 @@ class Gathering:
         self._tool_calls: dict[int, _ToolCallParts] = {}
         self.characters = 0
         """Of all output so far."""
+        self.pieces = 0
+        """The vendor's deltas so far: the least number of tokens that were generated."""
 
     def add(self, chunk: Chunk) -> None:
+        self.pieces += chunk.pieces
         if chunk.text:
             self._text.append(chunk.text)
             self.characters += len(chunk.text)

@@ -1,6 +1,172 @@
-"""JSON that somebody else wrote."""
+"""JSON that somebody else wrote: read as far as it can be read.
+
+Servers that speak a vendor's format get single fields wrong: a number where a text belongs, a list in place of an
+object, half a surrogate pair, a literal `NaN`. What is odd is left out alone; everything beside it counts.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What decoding raises for bytes that are no JSON of the wanted form, are no text, or are nested too deeply."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+_Fit = Callable[[Any], Any]
+
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+_REPLACEMENT = "\ufffd"
+_ODD: Any = object()
+"""A value that does not fit its field."""
+
+_decode_strictly = msgspec.json.Decoder().decode
+
+
+def decode_any(data: bytes | msgspec.Raw) -> Any:
+    """The value of a JSON text. Raises one of NO_JSON.
+
+    A text that only a strict reader refuses is read all the same: bytes that are no UTF-8 and halves of surrogate
+    pairs become replacement characters, control characters in strings stay, and NaN and Infinity become None.
+    """
+    try:
+        return _decode_strictly(data)
+    except (msgspec.DecodeError, UnicodeError) as strictly:
+        try:
+            value = json.loads(bytes(data).decode(errors="replace"), strict=False, parse_constant=_no_number)
+        except ValueError:
+            raise strictly from None
+        return _without_halves(value)
+
+
+class FieldwiseDecoder(Generic[T]):
+    """Decodes a JSON object into a struct whose fields all have defaults; a field that does not fit keeps its default.
+
+    As fast as msgspec for what fits, which is nearly everything.
+    """
+
+    def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
+        self._decode = msgspec.json.Decoder(kind, strict=False).decode
+        self._fit: _Fit | None = None
+
+    def __call__(self, data: bytes | msgspec.Raw) -> T:
+        """Raises one of NO_JSON; msgspec.ValidationError for JSON that is no object."""
+        try:
+            return self._decode(data)
+        except (msgspec.DecodeError, UnicodeError):
+            value = decode_any(data)
+        if self._fit is None:
+            self._fit = _fitting(inspect.type_info(self._kind))
+        fitted = self._fit(value)
+        if fitted is _ODD:
+            raise msgspec.ValidationError(f"Expected `object`, got `{type(value).__name__}`")
+        return fitted
+
+
+def _fitting(kind: inspect.Type) -> _Fit:
+    """The function that turns a decoded value into one of `kind`, or into _ODD."""
+    match kind:
+        case inspect.StructType():
+            return _fitting_struct(kind)
+        case inspect.UnionType():
+            return _first_of([_fitting(one) for one in kind.types])
+        case inspect.ListType():
+            return _fitting_list(kind)
+        case inspect.IntType():
+            return _integer
+        case inspect.AnyType():
+            return _anything
+        case inspect.RawType():
+            return _raw
+        case inspect.BoolType():
+            return _instance_of(bool)
+        case inspect.StrType():
+            return _instance_of(str)
+        case inspect.DictType():
+            return _instance_of(dict)
+        case inspect.NoneType():
+            return _instance_of(type(None))
+        case _:
+            raise TypeError(f"no field of a vendor's reply is a {type(kind).__name__}")
+
+
+def _fitting_struct(kind: inspect.StructType) -> _Fit:
+    fields = [(field.name, field.encode_name, _fitting(field.type)) for field in kind.fields]
+
+    def fit(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return _ODD
+        given = ((name, to_fit(value[key])) for name, key, to_fit in fields if key in value)
+        return kind.cls(**{name: fitted for name, fitted in given if fitted is not _ODD})
+
+    return fit
+
+
+def _fitting_list(kind: inspect.ListType) -> _Fit:
+    """An odd item of a list of structs becomes an empty one, so that the others keep their places."""
+    to_fit = _fitting(kind.item_type)
+    empty = kind.item_type.cls if isinstance(kind.item_type, inspect.StructType) else None
+
+    def fit(value: Any) -> Any:
+        if not isinstance(value, list):
+            return _ODD
+        items = [to_fit(item) for item in value]
+        return [empty() if item is _ODD and empty else item for item in items if item is not _ODD or empty]
+
+    return fit
+
+
+def _first_of(alternatives: list[_Fit]) -> _Fit:
+    def fit(value: Any) -> Any:
+        return next((fitted for one in alternatives if (fitted := one(value)) is not _ODD), _ODD)
+
+    return fit
+
+
+def _instance_of(kind: type) -> _Fit:
+    def fit(value: Any) -> Any:
+        return value if isinstance(value, kind) else _ODD
+
+    return fit
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+def _raw(value: Any) -> Any:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _integer(value: Any) -> Any:
+    """Numbers also come as text, and counts with a fraction."""
+    if isinstance(value, bool):
+        return _ODD
+    if isinstance(value, int | float):
+        return round(value) if math.isfinite(value) else _ODD
+    try:
+        return int(value) if isinstance(value, str) and len(value) <= len(str(2**64)) else _ODD
+    except ValueError:
+        return _ODD
+
+
+def _no_number(_: str) -> None:
+    """NaN and Infinity are no JSON."""
+    return
+
+
+def _without_halves(value: Any) -> Any:
+    match value:
+        case str():
+            return _HALF_A_PAIR.sub(_REPLACEMENT, value)
+        case list():
+            return [_without_halves(item) for item in value]
+        case dict():
+            return {_without_halves(name): _without_halves(member) for name, member in value.items()}
+        case _:
+            return value

@@ -1,0 +1,114 @@
+"""A foreign JSON text is read field by field."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
+
+
+class _Inner(msgspec.Struct):
+    text: str | None = None
+    count: int | None = None
+
+
+class _Outer(msgspec.Struct, rename="camel"):
+    id: str | None = None
+    finish_reason: str | None = None
+    is_done: bool = False
+    index: int = 0
+    items: list[_Inner] | None = None
+    inner: _Inner | None = None
+    blocks: list[dict[str, Any]] | None = None
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+    anything: Any = None
+
+
+decode = FieldwiseDecoder(_Outer)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'"id": 7',
+        b'"id": false',
+        b'"id": ["a"]',
+        b'"items": {}',
+        b'"items": ""',
+        b'"inner": []',
+        b'"inner": "none"',
+        b'"isDone": "perhaps"',
+        b'"index": ""',
+        b'"index": [0]',
+        b'"blocks": {}',
+        b'"inner": {"count": NaN}',
+        b'"anything": "\xff"',
+        b'"anything": "\\ud83d"',
+        b'"anything": -Infinity',
+    ],
+)
+def test_a_field_that_does_not_fit_is_left_out_alone(odd: bytes) -> None:
+    assert decode(b'{"finishReason": "stop", ' + odd + b"}").finish_reason == "stop"
+    assert decode(b"{" + odd + b', "finishReason": "stop"}').finish_reason == "stop"
+
+
+def test_what_stands_beside_an_odd_field_deep_inside_counts() -> None:
+    said = decode(b'{"id": {}, "inner": {"text": "lo", "count": []}, "items": [{"text": "a", "count": {}}]}')
+    assert said.inner == _Inner(text="lo")
+    assert said.items == [_Inner(text="a")]
+
+
+def test_an_odd_item_of_a_list_keeps_its_place() -> None:
+    assert decode(b'{"items": [null, {"text": "b"}, 5]}').items == [_Inner(), _Inner(text="b"), _Inner()]
+    assert decode(b'{"blocks": [null, {"type": "text"}]}').blocks == [{"type": "text"}]
+
+
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        (b"5", 5),
+        (b"5.0", 5),
+        (b"5.6", 6),
+        (b'"5"', 5),
+        (b"true", None),
+        (b'"five"', None),
+        (b"-1", -1),
+        (b"1e999", None),
+    ],
+)
+def test_counts_come_as_numbers_fractions_and_texts(said: bytes, count: int | None) -> None:
+    assert decode(b'{"id": 0, "inner": {"count": ' + said + b"}}").inner == _Inner(count=count)
+
+
+def test_a_raw_field_is_kept_beside_an_odd_one() -> None:
+    assert bytes(decode(b'{"id": 0, "args": {"a": [1]}}').args) == b'{"a":[1]}'
+
+
+@pytest.mark.parametrize("data", [b"[]", b"null", b'"text"', b"5"])
+def test_what_is_no_object_is_refused(data: bytes) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        decode(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"a": 1}{"b": 2}', b'{"a": }', b"[" * 100_000])
+def test_what_is_no_json_is_refused(data: bytes) -> None:
+    with pytest.raises(NO_JSON):
+        decode(data)
+    with pytest.raises(NO_JSON):
+        decode_any(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'"\xf0\x9f\x98"', "\ufffd"),
+        (b'"a\\ud83d"', "a\ufffd"),
+        (b'"\\ud83d\\ude00"', "\U0001f600"),
+        (b'{"\\ude00": ["\\ud83d"]}', {"\ufffd": ["\ufffd"]}),
+        (b'"line\nbreak"', "line\nbreak"),
+        (b'{"logprob": NaN}', {"logprob": None}),
+    ],
+)
+def test_what_only_a_strict_reader_refuses_is_read(data: bytes, value: Any) -> None:
+    assert decode_any(data) == value

@@ -1,0 +1,9 @@
+"""Token counts as vendors state them, before anybody believes them."""
+
+MAX_COUNT = 10**10
+"""Tokens. No reply and no prompt comes near it."""
+
+
+def plausible(count: int | None) -> int | None:
+    """`count`; None when it cannot be a number of tokens. Servers send -1 and 2^64-1 for what they did not count."""
+    return count if count is not None and 0 <= count <= MAX_COUNT else None
