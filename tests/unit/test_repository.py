@@ -1,41 +1,30 @@
 """House rules that a machine can check: what may not be in the repository, and what must agree with what."""
 
 import ast
-import os
 import re
 import sys
-import tomllib
-from collections.abc import Iterator, Sequence
-from functools import cache
-from importlib.metadata import packages_distributions
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.repository import (
+    ROOMS,
+    ROOT,
+    distribution,
+    extras,
+    files,
+    import_names,
+    imports,
+    modules,
+    name,
+    owners,
+    prefixes,
+    project,
+)
 from workers.providers import registry
 
-ROOT = Path(__file__).parents[2]
-ROOMS = ("contracts", "runtime", "workers", "admin_api", "migrations", "fleet")
 CODE = (*ROOMS, "tests", "benchmarks", "requirements")
-TEXTS = {
-    ".py",
-    ".md",
-    ".toml",
-    ".txt",
-    ".sh",
-    ".yaml",
-    ".yml",
-    ".json",
-    ".conf",
-    ".hcl",
-    ".ini",
-    ".mako",
-    ".example",
-    "",
-}
-SKIPPED = {"build", "dist", "node_modules"}
-DOTTED = {".ci", ".dockerignore", ".env.example"}
-
 REGISTRY = re.compile(
     r"\b(?:pypi|pythonhosted|npmjs|crates|golang|docker|ghcr|gcr|quay|anaconda|yarnpkg|maven|jfrog)\.(?:org|com|io|dev|net)\b",
     re.IGNORECASE,
@@ -71,29 +60,6 @@ PART_OF = {
     "requests": "hvac",
 }
 """What a library shows of another one in its own interface."""
-IMPORT_NAMES = {"google-genai": {"google.genai"}}
-
-
-@cache
-def files() -> tuple[Path, ...]:
-    found: list[Path] = []
-    for folder, below, names in os.walk(ROOT):
-        below[:] = sorted(n for n in below if not _is_foreign(n))
-        found.extend(Path(folder, n) for n in sorted(names) if Path(n).suffix in TEXTS or n in DOTTED)
-    return tuple(found)
-
-
-def _is_foreign(folder: str) -> bool:
-    hidden = folder.startswith(".") and folder not in DOTTED
-    return hidden or folder in SKIPPED or folder.endswith((".egg-info", "__pycache__"))
-
-
-def modules() -> list[Path]:
-    return [path for path in files() if path.suffix == ".py"]
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def lines_with(pattern: re.Pattern[str], paths: Sequence[Path]) -> list[str]:
@@ -105,43 +71,10 @@ def lines_with(pattern: re.Pattern[str], paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def extras() -> dict[str, list[str]]:
-    """Requirements by extra; the base is `""`."""
-    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {"": table["dependencies"], **table["optional-dependencies"]}
-
-
-def project() -> dict[str, list[str]]:
-    """Distributions by extra. Extras of our own are left out."""
-    return {
-        extra: [distribution(r) for r in wanted if not r.startswith("fleet[")] for extra, wanted in extras().items()
-    }
-
-
 def installed_with(extra: str) -> set[str]:
     """What an extra asks for, with the extras of our own in it."""
     own = {name for r in extras()[extra] if r.startswith("fleet[") for name in r[6:-1].split(",")}
     return {*project()[""], *project()[extra], *(dist for name in own for dist in installed_with(name))}
-
-
-def distribution(requirement: str) -> str:
-    found = re.match(r"[A-Za-z0-9._-]+", requirement)
-    assert found
-    return re.sub(r"[-_.]+", "-", found[0]).lower()
-
-
-def imports(path: Path) -> set[str]:
-    """Dotted names that a module imports, also those within functions."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        match node:
-            case ast.Import(names=aliases):
-                found |= {alias.name for alias in aliases}
-            case ast.ImportFrom(module=str(module), level=0, names=aliases):
-                found |= {module, *(f"{module}.{alias.name}" for alias in aliases)}
-            case _:
-                pass
-    return found
 
 
 def locked(file: str) -> dict[str, str]:
@@ -189,9 +122,9 @@ def test_every_dependency_is_locked() -> None:
 
 
 def test_every_dependency_is_used() -> None:
-    used = {top for path in modules() for dotted in imports(path) for top in _prefixes(dotted)}
+    used = {top for path in modules() for dotted in imports(path) for top in prefixes(dotted)}
     declared = {dist for extra in project().values() for dist in extra}
-    unused = {dist for dist in declared if not _import_names(dist) & used}
+    unused = {dist for dist in declared if not import_names(dist) & used}
     assert unused - set(NOT_IMPORTED) == set()
 
 
@@ -203,7 +136,7 @@ def test_what_is_imported_is_a_dependency_of_its_own() -> None:
         f"{name(path)}: {top}"
         for path in modules()
         for top in {dotted.split(".")[0] for dotted in imports(path)}
-        if top not in ours and not {PART_OF.get(top), *_owners().get(top, ())} & declared
+        if top not in ours and not {PART_OF.get(top), *owners().get(top, ())} & declared
     }
     assert missing == set()
 
@@ -211,7 +144,7 @@ def test_what_is_imported_is_a_dependency_of_its_own() -> None:
 def test_a_role_imports_all_that_its_extra_brings() -> None:
     unused = {
         extra: [
-            dist for dist in project()[extra] if dist not in NOT_IMPORTED and not _import_names(dist) & loaded(entries)
+            dist for dist in project()[extra] if dist not in NOT_IMPORTED and not import_names(dist) & loaded(entries)
         ]
         for extra, entries in ROLES.items()
     }
@@ -223,7 +156,7 @@ def test_an_extra_brings_all_that_its_role_imports(extra: str) -> None:
     """Directly: what a library brings may leave with it."""
     wanted, ours = installed_with(extra), {*CODE, *sys.stdlib_module_names}
     tops = {dotted.split(".")[0] for dotted in loaded(ROLES[extra])} - ours
-    assert {top for top in tops if not {PART_OF.get(top), *_owners().get(top, ())} & wanted} == set()
+    assert {top for top in tops if not {PART_OF.get(top), *owners().get(top, ())} & wanted} == set()
 
 
 def loaded(entries: Sequence[str]) -> set[str]:
@@ -236,7 +169,7 @@ def loaded(entries: Sequence[str]) -> set[str]:
             continue
         found.add(dotted)
         if path := _module(dotted):
-            waiting += {prefix for imported in imports(path) for prefix in _prefixes(imported)}
+            waiting += {prefix for imported in imports(path) for prefix in prefixes(imported)}
     return found
 
 
@@ -244,23 +177,6 @@ def _module(dotted: str) -> Path | None:
     """Where a module of ours is."""
     base = ROOT.joinpath(*dotted.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-
-
-def _prefixes(dotted: str) -> Iterator[str]:
-    parts = dotted.split(".")
-    for end in range(1, len(parts) + 1):
-        yield ".".join(parts[:end])
-
-
-@cache
-def _owners() -> dict[str, set[str]]:
-    return {top: {distribution(dist) for dist in dists} for top, dists in packages_distributions().items()}
-
-
-def _import_names(dist: str) -> set[str]:
-    if dist in IMPORT_NAMES:
-        return IMPORT_NAMES[dist]
-    return {top for top, owners in _owners().items() if dist in owners}
 
 
 def test_every_room_says_what_it_is_for() -> None:
