@@ -1,6 +1,6 @@
 """What follows an error: a pure decision, made from the error and from how far the request has come.
 
-The table of codes is the contract's (docs/contract.md, "Errors"). There is no other retry loop in the fleet: SDK
+The table of codes is the contract's (docs/contract.md, "Errors"). There is no other retry loop around vendor calls: SDK
 retries are off, and the execution only carries out what is decided here.
 """
 
