@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from workers import interruption as interruption_module
 from workers.interruption import Interrupted, Interruption, Reason
 
 
@@ -98,8 +99,9 @@ async def test_a_request_in_the_turn_in_which_the_scope_would_have_ended_leaves_
     assert await task == "interrupted"
 
 
-async def test_an_interruption_that_was_lost_comes_again() -> None:
+async def test_an_interruption_that_was_lost_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in `wait_for` of Python 3.11, when an answer is there at the same time."""
+    monkeypatch.setattr(interruption_module, "_AGAIN_S", 0)
     interruption, inside, lost = Interruption(), asyncio.Event(), asyncio.Event()
 
     async def work() -> str:

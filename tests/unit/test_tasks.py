@@ -2,10 +2,14 @@
 
 import asyncio
 
+import pytest
+
+from runtime import tasks
 from runtime.tasks import end
 
 
-async def test_ends_a_task_that_loses_its_first_cancellation() -> None:
+async def test_ends_a_task_that_loses_its_first_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_AGAIN_S", 0)
     lost = asyncio.Event()
 
     async def work() -> None:
