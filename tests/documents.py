@@ -7,9 +7,12 @@ from pathlib import Path
 from tests.repository import ROOT, files
 
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+BILLING = ROOT / "docs" / "billing.md"
 CONTRACT = ROOT / "docs" / "contract.md"
 DEPENDENCIES = ROOT / "docs" / "dependencies.md"
 DEVELOPMENT = ROOT / "docs" / "development.md"
+GUARANTEES = ROOT / "docs" / "guarantees.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 PROVIDERS = ROOT / "docs" / "providers.md"
 
