@@ -152,6 +152,13 @@ def test_the_options_in_the_contract_are_those_of_their_command() -> None:
         assert {option for text in quoted(meaning) for option in OPTION.findall(text)} - options == set(), what
 
 
+@pytest.mark.parametrize("decision", sorted((ROOT / "docs" / "decisions").glob("*.md")), ids=name)
+def test_a_decision_has_its_number_and_its_three_parts(decision: Path) -> None:
+    number, text = decision.name.partition("-")[0], decision.read_text()
+    assert re.match(rf"# {number} [^\n.]+\n\n\*\*Context\.\*\* ", text)
+    assert re.findall(r"(?m)^\*\*(.+?)\*\*", text) == ["Context.", "Decision.", "Consequences."]
+
+
 def test_the_readme_names_every_provider() -> None:
     table = rows(section(README, "Status"), "| provider | |")
     assert sorted(provider for row in table for provider in quoted(row[0])) == sorted(Provider)
