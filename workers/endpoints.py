@@ -1,5 +1,6 @@
 """From a candidate to the right to call one of its endpoints: in service, not too busy, and with its key."""
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -30,18 +31,21 @@ class Visit:
     """Those that can be tried, the preferred one first; empty until the first try."""
     current: Endpoint | None = None
     """The one that was called last."""
-    tries: int = 0
-    """There."""
+    tried: Counter[str] = field(default_factory=Counter[str])
+    """How often each endpoint was called, by name."""
     patience_s: float = 0
     """How long it may wait for an endpoint to be in service; each call that it makes gives it patience anew."""
     key: HeldKey | None = None
     key_read_anew: bool = False
 
+    @property
+    def tries(self) -> int:
+        """At the endpoint that was called last."""
+        return 0 if self.current is None else self.tried[self.current.name]
+
     def go_to(self, endpoint: Endpoint) -> None:
-        if endpoint is not self.current:
-            self.current = endpoint
-            self.tries = 0
-        self.tries += 1
+        self.current = endpoint
+        self.tried[endpoint.name] += 1
         self.patience_s = 0
 
     def leave(self) -> None:

@@ -5,7 +5,7 @@ import logging
 import nats.errors
 
 from contracts.errors import StreamInterrupted
-from workers import recovery, replies
+from workers import policy, recovery, replies
 from workers.accounts import Accounts
 from workers.intake import NotNow, Settlement
 from workers.job import Job
@@ -55,6 +55,11 @@ class Takeover:
                 raise recovery.Poisonous(f"{past.dead_attempts} workers died while they worked on this request")
             if past.output_sent and job.request.on_interrupt == "fail":
                 raise StreamInterrupted("the worker died after output was sent", provider=self._pool)
+        if job.attempts >= policy.MAX_ATTEMPTS:
+            raise StreamInterrupted(
+                f"the last of the {policy.MAX_ATTEMPTS} calls that a request makes was cut off with its worker",
+                provider=self._pool,
+            )
         return None
 
     async def _past(self, job: Job) -> tuple[recovery.Past | None, bool]:
