@@ -205,8 +205,7 @@ class Execution:
             self._check_deadline(job)
 
     async def _decide(self, job: Job, visit: Visit, setback: Setback) -> policy.Decision:
-        calls_left = job.attempts < policy.MAX_ATTEMPTS and visit.tries < policy.MAX_TRIES_PER_ENDPOINT
-        if isinstance(setback.error, AuthenticationFailed) and not visit.key_read_anew and calls_left:
+        if isinstance(setback.error, AuthenticationFailed) and not visit.key_read_anew:
             visit.key_read_anew = True
             if await self._use.endpoints.key_has_changed(visit, tenant=job.address.tenant):
                 return policy.RetryHere(0)

@@ -1,4 +1,4 @@
-"""No request makes more vendor calls than its bound, whoever made them and however the last one ended."""
+"""A request that is taken over makes no more vendor calls than its bound, whoever made the ones before."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,12 +9,11 @@ import pytest
 from nats.aio.msg import Msg
 
 from contracts import streams, subjects
-from contracts.control import HANDOVER, Handover
 from contracts.errors import Overloaded, StreamInterrupted
 from contracts.events import Event, Failed, NextCandidate, Retrying, Started, Terminal, parse
 from contracts.requests import CompletionRequest, UserMessage
 from contracts.subjects import Priority
-from fleet.simulator import Script, Simulator
+from fleet.simulator import Simulator
 from tests.kit import PATIENCE_S, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
 from workers.policy import MAX_ATTEMPTS
@@ -50,7 +49,7 @@ class Shop:
             while (await jetstream.stream_info(streams.REPLIES, reply)).state.subjects != {reply: len(events)}:
                 await asyncio.sleep(0.02)
 
-    async def ask(self, request_id: str, **headers: str) -> Terminal:
+    async def ask(self, request_id: str) -> Terminal:
         """Without a message id of its own, so that the worker looks for what was said of the request before."""
         request = CompletionRequest(
             id=request_id,
@@ -60,7 +59,7 @@ class Shop:
             messages=(UserMessage(role="user", content="Hi"),),
         )
         subject = subjects.request("openai", Priority.INTERACTIVE, self.control.tenant)
-        await self.control.client.jetstream().publish(subject, request.to_json(), headers=headers)
+        await self.control.client.jetstream().publish(subject, request.to_json())
         await until(lambda: any(isinstance(e, Terminal) and e.request_id == request_id for e in self.heard))
         return next(e for e in self.heard if isinstance(e, Terminal) and e.request_id == request_id)
 
@@ -111,16 +110,3 @@ async def test_a_request_whose_last_call_went_down_with_its_worker_makes_no_othe
     assert isinstance(ended, Failed)
     assert ended.error.code == "stream_interrupted"
     assert shop.calls == 0
-
-
-async def test_a_key_that_was_read_anew_gives_no_call_beyond_the_last(shop: Shop) -> None:
-    shop.vendor.script(MODEL, Script(text="The first key is known now."), Script(status=401))
-    await shop.ask("r1")
-    await shop.control.put_key("openai", "sk-second-of-the-test", 1_000)
-    told = Handover(model=f"openai/{MODEL}", queued_at=datetime.now(UTC), vendor_calls=MAX_ATTEMPTS - 1)
-
-    ended = await shop.ask("r2", **{HANDOVER: told.to_json().decode()})
-
-    assert isinstance(ended, Failed)
-    assert ended.error.code == "authentication_failed"
-    assert shop.calls == 2
