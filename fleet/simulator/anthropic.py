@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,6 +60,7 @@ _ERRORS: dict[str, tuple[int, str, str, str | None]] = {
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
 """For scripts in OpenAI's words."""
 _BY_STATUS = {status: name for name, (status, *_) in reversed(_ERRORS.items())}
+_IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _REFUSED_PARAMETERS = ("temperature", "top_p", "top_k", "seed", "n")
 """Sent to the API they are an error."""
 
@@ -179,11 +181,12 @@ def _signature(thinking: str) -> str:
 
 
 def _fault_of(messages: list[Any]) -> str | None:
-    """What the API refuses about a conversation: altered thoughts, blank texts, calls without results."""
+    """What the API refuses about a conversation: altered thoughts, blank texts, calls without results, odd ids and
+    images."""
     waiting: set[str] = set()
     for index, message in enumerate(messages):
         content = message["content"]
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        blocks: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not blocks:
             return f"messages.{index}: all messages must have non-empty content"
         answered = {block["tool_use_id"] for block in blocks if block["type"] == "tool_result"}
@@ -192,6 +195,10 @@ def _fault_of(messages: list[Any]) -> str | None:
         for block in blocks:
             if block["type"] == "thinking" and block["signature"] != _signature(block["thinking"]):
                 return f"messages.{index}: Invalid `signature` in `thinking` block"
+            if block["type"] == "tool_use" and not re.fullmatch("[a-zA-Z0-9_-]+", block["id"]):
+                return f"messages.{index}: tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'"
+            if block["type"] == "image" and block["source"].get("media_type", "image/png") not in _IMAGES:
+                return f"messages.{index}: image.source.base64.media_type: Input should be 'image/jpeg', ..."
             if block["type"] == "text" and not block["text"].strip():
                 return f"messages.{index}: text content blocks must contain non-whitespace text"
         waiting = {block["id"] for block in blocks if block["type"] == "tool_use"}

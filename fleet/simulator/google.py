@@ -1,7 +1,8 @@
 """Gemini's generateContent, countTokens, models and error bodies, as generativelanguage.googleapis.com sends them.
 
 Under `/google`, because other vendors list their models on the same path. From Gemini 3 on, calls are signed, and a
-conversation whose calls have lost their signature is refused.
+conversation whose calls have lost their signature is refused; so are blank parts, calls that no user's turn leads to,
+and images of other types.
 """
 
 import base64
@@ -27,6 +28,7 @@ _PATH = re.compile(
 _SIGNS = re.compile(r"gemini-(?:[3-9]|\d\d)")
 _FINISH_REASONS = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 """The usual names, for scripts that do not care which vendor they are for."""
+_IMAGES = frozenset({"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"})
 _TEXT = "\N{REPLACEMENT CHARACTER} text"
 
 _ERRORS: dict[str, tuple[int, str, str, tuple[dict[str, Any], ...]]] = {
@@ -204,9 +206,29 @@ def _ask(request: HttpRequest, *, model: str, key: str | None, stream: bool) -> 
         return _invalid("GenerateContentRequest.contents: contents is not specified")
     if not all(content.get("parts") for content in contents):
         return _invalid("GenerateContentRequest.contents: contents.parts must not be empty.")
+    if fault := _fault_of([*contents, body.get("systemInstruction") or {"parts": []}]):
+        return _invalid(fault)
     if _SIGNS.match(model) and not all(map(_is_signed, contents)):
         return _named("missing_signature", model=model)
     return Ask(model=model, stream=stream, body=body, key=key, request_id=request.headers.get("x-client-request-id"))
+
+
+def _fault_of(contents: list[dict[str, Any]]) -> str | None:
+    before = "model"
+    for content in contents:
+        for part in content["parts"]:
+            if not part or (part.get("text") == "" and "thoughtSignature" not in part):
+                return "parts.data: required oneof field 'data' must have one initialized field"
+            media_type = part.get("inlineData", {}).get("mimeType")
+            if media_type and media_type not in _IMAGES:
+                return f"Unsupported MIME type: {media_type}"
+            if "functionCall" in part and before == "model":
+                return (
+                    "Please ensure that function call turn comes immediately after a user turn or after a function "
+                    "response turn."
+                )
+        before = content.get("role", "user")
+    return None
 
 
 def _is_signed(content: dict[str, Any]) -> bool:

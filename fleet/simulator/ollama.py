@@ -171,7 +171,11 @@ def _envelope(ask: Ask) -> dict[str, Any]:
 
 
 def _text(ask: Ask, script: Script) -> str:
-    return script.output(last_user_text=last_user_text(ask.body.get("messages") or []))
+    """Nothing, to nobody but the system."""
+    messages = ask.body.get("messages") or []
+    if all(message.get("role") == "system" for message in messages):
+        return ""
+    return script.output(last_user_text=last_user_text(messages))
 
 
 def _tool_call(call: ScriptedToolCall) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from contracts.errors import InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
 from workers.providers.anthropic_request import Asked, arguments_object, check, messages_request
+from workers.providers.turns import OPENING
 
 HI = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
@@ -54,6 +55,29 @@ def test_blank_texts_are_left_out() -> None:
     ]
 
 
+def test_system_messages_alone_are_what_the_user_says() -> None:
+    body = asked({"role": "system", "content": "Say hello."}, {"role": "developer", "content": "Twice."}).body
+    assert "system" not in body
+    assert body["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "Say hello."}, {"type": "text", "text": "Twice."}]}
+    ]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_a_request_without_a_word_is_refused_before_a_call(role: str) -> None:
+    said = request({"role": role, "content": "\n"}, {"role": "user", "content": [{"type": "text", "text": ""}]})
+    with pytest.raises(InvalidRequest, match="all messages of the request are blank"):
+        check(said)
+    with pytest.raises(InvalidRequest, match="all messages of the request are blank"):
+        messages_request(said, model="claude-opus-4-6")
+
+
+def test_a_history_that_was_cut_off_begins_with_the_user() -> None:
+    found = turns(call(), result(), HI)
+    assert [turn["role"] for turn in found] == ["user", "assistant", "user"]
+    assert found[0]["content"] == [{"type": "text", "text": OPENING}]
+
+
 def test_results_of_parallel_calls_are_one_turn_and_come_first() -> None:
     found = turns(HI, call(), HI, result("a"), result("b", id="c2"))
     assert [turn["role"] for turn in found] == ["user", "assistant", "user"]
@@ -80,6 +104,9 @@ def test_ids_of_other_vendors_become_ids_that_the_api_takes() -> None:
         ("", {}),
         ("{broken", {"INVALID_JSON": "{broken"}),
         ("[1]", {"INVALID_JSON": "[1]"}),
+        ("null", {}),
+        ('{"a": NaN}', {"INVALID_JSON": '{"a": NaN}'}),
+        ('{"a": "\\ud83d"}', {"INVALID_JSON": '{"a": "\\ud83d"}'}),
     ],
 )
 def test_arguments_become_an_object(text: str, value: dict[str, Any]) -> None:
@@ -89,6 +116,21 @@ def test_arguments_become_an_object(text: str, value: dict[str, Any]) -> None:
 def test_thoughts_go_back_untouched() -> None:
     turn = call(content="ignored", reasoning="Hm.", provider_data={"anthropic": {"content": THOUGHTS}})
     assert turns(HI, turn, result())[1]["content"] == THOUGHTS
+
+
+def test_an_id_of_a_call_that_goes_back_untouched_stays_in_its_result() -> None:
+    block = {"type": "tool_use", "id": "functions.f:0", "name": "f", "input": {}}
+    calls = [{"id": "functions.f:0", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    kept = {"anthropic": {"content": [block]}}
+    said = {"role": "assistant", "content": None, "tool_calls": calls, "provider_data": kept}
+    found = turns(HI, said, result(id="functions.f:0"))
+    assert found[1]["content"] == [block]
+    assert found[2]["content"][0]["tool_use_id"] == "functions.f:0"
+
+
+@pytest.mark.parametrize("content", [["text"], [1, None], [{"type": "text", "text": 5}], {"a": 1}, "text"])
+def test_odd_data_breaks_nothing(content: Any) -> None:
+    assert turns(HI, {"role": "assistant", "content": "Yes", "provider_data": {"anthropic": {"content": content}}})
 
 
 @pytest.mark.parametrize("data", [{"google": {"content": THOUGHTS}}, {"anthropic": {}}, {"anthropic": {"content": []}}])
@@ -108,6 +150,8 @@ def test_a_begun_reply_ends_without_white_space() -> None:
         ("https://example.org/a", {"type": "url", "url": "https://example.org/a"}),
         ("data:image/png;base64,QQ==", {"type": "base64", "media_type": "image/png", "data": "QQ=="}),
         ("data:image/JPG;name=a;base64,QQ==", {"type": "base64", "media_type": "image/jpeg", "data": "QQ=="}),
+        ("data:image/pjpeg;base64,Q Q", {"type": "base64", "media_type": "image/jpeg", "data": "QQ=="}),
+        ("data:image/gif,GIF89a", {"type": "base64", "media_type": "image/gif", "data": "R0lGODlh"}),
     ],
 )
 def test_images_have_a_source(url: str, source: dict[str, str]) -> None:
@@ -132,9 +176,24 @@ def test_tool_choice(fields: dict[str, Any], choice: dict[str, Any] | None) -> N
     assert asked(tools=[TOOL], **fields).body.get("tool_choice") == choice
 
 
+@pytest.mark.parametrize("tools", [None, []])
 @pytest.mark.parametrize("fields", [{"tool_choice": "auto"}, {"tool_choice": "none"}, {"parallel_tool_calls": False}])
-def test_no_choice_without_tools(fields: dict[str, Any]) -> None:
-    assert "tool_choice" not in asked(**fields).body
+def test_no_choice_without_tools(fields: dict[str, Any], tools: list[Any] | None) -> None:
+    found = asked(tools=tools, **fields)
+    assert not {"tools", "tool_choice"} & found.body.keys()
+    assert found.warnings == ()
+
+
+def test_a_choice_that_would_have_forced_a_tool_is_ignored_aloud() -> None:
+    found = asked(tool_choice="required", model="claude-sonnet-4-5", reasoning_effort="low")
+    assert "tool_choice" not in found.body
+    assert found.body["thinking"]
+    assert found.warnings == ("anthropic takes no tool_choice without tools; it was ignored",)
+
+
+def test_a_choice_among_tools_of_the_vendors_own_is_sent() -> None:
+    search = {"anthropic": {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}}
+    assert asked(tool_choice="required", provider_options=search).body["tool_choice"] == {"type": "any"}
 
 
 def test_a_tool_without_parameters_takes_an_object() -> None:
@@ -241,7 +300,9 @@ def test_what_the_api_cannot_do_is_refused_before_a_call(fields: dict[str, Any],
         check(request(**fields))
 
 
-@pytest.mark.parametrize("url", ["http://example.org/a.png", "data:image/svg+xml;base64,QQ==", "data:image/png,QQ=="])
+@pytest.mark.parametrize(
+    "url", ["http://example.org/a.png", "data:image/svg+xml;base64,QQ==", "data:image/png;base64,*"]
+)
 def test_images_that_the_api_does_not_take_are_refused(url: str) -> None:
     image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
     with pytest.raises(UnsupportedFeature, match="image"):
@@ -269,6 +330,13 @@ def test_names_and_details_are_ignored_aloud() -> None:
         "anthropic takes no name of a message; it was ignored",
         "anthropic takes no detail of an image; it was ignored",
     )
+
+
+def test_a_null_leaves_a_field_out_but_not_the_output_limit() -> None:
+    options = {"stop_sequences": None, "max_tokens": None}
+    body = asked(stop=["END"], max_tokens=5, provider_options={"anthropic": options}).body
+    assert "stop_sequences" not in body
+    assert body["max_tokens"] == 5
 
 
 def test_what_the_options_say_themselves_is_not_warned_of() -> None:

@@ -6,9 +6,11 @@ import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
-from workers.providers.google_request import check_supported, ignored, merged, request_body
+from workers.providers.google_request import check_supported, ignored, request_body
+from workers.providers.turns import OPENING
 
 OLD, BUDGETED, LEVELLED = "gemini-2.0-flash", "gemini-2.5-flash", "gemini-3.8-flash"
+PNG = "data:image/png;base64,iVBORw0KGgo="
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 
@@ -21,6 +23,11 @@ def request(*messages: dict[str, Any], **fields: Any) -> CompletionRequest:
 
 def body(*messages: dict[str, Any], model: str = BUDGETED, **fields: Any) -> dict[str, Any]:
     return request_body(request(*messages, **fields), model=model)
+
+
+def turns(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    """What follows on the user's first words."""
+    return body({"role": "user", "content": "Hi"}, *messages, **fields)["contents"][1:]
 
 
 def config(model: str = BUDGETED, **fields: Any) -> dict[str, Any]:
@@ -59,6 +66,52 @@ def test_a_system_message_alone_is_what_the_user_says() -> None:
     assert body({"role": "system", "content": "A"}) == {"contents": [{"role": "user", "parts": [{"text": "A"}]}]}
 
 
+@pytest.mark.parametrize("blank", ["", " \n\t", [], [{"type": "text", "text": ""}]])
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
+def test_blank_messages_are_left_out(role: str, blank: Any) -> None:
+    said = body({"role": role, "content": blank}, {"role": "user", "content": "Hi"}, {"role": role, "content": blank})
+    assert said == {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
+
+
+def test_blank_parts_are_left_out_among_others() -> None:
+    texts = [{"type": "text", "text": text} for text in ("", "Look:", "  ")]
+    said = body({"role": "system", "content": texts}, {"role": "user", "content": [*texts, *image(PNG)["content"]]})
+    assert said["systemInstruction"]["parts"] == [{"text": "Look:"}]
+    assert said["contents"][0]["parts"] == [
+        {"text": "Look:"},
+        {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}},
+    ]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_a_request_without_a_word_is_refused_before_a_call(role: str) -> None:
+    said = request({"role": role, "content": " "}, {"role": "user", "content": ""})
+    with pytest.raises(InvalidRequest, match="all messages of the request are blank"):
+        check_supported(said, model=BUDGETED)
+    with pytest.raises(InvalidRequest, match="all messages of the request are blank"):
+        request_body(said, model=BUDGETED)
+
+
+def test_a_history_that_was_cut_off_before_a_call_begins_with_the_user() -> None:
+    contents = body({"role": "system", "content": "A"}, calls(("a", "f")), result("a"))["contents"]
+    assert [content["role"] for content in contents] == ["user", "model", "user"]
+    assert contents[0]["parts"] == [{"text": OPENING}]
+
+
+def test_a_call_that_follows_on_words_is_of_the_same_turn() -> None:
+    said = {"role": "assistant", "content": "Let me look."}
+    contents = turns(said, calls(("a", "f")), result("a"), calls(("b", "f")), result("b"))
+    assert [content["role"] for content in contents] == ["model", "user", "model", "user"]
+    assert [sorted(part) for part in contents[0]["parts"]] == [["text"], ["functionCall"]]
+
+
+def test_kept_parts_are_not_changed_by_a_turn_that_is_continued() -> None:
+    kept = [{"text": "a", "thoughtSignature": "s"}]
+    said = {"role": "assistant", "content": "a", "provider_data": {"google": {"parts": kept}}}
+    asked = request({"role": "user", "content": "Hi"}, said, calls(("a", "f")), result("a"))
+    assert request_body(asked, model=BUDGETED) == request_body(asked, model=BUDGETED)
+
+
 def test_answers_are_the_models_turns() -> None:
     said = body(
         {"role": "user", "content": "Hi"},
@@ -75,7 +128,7 @@ def test_answers_are_the_models_turns() -> None:
 
 
 def test_results_come_together_in_the_order_of_their_calls() -> None:
-    contents = body(calls(("a", "f"), ("b", "g")), result("b", "2"), result("a", '{"x": [1]}'))["contents"]
+    contents = turns(calls(("a", "f"), ("b", "g")), result("b", "2"), result("a", '{"x": [1]}'))
     assert contents == [
         {
             "role": "model",
@@ -95,36 +148,41 @@ def test_results_come_together_in_the_order_of_their_calls() -> None:
 
 
 def test_a_call_id_that_is_used_again_means_the_last_call() -> None:
-    contents = body(calls(("a", "f")), result("a"), calls(("a", "g")), result("a"))["contents"]
+    contents = turns(calls(("a", "f")), result("a"), calls(("a", "g")), result("a"))
     assert [contents[at]["parts"][0]["functionResponse"]["name"] for at in (1, 3)] == ["f", "g"]
 
 
 def test_a_result_without_its_call_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="'x'"):
-        body(calls(("a", "f")), result("x"))
+        turns(calls(("a", "f")), result("x"))
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[1]", '"x"', "NaN", '{"x": NaN}', '{"x": '])
+@pytest.mark.parametrize("text", ["", " \n", "null", " null "])
+def test_no_arguments_are_an_empty_object(text: str) -> None:
+    assert turns(calls(("a", "f"), arguments=text))[0]["parts"][0]["functionCall"]["args"] == {}
+
+
+@pytest.mark.parametrize("text", ["no json", "[1]", '"x"', "NaN", '{"x": NaN}', '{"x": '])
 def test_arguments_that_are_no_object_are_kept_as_text(text: str) -> None:
-    args = body(calls(("a", "f"), arguments=text))["contents"][0]["parts"][0]["functionCall"]["args"]
-    assert args == ({"arguments": text} if text else {})
+    args = turns(calls(("a", "f"), arguments=text))[0]["parts"][0]["functionCall"]["args"]
+    assert args == {"arguments": text}
 
 
 @pytest.mark.parametrize("text", ["", "42", "[1]", "plain"])
 def test_a_result_that_is_no_object_is_the_output(text: str) -> None:
-    contents = body(calls(("a", "f")), result("a", [{"type": "text", "text": text}]))["contents"]
+    contents = turns(calls(("a", "f")), result("a", [{"type": "text", "text": text}]))
     assert contents[1]["parts"][0]["functionResponse"]["response"] == {"output": text}
 
 
 def test_only_the_first_call_of_another_provider_needs_a_stand_in_for_its_signature() -> None:
-    parts = body(calls(("a", "f"), ("b", "g")), model=LEVELLED)["contents"][0]["parts"]
+    parts = turns(calls(("a", "f"), ("b", "g")), model=LEVELLED)[0]["parts"]
     assert ["thoughtSignature" in part for part in parts] == [True, False]
 
 
 def test_kept_parts_go_back_untouched() -> None:
     kept = [{"text": "a", "thoughtSignature": "s"}, {"functionCall": {"name": "f", "args": {}}}, {"unknown": 1}]
     said = calls(("call_1", "f"), provider_data={"google": {"parts": kept}})
-    contents = body(said, result("call_1"), model=LEVELLED)["contents"]
+    contents = turns(said, result("call_1"), model=LEVELLED)
     assert contents[0] == {"role": "model", "parts": kept}
     assert contents[1]["parts"] == [{"functionResponse": {"name": "f", "response": {"output": "ok"}}}]
 
@@ -140,7 +198,7 @@ def test_kept_parts_go_back_untouched() -> None:
     ],
 )
 def test_kept_parts_of_another_turn_are_not_sent(data: dict[str, Any]) -> None:
-    parts = body(calls(("a", "f"), provider_data=data))["contents"][0]["parts"]
+    parts = turns(calls(("a", "f"), provider_data=data))[0]["parts"]
     assert parts == [{"functionCall": {"id": "a", "name": "f", "args": {}}}]
 
 
@@ -148,6 +206,7 @@ def test_kept_parts_of_another_turn_are_not_sent(data: dict[str, Any]) -> None:
     ("url", "part"),
     [
         ("data:image/PNG;base64,iVBO+/w=", {"inlineData": {"mimeType": "image/png", "data": "iVBO+/w="}}),
+        ("data:image/jpg;base64,/9j/", {"inlineData": {"mimeType": "image/jpeg", "data": "/9j/"}}),
         ("data:image/svg+xml,%3Csvg%3E", {"inlineData": {"mimeType": "image/svg+xml", "data": "PHN2Zz4="}}),
         (
             "data:image/png;name=a;base64,aQ==",
@@ -161,9 +220,10 @@ def test_images_are_data_or_links(url: str, part: dict[str, Any]) -> None:
     assert body(image(url))["contents"][0]["parts"] == [part]
 
 
-def test_a_data_url_without_data_is_refused() -> None:
-    with pytest.raises(InvalidRequest):
-        body(image("data:image/png;base64"))
+@pytest.mark.parametrize("url", ["data:image/png;base64", "data:image/png;base64,", "data:image/png;base64,*"])
+def test_a_data_url_without_data_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="no data in base64"):
+        body(image(url))
 
 
 @pytest.mark.parametrize(
@@ -264,6 +324,7 @@ def test_what_can_be_done_is_not_refused(model: str, fields: dict[str, Any]) -> 
         (LEVELLED, {"reasoning_effort": "none"}, f"{LEVELLED} always thinks"),
         (BUDGETED, {"messages": [image("https://h/a.png", "low")]}, "the detail of images"),
         (BUDGETED, {"messages": [{"role": "user", "content": "Hi", "name": "Ada"}]}, "the names of messages"),
+        (BUDGETED, {"tool_choice": "required"}, "tool_choice is ignored"),
     ],
 )
 def test_what_has_no_effect_is_said(model: str, fields: dict[str, Any], note: str) -> None:
@@ -282,9 +343,3 @@ def test_what_has_no_effect_is_said(model: str, fields: dict[str, Any], note: st
 )
 def test_what_has_its_effect_is_not_mentioned(model: str, fields: dict[str, Any]) -> None:
     assert ignored(request(**fields), model=model) == ()
-
-
-def test_further_options_are_merged_into_objects() -> None:
-    before = {"a": {"b": 1, "c": [1]}, "d": 1}
-    assert merged(before, {"a": {"c": [2], "e": 3}, "d": {"f": 4}}) == {"a": {"b": 1, "c": [2], "e": 3}, "d": {"f": 4}}
-    assert before == {"a": {"b": 1, "c": [1]}, "d": 1}

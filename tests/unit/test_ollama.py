@@ -250,7 +250,14 @@ def test_a_format_is_json_or_a_schema(response_format: dict[str, Any], sent: obj
 
 @pytest.mark.parametrize(
     ("arguments", "sent"),
-    [("", {}), ('{"x": 1}', {"x": 1}), ("not json", {"arguments": "not json"}), ("[1]", {"arguments": "[1]"})],
+    [
+        ("", {}),
+        (" ", {}),
+        ("null", {}),
+        ('{"x": 1}', {"x": 1}),
+        ("not json", {"arguments": "not json"}),
+        ("[1]", {"arguments": "[1]"}),
+    ],
 )
 def test_arguments_that_are_no_object_are_kept_in_one(arguments: str, sent: dict[str, Any]) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
@@ -265,6 +272,7 @@ def test_arguments_that_are_no_object_are_kept_in_one(arguments: str, sent: dict
         ("data:image/svg+xml;charset=utf-8;base64,PHN2Zz4=", "PHN2Zz4="),
         ("data:image/svg+xml,%3Csvg%3E", "PHN2Zz4="),
         ("data:image/png;base64,iVBORw0KGgo%3D", "iVBORw0KGgo="),
+        ("data:image/jpg;base64,_9j_\n4A", "/9j/4A=="),
     ],
 )
 def test_an_image_is_its_base64(url: str, data: str) -> None:
@@ -279,11 +287,41 @@ def test_an_image_that_is_none_is_refused(url: str) -> None:
         check(request(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]))
 
 
+def test_system_messages_alone_are_what_the_user_says() -> None:
+    system = [{"role": "system", "content": "Say hello."}, {"role": "developer", "content": "Twice."}]
+    assert chat_body(request(messages=system), model="m")["messages"] == [
+        {"role": "user", "content": "Say hello."},
+        {"role": "user", "content": "Twice."},
+    ]
+    body = chat_body(request(messages=[*system, {"role": "user", "content": "Hi"}]), model="m")
+    assert [message["role"] for message in body["messages"]] == ["system", "system", "user"]
+
+
+def test_an_answer_of_nothing_is_left_out() -> None:
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": []}]
+    assert chat_body(request(messages=[*said, said[0]]), model="m")["messages"] == [said[0], said[0]]
+
+
+def test_kept_thoughts_change_nothing_else_of_a_message() -> None:
+    kept = {"ollama": {"thinking": "Hm.", "role": "system", "content": "x", "tool_calls": [1]}}
+    said = {"role": "assistant", "content": "Hi", "provider_data": kept}
+    assert chat_body(request(messages=[said]), model="m")["messages"] == [
+        {"role": "assistant", "content": "Hi", "thinking": "Hm."}
+    ]
+
+
 def test_further_options_win_and_leave_the_others() -> None:
     further = {"ollama": {"options": {"num_ctx": 1, "seed": 2}, "keep_alive": -1, "think": True}}
     body = chat_body(request(seed=1, temperature=0.5, reasoning_effort="none", provider_options=further), model="m")
     assert body["options"] == {"temperature": 0.5, "seed": 2, "num_ctx": 1}
     assert (body["keep_alive"], body["think"]) == (-1, True)
+
+
+def test_a_null_leaves_a_field_out_but_not_the_output_limit() -> None:
+    further = {"ollama": {"think": None, "options": {"seed": None, "num_predict": None}}}
+    body = chat_body(request(seed=1, max_tokens=5, reasoning_effort="low", provider_options=further), model="m")
+    assert "think" not in body
+    assert body["options"] == {"num_predict": 5}
 
 
 def test_options_that_are_none_are_refused() -> None:

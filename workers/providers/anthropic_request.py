@@ -7,7 +7,6 @@ Further fields go into the body through `provider_options.anthropic`, which wins
 - `betas`: names for the `anthropic-beta` header
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,11 @@ from contracts.requests import (
     ToolMessage,
     UserMessage,
 )
+from workers.providers import images
 from workers.providers.anthropic_models import Abilities, abilities
+from workers.providers.further_options import overlaid
+from workers.providers.tool_arguments import as_object
+from workers.providers.turns import OPENING, check_says_something, nothing_said
 
 PROVIDER = "anthropic"
 
@@ -39,14 +42,7 @@ _CACHE_PLACES = ("system", "tools", "last_user")
 _CACHE_TTLS = ("5m", "1h")
 _OURS = frozenset({"cache", "cache_ttl", "betas"})
 
-_DATA_URL = re.compile(r"data:(image/[\w.+-]+)(?:;[^,;]+)*;base64,", re.IGNORECASE)
-_MEDIA_TYPES = {
-    "image/jpeg": "image/jpeg",
-    "image/jpg": "image/jpeg",
-    "image/png": "image/png",
-    "image/gif": "image/gif",
-    "image/webp": "image/webp",
-}
+_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 """Of tools and of tool calls; other vendors' ids hold more."""
 
@@ -93,8 +89,10 @@ class _Options:
 
 
 def check(request: CompletionRequest) -> None:
-    """Raises UnsupportedFeature for what the API has no form for, InvalidRequest for options that are none."""
+    """Raises UnsupportedFeature for what the API has no form for, InvalidRequest for options that are none and for
+    blank messages."""
     _Options.of(request)
+    check_says_something(request, provider=PROVIDER)
     if request.response_format and request.response_format.type == "json_object":
         raise _unsupported("no JSON without a schema; give response_format a json_schema")
     for tool in request.tools or ():
@@ -125,25 +123,34 @@ def messages_request(request: CompletionRequest, *, model: str) -> Asked:
     further = dict(options.body)
     if isinstance(config := further.get("output_config"), dict):
         further["output_config"] = {**body.get("output_config", {}), **config}
-    return Asked({**body, **further}, options.betas, tuple(warnings))
+    return Asked(overlaid(body, further), options.betas, tuple(warnings))
 
 
 def conversation(messages: Sequence[Message], tools: Sequence[Tool] | None) -> dict[str, Any]:
     """The fields of a body that make up the prompt: `system`, `messages`, `tools`.
 
     The API takes system messages in front only, turns that alternate, and tool results at the beginning of a turn.
+    System messages alone are what the user says. A conversation begins with the user, for the servers of the format
+    that insist on it (Anthropic's own does not any more). Raises InvalidRequest when all messages are blank.
     """
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
+    kept_ids = _kept_call_ids(messages)
     for message in messages:
         if isinstance(message, SystemMessage):
             system += _texts(message.content)
             continue
-        role, blocks = _turn(message)
+        role, blocks = _turn(message, kept_ids)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         elif blocks:
             turns.append({"role": role, "content": blocks})
+    if not turns and not system:
+        raise nothing_said(PROVIDER)
+    if not turns:
+        turns, system = [{"role": "user", "content": system}], []
+    if turns[0]["role"] == "assistant":
+        turns.insert(0, {"role": "user", "content": _texts(OPENING)})
     for turn in turns:
         if turn["role"] == "user":
             turn["content"].sort(key=_is_no_result)
@@ -155,19 +162,15 @@ def conversation(messages: Sequence[Message], tools: Sequence[Tool] | None) -> d
 
 def arguments_object(text: str) -> dict[str, Any]:
     """Arguments as the object that the API wants. Source of the form for broken ones: "Fine-grained tool streaming"."""
-    try:
-        value = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
-        return {"INVALID_JSON": text}
-    return value if isinstance(value, dict) else {"INVALID_JSON": text}
+    return as_object(text, otherwise="INVALID_JSON")
 
 
-def _turn(message: UserMessage | AssistantMessage | ToolMessage) -> tuple[str, list[Block]]:
+def _turn(message: UserMessage | AssistantMessage | ToolMessage, kept_ids: frozenset[str]) -> tuple[str, list[Block]]:
     match message:
         case UserMessage():
             return "user", _user_blocks(message)
         case ToolMessage():
-            return "user", [_tool_result(message)]
+            return "user", [_tool_result(message, kept_ids)]
         case AssistantMessage():
             return "assistant", _assistant_blocks(message)
         case _:
@@ -203,26 +206,38 @@ def _image_source(url: str) -> dict[str, str]:
         return {"type": "url", "url": url}
     if url.startswith("http://"):
         raise _unsupported("no images by http, only by https")
-    head = _DATA_URL.match(url)
-    media_type = _MEDIA_TYPES.get(head[1].lower()) if head else None
-    if head is None or media_type is None:
+    image = images.read_inline(url)
+    if image is None or image.media_type not in _MEDIA_TYPES:
         raise _unsupported("no such image; send JPEG, PNG, GIF or WebP as a base64 data URL, or an https URL")
-    return {"type": "base64", "media_type": media_type, "data": url[head.end() :]}
+    return {"type": "base64", "media_type": image.media_type, "data": image.base64}
 
 
-def _tool_result(message: ToolMessage) -> Block:
+def _tool_result(message: ToolMessage, kept_ids: frozenset[str]) -> Block:
     content = message.content if isinstance(message.content, str) else _texts(message.content)
-    return {"type": "tool_result", "tool_use_id": _clean(message.tool_call_id), "content": content}
+    call = message.tool_call_id if message.tool_call_id in kept_ids else _clean(message.tool_call_id)
+    return {"type": "tool_result", "tool_use_id": call, "content": content}
 
 
 def _assistant_blocks(message: AssistantMessage) -> list[Block]:
     """Its own blocks as they were, because thinking is signed; else made from what all vendors have."""
+    if kept := _kept_blocks(message):
+        return kept
+    texts = _texts(message.content or message.refusal or "")
+    return [*texts, *(_tool_use(call) for call in message.tool_calls or ())]
+
+
+def _kept_blocks(message: AssistantMessage) -> list[Block]:
     match (message.provider_data or {}).get(PROVIDER):
-        case {"content": [_, *_] as content}:
+        case {"content": [*content]}:
             return [dict(block) for block in content if isinstance(block, dict)]
         case _:
-            texts = _texts(message.content or message.refusal or "")
-            return [*texts, *(_tool_use(call) for call in message.tool_calls or ())]
+            return []
+
+
+def _kept_call_ids(messages: Sequence[Message]) -> frozenset[str]:
+    """The ids of calls that go back as they came: of servers of this format whose ids are not Anthropic's."""
+    blocks = [block for message in messages if isinstance(message, AssistantMessage) for block in _kept_blocks(message)]
+    return frozenset(id_ for block in blocks if isinstance(id_ := block.get("id"), str))
 
 
 def _tool_use(call: ToolCall) -> Block:
@@ -246,8 +261,8 @@ def _trim_prefill(turns: list[dict[str, Any]]) -> None:
     """A reply that is begun for the model must not end in white space."""
     if turns and turns[-1]["role"] == "assistant":
         last = turns[-1]["content"][-1]
-        if last.get("type") == "text":
-            last["text"] = last["text"].rstrip()
+        if last.get("type") == "text" and isinstance(text := last.get("text"), str):
+            last["text"] = text.rstrip()
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
@@ -264,6 +279,8 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _tool_choice(request: CompletionRequest) -> dict[str, Any] | None:
+    if not _offers_tools(request):
+        return None
     one_at_a_time = {"disable_parallel_tool_use": True} if request.parallel_tool_calls is False else {}
     match request.tool_choice:
         case NamedToolChoice(function=function):
@@ -271,13 +288,22 @@ def _tool_choice(request: CompletionRequest) -> dict[str, Any] | None:
         case "required":
             return {"type": "any", **one_at_a_time}
         case "none":
-            return {"type": "none"} if request.tools else None
+            return {"type": "none"}
         case "auto":
-            return {"type": "auto", **one_at_a_time} if request.tools else None
+            return {"type": "auto", **one_at_a_time}
         case None:
-            return {"type": "auto", **one_at_a_time} if request.tools and one_at_a_time else None
+            return {"type": "auto", **one_at_a_time} if one_at_a_time else None
         case _:
             assert_never(request.tool_choice)
+
+
+def _offers_tools(request: CompletionRequest) -> bool:
+    """Further options may hold tools of the vendor's own."""
+    return bool(request.tools or request.provider_options.get(PROVIDER, {}).get("tools"))
+
+
+def _forces_a_tool(request: CompletionRequest) -> bool:
+    return request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice)
 
 
 def _thinking(
@@ -304,7 +330,7 @@ def _thinks_not(request: CompletionRequest, able: Abilities) -> str | None:
     """Why the API would refuse to think."""
     if able.thinking is None:
         return "the model cannot"
-    if request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice):
+    if _forces_a_tool(request) and _offers_tools(request):
         return "tool_choice forces a tool"
     if able.thinking == "budget" and isinstance(request.messages[-1], ToolMessage) and not _thought_before(request):
         return "the tools were called by a model of another vendor, or one that did not think"
@@ -364,6 +390,8 @@ def _ignored(request: CompletionRequest, further: Mapping[str, Any]) -> list[str
         ignored.append("name of a message")
     if any(image.image_url.detail in ("low", "high") for image in _images(request)):
         ignored.append("detail of an image")
+    if _forces_a_tool(request) and not _offers_tools(request):
+        ignored.append("tool_choice without tools")
     return [f"{PROVIDER} takes no {what}; it was ignored" for what in ignored]
 
 

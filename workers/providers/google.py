@@ -37,6 +37,7 @@ from workers.providers import google_errors, google_request
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
+from workers.providers.further_options import merged
 from workers.providers.google_reply import ReplyReader
 from workers.providers.json_text import NO_JSON
 from workers.providers.paths import in_path
@@ -250,7 +251,7 @@ def versioned_url(target: Target, *, model: str = "") -> str:
 def _asked(call: Call) -> tuple[str, bytes]:
     """The method and the body. `provider_options.google.stream: false` is for hosts that cannot stream."""
     options = call.request.provider_options.get(google_request.NAME, {})
-    body = google_request.merged(google_request.request_body(call.request, model=call.model), options)
+    body = merged(google_request.request_body(call.request, model=call.model), options)
     streams = body.pop("stream", True)
     return "streamGenerateContent?alt=sse" if streams else "generateContent", msgspec.json.encode(body)
 

@@ -5,11 +5,10 @@ signatures. What OpenAI's vocabulary has and Gemini lacks is refused (`check_sup
 be another one, and otherwise left out with a warning (`ignored`).
 """
 
-import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, assert_never
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -29,7 +28,10 @@ from contracts.requests import (
     ToolMessage,
     UserMessage,
 )
+from workers.providers import images
 from workers.providers.json_text import NO_JSON
+from workers.providers.tool_arguments import as_object
+from workers.providers.turns import OPENING, check_says_something, nothing_said
 
 NAME = "google"
 MAX_STOPS = 5
@@ -78,7 +80,6 @@ _MEDIA_TYPES = {
     "gif": "image/gif",
 }
 _FILES_API = re.compile(r"^https://(?:[\w-]+-)?generativelanguage\.googleapis\.com/\w+/files/")
-_DATA_URL = re.compile(r"^data:([^;,]+)((?:;[^;,]*)*),", re.IGNORECASE)
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -89,8 +90,15 @@ def generation(model: str) -> tuple[int, int] | None:
     return _NEWEST if model.removeprefix("models/").startswith("gemini-") else None
 
 
+def signs_calls(model: str) -> bool:
+    """Whether a call without its signature is refused."""
+    of = generation(model)
+    return of is not None and of >= _SIGNS_CALLS
+
+
 def check_supported(request: CompletionRequest, *, model: str) -> None:
-    """Raises UnsupportedFeature."""
+    """Raises UnsupportedFeature, and InvalidRequest when there is nothing to say."""
+    check_says_something(request, provider=NAME)
     if len(request.stop or ()) > MAX_STOPS:
         raise _unsupported(f"takes at most {MAX_STOPS} stop sequences")
     of = generation(model)
@@ -122,6 +130,9 @@ def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
             part.image_url.detail in ("low", "high") for part in _images(request.messages)
         ),
         "the names of messages are ignored": any(getattr(message, "name", None) for message in request.messages),
+        "tool_choice is ignored, because the request has no tools": (
+            not request.tools and request.tool_choice not in (None, "auto", "none")
+        ),
     }
     return tuple(note for note, holds in notes.items() if holds)
 
@@ -147,8 +158,7 @@ def request_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
 
 def prompt(messages: Sequence[Message], tools: Sequence[Tool] | None, *, model: str) -> dict[str, Any]:
     """What counts as input: contents, system instruction and tools. Raises InvalidRequest."""
-    of = generation(model)
-    conversation = _Conversation(signs_calls=of is not None and of >= _SIGNS_CALLS)
+    conversation = _Conversation(signs_calls=signs_calls(model))
     for message in messages:
         conversation.add(message)
     body = conversation.written()
@@ -157,19 +167,11 @@ def prompt(messages: Sequence[Message], tools: Sequence[Tool] | None, *, model: 
     return body
 
 
-def merged(body: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
-    """The body with further options, which win; objects are merged, so that one setting leaves the others."""
-    result = dict(body)
-    for name, value in further.items():
-        before = result.get(name)
-        result[name] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return result
-
-
 class _Conversation:
     """Turns messages into contents.
 
-    Gemini wants all results of a turn's calls in one content, in the order of the calls.
+    Gemini wants all results of a turn's calls in one content, in the order of the calls; calls only right after the
+    user or other results; and no part without a text.
     """
 
     def __init__(self, *, signs_calls: bool) -> None:
@@ -187,7 +189,8 @@ class _Conversation:
             case SystemMessage():
                 self._system += _parts(message.content)
             case UserMessage():
-                self._contents.append({"role": "user", "parts": _parts(message.content)})
+                if parts := _parts(message.content):
+                    self._contents.append({"role": "user", "parts": parts})
             case AssistantMessage():
                 self._add_answer(message)
             case ToolMessage():
@@ -197,26 +200,33 @@ class _Conversation:
 
     def written(self) -> dict[str, Any]:
         self._end_results()
+        if not self._contents and not self._system:
+            raise nothing_said(NAME)
         if not self._contents:
             return {"contents": [{"role": "user", "parts": self._system}]}
         system = {"systemInstruction": {"role": "user", "parts": self._system}} if self._system else {}
-        return {"contents": self._contents, **system}
+        begins_with_a_call = self._contents[0]["role"] == "model" and bool(_call_parts(self._contents[0]["parts"]))
+        opening = [{"role": "user", "parts": [{"text": OPENING}]}] if begins_with_a_call else []
+        return {"contents": [*opening, *self._contents], **system}
 
     def _add_answer(self, message: AssistantMessage) -> None:
         calls = message.tool_calls or ()
         parts = _kept_parts(message)
         if parts is None:
-            said = [{"text": text} for text in (message.content, message.refusal) if text]
+            said = [part for text in (message.content, message.refusal) for part in _parts(text or "")]
             parts = [*said, *(self._call_part(call, first=index == 0) for index, call in enumerate(calls))]
         for call, part in zip(calls, _call_parts(parts), strict=True):
             made = part["functionCall"]
             named = {"name": made.get("name") or call.function.name}
             self._calls[call.id] = (len(self._calls), {**named, **({"id": made["id"]} if made.get("id") else {})})
-        if parts:
+        if _call_parts(parts) and self._contents and self._contents[-1]["role"] == "model":
+            self._contents[-1]["parts"] += parts
+        elif parts:
             self._contents.append({"role": "model", "parts": parts})
 
     def _call_part(self, call: ToolCall, *, first: bool) -> dict[str, Any]:
-        made = {"id": call.id, "name": call.function.name, "args": _arguments(call.function.arguments)}
+        args = as_object(call.function.arguments, otherwise="arguments")
+        made = {"id": call.id, "name": call.function.name, "args": args}
         signature = {"thoughtSignature": UNSIGNED} if first and self._signs_calls else {}
         return {"functionCall": made, **signature}
 
@@ -227,7 +237,7 @@ class _Conversation:
                 provider=NAME,
             )
         order, named = self._calls[message.tool_call_id]
-        text = "".join(part["text"] for part in _parts(message.content))
+        text = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
         return order, {"functionResponse": {**named, "response": _response(text)}}
 
     def _end_results(self) -> None:
@@ -253,21 +263,22 @@ def _call_parts(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _parts(content: str | Sequence[TextPart | ImagePart]) -> list[dict[str, Any]]:
-    if isinstance(content, str):
-        return [{"text": content}]
-    return [{"text": part.text} if isinstance(part, TextPart) else _image(part.image_url.url) for part in content]
+    """Without blank texts: the API refuses a part that has no data."""
+    given = [TextPart(text=content)] if isinstance(content, str) else content
+    return [
+        {"text": part.text} if isinstance(part, TextPart) else _image(part.image_url.url)
+        for part in given
+        if isinstance(part, ImagePart) or part.text.strip()
+    ]
 
 
 def _image(url: str) -> dict[str, Any]:
-    if not url[:5].lower().startswith("data:"):
+    if not images.is_inline(url):
         return {"fileData": {"fileUri": url, **_media_type(url)}}
-    found = _DATA_URL.match(url)
-    if not found:
-        raise InvalidRequest("an image's data: URL has no media type or no data", provider=NAME)
-    text = url[found.end() :]
-    base64_given = ";base64" in found[2].lower()
-    data = text if base64_given else base64.b64encode(unquote_to_bytes(text)).decode()
-    return {"inlineData": {"mimeType": found[1].lower(), "data": data}}
+    image = images.read_inline(url)
+    if image is None:
+        raise InvalidRequest("an image's data: URL has no media type, or no data in base64", provider=NAME)
+    return {"inlineData": {"mimeType": image.media_type, "data": image.base64}}
 
 
 def _media_type(url: str) -> dict[str, str]:
@@ -338,16 +349,6 @@ def _always_thinks(model: str) -> bool:
     return bool(_MUST_THINK.search(model)) or (of is not None and of >= _THINKS_IN_LEVELS)
 
 
-def _arguments(text: str) -> dict[str, Any]:
-    """Gemini takes an object only; what is none (a model can write anything) is kept as text in one."""
-    if not text.strip():
-        return {}
-    try:
-        return _decode_object(text)
-    except NO_JSON:
-        return {"arguments": text}
-
-
 def _response(text: str) -> dict[str, Any]:
     """A tool's result as an object; any other text is its output."""
     try:
@@ -368,7 +369,7 @@ def _images(messages: Iterable[Message]) -> list[ImagePart]:
 
 def _linked_images(messages: Iterable[Message]) -> list[str]:
     urls = [part.image_url.url for part in _images(messages)]
-    return [url for url in urls if not url[:5].lower().startswith("data:")]
+    return [url for url in urls if not images.is_inline(url)]
 
 
 def _fits(seed: int) -> bool:

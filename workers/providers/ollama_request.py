@@ -4,14 +4,8 @@ Source: Ollama's API reference (docs/api.md), `POST /api/chat`. `provider_option
 into ours: `{"keep_alive": "30m", "options": {"num_ctx": 16384}}`.
 """
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
-from urllib.parse import unquote_to_bytes
-
-import msgspec
 
 from contracts.errors import InvalidRequest, UnsupportedFeature
 from contracts.requests import (
@@ -28,7 +22,9 @@ from contracts.requests import (
     ToolMessage,
     UserMessage,
 )
-from workers.providers.json_text import NO_JSON
+from workers.providers import images
+from workers.providers.further_options import overlaid
+from workers.providers.tool_arguments import as_object
 
 NAME = "ollama"
 
@@ -43,8 +39,6 @@ _THINK: dict[ReasoningEffort, bool | str] = {
 }
 """Levels are for models that know them (gpt-oss); for the others each of them switches thinking on."""
 _ROUNDED = frozenset({"minimal", "xhigh", "max"})
-_DATA_URL = re.compile(r"data:image/[^,]*?(;base64)?,", re.IGNORECASE)
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def check(request: CompletionRequest) -> None:
@@ -77,7 +71,7 @@ def ignored(request: CompletionRequest) -> tuple[str, ...]:
 def chat_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
     """The JSON body of a streamed chat."""
     further = request.provider_options.get(NAME, {})
-    options = {**_options(request), **_object(further.get("options"))}
+    options = overlaid(_options(request), _object(further.get("options")))
     body: dict[str, Any] = {
         "model": model,
         "messages": list(_messages(request.messages)),
@@ -86,7 +80,8 @@ def chat_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
         "format": _format(request.response_format),
         "think": _THINK[request.reasoning_effort] if request.reasoning_effort else None,
     }
-    body = {**{name: value for name, value in body.items() if value is not None}, **further}
+    body = overlaid({name: value for name, value in body.items() if value is not None}, further)
+    body.pop("options", None)
     return {**body, "options": options} if options else body
 
 
@@ -102,13 +97,21 @@ def _options(request: CompletionRequest) -> dict[str, Any]:
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Tool results name their tool; the calls have no ids that they could name."""
+    """Tool results name their tool; the calls have no ids that they could name.
+
+    To a request of system messages only, Ollama answers nothing: they are what the user says.
+    """
     names: dict[str, str] = {}
     written: list[dict[str, Any]] = []
+    only_system = all(isinstance(message, SystemMessage) for message in messages)
     for message in messages:
         if isinstance(message, AssistantMessage):
             names.update({call.id: call.function.name for call in message.tool_calls or ()})
-        written.append({name: value for name, value in _message(message, names).items() if value})
+        said = {name: value for name, value in _message(message, names).items() if value}
+        if only_system:
+            said["role"] = "user"
+        if said != {"role": "assistant"}:
+            written.append(said)
     return written
 
 
@@ -129,14 +132,15 @@ def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _assistant_message(message: AssistantMessage) -> dict[str, Any]:
+    functions = [call.function for call in message.tool_calls or ()]
     calls = [
-        {"function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)}}
-        for call in message.tool_calls or ()
+        {"function": {"name": function.name, "arguments": as_object(function.arguments, otherwise="arguments")}}
+        for function in functions
     ]
     return {
+        **_object((message.provider_data or {}).get(NAME)),
         "role": "assistant",
         "content": message.content or message.refusal,
-        **_object((message.provider_data or {}).get(NAME)),
         "tool_calls": calls,
     }
 
@@ -149,26 +153,12 @@ def _text(content: str | Sequence[TextPart | ImagePart]) -> str:
 
 def _image(url: str) -> str:
     """The image in base64. Raises UnsupportedFeature."""
-    found = _DATA_URL.match(url)
-    if not found:
+    if not images.is_inline(url):
         raise _unsupported("fetches no images; give it a data: URL")
-    data = url[found.end() :]
-    if not found[1]:
-        return base64.b64encode(unquote_to_bytes(data)).decode()
-    try:
-        return base64.b64encode(base64.b64decode(unquote_to_bytes(data), validate=True)).decode()
-    except binascii.Error as exc:
-        raise _unsupported("reads images in base64 only") from exc
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    """Ollama takes an object only; what is none (a model can write anything) is kept as text in one."""
-    if not text.strip():
-        return {}
-    try:
-        return _decode_object(text)
-    except NO_JSON:
-        return {"arguments": text}
+    image = images.read_inline(url)
+    if image is None:
+        raise _unsupported("reads images in base64 only")
+    return image.base64
 
 
 def _tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:

@@ -290,6 +290,25 @@ async def test_signed_calls_are_sent_back_as_they_came(vendor: Vendor) -> None:
     ]
 
 
+@pytest.mark.parametrize("model", [MODEL, "gemini-2.5-flash"])
+async def test_gemini_takes_what_is_left_of_a_history_and_the_images_of_browsers(vendor: Vendor, model: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "null"}}
+    parts = [
+        {"type": "text", "text": ""},
+        {"type": "image_url", "image_url": {"url": "data:image/jpg;charset=utf-8;base64,_9j_4AA"}},
+    ]
+    history = [
+        {"role": "system", "content": ""},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": ""},
+        {"role": "assistant", "content": "There.", "tool_calls": []},
+        {"role": "assistant", "content": "Once more.", "tool_calls": [{**call, "id": "c2"}]},
+        {"role": "tool", "tool_call_id": "c2", "content": "ok"},
+        {"role": "user", "content": parts},
+    ]
+    assert (await vendor.complete(model=model, messages=history)).message.content
+
+
 async def test_calls_of_other_providers_need_no_signature(vendor: Vendor) -> None:
     call = {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     said = {

@@ -1,0 +1,66 @@
+"""Images in `data:` URLs (RFC 2397), written as vendors take them: a registered media type and plain base64."""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, unquote_to_bytes
+
+_HEAD = re.compile(r"data:(image/[^;,]+)((?:;[^;,]*)*),", re.IGNORECASE)
+_REGISTERED = {
+    "image/jpg": "image/jpeg",
+    "image/jpe": "image/jpeg",
+    "image/jfif": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-jpg": "image/jpeg",
+    "image/x-jpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-webp": "image/webp",
+    "image/x-gif": "image/gif",
+}
+"""By the labels that browsers, old and new, and tools write in their place; Gemini refuses those."""
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+@dataclass(frozen=True, slots=True)
+class InlineImage:
+    media_type: str
+    base64: str
+
+
+def is_inline(url: str) -> bool:
+    return url[:5].lower() == "data:"
+
+
+def read_inline(url: str) -> InlineImage | None:
+    """The image that a `data:` URL holds; None for another URL, and for one without an image's type or data."""
+    head = _HEAD.match(url)
+    if head is None:
+        return None
+    text, parameters = url[head.end() :], [parameter.strip().lower() for parameter in head[2].split(";")]
+    data = _plain_base64(text) if "base64" in parameters else base64.b64encode(unquote_to_bytes(text)).decode()
+    return InlineImage(_registered(head[1]), data) if data else None
+
+
+def relabelled(url: str) -> str:
+    """The URL with the registered media type in its head; any other one as it is."""
+    head = _HEAD.match(url)
+    if head is None or _registered(head[1]) == head[1]:
+        return url
+    return f"data:{_registered(head[1])}{url[head.end(1) :]}"
+
+
+def _registered(media_type: str) -> str:
+    name = media_type.strip().lower()
+    return _REGISTERED.get(name, name)
+
+
+def _plain_base64(text: str) -> str | None:
+    """Without what only some decoders take: percent signs, white space, the URL-safe alphabet, missing padding."""
+    data = "".join((unquote(text) if "%" in text else text).split()).translate(_URL_SAFE).rstrip("=")
+    data += "=" * (-len(data) % 4)
+    try:
+        base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data
