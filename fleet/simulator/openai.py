@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fleet.simulator.openai_rules import fault_of
 from fleet.simulator.script import Script
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
 from workers.tokens import estimate_output
@@ -106,6 +107,9 @@ class OpenAI:
             return _answer(400, "We could not parse the JSON body of your request.", "invalid_request_error", None)
         if not isinstance(model, str) or not isinstance(messages, list) or not messages:
             return _answer(400, "Invalid type for 'messages'.", "invalid_request_error", "invalid_type")
+        if fault := fault_of(body, model=model):
+            message, code = fault
+            return _answer(400, message, "invalid_request_error", code)
         return Ask(
             model=model,
             stream=bool(body.get("stream")),

@@ -9,8 +9,9 @@
 Keys go as `api-key` to the classic API and as bearer tokens to v1, as the SDK sends them; `auth: entra_id` sends a
 token of Entra ID to both.
 
-The output limit: v1 knows `max_completion_tokens`. The classic API knows it for reasoning models only, which refuse
-`max_tokens`; they are told by their name, so that a deployment with another name needs its entry in `deployments`.
+The output limit: v1 knows `max_completion_tokens`, but not of every other maker's models: Mistral in Foundry refuses it
+(422, `extra_forbidden`). The classic API knows it for reasoning models only, which refuse `max_tokens`. Models are told
+by their name, so that a deployment with another name needs its entry in `deployments`.
 `stream_options` came with the classic API of 2024-09-01; an older one refuses it and states no usage for a stream.
 """
 
@@ -34,6 +35,7 @@ from workers.providers import entra
 from workers.providers.base import Call, Target
 from workers.providers.openai import OpenAI, encode, get, given_limit, options, post
 from workers.providers.openai_request import request_body
+from workers.providers.openai_servers import is_of_another_maker, server_of_azure
 from workers.providers.paths import in_path
 
 _REASONING_MODEL = re.compile(r"^(?:o\d|gpt-[5-9]|codex-)")
@@ -86,6 +88,7 @@ class Azure(OpenAI):
                 model=deployment_of(endpoint, call.model),
                 max_tokens_field=given_limit(further) or max_tokens_field(call),
                 stream_options={"include_usage": True} if _knows_stream_options(endpoint) else None,
+                server=server_of_azure(_names(call)),
             ),
             further,
         )
@@ -156,10 +159,15 @@ def deployment_of(endpoint: Endpoint, model: str) -> str:
 def max_tokens_field(call: Call) -> str:
     """See the module's docstring."""
     endpoint = call.target.endpoint
+    names = _names(call)
     if not endpoint.api_version and not _is_inference(base_url(endpoint)):
-        return "max_completion_tokens"
-    names = (call.model, deployment_of(endpoint, call.model))
+        return "max_tokens" if is_of_another_maker(names) else "max_completion_tokens"
     return "max_completion_tokens" if any(map(_REASONING_MODEL.match, names)) else "max_tokens"
+
+
+def _names(call: Call) -> tuple[str, str]:
+    """Of the model and of its deployment."""
+    return call.model, deployment_of(call.target.endpoint, call.model)
 
 
 def _knows_stream_options(endpoint: Endpoint) -> bool:

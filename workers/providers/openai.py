@@ -5,13 +5,14 @@ costs five times as much a token.
 
 The output limit: `max_completion_tokens` for OpenAI's own hosts, and for OpenAI's model names behind any other URL
 (gateways pass them on, and reasoning models refuse `max_tokens`); `max_tokens` for everything else, which is the only
-name that all compatible servers know. `provider_options.openai` can hold the other one.
+name that all compatible servers know. `provider_options.openai` can hold the other one. What else differs between the
+servers of the format is in `openai_servers`.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,20 +29,20 @@ from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, To
 from runtime import catalogue
 from runtime.egress import Egress
 from workers import tokens
-from workers.providers import openai_errors, openai_tokens
-from workers.providers.base import Call, Completion, StreamItem, Target, gather
+from workers.providers import openai_errors, openai_request, openai_tokens
+from workers.providers.base import Call, Completion, Finish, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
+from workers.providers.further_options import overlaid
 from workers.providers.json_text import NO_JSON
 from workers.providers.openai_chat import ChatReader
-from workers.providers.openai_request import request_body
+from workers.providers.openai_request import REASONING_FIELD, request_body
+from workers.providers.openai_servers import OPENAI_MODEL, is_openais, server_at
 from workers.providers.reading import read_to_end
 from workers.providers.time_limits import TimeLimits, lookup_limits
 from workers.providers.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 
 BASE_URL = "https://api.openai.com/v1"
-
-OPENAI_MODEL = re.compile(r"^(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|codex-)")
 
 
 class _Model(msgspec.Struct):
@@ -70,12 +71,17 @@ class OpenAI:
         self._clients = ClientPool(self._client)
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
-        """The request's vocabulary is OpenAI's own; what a single model lacks, only the vendor knows."""
+        """The request's vocabulary is OpenAI's own; what a single model lacks, only the vendor knows.
+
+        Raises InvalidRequest.
+        """
+        openai_request.check(request, provider=self.name)
 
     async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target = call.target
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
         prompt = [text for message in call.request.messages for text in tokens.texts_of(message)]
+        ignored = openai_request.ignored(call.request, provider=self.name)
         reader = ChatReader(
             provider=self.name,
             classify=lambda body: openai_errors.from_body(
@@ -86,7 +92,8 @@ class OpenAI:
             reply = Httpx2Reply(await limits.wait(self._ask(client, call)))
             async with aclosing(read_to_end(reply, reader, limits=limits, provider=self.name)) as items:
                 async for item in items:
-                    yield item
+                    is_end = isinstance(item, Finish)
+                    yield replace(item, warnings=(*item.warnings, *ignored)) if is_end and ignored else item
 
     async def complete(self, call: Call) -> Completion:
         async with aclosing(self.stream_completion(call)) as stream:
@@ -131,6 +138,7 @@ class OpenAI:
                 model=call.model,
                 max_tokens_field=given_limit(further) or max_tokens_field(call),
                 stream_options={"include_usage": True, "include_obfuscation": False},
+                server=server_at(_host_of(call.target), model=call.model),
             ),
             further,
         )
@@ -192,22 +200,25 @@ class OpenAI:
 
 def given_limit(further: Mapping[str, Any]) -> str | None:
     """The name under which further options give the output limit, so that it is not given under two."""
-    return next((name for name in ("max_tokens", "max_completion_tokens") if name in further), None)
+    return next((name for name in ("max_tokens", "max_completion_tokens") if further.get(name) is not None), None)
 
 
 def max_tokens_field(call: Call) -> str:
     """The name under which the server at the other end knows the output limit; see the module's docstring."""
-    host = urlsplit(call.target.endpoint.base_url or BASE_URL).hostname or ""
-    own = host == "openai.com" or host.endswith(".openai.com")
-    return "max_completion_tokens" if own or OPENAI_MODEL.match(call.model) else "max_tokens"
+    is_own = is_openais(_host_of(call.target)) or OPENAI_MODEL.match(call.model)
+    return "max_completion_tokens" if is_own else "max_tokens"
 
 
 def encode(body: dict[str, Any], further: Mapping[str, Any]) -> bytes:
     """The body with the caller's further options, which win."""
-    body = {**body, **further}
-    if not body["stream"]:
+    body = overlaid(body, {name: value for name, value in further.items() if name != REASONING_FIELD})
+    if not body.get("stream"):
         body.pop("stream_options", None)
     return msgspec.json.encode(body)
+
+
+def _host_of(target: Target) -> str:
+    return urlsplit(target.endpoint.base_url or BASE_URL).hostname or ""
 
 
 async def post(client: AsyncOpenAI, path: str, body: bytes, options: RequestOptions) -> httpx2.Response:

@@ -124,6 +124,16 @@ async def test_the_operators_environment_does_not_reach_a_tenants_call(
     assert failure.code == ErrorCode.AUTHENTICATION_FAILED
 
 
+@pytest.mark.parametrize("model", ["Mistral-Medium-3", "gpt-4o"])
+async def test_the_models_of_foundry_take_their_own_output_limit_and_ids(vendor: Vendor, model: str) -> None:
+    call = {"id": f"call_{'x' * 60}", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "reasoning": "Hm.", "tool_calls": [call]}
+    answer = {"role": "tool", "tool_call_id": call["id"], "content": "42"}
+    history = [{"role": "user", "content": "Hi"}, said, answer]
+    assert (await vendor.complete(model=model, messages=history, max_tokens=256)).message.content
+    assert vendor.body["messages"][1]["tool_calls"][0]["id"] == vendor.body["messages"][2]["tool_call_id"]
+
+
 async def test_a_prompt_that_the_filter_refuses_says_so(vendor: Vendor) -> None:
     vendor.says(Script(error="content_policy_violation"))
     _, failure = await vendor.fails()

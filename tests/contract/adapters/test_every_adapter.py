@@ -131,6 +131,45 @@ async def test_images_arrive(vendor: Vendor) -> None:
     assert "iVBORw0KGgo=" in str(vendor.body)
 
 
+async def test_an_image_with_a_browsers_label_arrives(vendor: Vendor) -> None:
+    image = "data:image/JPG;charset=utf-8;base64,/9j/4AA="
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": image}}]
+    assert (await vendor.complete(messages=[{"role": "user", "content": parts}])).message.content
+    assert "/9j/4AA=" in str(vendor.body)
+    assert "jpg" not in str(vendor.body).lower()
+
+
+async def test_a_request_of_the_system_only_is_answered(vendor: Vendor) -> None:
+    vendor.says(Script(text="Hello."))
+    completion = await vendor.complete(messages=[{"role": "system", "content": "Say hello."}])
+    assert completion.message.content == "Hello."
+
+
+async def test_a_history_of_which_the_beginning_is_gone_goes_on(vendor: Vendor) -> None:
+    call = {"id": "functions.f:0", "type": "function", "function": {"name": "f", "arguments": "null"}}
+    history = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "functions.f:0", "content": "ok"},
+        {"role": "assistant", "content": "", "tool_calls": []},
+        {"role": "user", "content": "Go on."},
+    ]
+    vendor.says(Script(text="Yes."))
+    assert (await vendor.complete(messages=history, tools=[])).message.content == "Yes."
+
+
+async def test_odd_characters_of_a_request_arrive(vendor: Vendor) -> None:
+    text = "a\x00b\ufffdc\U0001f600"
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": f'{{"x": "{chr(0xFFFD)}"}}'}}
+    history = [
+        {"role": "system", "content": text},
+        {"role": "user", "content": [{"type": "text", "text": text}]},
+        {"role": "assistant", "content": text, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": text},
+    ]
+    await vendor.complete(messages=history)
+    assert json.dumps(vendor.body, ensure_ascii=False).count("\ufffd") == 5
+
+
 async def test_a_json_schema_arrives(vendor: Vendor) -> None:
     schema = {"name": "person", "strict": True, "schema": {"type": "object", "properties": {"uncommon_name": {}}}}
     vendor.says(Script(text='{"uncommon_name": "Ada"}'))

@@ -6,6 +6,7 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import JsonValue
 
+from contracts.errors import InvalidRequest
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens
 from fleet.simulator import Script, Simulator
@@ -82,6 +83,52 @@ async def test_further_options_win(vendor: Vendor) -> None:
     await vendor.complete(max_tokens=512, temperature=0.1, provider_options={"openai": options})
     assert {name: vendor.body[name] for name in options} == options
     assert "max_completion_tokens" not in vendor.body
+
+
+async def test_a_null_leaves_a_field_out_but_not_the_output_limit(vendor: Vendor) -> None:
+    options = {"stream_options": None, "temperature": None, "max_completion_tokens": None}
+    completion = await vendor.complete(max_tokens=512, temperature=0.1, provider_options={"openai": options})
+    assert completion.message.content
+    assert not {"stream_options", "temperature"} & vendor.body.keys()
+    assert vendor.body["max_completion_tokens"] == 512
+
+
+async def test_a_null_for_the_stream_asks_for_a_whole_reply(vendor: Vendor) -> None:
+    completion = await vendor.complete(provider_options={"openai": {"stream": None}})
+    assert completion.message.content
+    assert not vendor.served.stream
+
+
+async def test_what_is_for_us_does_not_reach_the_vendor(vendor: Vendor) -> None:
+    await vendor.complete(model="llama-3", provider_options={"openai": {"reasoning_field": "reasoning"}})
+    assert "reasoning_field" not in vendor.body
+
+
+@pytest.mark.parametrize("model", [MODEL, "deepseek-v4", "mistral-large-latest", "gemini-3-flash"])
+async def test_every_server_takes_a_history_with_calls_of_another_vendor(vendor: Vendor, model: str) -> None:
+    call = {"id": f"functions.f:{'0' * 60}", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    history: list[dict[str, Any]] = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Go."}]},
+        {"role": "assistant", "content": "", "tool_calls": []},
+        {"role": "assistant", "content": None, "reasoning": "I should look.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": [{"type": "text", "text": "a.txt"}]},
+        {"role": "assistant", "content": "Done.", "reasoning": "It is there.", "tool_calls": []},
+        {"role": "user", "content": "Again."},
+    ]
+    completion = await vendor.complete(model=model, messages=history, tool_choice="auto", parallel_tool_calls=True)
+    assert completion.message.content
+
+
+async def test_a_choice_that_is_left_out_is_a_warning(vendor: Vendor) -> None:
+    completion = await vendor.complete(tool_choice="required")
+    assert completion.finish.warnings == ("tool_choice was ignored, because the request has no tools",)
+
+
+async def test_a_request_of_empty_answers_is_refused_before_a_call(vendor: Vendor) -> None:
+    asked = vendor.call(messages=[{"role": "assistant", "content": ""}])
+    with pytest.raises(InvalidRequest):
+        vendor.adapter.check_supported(asked.request, model=MODEL)
 
 
 async def test_options_of_other_vendors_stay_here(vendor: Vendor) -> None:
