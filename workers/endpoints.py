@@ -14,6 +14,7 @@ from workers.breaker import Breaker, EndpointId, OutOfService, Ticket
 from workers.clock import Clock
 from workers.interruption import Interruption
 from workers.keys import HeldKey, KeyStore
+from workers.providers.base import CredentialReplaced
 from workers.routing import Candidate, endpoints_for
 from workers.slots import Slot, Slots
 from workers.waiting import WaitingRoom
@@ -85,7 +86,8 @@ class Permit:
             await self._ticket.succeeded()
 
     async def failed(self, error: FleetError) -> None:
-        if self._ticket is not None:
+        """A credential that was replaced says nothing of the endpoint."""
+        if self._ticket is not None and not isinstance(error, CredentialReplaced):
             await self._ticket.failed(error)
 
     async def give_back(self) -> None:

@@ -32,7 +32,7 @@ from workers.intake import Delivery, NotNow, Settlement
 from workers.interruption import Interrupted, Interruption
 from workers.job import Job, check_model, parse_handover, parse_request
 from workers.lease import Lost
-from workers.providers.base import Provider
+from workers.providers.base import CredentialReplaced, Provider
 from workers.publisher import NotStored
 from workers.routing import Candidate, Routes
 from workers.services import Services
@@ -205,10 +205,6 @@ class Execution:
             self._check_deadline(job)
 
     async def _decide(self, job: Job, visit: Visit, setback: Setback) -> policy.Decision:
-        if isinstance(setback.error, AuthenticationFailed) and not visit.key_read_anew:
-            visit.key_read_anew = True
-            if await self._use.endpoints.key_has_changed(visit, tenant=job.address.tenant):
-                return policy.RetryHere(0)
         return policy.decide(
             setback.error,
             policy.Situation(
@@ -222,8 +218,18 @@ class Execution:
                 jitter=self._use.rng.random(),
                 out_of_service_s=setback.out_of_service_s,
                 waited_for_service=visit.patience_s > 0,
+                has_newer_credential=await self._has_newer_credential(job, visit, setback.error),
             ),
         )
+
+    async def _has_newer_credential(self, job: Job, visit: Visit, error: FleetError) -> bool:
+        """The key is read anew once for each candidate."""
+        if isinstance(error, CredentialReplaced):
+            return True
+        if not isinstance(error, AuthenticationFailed) or visit.key_read_anew:
+            return False
+        visit.key_read_anew = True
+        return await self._use.endpoints.key_has_changed(visit, tenant=job.address.tenant)
 
     async def _fail(self, job: Job, error: FleetError) -> Settlement:
         job.delivery.lease.check()

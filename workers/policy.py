@@ -1,7 +1,7 @@
 """What follows an error: a pure decision, made from the error and from how far the request has come.
 
 The table of codes is the contract's (docs/contract.md, "Errors"). There is no other retry loop around vendor calls: SDK
-retries are off, and the execution only carries out what is decided here.
+retries are off, adapters make one call for each attempt, and the execution only carries out what is decided here.
 """
 
 from dataclasses import dataclass
@@ -67,6 +67,8 @@ class Situation:
     out_of_service_s: float | None = None
     """No call was made, because all endpoints are out of service for this long; None: a call failed."""
     waited_for_service: bool = False
+    has_newer_credential: bool = False
+    """The key or the token that the vendor refused has been replaced since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ def decide(error: FleetError, now: Situation) -> Decision:
         return FailInterrupted()
     if now.attempts >= MAX_ATTEMPTS:
         return Fail()
+    if now.has_newer_credential and now.tries_here < MAX_TRIES_PER_ENDPOINT:
+        return RetryHere(0)
     if error.code in _TRANSIENT:
         return _wait_or_move(error, now)
     if error.code in _TRY_ELSEWHERE and now.endpoints_left:

@@ -70,7 +70,7 @@ def test_falls_back_when_the_tries_are_used_up(code: str) -> None:
 
 @pytest.mark.parametrize("code", sorted(ErrorCode))
 def test_no_request_makes_more_than_the_most_vendor_calls(code: str) -> None:
-    spent = situation(attempts=MAX_ATTEMPTS, endpoints_left=True, fallbacks_left=True)
+    spent = situation(attempts=MAX_ATTEMPTS, endpoints_left=True, fallbacks_left=True, has_newer_credential=True)
     assert decide(error(code), spent) == Fail()
 
 
@@ -82,6 +82,8 @@ def test_no_request_makes_more_than_the_most_vendor_calls(code: str) -> None:
         ("authentication_failed", {}, Fail()),
         ("authentication_failed", {"endpoints_left": True}, NextEndpoint()),
         ("authentication_failed", {"fallbacks_left": True}, NextFallback()),
+        ("authentication_failed", {"has_newer_credential": True, "endpoints_left": True}, RetryHere(0)),
+        ("authentication_failed", {"has_newer_credential": True, "tries_here": MAX_TRIES_PER_ENDPOINT}, Fail()),
         ("quota_exhausted", {"fallbacks_left": True}, NextFallback()),
         ("model_not_found", {"endpoints_left": True}, NextEndpoint()),
         ("context_length_exceeded", {"fallbacks_left": True}, NextFallback()),

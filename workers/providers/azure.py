@@ -32,7 +32,7 @@ from contracts.rpc import ModelInfo
 from runtime import catalogue
 from runtime.egress import Egress
 from workers.providers import entra
-from workers.providers.base import Call, Target
+from workers.providers.base import Call, CredentialReplaced, Target
 from workers.providers.openai import OpenAI, encode, get, given_limit, options, post
 from workers.providers.openai_request import request_body
 from workers.providers.openai_servers import is_of_another_maker, server_of_azure
@@ -107,7 +107,8 @@ class Azure(OpenAI):
     async def _authenticated(
         self, target: Target, send: Callable[[Headers], Awaitable[httpx2.Response]]
     ) -> httpx2.Response:
-        """What `send` gets with the right headers. A token that is refused is replaced once."""
+        """What `send` gets with the right headers. Raises CredentialReplaced when a token is refused that was good
+        before, and another one is there."""
         if target.endpoint.auth == "api_key":
             return await send(_key_headers(target))
         credentials = entra.credentials_of(target.key)
@@ -115,11 +116,14 @@ class Azure(OpenAI):
         token = await self._tokens.get(credentials)
         try:
             return await send({"Authorization": f"Bearer {token.value}"})
-        except openai.AuthenticationError:
-            newer = None if token.obtained_at >= asked_at else await self._tokens.replace(credentials, token)
-            if newer is None:
+        except openai.AuthenticationError as exc:
+            if token.obtained_at >= asked_at or not await self._tokens.replace(credentials, token):
                 raise
-        return await send({"Authorization": f"Bearer {newer.value}"})
+            raise CredentialReplaced(
+                f"{self.name} refused a token of Entra ID before its time; it was replaced",
+                provider=self.name,
+                status=exc.status_code,
+            ) from exc
 
 
 def base_url(endpoint: Endpoint) -> str:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pydantic import JsonValue, SecretStr
 
+from contracts.errors import AuthenticationFailed
 from contracts.events import FinishReason, ToolCallDelta
 from contracts.providers import Endpoint, Price, Timeouts
 from contracts.requests import AssistantMessage, CompletionRequest, FunctionCall, ToolCall
@@ -38,6 +39,10 @@ class Call:
     target: Target
     time_left_s: float
     """Until the request's deadline."""
+
+
+class CredentialReplaced(AuthenticationFailed):
+    """The vendor refused what an adapter had been given for the key, as a token; the next call has a newer one."""
 
 
 @dataclass(frozen=True, slots=True)

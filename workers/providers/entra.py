@@ -93,7 +93,7 @@ class Tokens:
             raise
 
     async def replace(self, credentials: EntraCredentials, refused: Token) -> Token | None:
-        """A newer token after the vendor refused one; None when a newer one would be refused as well."""
+        """A newer token for the next call, after the vendor refused one; None when it would be refused as well."""
         held = self._held.get(credentials)
         if held and held is not refused:
             return held

@@ -17,7 +17,7 @@ from fleet.simulator.tcp import listening
 from fleet.simulator.vendor import HttpAnswer
 from tests.contract.adapters.test_openai import EVERYTHING
 from tests.contract.adapters.vendor import KEY, LOCAL, MODEL, PATIENT, Vendor
-from workers.providers.base import Target
+from workers.providers.base import CredentialReplaced, Target
 from workers.providers.entra import RENEW_BEFORE_S, Tokens, credentials_of
 
 pytestmark = pytest.mark.parametrize("vendor", ["azure"], indirect=True)
@@ -220,22 +220,36 @@ async def test_a_good_token_outlives_an_outage_of_entra(vendor: Vendor) -> None:
         await tokens.get(credentials)
 
 
-async def test_a_token_that_is_refused_is_replaced_once(vendor: Vendor) -> None:
+async def test_a_token_that_is_refused_is_replaced_once_for_the_next_call(vendor: Vendor) -> None:
     await vendor.complete(target=entra(vendor))
     vendor.simulator.entra.revoke_all()
+    _, failure = await vendor.fails(target=entra(vendor))
+    assert isinstance(failure, CredentialReplaced)
+    assert (failure.code, failure.status) == (ErrorCode.AUTHENTICATION_FAILED, 401)
     assert (await vendor.complete(target=entra(vendor))).message.content
     assert len(vendor.simulator.entra.forms) == 2
     vendor.simulator.entra.revoke_all()
     _, failure = await vendor.fails(target=entra(vendor))
     assert failure.code == ErrorCode.AUTHENTICATION_FAILED
+    assert not isinstance(failure, CredentialReplaced)
     assert len(vendor.simulator.entra.forms) == 2
 
 
 async def test_calls_that_are_refused_together_ask_for_one_new_token(vendor: Vendor) -> None:
     await vendor.complete(target=entra(vendor))
     vendor.simulator.entra.revoke_all()
-    await asyncio.gather(*(vendor.complete(target=entra(vendor)) for _ in range(20)))
+    failures = await asyncio.gather(*(vendor.fails(target=entra(vendor)) for _ in range(20)))
+    assert all(isinstance(failure, CredentialReplaced) for _, failure in failures)
+    await vendor.complete(target=entra(vendor))
     assert len(vendor.simulator.entra.forms) == 2
+
+
+async def test_a_token_that_was_refused_at_once_is_not_replaced(vendor: Vendor) -> None:
+    vendor.simulator.entra.expires_in_s = -1
+    _, failure = await vendor.fails(target=entra(vendor))
+    assert failure.code == ErrorCode.AUTHENTICATION_FAILED
+    assert not isinstance(failure, CredentialReplaced)
+    assert len(vendor.simulator.entra.forms) == 1
 
 
 async def test_credentials_that_entra_refuses_are_a_failed_authentication(vendor: Vendor) -> None:
