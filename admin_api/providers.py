@@ -20,7 +20,7 @@ from admin_api.control_plane import ControlPlane
 from admin_api.paging import Page, Paging, read_page
 from admin_api.problems import conflict, invalid, not_found
 from admin_api.provider_keys import ApiKey, GivenKeys, KeyChanges, KeyView, NewKeys
-from contracts.providers import ProviderConfig
+from contracts.providers import WITHOUT_COMMON_ADDRESS, ProviderConfig
 from contracts.subjects import Provider
 from contracts.wire import Token
 from migrations import audit
@@ -93,7 +93,7 @@ async def add(plane: ControlPlane, new: NewProvider, origin: Origin) -> Provider
     Raises 404 for an unknown tenant, 409 when an active one exists, 422, and runtime.vault's errors; nothing was
     changed then.
     """
-    _check_config(new.config, plane.allowed_networks)
+    _check_config(new.config, new.provider_type, plane.allowed_networks)
     given = GivenKeys(new.api_key, new.api_keys)
     provider_keys.check(given, new.config, provider=new.provider_type, old=None, allowed=plane.allowed_networks)
     async with plane.database.transaction() as connection:
@@ -125,14 +125,14 @@ async def change(
     plane: ControlPlane, provider_id: uuid.UUID, wanted: ProviderChange, *, caller: Principal, origin: Origin
 ) -> ProviderView:
     """Raises 403, 404, 422, and runtime.vault's errors; nothing was changed then."""
-    if wanted.config is not None:
-        _check_config(wanted.config, plane.allowed_networks)
     given = GivenKeys(wanted.api_key, wanted.api_keys)
     async with plane.database.transaction() as connection:
         old = await _locked(connection, provider_id, caller)
         _check_same(wanted, old)
         config = wanted.config or ProviderConfig.model_validate(old.config)
         provider = Provider(old.provider_type)
+        if wanted.config is not None:
+            _check_config(wanted.config, provider, plane.allowed_networks)
         provider_keys.check(given, config, provider=provider, old=old, allowed=plane.allowed_networks)
         values = _changes(wanted, old)
         values |= await provider_keys.store(plane, connection, given, tenant=old.tenant, provider=provider, old=old)
@@ -261,15 +261,19 @@ def _check_same(wanted: ProviderChange, old: Row[Any]) -> None:
             raise invalid(name, "cannot change; add another provider instead")
 
 
-def _check_config(config: ProviderConfig, allowed: Sequence[Network]) -> None:
-    """Raises 422 when a base_url leads into a private network that is not allowed."""
+def _check_config(config: ProviderConfig, provider: Provider, allowed: Sequence[Network]) -> None:
+    """Raises 422 when a base_url leads into a private network that is not allowed, or is missing where the vendor has
+    no address of its own."""
     for place, endpoint in enumerate(config.all_endpoints()):
+        where = f"config.endpoints.{place}.base_url" if config.endpoints else "config.base_url"
         if endpoint.base_url is None:
+            if provider in WITHOUT_COMMON_ADDRESS:
+                wanted = "the address of the resource, as https://<resource>.openai.azure.com"
+                raise invalid(where, f"is required for {provider}: {wanted}")
             continue
         try:
             check_base_url(endpoint.base_url, allowed=allowed)
         except ForbiddenAddress as exc:
-            where = f"config.endpoints.{place}.base_url" if config.endpoints else "config.base_url"
             raise invalid(where, str(exc)) from exc
 
 

@@ -39,6 +39,8 @@ DEFAULT_KEY = "default"
 """The name of a provider's first, and mostly only, key."""
 KEYLESS = frozenset({Provider.OLLAMA, Provider.MOCK})
 """Who may be called without any key."""
+WITHOUT_COMMON_ADDRESS = frozenset({Provider.AZURE})
+"""Whose customers have addresses of their own: each endpoint needs a `base_url`."""
 
 
 class Endpoint(StrictWireModel):

@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from admin_api.control_plane import ControlPlane
 from contracts.subjects import Provider
 from fleet.local.vault_api import VaultApi, VaultRefused
-from migrations.schema import audit_log
+from migrations.schema import audit_log, llm_providers
 from runtime.sealing import Keyring
 from runtime.settings import SealingSettings
 from tests.integration.admin.conftest import NatsWithUsers, ReadConfig, ReadKey
@@ -23,6 +23,7 @@ PROVIDERS = "/api/v1/llm-providers"
 KEY = "sk-test-0123456789abcdef-KEEPME"
 OTHER_KEY = "sk-test-fedcba9876543210-KEEPME"
 ENTRA_AT_HOME = f'{{"tenant_id": "t", "client_id": "c", "client_secret": "{KEY}", "authority": "https://127.0.0.1"}}'
+AZURE = "https://west.openai.azure.com"
 CONFIG = {"base_url": "https://llm.example.com/v1", "models": ["gpt-4o-mini"], "timeouts": {"total_s": 30}}
 
 
@@ -229,6 +230,42 @@ async def test_takes_an_applications_credentials_as_the_key(api: httpx.AsyncClie
     assert "tenant_id" in rotated.text
 
 
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({}, "config.base_url"),
+        ({"models": ["gpt-4o"]}, "config.base_url"),
+        ({"endpoints": [{"name": "west", "base_url": AZURE}, {"name": "north"}]}, "config.endpoints.1.base_url"),
+        ({"endpoints": [{"name": "west", "deployments": {"gpt-4o": "mine"}}]}, "config.endpoints.0.base_url"),
+    ],
+)
+async def test_each_endpoint_of_azure_needs_its_address(
+    api: httpx.AsyncClient, acme: str, config: dict[str, Any], field: str
+) -> None:
+    body = {"tenant": acme, "provider_type": "azure", "api_key": OTHER_KEY, "config": config}
+    refused = await api.post(PROVIDERS, json=body)
+    added = await add(api, acme, provider_type="azure", config={"base_url": AZURE})
+    changed = await api.put(f"{PROVIDERS}/{added['id']}", json={"config": config})
+
+    for answer in (refused, changed):
+        assert answer.status_code == 422
+        assert [error["field"] for error in answer.json()["errors"]] == [field]
+        assert "https://<resource>.openai.azure.com" in answer.json()["detail"]
+    assert (await api.get(f"{PROVIDERS}/{added['id']}")).json() == added
+
+
+async def test_a_change_without_a_config_leaves_an_old_one_of_azure_alone(
+    api: httpx.AsyncClient, acme: str, plane: ControlPlane
+) -> None:
+    added = await add(api, acme, provider_type="azure", config={"base_url": AZURE})
+    async with plane.database.transaction() as connection:
+        await connection.execute(update(llm_providers).where(llm_providers.c.id == added["id"]).values(config={}))
+
+    rotated = await api.put(f"{PROVIDERS}/{added['id']}", json={"api_key": OTHER_KEY})
+
+    assert (rotated.status_code, rotated.json()["key_version"]) == (200, 2)
+
+
 async def test_refuses_an_unknown_tenant(api: httpx.AsyncClient) -> None:
     answer = await api.post(PROVIDERS, json={"tenant": "nobody", "provider_type": "openai", "api_key": KEY})
 
@@ -250,7 +287,7 @@ async def test_lists_by_tenant_type_and_activity_in_pages(api: httpx.AsyncClient
     other = f"{tenant}-other"
     await api.post("/api/v1/tenants", json={"slug": other})
     for provider in Provider:
-        await add(api, acme, provider_type=provider)
+        await add(api, acme, provider_type=provider, config={"base_url": AZURE} if provider == "azure" else None)
     gone = await add(api, other)
     await api.delete(f"{PROVIDERS}/{gone['id']}")
 
