@@ -81,6 +81,15 @@ def test_counts_come_as_numbers_fractions_and_texts(said: bytes, count: int | No
     assert decode(b'{"id": 0, "inner": {"count": ' + said + b"}}").inner == _Inner(count=count)
 
 
+@pytest.mark.parametrize(
+    ("said", "is_done"),
+    [(b"true", True), (b'"true"', True), (b'"True"', True), (b"1", True), (b'"false"', False), (b"0", False)],
+)
+def test_truth_is_the_same_beside_an_odd_field(said: bytes, is_done: bool) -> None:
+    assert decode(b'{"isDone": ' + said + b"}").is_done is is_done
+    assert decode(b'{"isDone": ' + said + b', "id": 0}').is_done is is_done
+
+
 def test_a_raw_field_is_kept_beside_an_odd_one() -> None:
     assert bytes(decode(b'{"id": 0, "args": {"a": [1]}}').args) == b'{"a":[1]}'
 
@@ -108,6 +117,7 @@ def test_what_is_no_json_is_refused(data: bytes) -> None:
         (b'{"\\ude00": ["\\ud83d"]}', {"\ufffd": ["\ufffd"]}),
         (b'"line\nbreak"', "line\nbreak"),
         (b'{"logprob": NaN}', {"logprob": None}),
+        (b'{"logprob": [-1e999, 0.5]}', {"logprob": [None, 0.5]}),
     ],
 )
 def test_what_only_a_strict_reader_refuses_is_read(data: bytes, value: Any) -> None:

@@ -37,7 +37,8 @@ def decode_any(data: bytes | msgspec.Raw) -> Any:
         return _decode_strictly(data)
     except (msgspec.DecodeError, UnicodeError) as strictly:
         try:
-            value = json.loads(bytes(data).decode(errors="replace"), strict=False, parse_constant=_no_number)
+            text = bytes(data).decode(errors="replace")
+            value = json.loads(text, strict=False, parse_constant=_no_number, parse_float=_finite)
         except ValueError:
             raise strictly from None
         return _without_halves(value)
@@ -84,7 +85,7 @@ def _fitting(kind: inspect.Type) -> _Fit:
         case inspect.RawType():
             return _raw
         case inspect.BoolType():
-            return _instance_of(bool)
+            return _boolean
         case inspect.StrType():
             return _instance_of(str)
         case inspect.DictType():
@@ -143,6 +144,13 @@ def _raw(value: Any) -> Any:
     return msgspec.Raw(msgspec.json.encode(value))
 
 
+def _boolean(value: Any) -> Any:
+    """Truth also comes as text and as 0 or 1, which msgspec takes where nothing beside it is odd."""
+    if isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), _ODD)
+    return bool(value) if isinstance(value, int) and value in (0, 1) else _ODD
+
+
 def _integer(value: Any) -> Any:
     """Numbers also come as text, and counts with a fraction."""
     if isinstance(value, bool):
@@ -158,6 +166,12 @@ def _integer(value: Any) -> Any:
 def _no_number(_: str) -> None:
     """NaN and Infinity are no JSON."""
     return
+
+
+def _finite(digits: str) -> float | None:
+    """1e999 is JSON, and no number that could be written again."""
+    value = float(digits)
+    return value if math.isfinite(value) else None
 
 
 def _without_halves(value: Any) -> Any:
