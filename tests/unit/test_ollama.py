@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from contracts.errors import ErrorCode, InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
-from contracts.usage import UsageSource
+from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish
-from workers.providers.ndjson import MAX_LINE_BYTES, Lines
+from workers.providers.ndjson import MAX_LINE_BYTES, Lines, json_texts
 from workers.providers.ollama_errors import BY_HTTPX2_CLASS, from_body, from_exception
 from workers.providers.ollama_reply import OllamaReader
 from workers.providers.ollama_request import chat_body, check
@@ -126,6 +126,39 @@ def test_lines_come_whole_wherever_they_are_cut() -> None:
         assert lines.end() == b'{"c"'
 
 
+@pytest.mark.parametrize(
+    ("data", "found", "last"),
+    [
+        (b'\xef\xbb\xbf{"a":1}\n{"b":1}\n', [b'{"a":1}', b'{"b":1}'], b""),
+        (b'\xef\xbb\xbf{"a":1}', [], b'{"a":1}'),
+        (b'\xef\xbb\xbf\n{"a":1}\n \n', [b'{"a":1}'], b""),
+        (b'{\n  "a": 1\n}\n', [], b'{\n  "a": 1\n}'),
+        (b"\n{\r\n}", [], b"{\r\n}"),
+    ],
+    ids=["byte order mark", "on the only line", "on a line of its own", "one text over lines", "the least of it"],
+)
+def test_what_stands_around_the_lines_is_dropped_wherever_it_is_cut(
+    data: bytes, found: list[bytes], last: bytes
+) -> None:
+    for size in range(1, len(data) + 1):
+        lines = Lines()
+        assert [line for at in range(0, len(data), size) for line in lines.feed(data[at : at + size])] == found
+        assert lines.end() == last
+
+
+@pytest.mark.parametrize(
+    ("line", "texts"),
+    [
+        (b'{"a":1}{"b":2}', ([b'{"a":1}', b'{"b":2}'], b"")),
+        (b'{"a":1} [2] {"b":', ([b'{"a":1}', b"[2]"], b'{"b":')),
+        (b"<html>", ([], b"<html>")),
+        (b"", ([], b"")),
+    ],
+)
+def test_several_texts_on_one_line_are_told_apart(line: bytes, texts: tuple[list[bytes], bytes]) -> None:
+    assert json_texts(line) == texts
+
+
 def test_a_line_without_an_end_is_refused() -> None:
     lines = Lines()
     lines.feed(b"x" * MAX_LINE_BYTES)
@@ -165,6 +198,15 @@ def test_nothing_behind_the_end_counts() -> None:
         (b'{"name":"f","arguments":""}', "{}"),
         (b'{"name":"f","arguments":null}', "{}"),
         (b'{"name":"f"}', "{}"),
+        (b'{"name":"f","arguments":"null"}', "{}"),
+        (b'{"name":"f","arguments":" "}', "{}"),
+        (b'{"name":"f","arguments":[]}', "{}"),
+        (b'{"name":"f","arguments":false}', "{}"),
+        (b'{"name":"f","arguments":[1]}', "[1]"),
+        (b'{"name":"f","arguments":"ls -l"}', "ls -l"),
+        (b'{"name":"f","arguments":{"a":"\\ud83d"}}', '{"a":"\ufffd"}'),
+        (b'{"name":"f","arguments":{"a":"\xff"}}', '{"a":"\ufffd"}'),
+        (b'{"name":"f","arguments":{"a":NaN}}', '{"a":null}'),
     ],
 )
 def test_arguments_are_a_text_that_holds_an_object(function: bytes, arguments: str) -> None:
@@ -187,19 +229,68 @@ def test_an_id_that_a_server_gives_is_kept() -> None:
     assert chunk.tool_calls[0].id == "call_9"
 
 
+def test_two_calls_under_one_id_are_told_apart() -> None:
+    call = b'{"id":"c1","function":{"name":"f"}}'
+    (chunk,), _ = said(b'{"message":{"tool_calls":[' + call + b"," + call + b"]}}\n")
+    first, second = chunk.tool_calls
+    assert (first.id, first.id != second.id) == ("c1", True)
+
+
+@pytest.mark.parametrize(
+    "calls", [b"{}", b"[]", b"[null]", b"[{}]", b'[{"function":{"name":"","arguments":""}}]', b'"f"']
+)
+def test_a_blank_call_is_none(calls: bytes) -> None:
+    chunks, reader = said(b'{"message":{"content":"a","tool_calls":' + calls + b'}}\n{"done":true}\n')
+    assert chunks == [Chunk(text="a")]
+    assert (reader.finish().finish_reason, reader.finish().warnings) == ("stop", ())
+
+
+@pytest.mark.parametrize("name", [b'""', b'" "', b"null", b"7"])
+def test_a_call_without_a_name_is_passed_on_with_a_warning(name: bytes) -> None:
+    call = b'{"function":{"name":' + name + b',"arguments":{"a":1}}}'
+    (chunk,), reader = said(b'{"message":{"tool_calls":[' + call + b']}}\n{"done":true}\n')
+    assert [(delta.name, delta.arguments) for delta in chunk.tool_calls] == [("unnamed", '{"a":1}')]
+    assert reader.finish().warnings == ("ollama made a tool call without a name",)
+
+
 @pytest.mark.parametrize(
     ("reason", "finish_reason", "warned"),
     [
         (b',"done_reason":"stop"', "stop", False),
         (b',"done_reason":"length"', "length", False),
+        (b',"done_reason":"STOP"', "stop", False),
+        (b',"done_reason":"max_tokens"', "length", False),
+        (b',"done_reason":"content-filter"', "content_filter", False),
         (b',"done_reason":"load"', "stop", False),
+        (b',"done_reason":null', "stop", False),
+        (b',"done_reason":["stop"]', "stop", False),
         (b"", "stop", False),
         (b',"done_reason":"tired"', "stop", True),
+        (b',"done_reason":"tool_calls"', "stop", True),
     ],
 )
 def test_an_end_has_its_reason(reason: bytes, finish_reason: str, warned: bool) -> None:
-    end = finish(b'{"done":true' + reason + b"}\n")
+    end = finish(b'{"message":{"content":"a"},"done":true' + reason + b"}\n")
     assert (end.finish_reason, bool(end.warnings)) == (finish_reason, warned)
+
+
+def test_an_empty_answer_is_said() -> None:
+    assert finish(b'{"message":{"thinking":"hm"},"done":true}\n').warnings == ("ollama gave an empty answer",)
+    assert finish(b'{"done":true,"done_reason":"load"}\n').warnings == ()
+
+
+@pytest.mark.parametrize(
+    "end", [b'"done":"true"', b'"done":1', b'"done":[],"done_reason":"stop"', b'"done_reason":"stop"']
+)
+def test_an_end_in_another_form_is_one(end: bytes) -> None:
+    chunks, reader = said(b'{"message":{"content":"a"},' + end + b',"created_at":[]}\n')
+    assert (chunks, reader.finished) == ([Chunk(text="a")], True)
+
+
+def test_a_reply_that_broke_off_is_interrupted() -> None:
+    _, reader = said(b'{"message":{"content":"a"},"done":true,"done_reason":"error"}\n')
+    assert reader.error
+    assert (reader.error.code, reader.finished) == (ErrorCode.STREAM_INTERRUPTED, False)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +299,12 @@ def test_an_end_has_its_reason(reason: bytes, finish_reason: str, warned: bool) 
         (b',"prompt_eval_count":3,"eval_count":4', (3, 4, UsageSource.VENDOR)),
         (b',"prompt_eval_count":3', (3, 0, UsageSource.VENDOR)),
         (b',"eval_count":4', (77, 4, UsageSource.ESTIMATED)),
+        (b',"prompt_eval_count":0,"eval_count":4', (77, 4, UsageSource.ESTIMATED)),
+        (b',"prompt_eval_count":-1,"eval_count":4', (77, 4, UsageSource.ESTIMATED)),
+        (b',"prompt_eval_count":3,"eval_count":-1', (3, 0, UsageSource.VENDOR)),
+        (b',"prompt_eval_count":3,"eval_count":18446744073709551615', (3, 0, UsageSource.VENDOR)),
+        (b',"prompt_eval_count":"3","eval_count":4.4', (3, 4, UsageSource.VENDOR)),
+        (b',"prompt_eval_count":[],"eval_count":4', (77, 4, UsageSource.ESTIMATED)),
     ],
 )
 def test_counts_are_usage(counts: bytes, usage: tuple[int, int, UsageSource]) -> None:
@@ -216,15 +313,46 @@ def test_counts_are_usage(counts: bytes, usage: tuple[int, int, UsageSource]) ->
     assert (found.input_tokens, found.output_tokens, found.source) == usage
 
 
-def test_no_counts_are_no_usage() -> None:
-    assert finish(b'{"done":true}\n').usage is None
+@pytest.mark.parametrize("counts", [b"", b',"prompt_eval_count":0,"eval_count":0', b',"eval_count":-1'])
+def test_no_counts_are_no_usage(counts: bytes) -> None:
+    assert finish(b'{"done":true' + counts + b"}\n").usage is None
 
 
-@pytest.mark.parametrize("line", [b"<html>", b'{"message":5}', b"[]"])
-def test_a_line_of_another_kind_breaks_the_reply(line: bytes) -> None:
+def test_counts_that_were_stated_stay() -> None:
+    before = b'{"message":{"content":"a"},"prompt_eval_count":3,"eval_count":4,"done":false}\n'
+    assert finish(before, b'{"done":true,"prompt_eval_count":0}\n').usage == Usage(
+        input_tokens=3, output_tokens=4, source=UsageSource.VENDOR
+    )
+
+
+@pytest.mark.parametrize("line", [b'{"message":5}', b'{"message":{"content":["b"]}}', b"[]", b"null", b'"b"'])
+def test_a_line_of_another_form_is_left_out_alone(line: bytes) -> None:
+    chunks, reader = said(b'{"message":{"content":"a"}}\n' + line + b'\n{"done":true}\n')
+    assert (chunks, reader.finished) == ([Chunk(text="a")], True)
+
+
+@pytest.mark.parametrize("line", [b"<html>", b'{"message":{"content":"a"}} <html>', b'{"message":'])
+def test_a_line_that_is_no_json_breaks_the_reply(line: bytes) -> None:
     _, reader = said(line + b"\n")
     assert reader.error
     assert reader.error.code == ErrorCode.STREAM_INTERRUPTED
+
+
+def test_two_lines_that_lost_their_newline_are_read() -> None:
+    chunks, reader = said(b'{"message":{"content":"a"}}{"message":{"content":"b"}}\n{"done":true}{"error":"x"}\n')
+    assert (chunks, reader.finished, reader.error) == ([Chunk(text="ab")], True, None)
+
+
+def test_a_reply_over_several_lines_is_read() -> None:
+    chunks, reader = said(b'{\n "message": {\n  "content": "a"\n },\n "done": true\n}\n', ends=True)
+    assert (chunks, reader.finished) == ([Chunk(text="a")], True)
+
+
+def test_a_chunk_says_how_many_pieces_it_is() -> None:
+    (chunk,), _ = said(
+        b'{"message":{"content":"a","thinking":"h"}}\n{"message":{"content":"b"}}\n{"message":{"content":""}}\n'
+    )
+    assert chunk.pieces == 3
 
 
 @pytest.mark.parametrize(

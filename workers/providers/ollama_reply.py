@@ -7,16 +7,18 @@ import msgspec
 from pydantic import JsonValue
 
 from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
-from contracts.events import FinishReason, ToolCallDelta
 from contracts.usage import Usage, UsageSource
-from workers.providers import tool_calls
+from workers.providers import finish_reasons, reply_arguments
 from workers.providers.base import Chunk, Finish, Stated
-from workers.providers.json_text import NO_JSON
-from workers.providers.ndjson import Lines
+from workers.providers.json_text import NO_JSON, FieldwiseDecoder
+from workers.providers.ndjson import Lines, json_texts
 from workers.providers.ollama_request import NAME
+from workers.providers.output import Output
 from workers.providers.sse import EventTooLarge
+from workers.providers.token_counts import plausible
 
-_FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "load": "stop", "unload": "stop"}
+_WITHOUT_A_PROMPT = frozenset({"load", "unload"})
+"""Why a request ended that only moved a model into memory, or out of it."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -39,15 +41,15 @@ class _Message(msgspec.Struct, gc=False):
 class _Line(msgspec.Struct, gc=False):
     model: str | None = None
     message: _Message | None = None
-    done: bool = False
+    done: bool | None = None
+    """None: missing, or odd."""
     done_reason: str | None = None
     prompt_eval_count: int | None = None
     eval_count: int | None = None
     error: Any = None
 
 
-_decode_line = msgspec.json.Decoder(_Line, strict=False).decode
-_decode_any = msgspec.json.Decoder().decode
+_decode_line = FieldwiseDecoder(_Line)
 
 
 class OllamaReader:
@@ -66,23 +68,19 @@ class OllamaReader:
         self._warnings = tuple(warnings)
         self._lines = Lines()
         self._model: str | None = None
-        self._last: _Line | None = None
-        self._calls = 0
+        self._reason: str | None = None
+        self._input_tokens: int | None = None
+        self._output_tokens: int | None = None
+        self._output = Output()
         self._thought: list[str] = []
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._deltas: list[ToolCallDelta] = []
         self.stated: Stated | None = None
+        self.done = False
         self.error: FleetError | None = None
 
     @property
     def finished(self) -> bool:
-        return self._last is not None
-
-    @property
-    def done(self) -> bool:
         """The end marker and the usage are one line."""
-        return self._last is not None
+        return self.done
 
     def feed(self, data: bytes) -> Chunk | None:
         try:
@@ -91,73 +89,85 @@ class OllamaReader:
             self.error = ProviderUnavailable(f"{NAME} sent {exc}", provider=NAME)
             return None
         for line in lines:
-            if not self._take(line):
+            self._take(line)
+            if self.done or self.error:
                 break
-        return self._merged()
+        return self._output.take()
 
     def end(self) -> Chunk | None:
         """A reply that is not streamed has no newline at its end."""
         if (line := self._lines.end()) and not self.done:
             self._take(line, may_be_cut=True)
-        return self._merged()
+        return self._output.take()
 
     def finish(self) -> Finish:
-        said = self._last.done_reason if self._last else None
-        known = _FINISH_REASONS.get(said or "stop")
-        unknown = () if known else (f"{NAME} gave the unknown done_reason {str(said)[:64]!r}",)
+        said = self._reason or "stop"
+        known = "stop" if said in _WITHOUT_A_PROMPT else finish_reasons.meaning(said)
+        unknown = () if known else (f"{NAME} gave the unknown done_reason {said[:64]!r}",)
+        reason = known or "stop"
         return Finish(
-            finish_reason="tool_calls" if self._calls and known != "length" else known or "stop",
+            finish_reason=self._output.finish_reason(reason),
             usage=self._usage(),
             response_model=self._model,
             provider_data=self._wanted_back(),
-            warnings=(*self._warnings, *unknown),
+            warnings=(
+                *self._warnings,
+                *unknown,
+                *self._output.warnings(NAME, reason, explained=said in _WITHOUT_A_PROMPT or not known),
+            ),
         )
 
-    def _take(self, line: bytes, *, may_be_cut: bool = False) -> bool:
-        """Whether the next line is of interest."""
+    def _take(self, line: bytes, *, may_be_cut: bool = False) -> None:
         try:
             said = _decode_line(line)
-        except msgspec.ValidationError as exc:
-            self.error = StreamInterrupted(f"{NAME} sent a line of another form: {exc}", provider=NAME)
-            return False
+        except msgspec.ValidationError:
+            return  # JSON, but no object: nothing in it is part of a reply
         except NO_JSON:
-            if not may_be_cut:
-                self.error = StreamInterrupted(f"{NAME} sent a line that is no JSON", provider=NAME)
-            return False
+            self._take_several(line, may_be_cut=may_be_cut)
+            return
         if said.error:
-            self.error = self._classify(_decode_any(line))
-            return False
+            self.error = self._classify({"error": said.error})
+            return
         self._model = self._model or said.model
         if said.message:
             self._take_message(said.message)
-        if said.done:
-            self._last = said
-        return not said.done
+        if said.eval_count or said.prompt_eval_count:
+            self._input_tokens = plausible(said.prompt_eval_count) or self._input_tokens
+            self._output_tokens = plausible(said.eval_count) or self._output_tokens
+        if said.done is not False and (said.done or said.done_reason):
+            self._end(said.done_reason)
+
+    def _take_several(self, line: bytes, *, may_be_cut: bool) -> None:
+        texts, rest = json_texts(line)
+        several = len(texts) + bool(rest) > 1
+        for text in texts if several else ():
+            if not (self.done or self.error):
+                self._take(text)
+        if (rest or not several) and not (self.done or self.error or may_be_cut):
+            self.error = StreamInterrupted(f"{NAME} sent a line that is no JSON", provider=NAME)
+
+    def _end(self, reason: str | None) -> None:
+        if reason and finish_reasons.broke_off(reason):
+            self.error = StreamInterrupted(f"{NAME} broke its reply off ({reason[:64]})", provider=NAME)
+            return
+        self._reason = reason
+        self.done = True
 
     def _take_message(self, message: _Message) -> None:
         if message.content:
-            self._text.append(message.content)
+            self._output.text.append(message.content)
         if message.thinking:
-            self._reasoning.append(message.thinking)
+            self._output.reasoning.append(message.thinking)
             self._thought.append(message.thinking)
-        for call in message.tool_calls or ():
-            function = call.function or _Function()
-            arguments = _as_text(function.arguments)
-            self._deltas.append(tool_calls.begun(self._calls, id=call.id, name=function.name, arguments=arguments))
-            self._calls += 1
-
-    def _merged(self) -> Chunk | None:
-        if not (self._text or self._reasoning or self._deltas):
-            return None
-        chunk = Chunk(text="".join(self._text), reasoning="".join(self._reasoning), tool_calls=tuple(self._deltas))
-        self._text.clear()
-        self._reasoning.clear()
-        self._deltas.clear()
-        return chunk
+        if message.tool_calls:
+            for call in message.tool_calls:
+                function = call.function or _Function()
+                arguments = reply_arguments.of_raw(function.arguments)
+                self._output.add_whole_call(id=call.id, name=function.name, arguments=arguments)
 
     def _usage(self) -> Usage | None:
         """Counts of zero are left out, and some servers leave out a prompt that was in their cache."""
-        given, out = (self._last.prompt_eval_count, self._last.eval_count) if self._last else (None, None)
+        given, out = self._input_tokens, self._output_tokens
         if given is None and out is None:
             return None
         if given is None:
@@ -166,14 +176,6 @@ class OllamaReader:
 
     def _wanted_back(self) -> dict[str, JsonValue] | None:
         """A model that thought before it called tools goes on from there when it sees its thoughts again."""
-        if not (self._calls and self._thought):
+        if not (self._output.calls and self._thought):
             return None
         return {NAME: {"thinking": "".join(self._thought)}}
-
-
-def _as_text(arguments: msgspec.Raw) -> str:
-    """The object as it was sent. Some models' templates make it a text that holds one."""
-    raw = bytes(arguments)
-    if raw.startswith(b'"'):
-        return msgspec.json.decode(raw, type=str) or "{}"
-    return raw.decode() if raw not in (b"", b"null") else "{}"
