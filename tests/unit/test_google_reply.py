@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from google.genai.types import FinishReason
 
 from contracts.errors import ErrorCode, FleetError
 from contracts.requests import AssistantMessage
@@ -95,25 +96,54 @@ def test_a_reply_is_the_same_in_every_form(form: str) -> None:
     assert message.provider_data == {"google": {"parts": parts[1:]}}
 
 
-@pytest.mark.parametrize(
-    ("said", "reason", "warned"),
-    [
-        ("STOP", "stop", False),
-        ("MAX_TOKENS", "length", False),
-        ("CONTINUATION", "length", True),
-        ("SAFETY", "content_filter", False),
-        ("RECITATION", "content_filter", True),
-        ("PROHIBITED_CONTENT", "content_filter", True),
-        ("IMAGE_SAFETY", "content_filter", True),
-        ("OTHER", "stop", True),
-        ("MALFORMED_FUNCTION_CALL", "stop", True),
-        ("SOMETHING_NEW", "stop", True),
-    ],
-)
-def test_says_why_a_reply_ended(said: str, reason: str, warned: bool) -> None:
-    _, finish = read(sse({"candidates": [{"finishReason": said}]}))
-    assert finish.finish_reason == reason
-    assert finish.warnings == ((f"google ended with the finish reason {said}",) if warned else ())
+FINISH_REASONS = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "CONTINUATION": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+    "ESCALATION": "content_filter",
+    "PUP_LIMITED_DISABLED": "content_filter",
+    "MODEL_ARMOR": "content_filter",
+    "OTHER": "stop",
+    "MALFORMED_FUNCTION_CALL": "stop",
+    "UNEXPECTED_TOOL_CALL": "stop",
+    "TOO_MANY_TOOL_CALLS": "stop",
+    "MISSING_THOUGHT_SIGNATURE": "stop",
+    "MALFORMED_RESPONSE": "stop",
+    "IMAGE_OTHER": "stop",
+    "NO_IMAGE": "stop",
+}
+
+
+def test_every_finish_reason_of_the_sdk_has_a_meaning_here() -> None:
+    assert {reason.value for reason in FinishReason} - {"FINISH_REASON_UNSPECIFIED"} == set(FINISH_REASONS)
+
+
+@pytest.mark.parametrize(("said", "reason"), [*FINISH_REASONS.items(), ("SOMETHING_NEW", "stop")])
+def test_says_why_a_reply_ended(said: str, reason: str) -> None:
+    for spelling in (said, said.lower()):
+        _, finish = read(sse(reply(text("a"), reason=spelling)))
+        assert finish.finish_reason == reason
+        is_usual = said in ("STOP", "MAX_TOKENS", "SAFETY")
+        assert finish.warnings == (() if is_usual else (f"google ended with the finish reason {spelling}",))
+
+
+def test_a_reply_that_broke_off_is_interrupted() -> None:
+    assert fails(sse(reply(text("a"), reason="ERROR"))).code == ErrorCode.STREAM_INTERRUPTED
+
+
+def test_an_empty_answer_is_said_unless_its_end_says_why() -> None:
+    assert read(sse(reply(reason="STOP")))[1].warnings == ("google gave an empty answer",)
+    assert read(sse(reply(text("hm", thought=True), reason="STOP")))[1].warnings == ("google gave an empty answer",)
+    assert read(sse(reply(reason="OTHER")))[1].warnings == ("google ended with the finish reason OTHER",)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +154,10 @@ def test_calls_end_a_turn_unless_it_was_cut(said: str, reason: str) -> None:
     assert finish.finish_reason == reason
 
 
-def test_a_reason_that_says_nothing_is_no_end() -> None:
+@pytest.mark.parametrize("reason", ["FINISH_REASON_UNSPECIFIED", "finish_reason_unspecified", "", None, [], {}])
+def test_a_reason_that_says_nothing_is_no_end(reason: Any) -> None:
     chat = reader()
-    chat.feed(sse(reply(text("a"), reason="FINISH_REASON_UNSPECIFIED")))
+    chat.feed(sse({"candidates": [{"content": {"parts": [text("a")]}, "finishReason": reason}]}))
     assert not chat.finished
 
 
@@ -146,8 +177,71 @@ def test_a_calls_own_id_is_kept() -> None:
 
 
 def test_a_name_that_no_tool_can_have_is_cut_down() -> None:
-    message, _ = read(sse(reply(call("default_api:f"), call(""), reason="STOP")))
-    assert [one.function.name for one in message.tool_calls or ()] == ["default_api_f", "unnamed"]
+    message, _ = read(sse(reply(call("default_api:f"), reason="STOP")))
+    assert [one.function.name for one in message.tool_calls or ()] == ["default_api_f"]
+
+
+@pytest.mark.parametrize(
+    ("args", "arguments"),
+    [
+        ('{"x": "ls -l"}', '{"x": "ls -l"}'),
+        ("null", "{}"),
+        ("", "{}"),
+        ([], "{}"),
+        (7, "{}"),
+        ("ls", "ls"),
+        ({"x": "\ud83d"}, '{"x":"\ufffd"}'),
+    ],
+)
+def test_arguments_are_the_text_of_an_object(args: Any, arguments: str) -> None:
+    message, _ = read(sse(reply(call("f", args), reason="STOP")))
+    assert [one.function.arguments for one in message.tool_calls or ()] == [arguments]
+
+
+def test_arguments_of_bytes_that_are_no_text_are_read() -> None:
+    message, _ = read(sse(reply(call("f", {"x": "?"}), reason="STOP")).replace(b"?", b"\xff"))
+    assert [one.function.arguments for one in message.tool_calls or ()] == ['{"x":"\ufffd"}']
+
+
+@pytest.mark.parametrize("blank", [{}, None, "f", [], {"name": ""}, {"name": None, "args": {}}, {"name": 7}])
+def test_a_blank_call_is_none(blank: Any) -> None:
+    message, finish = read(sse(reply(text("a"), {"functionCall": blank, "thoughtSignature": "s"}, reason="STOP")))
+    assert (message.content, message.tool_calls, finish.finish_reason) == ("a", None, "stop")
+    assert finish.warnings == ()
+
+
+def test_the_signature_of_a_blank_call_is_kept_without_it() -> None:
+    _, finish = read(sse(reply(text("a"), {"functionCall": {}, "thoughtSignature": "s"}, reason="STOP")))
+    assert finish.provider_data == {"google": {"parts": [text("a"), text("", thoughtSignature="s")]}}
+
+
+def test_a_call_without_a_name_is_passed_on_with_a_warning() -> None:
+    message, finish = read(sse(reply(call("", {"x": 1}), reason="STOP")))
+    assert [(one.function.name, one.function.arguments) for one in message.tool_calls or ()] == [
+        ("unnamed", '{"x": 1}')
+    ]
+    assert finish.warnings == ("google made a tool call without a name",)
+
+
+def test_two_calls_under_one_id_are_told_apart() -> None:
+    message, _ = read(sse(reply(*[call("f", function={"id": "x1"})] * 2, reason="STOP")))
+    first, second = [one.id for one in message.tool_calls or ()]
+    assert (first, first != second) == ("x1", True)
+
+
+def test_a_call_beside_a_text_in_one_part_counts() -> None:
+    message, _ = read(sse(reply({**text("a"), **call("f")}, {**text(""), **call("g")}, reason="STOP")))
+    assert message.content == "a"
+    assert [one.function.name for one in message.tool_calls or ()] == ["f", "g"]
+
+
+def test_a_signed_call_goes_back_as_an_object_with_a_name() -> None:
+    signed = {"thoughtSignature": "s"}
+    message, finish = read(
+        sse(reply(call("f", '{"x": 1}', **signed), call("", {"x": 2}), {"functionCall": {}}, reason="STOP"))
+    )
+    assert len(message.tool_calls or ()) == 2
+    assert finish.provider_data == {"google": {"parts": [call("f", {"x": 1}, **signed), call("unnamed", {"x": 2})]}}
 
 
 def test_signed_parts_keep_their_place_and_text_between_them_is_joined() -> None:
@@ -221,9 +315,22 @@ def test_other_candidates_are_not_read() -> None:
         ([{"promptTokenCount": 4, "toolUsePromptTokenCount": 6, "cachedContentTokenCount": 3}], (10, 0, 3, 0)),
         ([{"promptTokenCount": 4, "candidatesTokenCount": 5}, {"trafficType": "ON_DEMAND"}], (4, 5, 0, 0)),
         ([{"promptTokenCount": 4, "candidatesTokenCount": None}], (4, 0, 0, 0)),
+        ([{"promptTokenCount": 4}, {"candidatesTokenCount": 5}], (4, 5, 0, 0)),
+        ([{"promptTokenCount": 4, "candidatesTokenCount": 5}, {}], (4, 5, 0, 0)),
+        (
+            [
+                {"promptTokenCount": 4, "candidatesTokenCount": 5, "thoughtsTokenCount": 2},
+                {"promptTokenCount": 0, "candidatesTokenCount": 0, "thoughtsTokenCount": None},
+            ],
+            (4, 7, 0, 2),
+        ),
+        ([{"promptTokenCount": 4, "candidatesTokenCount": 5, "cachedContentTokenCount": -1}], (4, 5, 0, 0)),
+        ([{"promptTokenCount": 4, "candidatesTokenCount": 2**64 - 1}], (4, 0, 0, 0)),
+        ([{"promptTokenCount": "4", "candidatesTokenCount": 5.4}], (4, 5, 0, 0)),
+        ([{"promptTokenCount": 4, "candidatesTokenCount": 5}, []], (4, 5, 0, 0)),
     ],
 )
-def test_usage_is_the_last_running_total(stated: list[dict[str, Any]], usage: tuple[int, ...]) -> None:
+def test_usage_is_the_last_running_total_of_each_count(stated: list[Any], usage: tuple[int, ...]) -> None:
     *before, last = [reply(text("a"), usageMetadata=counts) for counts in stated]
     last["candidates"][0]["finishReason"] = "STOP"
     _, finish = read(sse(*before, last))
@@ -237,8 +344,14 @@ def test_usage_is_the_last_running_total(stated: list[dict[str, Any]], usage: tu
     )
 
 
-def test_usage_without_counts_is_none() -> None:
-    assert read(sse(reply(text("a"), reason="STOP", usageMetadata={"trafficType": "ON_DEMAND"})))[1].usage is None
+@pytest.mark.parametrize(
+    "counts",
+    [{"trafficType": "ON_DEMAND"}, {}, {"promptTokenCount": 0, "candidatesTokenCount": 0}, {"promptTokenCount": -1}],
+)
+def test_usage_without_counts_is_none(counts: dict[str, Any]) -> None:
+    chat = reader()
+    chat.feed(sse(reply(text("a"), reason="STOP", usageMetadata=counts)))
+    assert (chat.finish().usage, chat.stated) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -250,14 +363,76 @@ def test_usage_without_counts_is_none() -> None:
         ({"code": 500, "message": "why", "status": "INTERNAL"}, ErrorCode.PROVIDER_UNAVAILABLE),
         ({"promptFeedback": {"blockReason": "SAFETY"}}, ErrorCode.CONTENT_FILTERED),
         ({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {}}, ErrorCode.CONTENT_FILTERED),
-        ({"candidates": [{"content": "text"}]}, ErrorCode.STREAM_INTERRUPTED),
-        ({"candidates": "none"}, ErrorCode.STREAM_INTERRUPTED),
     ],
 )
 def test_an_error_in_a_reply_ends_it(event: Any, code: ErrorCode) -> None:
     assert fails(sse(reply(text("a")), event, reply(text("never")))).code == code
     if not isinstance(event, list):
         assert fails(json.dumps(event).encode()).code == code
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"candidates": {}},
+        {"candidates": [None, {}]},
+        {"candidates": [{"content": "b"}]},
+        {"candidates": [{"content": {"parts": None}}]},
+        {"candidates": [{"content": {"parts": [None, {"text": 7}, {"text": None}]}}]},
+        {"promptFeedback": "none"},
+        {"promptFeedback": {"blockReason": {}}},
+        {"error": None, "message": None},
+        {"usageMetadata": "none"},
+        [],
+        None,
+        "b",
+    ],
+    ids=json.dumps,
+)
+def test_an_event_of_another_form_is_left_out_alone(odd: Any) -> None:
+    message, _ = read(sse(reply(text("a")), odd, reply(text("c"), reason="STOP")))
+    assert message.content == "ac"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("responseId", 7), ("modelVersion", []), ("usageMetadata", []), ("promptFeedback", []), ("error", False)],
+)
+def test_what_stands_beside_an_odd_field_counts(field: str, value: Any) -> None:
+    message, finish = read(sse(reply(text("a")), {**reply(text("b"), call("f"), reason="STOP"), field: value}))
+    assert (message.content, finish.finish_reason, len(message.tool_calls or ())) == ("ab", "tool_calls", 1)
+
+
+@pytest.mark.parametrize(
+    ("thought", "is_thought"), [("true", True), (1, True), ("false", False), (0, False), ([], False)]
+)
+def test_what_a_thought_is_can_be_said_in_words(thought: Any, is_thought: bool) -> None:
+    message, _ = read(sse(reply(text("a", thought=thought), reason="STOP")))
+    assert (message.reasoning, message.content) == (("a", None) if is_thought else (None, "a"))
+
+
+def test_what_a_list_holds_beside_replies_is_left_out() -> None:
+    message, _ = read(json.dumps([None, [reply(text("no"))], reply(text("a\ud83d"), reason="STOP")]).encode())
+    assert message.content == "a\ufffd"
+
+
+@pytest.mark.parametrize("end", [b"[DONE]", b" [DONE] ", b"[DONE]\n\ndata: {"])
+def test_the_end_of_another_format_is_one(end: bytes) -> None:
+    chat = reader()
+    chat.feed(sse(reply(text("a"), reason="STOP")) + b"data: " + end + b"\n\n")
+    assert (chat.done, chat.finished, chat.error) == (True, True, None)
+
+
+def test_the_end_of_another_format_without_a_reason_is_none() -> None:
+    chat = reader()
+    chat.feed(sse(reply(text("a"))) + b"data: [DONE]\n\n")
+    assert (chat.done, chat.finished, chat.error) == (True, False, None)
+
+
+def test_a_chunk_says_how_many_pieces_it_is() -> None:
+    chunk = reader().feed(sse(reply(text("a"), text("h", thought=True), call("f"), text("")), reply(text("b"))))
+    assert chunk
+    assert chunk.pieces == 4
 
 
 def test_an_event_that_is_no_json_interrupts() -> None:

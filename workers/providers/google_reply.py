@@ -15,32 +15,17 @@ import msgspec
 from pydantic import JsonValue
 
 from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
-from contracts.events import FinishReason, ToolCallDelta
+from contracts.events import ToolCallDelta
 from contracts.usage import Usage, UsageSource
-from workers.providers import tool_calls
+from workers.providers import finish_reasons, reply_arguments
 from workers.providers.base import Chunk, Finish, Stated, service_tier
-from workers.providers.json_text import NO_JSON
+from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
+from workers.providers.output import Output
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
+from workers.providers.token_counts import plausible
 from workers.providers.vendor_errors import Classify
 
-_FINISH_REASONS: dict[str, FinishReason] = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    "CONTINUATION": "length",
-    "SAFETY": "content_filter",
-    "RECITATION": "content_filter",
-    "LANGUAGE": "content_filter",
-    "BLOCKLIST": "content_filter",
-    "PROHIBITED_CONTENT": "content_filter",
-    "SPII": "content_filter",
-    "IMAGE_SAFETY": "content_filter",
-    "IMAGE_PROHIBITED_CONTENT": "content_filter",
-    "IMAGE_RECITATION": "content_filter",
-    "MODEL_ARMOR": "content_filter",
-    "ESCALATION": "content_filter",
-    "PUP_LIMITED_DISABLED": "content_filter",
-}
 _USUAL = frozenset({"STOP", "MAX_TOKENS", "SAFETY"})
 """Said in full by what they become; of the others a warning says which it was."""
 _MEDIA = frozenset({"inlineData", "fileData"})
@@ -65,7 +50,7 @@ class _Content(msgspec.Struct, gc=False):
 
 
 class _Candidate(msgspec.Struct, gc=False, rename="camel"):
-    index: int | None = 0
+    index: int = 0
     content: _Content | None = None
     finish_reason: str | None = None
 
@@ -83,10 +68,9 @@ class _Usage(msgspec.Struct, gc=False, rename="camel"):
     traffic_type: Any = None
     service_tier: Any = None
 
-    @property
-    def stated(self) -> bool:
-        """A blocked prompt's usage, and that of Vertex before the end, holds other facts but no counts."""
-        return self.prompt_token_count is not None or self.candidates_token_count is not None
+
+_STATED = _Usage.__struct_fields__
+_COUNTS = frozenset(name for name in _STATED if name.endswith("_count"))
 
 
 class _Response(msgspec.Struct, gc=False, rename="camel"):
@@ -98,9 +82,7 @@ class _Response(msgspec.Struct, gc=False, rename="camel"):
     error: Any = None
 
 
-_decode_response = msgspec.json.Decoder(_Response, strict=False).decode
-_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_any = msgspec.json.Decoder().decode
+_decode_response = FieldwiseDecoder(_Response)
 
 
 class ReplyReader:
@@ -115,16 +97,13 @@ class ReplyReader:
         self._warnings = warnings
         """What is known from the request."""
         self._body = ReplyBody()
-        self._usage: _Usage | None = None
+        self._usage = _Usage()
         self._served_as = served_as
         self._model: str | None = None
         self._id: str | None = None
         self._reason: str | None = None
         self._parts = _Parts()
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: list[ToolCallDelta] = []
-        self._calls_made = 0
+        self._output = Output()
         self.stated: Stated | None = None
         self.done = False
         self.error: FleetError | None = None
@@ -141,118 +120,130 @@ class ReplyReader:
             return None
 
     def end(self) -> Chunk | None:
+        chunk = self._absorb(self._body.end(), may_be_cut=True)
         self.done = True
-        return self._absorb(self._body.end(), may_be_cut=True)
+        return chunk
 
     def finish(self) -> Finish:
         said = self._reason or ""
-        reason = _FINISH_REASONS.get(said, "stop")
+        reason = finish_reasons.meaning(said) or "stop"
+        is_usual = said.upper() in _USUAL
+        warnings = self._parts.warnings(self._provider)
         return Finish(
-            finish_reason="tool_calls" if self._calls_made and reason == "stop" else reason,
-            usage=_normalised(self._usage) if self._usage else None,
+            finish_reason=self._output.finish_reason(reason),
+            usage=_normalised(self._usage),
             response_model=self._model,
             response_id=self._id,
             service_tier=self._service_tier(),
             provider_data=self._parts.kept(),
             warnings=(
                 *self._warnings,
-                *self._parts.warnings(self._provider),
-                *(() if said in _USUAL else (f"{self._provider} ended with the finish reason {said[:64]}",)),
+                *warnings,
+                *(() if is_usual else (f"{self._provider} ended with the finish reason {said[:64]}",)),
+                *self._output.warnings(self._provider, reason, explained=bool(warnings) or not is_usual),
             ),
         )
 
     def _absorb(self, events: Sequence[Event], *, may_be_cut: bool = False) -> Chunk | None:
         for event in events:
-            if self.error:
+            if self.error or self.done:
                 break
-            self._take(event.data, may_be_cut=may_be_cut)
-        return self._merged()
+            try:
+                self._take(event.data)
+            except NO_JSON:
+                self._take_no_json(event.data.strip(), may_be_cut=may_be_cut)
+        return self._output.take()
 
-    def _take(self, data: bytes | msgspec.Raw, *, may_be_cut: bool) -> None:
+    def _take_no_json(self, data: bytes, *, may_be_cut: bool) -> None:
+        """Gateways end Gemini's streams like those of OpenAI, and keep them alive with blank events."""
+        self.done = data.startswith(b"[DONE]")
+        if data and not (self.done or may_be_cut):
+            self.error = StreamInterrupted(f"{self._provider} sent an event that is no JSON", provider=self._provider)
+
+    def _take(self, data: bytes | msgspec.Raw) -> None:
+        """Raises one of NO_JSON."""
         try:
             response = _decode_response(data)
-        except NO_JSON:
-            self._take_unknown(data, may_be_cut=may_be_cut)
+        except msgspec.ValidationError:
+            self._take_list(data)
             return
         self._id = self._id or response.response_id
         self._model = self._model or response.model_version
-        if (usage := response.usage_metadata) and usage.stated and usage != self._usage:
-            self._usage = usage
-            self.stated = Stated(_normalised(usage), service_tier=self._service_tier(), response_model=self._model)
+        if response.usage_metadata:
+            self._state(response.usage_metadata)
         feedback = response.prompt_feedback
         if response.error or (feedback and feedback.block_reason and not response.candidates):
-            self.error = self._classify(_decode_any(data))
+            self.error = self._classify(decode_any(data))
             return
         if response.candidates is None and response.usage_metadata is None:
-            self._take_unknown(data, may_be_cut=may_be_cut)
+            self._take_unknown(data)
         for position, candidate in enumerate(response.candidates or ()):
             if not candidate.index:
                 self._take_candidate(candidate, data, position)
 
+    def _state(self, usage: _Usage) -> None:
+        """Running totals; some servers state one count at the beginning only, and zeros for the others at the end."""
+        known, has_changed = self._usage, False
+        for name in _STATED:
+            value = getattr(usage, name)
+            if value and value != getattr(known, name) and (name not in _COUNTS or plausible(value)):
+                setattr(known, name, value)
+                has_changed = True
+        if has_changed and (counted := _normalised(known)):
+            self.stated = Stated(counted, service_tier=self._service_tier(), response_model=self._model)
+
     def _service_tier(self) -> str | None:
         """Gemini's own API names the tier in a header, Vertex the kind of traffic in the usage."""
-        usage = self._usage or _Usage()
-        return _traffic(usage.traffic_type) or service_tier(usage.service_tier or self._served_as)
+        return _traffic(self._usage.traffic_type) or service_tier(self._usage.service_tier or self._served_as)
 
-    def _take_unknown(self, data: bytes | msgspec.Raw, *, may_be_cut: bool) -> None:
-        """A list of replies, as it comes without `alt=sse`, or an error in one of its forms; the rest is skipped."""
-        try:
-            body = _decode_any(data)
-        except NO_JSON:
-            if not may_be_cut:
-                self.error = StreamInterrupted(
-                    f"{self._provider} sent an event that is no JSON", provider=self._provider
-                )
-            return
-        if isinstance(body, list):
-            for item in _decode_list(data):
-                if not self.error:
-                    self._take(item, may_be_cut=may_be_cut)
-        elif isinstance(body, dict) and ("error" in body or "message" in body):
+    def _take_list(self, data: bytes | msgspec.Raw) -> None:
+        """A list of replies, as it comes without `alt=sse`."""
+        body = decode_any(data)
+        for item in body if isinstance(body, list) else ():
+            if isinstance(item, dict) and not self.error:
+                self._take(msgspec.json.encode(item))
+
+    def _take_unknown(self, data: bytes | msgspec.Raw) -> None:
+        """An error in one of its forms; the rest is skipped."""
+        body = decode_any(data)
+        if isinstance(body, dict) and (body.get("error") or body.get("message")):
             self.error = self._classify(body)
-        elif isinstance(body, dict) and "candidates" in body:
-            self.error = StreamInterrupted(f"{self._provider} sent a reply in another form", provider=self._provider)
 
     def _take_candidate(self, candidate: _Candidate, data: bytes | msgspec.Raw, position: int) -> None:
         parts = (candidate.content.parts if candidate.content else None) or ()
         raw: list[Any] | None = None
         for index, part in enumerate(parts):
-            if part.text is not None and part.thought_signature is None:
+            if part.text and part.thought_signature is None and part.function_call is None:
                 if part.thought:
-                    self._reasoning.append(part.text)
+                    self._output.reasoning.append(part.text)
                 else:
-                    self._text.append(part.text)
+                    self._output.text.append(part.text)
                     self._parts.add_text(part.text)
                 continue
             if raw is None:
                 raw = _raw_parts(data, position)
-            self._take_special(part, raw[index])
-        if candidate.finish_reason and candidate.finish_reason != "FINISH_REASON_UNSPECIFIED":
-            self._reason = candidate.finish_reason
+            if isinstance(raw[index], dict):
+                self._take_special(part, raw[index])
+        if candidate.finish_reason:
+            self._end(candidate.finish_reason)
+
+    def _end(self, reason: str) -> None:
+        if finish_reasons.broke_off(reason):
+            self.error = StreamInterrupted(
+                f"{self._provider} broke its reply off ({reason[:64]})", provider=self._provider
+            )
+        elif reason.upper() != "FINISH_REASON_UNSPECIFIED":
+            self._reason = reason
 
     def _take_special(self, part: _Part, raw: dict[str, JsonValue]) -> None:
         """What is more than text."""
         if part.text:
-            (self._reasoning if part.thought else self._text).append(part.text)
-        if part.function_call:
-            self._call(part.function_call)
+            (self._output.reasoning if part.thought else self._output.text).append(part.text)
+        if called := part.function_call:
+            arguments = reply_arguments.of_raw(called.args)
+            call = self._output.add_whole_call(id=called.id, name=called.name, arguments=arguments)
+            raw = _answerable(raw, call)
         self._parts.add(raw)
-
-    def _call(self, call: _FunctionCall) -> None:
-        args = bytes(call.args).decode()
-        self._calls.append(
-            tool_calls.begun(self._calls_made, id=call.id, name=call.name, arguments="{}" if args == "null" else args)
-        )
-        self._calls_made += 1
-
-    def _merged(self) -> Chunk | None:
-        if not (self._text or self._reasoning or self._calls):
-            return None
-        chunk = Chunk(text="".join(self._text), reasoning="".join(self._reasoning), tool_calls=tuple(self._calls))
-        self._text.clear()
-        self._reasoning.clear()
-        self._calls.clear()
-        return chunk if chunk != Chunk() else None
 
 
 class _Parts:
@@ -276,12 +267,13 @@ class _Parts:
             self._media |= {_kind_of_media(part)}
             return
         others = kinds - {"text", "functionCall"}
-        if not kinds and "thoughtSignature" not in part:
+        is_signed = bool(part.get("thoughtSignature"))
+        if not (others or is_signed or "functionCall" in kinds):
             return
         self._end_text()
         self._parts.append(part)
         self._of_its_tools |= others
-        self._needed = self._needed or bool(others) or "thoughtSignature" in part
+        self._needed = self._needed or bool(others) or is_signed
 
     def kept(self) -> dict[str, JsonValue] | None:
         """None when the message says it all."""
@@ -309,13 +301,39 @@ def _kind_of_media(part: dict[str, JsonValue]) -> str:
     return "media"
 
 
-def _normalised(usage: _Usage) -> Usage:
-    """Input and output as totals; Gemini counts tool results and thoughts apart."""
+def _answerable(part: dict[str, Any], call: ToolCallDelta | None) -> dict[str, Any]:
+    """A part as it was, but without a call that agents did not get, and with a name and arguments that can go back."""
+    made = part["functionCall"]
+    rest = {name: value for name, value in part.items() if name != "functionCall"}
+    if call is None:
+        return {"text": "", **rest}
+    if not (made.get("name") and isinstance(made["name"], str)):
+        made = {**made, "name": call.name}
+    if not isinstance(made.get("args", {}), dict):
+        made = {**made, "args": _object(call.arguments or "")}
+    return {**rest, "functionCall": made}
+
+
+def _object(arguments: str) -> dict[str, Any]:
+    try:
+        value = decode_any(arguments.encode())
+    except NO_JSON:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _normalised(usage: _Usage) -> Usage | None:
+    """Input and output as totals; Gemini counts tool results and thoughts apart. None: nothing was counted."""
+    given = (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0)
     thoughts = usage.thoughts_token_count or 0
+    output = (usage.candidates_token_count or 0) + thoughts
+    cached = usage.cached_content_token_count or 0
+    if not (given or output or cached):
+        return None
     return Usage(
-        input_tokens=(usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0),
-        output_tokens=(usage.candidates_token_count or 0) + thoughts,
-        cache_read_tokens=usage.cached_content_token_count or 0,
+        input_tokens=given,
+        output_tokens=output,
+        cache_read_tokens=cached,
         reasoning_tokens=thoughts,
         source=UsageSource.VENDOR,
     )
@@ -330,4 +348,4 @@ def _traffic(kind: Any) -> str | None:
 
 def _raw_parts(data: bytes | msgspec.Raw, position: int) -> list[Any]:
     """The parts of the candidate at `position` with all their fields."""
-    return _decode_any(data)["candidates"][position]["content"]["parts"]
+    return decode_any(data)["candidates"][position]["content"]["parts"]
