@@ -1,9 +1,11 @@
 """Replies in the format of Anthropic's Messages API, streamed and whole."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from anthropic.types import StopReason
+from anthropic.types.beta import BetaStopReason
 
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage
@@ -49,7 +51,7 @@ def call(*fragments: str, index: int = 0, **fields: Any) -> list[dict[str, Any]]
     )
 
 
-def stop(reason: str | None = "end_turn", *, details: Any = None, **usage: Any) -> list[dict[str, Any]]:
+def stop(reason: Any = "end_turn", *, details: Any = None, **usage: Any) -> list[dict[str, Any]]:
     delta = {"stop_reason": reason, "stop_sequence": None, "stop_details": details}
     return [
         {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 9, **usage}},
@@ -58,10 +60,18 @@ def stop(reason: str | None = "end_turn", *, details: Any = None, **usage: Any) 
 
 
 def read(*events: dict[str, Any]) -> tuple[AssistantMessage, Finish]:
+    return read_stream(sse(*events))
+
+
+def read_stream(data: bytes) -> tuple[AssistantMessage, Finish]:
     """Read at once, and byte by byte, which must not differ."""
-    found = [_read(sse(*events), size) for size in (1, 1_000_000)]
+    found = [_read(data, size) for size in (1, 1_000_000)]
     assert found[0] == found[1]
     return found[0]
+
+
+def without(field: str, *events: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in event.items() if name != field} for event in events]
 
 
 def _read(data: bytes, size: int) -> tuple[AssistantMessage, Finish]:
@@ -78,6 +88,11 @@ def _read(data: bytes, size: int) -> tuple[AssistantMessage, Finish]:
 
 def calls_of(message: AssistantMessage) -> list[tuple[str, str, str]]:
     return [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+
+
+def blocks_of(finish: Finish) -> list[dict[str, Any]]:
+    data: Any = finish.provider_data
+    return data["anthropic"]["content"]
 
 
 def test_what_came_together_is_one_chunk() -> None:
@@ -107,10 +122,33 @@ def test_plain_replies_need_nothing_back() -> None:
         ([""], {}, "{}"),
         ([], {}, "{}"),
         ([], {"x": 1}, '{"x":1}'),
+        ([], '{"x": 1}', '{"x": 1}'),
+        ([], None, "{}"),
+        ([], "null", "{}"),
+        ([], [], "{}"),
+        (['{"x"', ": 1}"], {"x": 2}, '{"x": 1}'),
+        (["null"], {}, "{}"),
+        (["n", "ul", "l"], {}, "{}"),
+        ([" "], {}, "{}"),
+        (["n", "o"], {}, "no"),
     ],
-    ids=["in fragments", "without arguments", "without fragments", "whole at its beginning"],
+    ids=[
+        "in fragments",
+        "without arguments",
+        "without fragments",
+        "whole at its beginning",
+        "a text at its beginning",
+        "null at its beginning",
+        "the text null at its beginning",
+        "a list at its beginning",
+        "at its beginning and in fragments",
+        "null",
+        "null in fragments",
+        "blank",
+        "no object",
+    ],
 )
-def test_puts_tool_calls_together(fragments: list[str], given: dict[str, Any], arguments: str) -> None:
+def test_puts_tool_calls_together(fragments: list[str], given: Any, arguments: str) -> None:
     message, finish = read(
         start(), *text("a"), *call(*fragments, index=1, input=given), *call(index=2), *stop("tool_use")
     )
@@ -121,6 +159,136 @@ def test_puts_tool_calls_together(fragments: list[str], given: dict[str, Any], a
 def test_a_call_without_its_stop_is_whole_at_the_end() -> None:
     message, _ = read(start(), *call()[:-1], *stop("tool_use"))
     assert calls_of(message) == [("toolu_0", "f", "{}")]
+
+
+def test_a_call_without_an_input_has_what_its_fragments_say() -> None:
+    begun, *rest = call('{"x": 1}')
+    begun["content_block"] = {"type": "tool_use", "id": "toolu_0", "name": "f"}
+    assert calls_of(read(start(), begun, *rest, *stop("tool_use"))[0]) == [("toolu_0", "f", '{"x": 1}')]
+
+
+@pytest.mark.parametrize("given", [{"x": 1}, '{"x":1}'])
+def test_a_fragment_may_be_the_object_itself(given: Any) -> None:
+    whole = block({"type": "input_json_delta", "partial_json": given}, type="tool_use", id="t1", name="f", input={})
+    assert calls_of(read(start(), *whole, *stop("tool_use"))[0]) == [("t1", "f", '{"x":1}')]
+
+
+@pytest.mark.parametrize("fields", [{}, {"id": "", "name": None}, {"name": "", "input": {}}, {"input": "null"}])
+def test_a_blank_call_is_none(fields: dict[str, Any]) -> None:
+    blank = block(index=1, type="tool_use", **fields)
+    message, finish = read(start(), *text("a"), *blank, *stop())
+    assert (message.tool_calls, finish.finish_reason, finish.warnings) == (None, "stop", ("before",))
+
+
+@pytest.mark.parametrize("name", ["", None, 7])
+def test_a_call_without_a_name_is_passed_on_with_a_warning(name: Any) -> None:
+    message, finish = read(start(), *call('{"x": 1}', name=name), *stop("tool_use"))
+    assert calls_of(message) == [("toolu_0", "unnamed", '{"x": 1}')]
+    assert finish.warnings == ("before", "anthropic made a tool call without a name")
+
+
+def test_two_calls_under_one_id_are_told_apart_also_when_they_come_back() -> None:
+    messages = reader()
+    thoughts = block({"type": "signature_delta", "signature": "s"}, type="thinking", thinking="")
+    stream = (start(), *thoughts, *call(index=1, id="t1"), *call(index=2, id="t1"), *stop("tool_use"))
+    chunk = messages.feed(sse(*stream))
+    assert chunk
+    first, second = [delta.id for delta in chunk.tool_calls]
+    assert (first, first != second) == ("t1", True)
+    assert [each["id"] for each in blocks_of(messages.finish())[1:]] == [first, second]
+
+
+def test_an_id_may_be_a_number() -> None:
+    assert calls_of(read(start(), *call(id=7), *stop("tool_use"))[0]) == [("7", "f", "{}")]
+
+
+def test_a_call_that_is_announced_twice_is_one() -> None:
+    begun, *rest = call('{"x": 1}')
+    assert calls_of(read(start(), begun, begun, *rest, *stop("tool_use"))[0]) == [("toolu_0", "f", '{"x": 1}')]
+
+
+@pytest.mark.parametrize("odd", [None, "one", []])
+def test_blocks_without_an_index_follow_one_another(odd: Any) -> None:
+    thoughts = block({"type": "signature_delta", "signature": "s"}, type="thinking", thinking="")
+    events = [*thoughts, *text("a"), *call('{"x": 1}', id="t1"), *call(id="t2", input={"y": 2})]
+    for stream in (without("index", *events), [{**event, "index": odd} for event in events], events):
+        message, finish = read(start(), *stream, *stop("tool_use"))
+        assert calls_of(message) == [("t1", "f", '{"x": 1}'), ("t2", "f", '{"y":2}')]
+        assert [each["type"] for each in blocks_of(finish)] == ["thinking", "text", "tool_use", "tool_use"]
+
+
+def test_only_the_beginnings_may_lack_their_index() -> None:
+    events = [*text("a"), *call('{"x": 1}', index=1, id="t1"), *call('{"y": 2}', index=2, id="t2")]
+    bare = [without("index", each)[0] if each["type"] == "content_block_start" else each for each in events]
+    message, _ = read(start(), *bare, *stop("tool_use"))
+    assert calls_of(message) == [("t1", "f", '{"x": 1}'), ("t2", "f", '{"y": 2}')]
+
+
+def test_blocks_without_a_beginning_are_what_their_deltas_say() -> None:
+    thoughts = block(
+        {"type": "thinking_delta", "thinking": "Hm"}, {"type": "signature_delta", "signature": "s"}, type="thinking"
+    )
+    events = [*thoughts, *text("a", index=1), *call('{"x": 1}', index=2)]
+    unannounced = [each for each in events if "content_block" not in each]
+    message, finish = _read(sse(start(), *unannounced, *stop("tool_use")), 1_000_000)
+    assert (message.reasoning, message.content) == ("Hm", "a")
+    ((made, name, arguments),) = calls_of(message)
+    assert (name, arguments) == ("unnamed", '{"x": 1}')
+    assert finish.provider_data == {
+        "anthropic": {
+            "content": [
+                {"type": "thinking", "thinking": "Hm", "signature": "s"},
+                {"type": "text", "text": "a"},
+                {"type": "tool_use", "id": made, "name": "unnamed", "input": {"x": 1}},
+            ]
+        }
+    }
+
+
+@pytest.mark.parametrize("odd", [None, 7, []])
+def test_a_block_or_delta_without_a_type_is_what_its_fields_say(odd: Any) -> None:
+    events = [*text("a"), *block({"type": odd, "text": "b"}, type=odd, text=""), *call('{"x": 1}', index=1, type=odd)]
+    for stream in (
+        events,
+        [{**each, "delta": {**each["delta"], "type": odd}} if "delta" in each else each for each in events],
+    ):
+        message, _ = read(start(), *stream, *stop("tool_use"))
+        assert (message.content, calls_of(message)) == ("ab", [("toolu_1", "f", '{"x": 1}')])
+
+
+def test_events_are_read_by_their_type_or_else_by_their_name() -> None:
+    events = [start(), *text("a"), *call('{"x": 1}', index=1), *stop("tool_use")]
+    nameless = b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events)
+    typeless = "".join(f"event: {each['type']}\ndata: {json.dumps(without('type', each)[0])}\n\n" for each in events)
+    assert read_stream(nameless) == read_stream(typeless.encode()) == read(*events)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "content_block_delta", "index": 0, "delta": None},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": None}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": ["b"]}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": 7}},
+        {"type": "content_block_start", "index": 1, "content_block": "text"},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": 5}},
+        {"type": "content_block_stop", "index": {}},
+        {"type": "message_start", "message": None},
+        {"type": "message_delta", "delta": None, "usage": "none"},
+        {"type": "message_delta", "delta": "end_turn", "usage": None},
+    ],
+    ids=json.dumps,
+)
+def test_an_odd_event_is_left_out_alone(odd: dict[str, Any]) -> None:
+    assert read(start(), *text("a"), odd, *text("c", index=2), *stop()) == read(
+        start(), *text("a"), *text("c", index=2), *stop()
+    )
+
+
+def test_what_only_a_strict_reader_refuses_is_read() -> None:
+    halves = text("a\ud83d", "\ude00b")
+    assert read(start(), *halves, *stop())[0].content == "a\ufffd\ufffdb"
+    assert read_stream(sse(start(), *text("a?"), *stop()).replace(b"a?", b"a\xf0\x9f"))[0].content == "a\ufffd"
 
 
 def test_thoughts_are_kept_with_their_signatures() -> None:
@@ -217,12 +385,76 @@ def test_blocks_of_later_versions_grow_too() -> None:
         ("compaction", "stop", True),
         ("something_new", "stop", True),
         (None, "stop", True),
+        (7, "stop", True),
+        ("tool_use", "stop", True),
+        ("END_TURN", "stop", False),
+        ("stop", "stop", False),
+        ("length", "length", False),
+        ("MAX_TOKENS", "length", False),
+        ("tool_calls", "stop", True),
+        ("content_filter", "content_filter", False),
+        ("content-filter", "content_filter", False),
+        ("sensitive", "content_filter", False),
+        ("SAFETY", "content_filter", False),
     ],
 )
-def test_says_why_it_ended(said: str | None, meant: str, warns: bool) -> None:
+def test_says_why_it_ended(said: Any, meant: str, warns: bool) -> None:
     _, finish = read(start(), *text("a"), *stop(said))
     assert finish.finish_reason == meant
     assert (len(finish.warnings) > 1) is warns
+
+
+def test_every_stop_reason_of_the_sdk_is_known() -> None:
+    for said in {*get_args(StopReason), *get_args(BetaStopReason)}:
+        assert not any("unknown" in warning for warning in read(start(), *text("a"), *stop(said))[1].warnings)
+
+
+@pytest.mark.parametrize("said", ["end_turn", "stop", "tool_use", "tool_calls", "something_new", None])
+def test_calls_end_a_turn_whatever_the_server_says(said: str | None) -> None:
+    assert read(start(), *call(), *stop(said))[1].finish_reason == "tool_calls"
+
+
+def test_an_end_for_a_tool_without_a_call_is_said() -> None:
+    _, finish = read(start(), *text("a"), *stop("tool_use"))
+    assert finish.warnings == ("before", "anthropic ended for a tool call and made none")
+
+
+def test_an_empty_answer_is_said() -> None:
+    thoughts = block({"type": "thinking_delta", "thinking": "Hm"}, type="thinking", thinking="")
+    for events in ([], text(), thoughts):
+        assert read(start(), *events, *stop())[1].warnings == ("before", "anthropic gave an empty answer")
+    assert len(read(start(), *stop("pause_turn"))[1].warnings) == 2
+    assert read(start(), *stop("max_tokens"))[1].warnings == ("before",)
+
+
+@pytest.mark.parametrize("said", ["network_error", "error", "abort"])
+def test_a_reply_that_broke_off_is_interrupted(said: str) -> None:
+    messages = reader()
+    messages.feed(sse(start(), *text("a"), *stop(said)))
+    assert messages.error
+    assert (messages.error.code, messages.finished) == (ErrorCode.STREAM_INTERRUPTED, False)
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b"data:  [DONE] \n\n", b"data: [DONE]"])
+def test_the_end_of_another_format_is_one_after_a_reason(end: bytes) -> None:
+    messages = reader()
+    messages.feed(sse(start(), *call(input={"x": 1})[:1], *stop("tool_use")[:1]) + end)
+    chunk = messages.end()
+    assert (messages.finished, messages.error) == (True, None)
+    assert chunk is None or chunk.tool_calls[0].arguments == '{"x":1}'
+
+
+def test_the_end_of_another_format_without_a_reason_is_an_interruption() -> None:
+    messages = reader()
+    messages.feed(sse(start(), *text("a")) + b"data: [DONE]\n\n")
+    assert messages.error
+    assert messages.error.code == ErrorCode.STREAM_INTERRUPTED
+
+
+@pytest.mark.parametrize("blank", [b"event: ping\ndata: \n\n", b"event: keepalive\ndata: ok\n\n", b"data: {}\n\n"])
+def test_what_keeps_a_stream_alive_is_skipped(blank: bytes) -> None:
+    message, _ = read_stream(blank + sse(start(), *text("a")) + blank + sse(*stop()))
+    assert message.content == "a"
 
 
 def test_a_refusal_has_its_explanation() -> None:
@@ -238,8 +470,29 @@ def test_a_refusal_has_its_explanation() -> None:
         ({"cache_read_input_tokens": 1000, "cache_creation_input_tokens": 100}, {}, (1103, 9, 1000, 100, 0)),
         ({"cache_read_input_tokens": 1000}, {"input_tokens": 50, "cache_read_input_tokens": 0}, (50, 9, 0, 0, 0)),
         ({}, {"output_tokens_details": {"thinking_tokens": 4}}, (3, 9, 0, 0, 4)),
+        ({"cache_read_input_tokens": 7}, {"input_tokens": 0, "cache_read_input_tokens": 0}, (10, 9, 7, 0, 0)),
+        ({"cache_read_input_tokens": 7}, {"input_tokens": 3, "cache_read_input_tokens": 0}, (10, 9, 7, 0, 0)),
+        ({"input_tokens": 0, "output_tokens": 0}, {"input_tokens": 8, "cache_read_input_tokens": 2}, (10, 9, 2, 0, 0)),
+        ({"input_tokens": "8"}, {"output_tokens": "5"}, (8, 5, 0, 0, 0)),
+        ({"input_tokens": 8.0}, {"output_tokens": 4.6}, (8, 5, 0, 0, 0)),
+        ({"cache_read_input_tokens": -5}, {"cache_creation_input_tokens": 2**64 - 1}, (3, 9, 0, 0, 0)),
+        ({"input_tokens": 8}, {"input_tokens": -1, "cache_creation": [], "iterations": {}}, (8, 9, 0, 0, 0)),
+        ({"input_tokens": 8}, {"input_tokens": None, "output_tokens_details": "none"}, (8, 9, 0, 0, 0)),
     ],
-    ids=["in two places", "cached", "the last counts", "thinking"],
+    ids=[
+        "in two places",
+        "cached",
+        "another prompt at the end",
+        "thinking",
+        "zeros at the end",
+        "the same prompt at the end, its cache unknown",
+        "zeros at the start",
+        "as texts",
+        "with fractions",
+        "impossible",
+        "impossible at the end",
+        "odd at the end",
+    ],
 )
 def test_usage_is_a_total(at_start: Any, at_end: Any, usage: tuple[int, ...]) -> None:
     _, finish = read(start(**at_start), *text("a"), *stop(**at_end))
@@ -247,10 +500,36 @@ def test_usage_is_a_total(at_start: Any, at_end: Any, usage: tuple[int, ...]) ->
     assert finish.usage == Usage(source=UsageSource.VENDOR, **dict(zip(names, usage, strict=True)))
 
 
-def test_usage_without_its_end_is_none() -> None:
+@pytest.mark.parametrize(
+    "stated",
+    [None, "", [], {}, {"output_tokens": None}, {"output_tokens": 0}, {"output_tokens": -1}, {"input_tokens": 3}],
+)
+def test_usage_without_its_end_is_none(stated: Any) -> None:
     """One output token, as the start says, would be a wrong bill."""
-    delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
-    assert read(start(), *text("a"), delta, {"type": "message_stop"})[1].usage is None
+    delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": stated}
+    messages = reader()
+    messages.feed(sse(start(), *text("a"), delta, {"type": "message_stop"}))
+    assert messages.finish().usage is None
+    assert messages.stated == Stated(
+        Usage(source=UsageSource.VENDOR, input_tokens=3, output_tokens=1), response_model="m1"
+    )
+
+
+def test_nothing_but_zeros_is_no_usage() -> None:
+    zeros = {"input_tokens": 0, "output_tokens": 0, "cache_read_input_tokens": 0}
+    messages = reader()
+    messages.feed(sse(start(**zeros), *text("a"), *stop(**zeros)))
+    assert messages.finish().usage is None
+    assert messages.stated
+    assert messages.stated.usage is None
+
+
+def test_zeros_after_the_end_change_nothing() -> None:
+    zeros = {"type": "message_delta", "delta": {}, "usage": {"input_tokens": 0, "output_tokens": 0}}
+    end, marker = stop()
+    _, finish = read(start(), *text("a"), end, zeros, marker)
+    assert finish.usage == Usage(source=UsageSource.VENDOR, input_tokens=3, output_tokens=9)
+    assert finish.finish_reason == "stop"
 
 
 def test_cache_writes_of_an_hour_are_told_apart() -> None:
@@ -300,6 +579,7 @@ def test_what_a_fallback_model_said_is_its_own_part_of_the_usage() -> None:
 
 def test_a_refusal_before_any_output_is_not_billed() -> None:
     assert read(start(), *stop("refusal"))[1].usage == Usage(source=UsageSource.VENDOR)
+    assert read(start(), *stop("refusal", output_tokens=0))[1].usage == Usage(source=UsageSource.VENDOR)
     assert read(start(), *text("a"), *stop("refusal"))[1].usage == Usage(
         source=UsageSource.VENDOR, input_tokens=3, output_tokens=9
     )
@@ -316,6 +596,7 @@ def test_a_refusal_before_any_output_is_not_billed() -> None:
         ({"service_tier": "batch", "inference_geo": "us"}, "batch+us"),
         ({"service_tier": 7}, "unknown"),
         ({"service_tier": "x" * 1000}, "unknown"),
+        ({"service_tier": None, "speed": ""}, None),
     ],
 )
 def test_the_service_tier_is_what_the_vendor_served(usage: dict[str, Any], tier: str | None) -> None:
@@ -383,6 +664,41 @@ def test_a_whole_reply_is_understood() -> None:
     finish = messages.finish()
     assert (finish.finish_reason, finish.response_model) == ("tool_calls", "m1")
     assert finish.provider_data == {"anthropic": {"content": message["content"]}}
+
+
+@pytest.mark.parametrize(
+    ("odd", "content", "calls"),
+    [
+        ({"content": "a"}, "a", 0),
+        ({"content": [None, "b", {"type": "text", "text": "a"}, {"type": "text", "text": None}]}, "a", 0),
+        ({"type": None, "id": 7, "usage": []}, "a", 1),
+        ({"stop_reason": []}, "a", 1),
+        ({"content": None}, None, 0),
+    ],
+    ids=["a text as content", "odd blocks", "odd fields", "no reason", "nothing"],
+)
+def test_an_odd_whole_reply_is_understood(odd: dict[str, Any], content: str | None, calls: int) -> None:
+    usual = [{"type": "text", "text": "a"}, {"type": "tool_use", "id": "t1", "name": "f", "input": {}}]
+    messages, gathering = reader(), Gathering()
+    messages.feed(json.dumps({"type": "message", "content": usual, "stop_reason": "end_turn", **odd}).encode())
+    if chunk := messages.end():
+        gathering.add(chunk)
+    message = gathering.message(messages.finish().provider_data)
+    assert (message.content, len(message.tool_calls or ()), messages.finished) == (content, calls, True)
+
+
+def test_a_whole_error_is_one() -> None:
+    messages = reader()
+    messages.feed(b'{"type": "error", "error": {"type": "overloaded_error", "message": "x"}, "content": []}')
+    messages.end()
+    assert messages.error
+    assert messages.error.code == ErrorCode.OVERLOADED
+
+
+def test_a_chunk_says_how_many_pieces_it_is() -> None:
+    chunk = reader().feed(sse(start(), *text("a", "b", ""), *call('{"x"', ": 1}", index=1), *call(index=2)))
+    assert chunk
+    assert chunk.pieces == 2 + 3 + 1
 
 
 def test_a_whole_reply_that_is_cut_is_not_finished() -> None:

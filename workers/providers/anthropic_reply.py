@@ -13,27 +13,28 @@ import msgspec
 from pydantic import JsonValue
 
 from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
-from contracts.events import FinishReason, ToolCallDelta
+from contracts.events import FinishReason
 from contracts.usage import Usage, UsagePart, UsageSource
-from workers.providers import tool_calls
+from workers.providers import finish_reasons, reply_arguments
 from workers.providers.anthropic_request import PROVIDER, arguments_object
 from workers.providers.base import Chunk, Finish, Stated, service_tier
-from workers.providers.json_text import NO_JSON
+from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
+from workers.providers.output import Output
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
+from workers.providers.token_counts import plausible
 from workers.providers.vendor_errors import Classify
 
-_FINISH_REASONS: dict[str, FinishReason] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",
-    "compaction": "stop",
-    "tool_use": "tool_calls",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "content_filter",
-}
 _TO_BE_CONTINUED = frozenset({"pause_turn", "compaction"})
+_KEEP_ALIVES = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
+"""Events that say nothing, whatever a gateway puts into them."""
+_BLOCK_OF_DELTA = {
+    "text_delta": "text",
+    "citations_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "thinking",
+    "input_json_delta": "tool_use",
+}
 
 _OUTSIDE = frozenset({"compaction", "advisor_message"})
 """Iterations that are billed beside the usage of the reply."""
@@ -45,7 +46,8 @@ class _Delta(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     thinking: str | None = None
-    partial_json: str | None = None
+    partial_json: Any = None
+    """A text; from some gateways the object itself."""
     signature: str | None = None
     citation: Any = None
     stop_reason: str | None = None
@@ -89,7 +91,7 @@ class _Message(msgspec.Struct, gc=False):
     id: str | None = None
     type: str | None = None
     model: str | None = None
-    content: list[dict[str, Any]] | None = None
+    content: Any = None
     stop_reason: str | None = None
     stop_details: Any = None
     usage: _Usage | None = None
@@ -97,42 +99,43 @@ class _Message(msgspec.Struct, gc=False):
 
 class _Event(msgspec.Struct, gc=False):
     type: str | None = None
-    index: int = 0
+    index: int | None = None
     delta: _Delta | None = None
     content_block: dict[str, Any] | None = None
     message: _Message | None = None
     usage: _Usage | None = None
+    error: Any = None
 
 
-_decode_event = msgspec.json.Decoder(_Event, strict=False).decode
-_decode_message = msgspec.json.Decoder(_Message, strict=False).decode
-_decode_any = msgspec.json.Decoder().decode
+_decode_event = FieldwiseDecoder(_Event)
+_decode_message = FieldwiseDecoder(_Message)
 
 
 @dataclass(slots=True)
 class _Block:
     """A content block as it grows."""
 
+    index: int | None
+    kind: str
     fields: dict[str, Any]
     """As it began, and what came whole since."""
+    closed: bool = False
     call: int | None = None
     """Which tool call it is."""
     texts: list[str] = field(default_factory=list[str])
     thoughts: list[str] = field(default_factory=list[str])
     signature: list[str] = field(default_factory=list[str])
     input: list[str] = field(default_factory=list[str])
-
-    @property
-    def kind(self) -> str:
-        return str(self.fields.get("type"))
+    held_back: int = 0
+    """How many fragments of `input` have not been passed on."""
 
     def whole(self) -> dict[str, Any]:
         block = dict(self.fields)
         for name, parts in (("text", self.texts), ("thinking", self.thoughts), ("signature", self.signature)):
-            if parts:
-                block[name] = (block.get(name) or "") + "".join(parts)
+            if parts or name in block:
+                block[name] = _text(block.get(name)) + "".join(parts)
         if self.input:
-            block["input"] = arguments_object("".join(self.input))
+            block["input"] = arguments_object(reply_arguments.of_value("".join(self.input)))
         return block
 
 
@@ -141,20 +144,17 @@ class MessageReader:
 
     def __init__(self, *, classify: Classify, warnings: Sequence[str] = ()) -> None:
         self._classify = classify
-        self._warnings = list(warnings)
+        self._warnings = tuple(warnings)
         self._body = ReplyBody()
         self._id: str | None = None
         self._model: str | None = None
         self._reason: str | None = None
         self._usage = _Usage()
         self._usage_is_final = False
-        self._blocks: dict[int, _Block] = {}
-        self._calls = 0
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._refusal: list[str] = []
-        self._new_calls: dict[int, ToolCallDelta] = {}
-        """What of the calls has not been passed on yet."""
+        self._blocks: list[_Block] = []
+        self._by_index: dict[int | None, _Block] = {}
+        """The newest block of each index; of None the newest of all, for servers that give no index."""
+        self._output = Output()
         self.stated: Stated | None = None
         self.done = False
         self.error: FleetError | None = None
@@ -174,143 +174,203 @@ class MessageReader:
         return self._absorb(self._body.end(), may_be_cut=True)
 
     def finish(self) -> Finish:
+        reason, warnings = self._finish_reason()
         return Finish(
-            finish_reason=self._finish_reason(),
-            usage=self._billed() if self._usage_is_final else None,
+            finish_reason=reason,
+            usage=self._billed() if self._usage_is_final or self._refused_at_once else None,
             response_model=self._model,
             response_id=self._id,
             service_tier=self._usage.served_as,
             provider_data=self._provider_data(),
-            warnings=tuple(self._warnings),
+            warnings=(*self._warnings, *warnings),
         )
 
     def _absorb(self, events: Sequence[Event], *, may_be_cut: bool = False) -> Chunk | None:
         for event in events:
             try:
-                self._take(event)
+                if self._body.is_json:
+                    self._take_message(event)
+                else:
+                    self._take_event(event)
+            except msgspec.ValidationError:
+                self._take_unknown(event)
             except NO_JSON:
-                if not may_be_cut:
-                    self.error = StreamInterrupted(f"{PROVIDER} sent an event that is no JSON", provider=PROVIDER)
+                self._take_no_json(event, may_be_cut=may_be_cut)
             if self.error or self.done:
                 break
-        return self._merged()
-
-    def _take(self, event: Event) -> None:
-        """Raises msgspec.DecodeError when it is no JSON."""
-        try:
-            if self._body.is_json:
-                self._take_message(event)
-            else:
-                self._take_event(event)
-        except msgspec.ValidationError:
-            self._take_unknown(event)
+        return self._output.take()
 
     def _take_event(self, event: Event) -> None:
+        """Raises one of NO_JSON; msgspec.ValidationError when it is no object."""
         said = _decode_event(event.data)
-        match said.type:
-            case "content_block_delta" if said.delta:
-                self._continue(said.index, said.delta, event)
-            case "content_block_start" if said.content_block is not None:
-                self._begin(said.index, said.content_block)
+        match said.type or event.name:
+            case "content_block_delta":
+                if said.delta:
+                    self._continue(said.index, said.delta, event)
+            case _ if said.error:
+                self._take_unknown(event)
+            case "content_block_start":
+                if said.content_block is not None:
+                    self._begin(said.index, said.content_block)
             case "content_block_stop":
-                self._close(said.index)
-            case "message_start" if said.message:
-                self._id, self._model = said.message.id, said.message.model
-                self._state(said.message.usage)
+                if block := self._by_index.get(said.index):
+                    self._close(block)
+            case "message_start":
+                if said.message:
+                    self._take_head(said.message)
             case "message_delta":
                 self._state(said.usage, final=True)
                 if said.delta:
                     self._stop(said.delta.stop_reason, said.delta.stop_details)
             case "message_stop":
-                for index in self._blocks:
-                    self._close(index)
-                self.done = True
-            case "error" | None:
+                self._end()
+            case "error" | "":
                 self._take_unknown(event)
             case _:
                 pass
 
     def _take_message(self, event: Event) -> None:
+        """A whole reply. Raises as `_take_event`."""
         message = _decode_message(event.data)
-        if message.type != "message":
+        if message.type == "error" or (message.content is None and message.stop_reason is None):
             self._take_unknown(event)
             return
-        self._id, self._model = message.id, message.model
-        for index, block in enumerate(message.content or ()):
+        self._take_head(message, final=True)
+        for index, block in enumerate(_blocks(message.content)):
             self._begin(index, block)
-            self._close(index)
-        self._state(message.usage, final=True)
         self._stop(message.stop_reason, message.stop_details)
-        self.done = True
+        self._end()
+
+    def _take_head(self, message: _Message, *, final: bool = False) -> None:
+        self._id = message.id or self._id
+        self._model = message.model or self._model
+        self._state(message.usage, final=final)
 
     def _take_unknown(self, event: Event) -> None:
         """An error in one of its forms; what is neither that nor an event of the API (a proxy's own) is skipped."""
-        body = _decode_any(event.data)
+        body = decode_any(event.data)
         if event.name == "error" or (isinstance(body, dict) and body.get("error")):
             self.error = self._classify(body)
 
-    def _begin(self, index: int, fields: dict[str, Any]) -> None:
-        block = self._blocks[index] = _Block(fields)
-        match fields:
-            case {"type": "text", "text": str(text)}:
-                self._text.append(text)
-            case {"type": "thinking", "thinking": str(thinking)}:
-                self._reasoning.append(thinking)
-            case {"type": "tool_use"}:
-                block.call = self._calls
-                self._calls += 1
-                self._new_calls[block.call] = tool_calls.begun(
-                    block.call, id=str(fields.get("id") or ""), name=str(fields.get("name") or ""), arguments=None
-                )
+    def _take_no_json(self, event: Event, *, may_be_cut: bool) -> None:
+        """Gateways to other vendors end a reply with `[DONE]`, some in place of `message_stop`."""
+        if event.data.strip().startswith(b"[DONE]"):
+            if self._reason:
+                self._end()
+            else:
+                self.error = StreamInterrupted(f"{PROVIDER} ended without a stop_reason", provider=PROVIDER)
+        elif event.name == "error":
+            self.error = self._classify(None)
+        elif event.data.strip() and event.name not in _KEEP_ALIVES and not may_be_cut:
+            self.error = StreamInterrupted(f"{PROVIDER} sent an event that is no JSON", provider=PROVIDER)
+
+    def _begin(self, index: int | None, fields: dict[str, Any]) -> None:
+        before = self._by_index.get(index)
+        if before and not before.closed:
+            if before.call is not None and _id(fields) == before.fields["id"]:
+                return  # announced twice
+            self._close(before)
+        kind = _kind(fields)
+        block = self._add(_Block(index, kind, {**fields, "type": kind}))
+        match kind:
+            case "text" if text := _text(fields.get("text")):
+                self._output.text.append(text)
+            case "thinking" if thinking := _text(fields.get("thinking")):
+                self._output.reasoning.append(thinking)
+            case "tool_use" if _id(fields) or _text(fields.get("name")):
+                self._begin_call(block)
             case _:
                 pass
 
-    def _continue(self, index: int, delta: _Delta, event: Event) -> None:
-        block = self._blocks.get(index)
-        if block is None:
-            block = self._blocks[index] = _Block({"type": (delta.type or "").removesuffix("_delta")})
-        match delta.type:
-            case "text_delta":
+    def _add(self, block: _Block) -> _Block:
+        self._blocks.append(block)
+        self._by_index[block.index] = self._by_index[None] = block
+        return block
+
+    def _begin_call(self, block: _Block) -> int:
+        """The block gets the call's id and name, so that they agree when it comes back with the call's result."""
+        call = self._output.begin_call(id=_id(block.fields), name=_text(block.fields.get("name")))
+        block.fields |= {"id": call.id, "name": call.name}
+        block.call = call.index
+        return call.index
+
+    def _continue(self, index: int | None, delta: _Delta, event: Event) -> None:
+        kind = delta.type or _kind_of_delta(delta)
+        block = self._by_index.get(index) or self._unannounced(index, kind)
+        match kind:
+            case "text_delta" | "text":
                 if delta.text:
                     block.texts.append(delta.text)
-                    self._text.append(delta.text)
-            case "thinking_delta":
+                    self._output.text.append(delta.text)
+            case "thinking_delta" | "thinking":
                 if delta.thinking:
                     block.thoughts.append(delta.thinking)
-                    self._reasoning.append(delta.thinking)
+                    self._output.reasoning.append(delta.thinking)
             case "input_json_delta":
-                if delta.partial_json:
-                    block.input.append(delta.partial_json)
-                    self._add_arguments(block, delta.partial_json)
+                self._continue_input(index, block, delta.partial_json)
             case "signature_delta":
                 block.signature.append(delta.signature or "")
             case "citations_delta":
-                block.fields["citations"] = [*(block.fields.get("citations") or ()), delta.citation]
+                before = block.fields.get("citations")
+                block.fields["citations"] = [*(before if isinstance(before, list) else ()), delta.citation]
             case _:
-                _grow(block.fields, _decode_any(event.data)["delta"])
+                _grow(block.fields, decode_any(event.data)["delta"])
 
-    def _close(self, index: int) -> None:
+    def _unannounced(self, index: int | None, kind: str) -> _Block:
+        """The block of an index that began none: the newest, if that has no index yet; else what its deltas say."""
+        newest = self._by_index.get(None)
+        if newest and newest.index is None:
+            newest.index = index
+            self._by_index[index] = newest
+            return newest
+        block_kind = _BLOCK_OF_DELTA.get(kind) or kind.removesuffix("_delta")
+        return self._add(_Block(index, block_kind, {"type": block_kind}))
+
+    def _continue_input(self, index: int | None, block: _Block, given: Any) -> None:
+        """No part of `null` goes out before it is clear that it is not the whole input: servers say so for `{}`."""
+        fragment = reply_arguments.of_value(given) if isinstance(given, dict) else _text(given)
+        if not given or not fragment:
+            return
+        if block.kind in ("text", "thinking"):
+            block = self._add(_Block(index, "tool_use", {"type": "tool_use"}))
+        block.input.append(fragment)
+        if block.kind != "tool_use":
+            return
+        if block.held_back or len(block.input) == 1:
+            block.held_back += 1
+            fragment = "".join(block.input)
+            if "null".startswith(fragment.strip()):
+                return
+        self._pass_on(block, fragment, pieces=block.held_back or 1)
+
+    def _pass_on(self, block: _Block, arguments: str, *, pieces: int) -> None:
+        call = self._begin_call(block) if block.call is None else block.call
+        self._output.add_arguments(call, arguments, pieces=pieces)
+        block.held_back = 0
+
+    def _close(self, block: _Block) -> None:
         """A call whose arguments did not come in fragments has them in its beginning."""
-        block = self._blocks.get(index)
-        if block is None or block.call is None or block.input:
+        block.closed = True
+        if block.kind != "tool_use" or (block.input and not block.held_back):
             return
-        block.input.append(msgspec.json.encode(block.fields.get("input") or {}).decode())
-        self._add_arguments(block, block.input[0])
+        arguments = reply_arguments.of_value("".join(block.input) or block.fields.get("input"))
+        block.input = [arguments]
+        if block.call is not None or arguments != reply_arguments.NONE:
+            self._pass_on(block, arguments, pieces=block.held_back)
 
-    def _add_arguments(self, block: _Block, fragment: str) -> None:
-        if block.call is None:
-            return
-        new = self._new_calls.get(block.call) or ToolCallDelta(index=block.call)
-        self._new_calls[block.call] = new.model_copy(update={"arguments": (new.arguments or "") + fragment})
+    def _end(self) -> None:
+        for block in self._blocks:
+            self._close(block)
+        self.done = True
 
     def _state(self, usage: _Usage | None, *, final: bool = False) -> None:
         """Usage is stated at the start and again, cumulative, at the end."""
         if usage is None:
             return
-        self._usage_is_final = self._usage_is_final or final
-        for name in _Usage.__struct_fields__:
-            if (value := getattr(usage, name)) is not None:
-                setattr(self._usage, name, value)
+        counted = plausible(usage.output_tokens)
+        if final and counted is not None and (counted or not self._usage.output_tokens):
+            self._usage_is_final = True
+        _merge(usage, into=self._usage)
         self.stated = Stated(
             self._billed(),
             is_final=self._usage_is_final,
@@ -319,53 +379,77 @@ class MessageReader:
         )
 
     def _stop(self, reason: str | None, details: Any) -> None:
+        if reason and finish_reasons.broke_off(reason):
+            self.error = StreamInterrupted(f"{PROVIDER} broke its reply off ({reason[:64]})", provider=PROVIDER)
+            return
         self._reason = reason or self._reason
         match details:
-            case {"type": "refusal", "explanation": str(explanation)}:
-                self._refusal.append(explanation)
+            case {"type": "refusal", "explanation": str(explanation)} if explanation:
+                self._output.refusal.append(explanation)
             case _:
                 pass
 
-    def _merged(self) -> Chunk | None:
-        if not (self._text or self._reasoning or self._refusal or self._new_calls):
-            return None
-        chunk = Chunk(
-            text="".join(self._text),
-            reasoning="".join(self._reasoning),
-            refusal="".join(self._refusal),
-            tool_calls=tuple(self._new_calls.values()),
-        )
-        self._text.clear()
-        self._reasoning.clear()
-        self._refusal.clear()
-        self._new_calls.clear()
-        return chunk if chunk != _NOTHING else None
+    def _billed(self) -> Usage | None:
+        return Usage(source=UsageSource.VENDOR) if self._refused_at_once else _normalised(self._usage)
 
-    def _billed(self) -> Usage:
+    @property
+    def _refused_at_once(self) -> bool:
         """A request that is refused before any output is not billed ("Handling stop reasons")."""
-        refused = self._reason == "refusal" and not self._blocks
-        return Usage(source=UsageSource.VENDOR) if refused else _normalised(self._usage)
+        return self._reason == "refusal" and not self._blocks
 
-    def _finish_reason(self) -> FinishReason:
+    def _finish_reason(self) -> tuple[FinishReason, list[str]]:
         said = self._reason
-        known = _FINISH_REASONS.get(said) if said else None
+        is_continued = said in _TO_BE_CONTINUED
+        known = "stop" if is_continued else finish_reasons.meaning(said or "")
+        warnings: list[str] = []
         if known is None:
             what = f"the unknown stop_reason {said[:64]!r}" if said else "no stop_reason"
-            self._warnings.append(f"{PROVIDER} gave {what}")
-        if said in _TO_BE_CONTINUED:
-            self._warnings.append(f"{PROVIDER} broke off ({said}); send the message back as it is, and it goes on")
-        if self._calls and known in (None, "stop"):
-            return "tool_calls"
-        return known or "stop"
+            warnings.append(f"{PROVIDER} gave {what}")
+        if is_continued:
+            warnings.append(f"{PROVIDER} broke off ({said}); send the message back as it is, and it goes on")
+        reason = known or "stop"
+        warnings += self._output.warnings(PROVIDER, reason, explained=is_continued)
+        return self._output.finish_reason(reason), warnings
 
     def _provider_data(self) -> dict[str, JsonValue] | None:
-        blocks = [block.whole() for _, block in sorted(self._blocks.items())]
+        blocks = [block.whole() for block in self._blocks]
         if not any(map(_is_special, blocks)):
             return None
         return {PROVIDER: {"content": [block for block in blocks if _can_come_back(block)]}}
 
 
-_NOTHING = Chunk()
+def _blocks(content: Any) -> list[dict[str, Any]]:
+    match content:
+        case str(text):
+            return [{"type": "text", "text": text}]
+        case [*blocks]:
+            return [block for block in blocks if isinstance(block, dict)]
+        case _:
+            return []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _id(fields: dict[str, Any]) -> str:
+    """Some servers number their calls."""
+    given = fields.get("id")
+    return str(given) if type(given) is int else _text(given)
+
+
+def _kind(fields: dict[str, Any]) -> str:
+    """A block's type; where that is missing or odd, what its fields say."""
+    if kind := _text(fields.get("type")):
+        return kind
+    return "tool_use" if "name" in fields else "thinking" if "thinking" in fields else "text"
+
+
+def _kind_of_delta(delta: _Delta) -> str:
+    """For a delta whose type is missing or odd."""
+    if delta.partial_json:
+        return "input_json_delta"
+    return "thinking_delta" if delta.thinking else "signature_delta" if delta.signature else "text_delta"
 
 
 def _grow(fields: dict[str, Any], delta: dict[str, Any]) -> None:
@@ -381,30 +465,61 @@ def _is_special(block: dict[str, Any]) -> bool:
     match block:
         case {"type": "text"}:
             return bool(block.get("citations"))
+        case {"type": "tool_use", "caller": {"type": str(caller)}}:
+            return bool(block.get("toolset_name")) or caller != "direct"
         case {"type": "tool_use"}:
-            caller = block.get("caller") or {"type": "direct"}
-            return bool(block.get("toolset_name")) or caller.get("type") != "direct"
+            return bool(block.get("toolset_name"))
         case _:
             return True
 
 
 def _can_come_back(block: dict[str, Any]) -> bool:
-    """The API refuses texts of nothing, and thoughts without a signature."""
+    """The API refuses texts of nothing, thoughts without a signature, and calls that nobody can answer."""
     match block:
         case {"type": "text"}:
-            return bool(block.get("text"))
+            return bool(_text(block.get("text")))
         case {"type": "thinking"}:
-            return bool(block.get("signature"))
+            return bool(_text(block.get("signature")))
+        case {"type": "tool_use"}:
+            return bool(block.get("id"))
         case _:
             return True
 
 
-def _normalised(usage: _Usage) -> Usage:
-    """All that is billed. The reply's own counts leave out compactions and advisors ("Compaction", "Advisor tool")."""
+_PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+def _merge(usage: _Usage, *, into: _Usage) -> None:
+    """Takes over what is stated. Servers that counted at the start send zeros at the end, others the other way round.
+
+    So a zero replaces nothing, unless another prompt was counted: after a compaction, that of the shorter conversation.
+    """
+    given = plausible(usage.input_tokens)
+    is_another = bool(given and into.input_tokens and given != into.input_tokens)
+    for name in ("output_tokens", *_PROMPT):
+        count = plausible(getattr(usage, name))
+        if count or (count == 0 and is_another and name in _PROMPT):
+            setattr(into, name, count)
+    if (details := usage.output_tokens_details) and plausible(details.thinking_tokens):
+        into.output_tokens_details = details
+    if (written := usage.cache_creation) and plausible(written.ephemeral_1h_input_tokens):
+        into.cache_creation = written
+    for name in ("iterations", "service_tier", "speed", "inference_geo"):
+        setattr(into, name, getattr(usage, name) or getattr(into, name))
+
+
+def _normalised(usage: _Usage) -> Usage | None:
+    """All that is billed. The reply's own counts leave out compactions and advisors ("Compaction", "Advisor tool").
+
+    None: nothing was counted.
+    """
     own = _counts(usage)
-    own["reasoning_tokens"] = (usage.output_tokens_details and usage.output_tokens_details.thinking_tokens) or 0
+    details = usage.output_tokens_details or _OutputDetails()
+    own["reasoning_tokens"] = plausible(details.thinking_tokens) or 0
     beside = [_part(iteration) for iteration in usage.iterations or () if iteration.type in _OUTSIDE]
     within = [_part(iteration) for iteration in usage.iterations or () if iteration.type in _OTHER_MODELS]
+    if not (beside or any(own.values())):
+        return None
     return Usage(
         **{name: count + sum(getattr(part, name) for part in beside) for name, count in own.items()},
         source=UsageSource.VENDOR,
@@ -418,12 +533,12 @@ def _part(iteration: _Iteration) -> UsagePart:
 
 def _counts(counts: _Counts) -> dict[str, int]:
     """The input as a total: the vendor leaves what it read from its cache, and wrote to it, out of `input_tokens`."""
-    read, written = counts.cache_read_input_tokens or 0, counts.cache_creation_input_tokens or 0
+    read, written = plausible(counts.cache_read_input_tokens) or 0, plausible(counts.cache_creation_input_tokens) or 0
     an_hour = counts.cache_creation.ephemeral_1h_input_tokens if counts.cache_creation else None
     return {
-        "input_tokens": (counts.input_tokens or 0) + read + written,
-        "output_tokens": counts.output_tokens or 0,
+        "input_tokens": (plausible(counts.input_tokens) or 0) + read + written,
+        "output_tokens": plausible(counts.output_tokens) or 0,
         "cache_read_tokens": read,
         "cache_write_tokens": written,
-        "cache_write_1h_tokens": an_hour or 0,
+        "cache_write_1h_tokens": plausible(an_hour) or 0,
     }
