@@ -118,6 +118,7 @@ def test_what_is_no_json_is_refused(data: bytes) -> None:
         (b'"line\nbreak"', "line\nbreak"),
         (b'{"logprob": NaN}', {"logprob": None}),
         (b'{"logprob": [-1e999, 0.5]}', {"logprob": [None, 0.5]}),
+        (b"[" + b"9" * 5000 + b", 12, -12]", [None, 12, -12]),
     ],
 )
 def test_what_only_a_strict_reader_refuses_is_read(data: bytes, value: Any) -> None:

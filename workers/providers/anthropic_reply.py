@@ -188,17 +188,22 @@ class MessageReader:
     def _absorb(self, events: Sequence[Event], *, may_be_cut: bool = False) -> Chunk | None:
         for event in events:
             try:
-                if self._body.is_json:
-                    self._take_message(event)
-                else:
-                    self._take_event(event)
-            except msgspec.ValidationError:
-                self._take_unknown(event)
+                self._take(event)
             except NO_JSON:
                 self._take_no_json(event, may_be_cut=may_be_cut)
             if self.error or self.done:
                 break
         return self._output.take()
+
+    def _take(self, event: Event) -> None:
+        """Raises one of NO_JSON."""
+        try:
+            if self._body.is_json:
+                self._take_message(event)
+            else:
+                self._take_event(event)
+        except msgspec.ValidationError:
+            self._take_unknown(event)
 
     def _take_event(self, event: Event) -> None:
         """Raises one of NO_JSON; msgspec.ValidationError when it is no object."""
@@ -319,7 +324,7 @@ class MessageReader:
     def _unannounced(self, index: int | None, kind: str) -> _Block:
         """The block of an index that began none: the newest, if that has no index yet; else what its deltas say."""
         newest = self._by_index.get(None)
-        if newest and newest.index is None:
+        if newest and newest.index is None and not newest.closed:
             newest.index = index
             self._by_index[index] = newest
             return newest

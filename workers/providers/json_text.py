@@ -21,6 +21,7 @@ _Fit = Callable[[Any], Any]
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
+_MAX_DIGITS = 4300
 _ODD: Any = object()
 """A value that does not fit its field."""
 
@@ -31,14 +32,17 @@ def decode_any(data: bytes | msgspec.Raw) -> Any:
     """The value of a JSON text. Raises one of NO_JSON.
 
     A text that only a strict reader refuses is read all the same: bytes that are no UTF-8 and halves of surrogate
-    pairs become replacement characters, control characters in strings stay, and NaN and Infinity become None.
+    pairs become replacement characters, control characters in strings stay, and what is no number that anybody can
+    write again (NaN, Infinity, 1e999, thousands of digits) becomes None.
     """
     try:
         return _decode_strictly(data)
     except (msgspec.DecodeError, UnicodeError) as strictly:
         try:
             text = bytes(data).decode(errors="replace")
-            value = json.loads(text, strict=False, parse_constant=_no_number, parse_float=_finite)
+            value = json.loads(
+                text, strict=False, parse_constant=_no_number, parse_float=_finite, parse_int=_short_enough
+            )
         except ValueError:
             raise strictly from None
         return _without_halves(value)
@@ -172,6 +176,11 @@ def _finite(digits: str) -> float | None:
     """1e999 is JSON, and no number that could be written again."""
     value = float(digits)
     return value if math.isfinite(value) else None
+
+
+def _short_enough(digits: str) -> int | None:
+    """Python refuses to make a number of more digits, and no number is meant by them."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else None
 
 
 def _without_halves(value: Any) -> Any:
