@@ -36,7 +36,9 @@ OPEN_FIRST_S, OPEN_MAX_S = 5.0, 20.0
 """Less than a request waits for service (`policy.SERVICE_PATIENCE_S`), so that none fails without a probe meanwhile."""
 COOL_DOWN_FIRST_S, COOL_DOWN_MAX_S = 1.0, 30.0
 """When the vendor says to wait, but not for how long."""
-COOL_DOWN_LONGEST_S = 86_400.0
+COOL_DOWN_LONGEST_S = 300.0
+"""However long the vendor said: one wrong header must not take an endpoint from the whole fleet for a day, and a call
+every five minutes costs little. The agent is told what the vendor said."""
 PROBE_S = 15.0
 """A probe that has shown nothing by then leaves its place to another."""
 _KEPT_S = 60
@@ -319,7 +321,7 @@ def growing_s(first_s: float, most_s: float, generation: int) -> float:
 
 
 def cool_down_s(named_s: float | None, generation: int) -> float:
-    """Until the time that the vendor named, within a day; else longer each time."""
+    """Until the time that the vendor named, at most COOL_DOWN_LONGEST_S; else longer each time."""
     if named_s is not None:
         return min(max(named_s, _SOON_S), COOL_DOWN_LONGEST_S)
     return growing_s(COOL_DOWN_FIRST_S, COOL_DOWN_MAX_S, generation)

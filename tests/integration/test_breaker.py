@@ -20,7 +20,16 @@ from fleet.local.servers import NatsServer
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.kit import PATIENCE_S
-from workers.breaker import MAX_FAILURES, OPEN_FIRST_S, PROBE_S, Breaker, EndpointId, OutOfService, Ticket
+from workers.breaker import (
+    COOL_DOWN_LONGEST_S,
+    MAX_FAILURES,
+    OPEN_FIRST_S,
+    PROBE_S,
+    Breaker,
+    EndpointId,
+    OutOfService,
+    Ticket,
+)
 from workers.clock import Clock
 
 DEAD = Overloaded("no answer")
@@ -142,6 +151,17 @@ async def test_a_429_cools_the_endpoint_down_for_all_until_the_time_it_named(fle
     assert 35 < refused.retry_after_s <= 40
     fleet.clock.ahead_s += 41
     assert not await fleet.is_out(fleet.other)
+
+
+@pytest.mark.parametrize("named_s", [COOL_DOWN_LONGEST_S + 1, 86_400.0])
+async def test_a_429_takes_no_endpoint_away_for_longer_than_minutes(fleet: Fleet, named_s: float) -> None:
+    await fleet.fail(fleet.one, RateLimited("slow down", retry_after_s=named_s))
+
+    await fleet.until_out(fleet.other)
+    assert (await fleet.refusal(fleet.other)).retry_after_s <= COOL_DOWN_LONGEST_S <= 15 * 60
+    fleet.clock.ahead_s += COOL_DOWN_LONGEST_S + 1
+    await (await fleet.allow(fleet.other)).succeeded()
+    await fleet.until(fleet.one, out=False)
 
 
 async def test_the_fleet_sends_one_probe(fleet: Fleet) -> None:

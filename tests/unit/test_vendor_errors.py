@@ -5,9 +5,18 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from workers.providers.vendor_errors import MAX_MESSAGE_CHARS, MAX_RETRY_AFTER_S, redact, repeats, retry_after_s
+from workers.providers.vendor_errors import (
+    MAX_MESSAGE_CHARS,
+    MAX_RETRY_AFTER_S,
+    MAX_WAIT_S,
+    redact,
+    repeats,
+    retry_after_s,
+)
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+UNIX_S = int(NOW.timestamp())
+DAY_S = 86_400.0
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
 
 
@@ -22,15 +31,46 @@ KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
         ({"x-ms-retry-after-ms": "250"}, "", 0.25),
         ({"retry-after": "Mon, 23 Nov 2026 12:00:30 GMT"}, "", 30.0),
         ({"retry-after": "Mon, 23 Nov 2026 11:00:00 GMT"}, "", 0.0),
-        ({"retry-after": "-5"}, "", 0.0),
+        ({"retry-after": "Mon Nov 23 12:00:30 2026"}, "", 30.0),
+        ({"retry-after": "-5"}, "", None),
         ({"retry-after": "nan"}, "", None),
+        ({"retry-after": "inf"}, "", None),
+        ({"retry-after": ""}, "", None),
         ({"retry-after": "soon"}, "", None),
-        ({"retry-after": "1e99"}, "", MAX_RETRY_AFTER_S),
+        ({"retry-after": "1_000"}, "", None),
+        ({"retry-after": "1e99"}, "", None),
+        ({"retry-after": "1e999"}, "", None),
+        ({"retry-after": "60s"}, "", 60.0),
+        ({"retry-after": "1m"}, "", 60.0),
+        ({"retry-after": "1m30s"}, "", 90.0),
+        ({"retry-after": "500ms"}, "", 0.5),
+        ({"retry-after": "5, 5"}, "", 5.0),
+        ({"retry-after": "5, 30"}, "", 30.0),
+        ({"retry-after": "soon, 7"}, "", 7.0),
+        ({"retry-after": "604800"}, "", MAX_WAIT_S),
+        ({"retry-after": "2 days"}, "", 2 * DAY_S),
+        ({"retry-after": "Wed, 25 Nov 2026 12:00:00 GMT"}, "", 2 * DAY_S),
+        ({"retry-after": "Mon, 23 Nov 2099 12:00:00 GMT"}, "", MAX_RETRY_AFTER_S),
+        ({"retry-after": f"{UNIX_S + 20}"}, "", 20.0),
+        ({"retry-after": f"{UNIX_S + 20}.5"}, "", 20.5),
+        ({"retry-after": f"{UNIX_S + 20}000"}, "", 20.0),
+        ({"retry-after-ms": f"{UNIX_S + 20}000"}, "", 20.0),
+        ({"retry-after": f"{UNIX_S - 20}"}, "", 0.0),
+        ({"retry-after": f"{UNIX_S + 80_000}"}, "", None),
+        ({"retry-after": f"{UNIX_S + 80_000}"}, "Please try again in 9s.", 9.0),
+        ({"retry-after": f"{UNIX_S + 80_000}", "retry-after-ms": "900"}, "", 0.9),
         ({}, "Please try again in 1.146s. Visit the page.", 1.146),
         ({}, "Please try again in 20ms.", 0.02),
         ({}, "Please try again in 6m0s.", 360.0),
         ({}, "Please retry after 26 seconds.", 26.0),
         ({}, "Please retry after 1 minute 30 seconds.", 90.0),
+        ({}, "Please try again in 2 days.", 2 * DAY_S),
+        ({}, "Please try again in 1 day and 2 hours.", DAY_S + 7200.0),
+        ({}, "Please try again in 1d2h.", DAY_S + 7200.0),
+        ({}, "Please try again in 400 days.", MAX_RETRY_AFTER_S),
+        ({}, "concurrency: 3, please try again after 1 seconds", 1.0),
+        ({}, "Please wait about 5 minutes.", 300.0),
+        ({}, "Please retry after 20 requests.", None),
         ({"retry-after": "3"}, "Please try again in 1s.", 3.0),
         ({}, "Try again in a while.", None),
     ],

@@ -24,6 +24,8 @@ from contracts.errors import (
 from contracts.wire import utc_now
 
 MAX_MESSAGE_CHARS = 500
+MAX_WAIT_S = 86_400.0
+"""Of a number in a header: days are believed only when they are written out."""
 MAX_RETRY_AFTER_S = 7 * 86_400.0
 
 BY_STATUS: dict[int, type[FleetError]] = {
@@ -57,9 +59,22 @@ _SHOWN_RUN = 6
 _SHORTEST_SECRET = 4
 _REPEATED_RUN = 64
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_IN_TEXT = re.compile(r"\b(?:again in|retry after|retry in)\s+((?:\d+(?:\.\d+)?\s*[a-z]+\s*)+)", re.IGNORECASE)
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|sec|seconds?|m|min|minutes?|h|hours?)\b", re.IGNORECASE)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_NUMBER = r"\d{1,9}(?:\.\d{1,12})?"
+_UNIT = r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)\b"
+_IN_TEXT = re.compile(
+    rf"\b(?:again (?:in|after)|retry (?:after|in)|wait(?: for)?)\s+(?:about\s+)?"
+    rf"((?:{_NUMBER}\s*[a-z]+[\s,]*(?:and\s+)?)+)",
+    re.IGNORECASE,
+)
+_AMOUNT = re.compile(rf"({_NUMBER})\s*({_UNIT})", re.IGNORECASE)
+_AMOUNTS = re.compile(rf"(?:{_NUMBER}\s*{_UNIT}\s*)+", re.IGNORECASE)
+_SECONDS = re.compile(r"\+?[0-9]+(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?")
+
+_UNIX_S, _UNIX_MS = 1e9, 1e12
+"""Numbers from here on are no waits but points in time (September 2001), in seconds or milliseconds."""
+_NEAR_S = 3600.0
+"""Such a point further ahead is the mistake of a server's clock or units: limits of a minute or an hour write it."""
 
 
 class Classify(Protocol):
@@ -144,52 +159,63 @@ def _without_parts_of(secret: str, text: str) -> str:
 def retry_after_s(
     headers: Mapping[str, str], *, now: datetime, text: str = "", told_s: float | None = None
 ) -> float | None:
-    """When the vendor wants to be asked again: its headers (milliseconds, seconds or a date), what its body tells,
-    else its words.
+    """When the vendor wants to be asked again: its headers (milliseconds, seconds, a date or a Unix time), what its
+    body tells, else its words.
 
-    Where the headers disagree (Azure sends `retry-after: 1` with `retry-after-ms: 0`) the longer wait is kept.
+    Where the headers disagree (Azure sends `retry-after: 1` with `retry-after-ms: 0`) the longer wait is kept. What
+    cannot be a wait counts as if it were not there.
     """
     waits = [
-        wait
-        for wait in (
-            _number(headers.get("retry-after-ms"), scale=0.001),
-            _number(headers.get("x-ms-retry-after-ms"), scale=0.001),
-            _number(headers.get("retry-after")),
-            _until(headers.get("retry-after"), now=now),
-            told_s,
-        )
-        if wait is not None
+        *_waits(headers.get("retry-after-ms"), now=now, unit_s=0.001),
+        *_waits(headers.get("x-ms-retry-after-ms"), now=now, unit_s=0.001),
+        *_waits(headers.get("retry-after"), now=now, unit_s=1.0),
     ]
+    if told_s is not None:
+        waits.append(told_s)
     if not waits and (in_words := _in_words(text)) is not None:
         waits = [in_words]
     return min(max(waits), MAX_RETRY_AFTER_S) if waits else None
 
 
-def _number(value: str | None, *, scale: float = 1.0) -> float | None:
-    try:
-        wait = float(value) * scale if value else math.nan
-    except ValueError:
-        return None
-    return max(wait, 0.0) if math.isfinite(wait) else None
+def _waits(value: str | None, *, now: datetime, unit_s: float) -> list[float]:
+    """All that one header says; a proxy joins two of them with a comma."""
+    if not value:
+        return []
+    if (date := _date(value)) is not None:
+        return [max((date - now).total_seconds(), 0.0)]
+    found = (_wait(part.strip(), now=now, unit_s=unit_s) for part in value.split(","))
+    return [wait for wait in found if wait is not None]
 
 
-def _until(value: str | None, *, now: datetime) -> float | None:
+def _wait(text: str, *, now: datetime, unit_s: float) -> float | None:
+    if _AMOUNTS.fullmatch(spaced := _spaced(text)):
+        return _sum(spaced)
+    number = float(text) if _SECONDS.fullmatch(text) else math.inf
+    if number < _UNIX_S:
+        return min(number * unit_s, MAX_WAIT_S)
+    if not math.isfinite(number):
+        return None
+    ahead_s = (number / 1000 if number >= _UNIX_MS else number) - now.timestamp()
+    return max(ahead_s, 0.0) if ahead_s <= _NEAR_S else None
+
+
+def _date(value: str) -> datetime | None:
     try:
-        at = parsedate_to_datetime(value) if value else None
+        at = parsedate_to_datetime(value)
     except ValueError:
         return None
-    if at is None:
-        return None
-    return max(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds(), 0.0)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _in_words(text: str) -> float | None:
-    """`Please try again in 1m30.5s`, `Please retry after 26 seconds`."""
-    found = _IN_TEXT.search(text)
-    amounts = _AMOUNT.findall(_spaced(found.group(1))) if found else []
-    if not amounts:
-        return None
-    return sum(float(amount) * _UNITS[_unit(unit)] for amount, unit in amounts)
+    """`Please try again in 1m30.5s`, `Please retry after 26 seconds`, `wait 2 days`."""
+    found = _IN_TEXT.search(text[: 4 * MAX_MESSAGE_CHARS])
+    return _sum(_spaced(found.group(1))) if found else None
+
+
+def _sum(text: str) -> float | None:
+    amounts = _AMOUNT.findall(text)
+    return sum(float(amount) * _UNITS[_unit(unit)] for amount, unit in amounts) if amounts else None
 
 
 def _spaced(text: str) -> str:
