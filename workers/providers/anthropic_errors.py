@@ -1,12 +1,11 @@
 """The one table from what the anthropic SDK raises, and what the vendor reports, to the errors of the contract.
 
-Order: the code of the cause, the words for a spent budget, a refused text and a prompt that is too long, the type, the
-HTTP status, and last the SDK's class. Inside a stream there is no status.
+Order: the code of the cause, the words for a refused text, what all vendors' names and words mean (`error_words`; many
+servers speak this API), the type, the HTTP status, and last the SDK's class. Inside a stream there is no status.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import anthropic
@@ -27,8 +26,9 @@ from contracts.errors import (
     RateLimited,
 )
 from contracts.wire import utc_now
+from workers.providers.error_body import Reported, reported
 from workers.providers.transport import describe
-from workers.providers.vendor_errors import answered, of_class, of_status, redact
+from workers.providers.vendor_errors import answered, cause_of, first_of, of_class, of_status, redact
 
 BY_SDK_CLASS: dict[str, type[FleetError]] = {
     "APITimeoutError": ProviderUnavailable,  # only connecting has a limit in the SDK: the vendor was never asked
@@ -83,9 +83,7 @@ BY_ERROR_CODE: dict[str, type[FleetError]] = {
 _BY_TYPE: dict[str, type[FleetError]] = {
     "authentication_error": AuthenticationFailed,
     "permission_error": AuthenticationFailed,
-    "billing_error": QuotaExhausted,
     "not_found_error": ModelNotFound,
-    "request_too_large": ContextLengthExceeded,
     "rate_limit_error": RateLimited,
     "timeout_error": ProviderTimeout,
     "overloaded_error": Overloaded,
@@ -96,25 +94,7 @@ _BY_TYPE_WITHOUT_STATUS: dict[str, type[FleetError]] = {"invalid_request_error":
 
 _LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
-_SPENT = re.compile(
-    r"credit balance is too low|spend(?:ing)? (?:limit|cap)|specified (?:API|workspace API) usage limits"
-    r"|(?:extra usage|usage credits) (?:is|are) required",
-    re.IGNORECASE,
-)
-"""Comes as 400 `invalid_request_error` or as 429 `rate_limit_error`, mostly without a code."""
 _FILTERED = re.compile(r"blocked by (?:our )?content filter|content filtering policy|usage polic", re.IGNORECASE)
-_TOO_LONG = re.compile(
-    r"prompt is too long|exceeds? (?:the )?(?:maximum )?context|context[ _](?:length|limit|window)", re.IGNORECASE
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """What the vendor says about an error."""
-
-    message: str
-    type: str | None = None
-    code: str | None = None
 
 
 def from_sdk(
@@ -139,36 +119,38 @@ def from_body(
     headers: Mapping[str, str] | None = None,
 ) -> FleetError:
     """What an error body says. Without `status` it came inside a stream."""
-    said = reported(body)
+    said, prompt = reported(body), tuple(prompt)
+    status = status or said.status
+    told_s = _reset_s(headers or {}, now=utc_now())
     return answered(
-        _chosen(said, status=status, headers=headers or {}),
-        said.message,
+        _chosen(said, status=status, headers=headers or {}, prompt=prompt, told_s=told_s),
+        said,
         provider=provider,
-        names=(status, said.code or said.type),
+        names=(status, said.headline),
         status=status,
         key=key,
         prompt=prompt,
         headers=headers,
-        told_s=_reset_s(headers or {}, now=utc_now()),
+        told_s=told_s,
     )
 
 
-def _chosen(said: Reported, *, status: int | None, headers: Mapping[str, str]) -> type[FleetError]:
-    if found := BY_ERROR_CODE.get(said.code or ""):
+def _chosen(
+    said: Reported, *, status: int | None, headers: Mapping[str, str], prompt: Iterable[str], told_s: float | None
+) -> type[FleetError]:
+    if found := first_of(BY_ERROR_CODE, said.names):
         return found
-    if status in (400, 403, 429, None) and _SPENT.search(said.message):
-        return QuotaExhausted
-    if status in (400, 422, None) and said.type in ("invalid_request_error", None):
-        if _FILTERED.search(said.message):
-            return ContentFiltered
-        if _TOO_LONG.search(said.message):
-            return ContextLengthExceeded
+    by_type = first_of(_BY_TYPE, said.names)
+    if by_type is None and status in (400, 422, None) and _FILTERED.search(said.message):
+        return ContentFiltered
+    if found := cause_of(said, status=status, headers=headers, prompt=prompt, told_s=told_s):
+        return found
     if status == 429 and headers.get("x-should-retry") == "false" and "retry-after" not in headers:
         return QuotaExhausted
-    if found := _BY_TYPE.get(said.type or ""):
-        return found
+    if by_type:
+        return by_type
     if status is None:
-        return _BY_TYPE_WITHOUT_STATUS.get(said.type or "", ProviderUnavailable)
+        return first_of(_BY_TYPE_WITHOUT_STATUS, said.names) or ProviderUnavailable
     return of_status(status)
 
 
@@ -191,28 +173,3 @@ def _instant(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def reported(body: object) -> Reported:
-    """Reads the vendor's form, and those of gateways before it: flat, or a bare text."""
-    match body:
-        case {"error": {**error}}:
-            return _from_fields(error)
-        case {"message": str(message), **rest}:
-            return _from_fields({**rest, "message": message})
-        case {"error": str(message)} | {"detail": str(message)}:
-            return Reported(message)
-        case str(text) if text and not text.lstrip().startswith("<"):
-            return Reported(text)
-        case _:
-            return Reported("no reason given")
-
-
-def _from_fields(fields: Mapping[object, object]) -> Reported:
-    message, kind, details = fields.get("message"), fields.get("type"), fields.get("details")
-    code = details.get("error_code") if isinstance(details, dict) else None
-    return Reported(
-        message=message if isinstance(message, str) and message else "no reason given",
-        type=kind if isinstance(kind, str) else None,
-        code=code if isinstance(code, str) else None,
-    )

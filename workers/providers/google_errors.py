@@ -1,13 +1,13 @@
 """The one table from what google-genai raises, and what Gemini reports, to the errors of the contract.
 
-Order: the reason that the details name (google.rpc.ErrorInfo), the words for which Google has no name of its own, the
-HTTP status, the status's name (google.rpc.Code), and last the SDK's class.
+Order: the reason that the details name (google.rpc.ErrorInfo), the words for which Google has no name of its own, what
+all vendors' names and words mean (`error_words`), the HTTP status, the status's name (google.rpc.Code), and last the
+SDK's class.
 Source: https://cloud.google.com/apis/design/errors and "Troubleshooting" of the Gemini API.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from google.genai import errors
 from pydantic import SecretStr
@@ -15,7 +15,6 @@ from pydantic import SecretStr
 from contracts.errors import (
     AuthenticationFailed,
     ContentFiltered,
-    ContextLengthExceeded,
     FleetError,
     InternalError,
     InvalidRequest,
@@ -27,8 +26,9 @@ from contracts.errors import (
     RateLimited,
     StreamInterrupted,
 )
+from workers.providers.error_body import Reported, reported
 from workers.providers.transport import describe
-from workers.providers.vendor_errors import BY_STATUS, answered, of_class, of_status, redact
+from workers.providers.vendor_errors import BY_STATUS, answered, cause_of, first_of, of_class, of_status, redact
 
 BY_SDK_CLASS: dict[str, type[FleetError]] = {
     "APIError": ProviderUnavailable,
@@ -62,12 +62,6 @@ _BY_REASON: dict[str, type[FleetError]] = {
 _BY_WORDS: tuple[tuple[re.Pattern[str], frozenset[int | None], type[FleetError]], ...] = tuple(
     (re.compile(words, re.IGNORECASE), frozenset(statuses), kind)
     for words, statuses, kind in (
-        (r"input token count|maximum number of tokens allowed", (400, 500, None), ContextLengthExceeded),
-        (r"request payload size exceeds", (400, None), ContextLengthExceeded),
-        (r"api key (?:not valid|not found|expired)|api_key_invalid", (400, None), AuthenticationFailed),
-        (r"user location is not supported", (400, None), AuthenticationFailed),
-        (r"free tier is not available|enable billing", (400, 403, None), QuotaExhausted),
-        (r"credits? (?:are|is) depleted|spend(?:ing)? (?:cap|limit)", (400, 402, 403, 429, None), QuotaExhausted),
         (r"\blimit: 0\b(?!\.)", (429, None), QuotaExhausted),
         (r"responsible ai|usage guidelines|safety (?:filter|polic)", (400, None), ContentFiltered),
     )
@@ -92,21 +86,6 @@ _BY_NAME: dict[str, type[FleetError]] = {
     "INTERNAL": ProviderUnavailable,
     "UNKNOWN": ProviderUnavailable,
 }
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)s$")
-_NOTHING = "no reason given"
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """What Google says about an error."""
-
-    message: str
-    name: str | None = None
-    """Of google.rpc.Code."""
-    status: int | None = None
-    """As the body gives it; the only one for an error inside a stream."""
-    reason: str | None = None
-    retry_after_s: float | None = None
 
 
 def from_sdk(
@@ -134,13 +113,14 @@ def from_body(
 
     Without `status` it came inside a reply.
     """
-    said = reported(body)
+    blocked, prompt = _blocked(body), tuple(prompt)
+    said = blocked or reported(body)
     status = status or said.status
     return answered(
-        ContentFiltered if _blocked(body) else _chosen(said, status=status),
-        said.message,
+        ContentFiltered if blocked else _chosen(said, status=status, headers=headers or {}, prompt=prompt),
+        said,
         provider=provider,
-        names=(status, said.reason or said.name),
+        names=(status, said.headline),
         status=status,
         key=key,
         prompt=prompt,
@@ -149,70 +129,27 @@ def from_body(
     )
 
 
-def reported(body: object) -> Reported:
-    """Reads every form in which Google and what stands before it write an error: nested, flat, a text, in a list."""
+def _blocked(body: object) -> Reported | None:
+    """Why the prompt was blocked; None: it was not."""
     match body:
-        case [first, *_]:
-            return reported(first)
         case {"promptFeedback": {"blockReason": str(reason), **rest}}:
             message = rest.get("blockReasonMessage")
-            return Reported(message if isinstance(message, str) else "the prompt was blocked", reason=reason)
-        case {"error": {**error}}:
-            return _from_fields(error)
-        case {"error": str(message)}:
-            return Reported(message)
-        case {**fields}:
-            return _from_fields(fields)
+            return Reported(message if isinstance(message, str) else "the prompt was blocked", names=(reason,))
         case _:
-            return Reported(_NOTHING)
+            return None
 
 
-def _from_fields(fields: Mapping[object, object]) -> Reported:
-    message, name, code, details = (fields.get(field) for field in ("message", "status", "code", "details"))
-    reason = retry_after_s = None
-    for detail in details if isinstance(details, list) else ():
-        match detail:
-            case {"@type": str(kind), "reason": str(given)} if kind.endswith(".ErrorInfo"):
-                reason = given
-            case {"@type": str(kind), "retryDelay": delay} if kind.endswith(".RetryInfo"):
-                retry_after_s = _seconds(delay)
-            case _:
-                pass
-    return Reported(
-        message=message if isinstance(message, str) and message and not message.lstrip().startswith("<") else _NOTHING,
-        name=name if isinstance(name, str) else None,
-        status=code if isinstance(code, int) and 400 <= code < 600 else None,
-        reason=reason,
-        retry_after_s=retry_after_s,
-    )
-
-
-def _chosen(said: Reported, *, status: int | None) -> type[FleetError]:
-    if found := _BY_REASON.get(said.reason or ""):
+def _chosen(
+    said: Reported, *, status: int | None, headers: Mapping[str, str], prompt: Iterable[str]
+) -> type[FleetError]:
+    if found := first_of(_BY_REASON, said.names):
         return found
     for words, statuses, kind in _BY_WORDS:
-        if status in statuses and words.search(said.message):
+        if status in statuses and words.search(said.wording):
             return kind
-    by_name = _BY_NAME.get(said.name or "")
+    if found := cause_of(said, status=status, headers=headers, prompt=prompt, told_s=said.retry_after_s):
+        return found
+    by_name = first_of(_BY_NAME, said.names)
     if status is None:
         return by_name or ProviderUnavailable
     return BY_STATUS.get(status) or by_name or of_status(status)
-
-
-def _blocked(body: object) -> bool:
-    match body:
-        case {"promptFeedback": {"blockReason": str()}}:
-            return True
-        case _:
-            return False
-
-
-def _seconds(duration: object) -> float | None:
-    """Of a google.protobuf.Duration, in its text form (`34.07s`) or as an object."""
-    match duration:
-        case str(text) if found := _DURATION.match(text):
-            return float(found.group(1))
-        case {"seconds": int() | str() as seconds} if str(seconds).isdigit():
-            return float(seconds)
-        case _:
-            return None

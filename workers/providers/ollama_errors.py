@@ -1,10 +1,12 @@
 """From what Ollama reports to the errors of the contract: `{"error": "…"}`, with a status or inside the stream.
 
-There are no codes, so statuses come first and words decide where a status says too little.
+There are no codes, so words decide: Ollama's own, then what all vendors' words mean (`error_words`; other servers speak
+its API too, and its cloud passes on the words of others), then the status.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -12,7 +14,6 @@ import msgspec
 from pydantic import SecretStr
 
 from contracts.errors import (
-    ContextLengthExceeded,
     FleetError,
     InvalidRequest,
     ModelNotFound,
@@ -22,9 +23,10 @@ from contracts.errors import (
     QuotaExhausted,
     UnsupportedFeature,
 )
+from workers.providers.error_body import Reported, reported
 from workers.providers.json_text import NO_JSON
 from workers.providers.transport import describe
-from workers.providers.vendor_errors import answered, of_class, of_status
+from workers.providers.vendor_errors import answered, cause_of, of_class, of_status
 
 PROVIDER = "ollama"
 
@@ -43,8 +45,7 @@ BY_HTTPX2_CLASS: dict[str, type[FleetError]] = {
 _BY_WORDS: tuple[tuple[str, type[FleetError]], ...] = (
     (r"does not support (?:thinking|tools|chat|image|vision)", UnsupportedFeature),
     (r"think value .* is not supported|missing data required for image input", UnsupportedFeature),
-    (r"usage limit|requires a subscription", QuotaExhausted),
-    (r"context (?:length|size|window|limit)|prompt (?:is )?too long", ContextLengthExceeded),
+    (r"usage limit", QuotaExhausted),
     (r"model .{0,300} not found|no such model", ModelNotFound),
     (r"server busy|maximum pending requests|overloaded", Overloaded),
 )
@@ -80,32 +81,23 @@ def from_body(
     headers: Mapping[str, str] | None = None,
 ) -> FleetError:
     """What an error says. Without `status` it came inside a stream. `model`: the one that was asked for."""
-    said = _said(body)
-    kind = _kind(said, status)
+    said, prompt = reported(body), tuple(prompt)
+    status = status or said.status
+    kind = _chosen(said, status=status, headers=headers or {}, prompt=prompt)
     if kind is ModelNotFound and model:
-        said = f"{said} (get it with `fleet models pull {model}`)"
+        said = replace(said, message=f"{said.message} (get it with `fleet models pull {model}`)")
     return answered(
         kind, said, provider=PROVIDER, names=[status], status=status, key=key, prompt=prompt, headers=headers
     )
 
 
-def _kind(said: str, status: int | None) -> type[FleetError]:
+def _chosen(
+    said: Reported, *, status: int | None, headers: Mapping[str, str], prompt: Iterable[str]
+) -> type[FleetError]:
     if status in _SPEAKS:
-        words = said.lower()
+        words = said.wording.lower()
         if found := next((kind for pattern, kind in _BY_WORDS if re.search(pattern, words)), None):
             return found
+    if found := cause_of(said, status=status, headers=headers, prompt=prompt):
+        return found
     return ProviderUnavailable if status is None else of_status(status)
-
-
-def _said(body: object) -> str:
-    match body:
-        case {"error": str(message)} if message:
-            return message
-        case {"error": {"message": str(message)}}:
-            return message
-        case {"message": str(message)}:
-            return message
-        case str(text) if text.strip() and not text.lstrip().startswith("<"):
-            return text
-        case _:
-            return "no reason given"

@@ -1,12 +1,10 @@
 """The one table from what the openai SDK raises, and what its vendors report, to the errors of the contract.
 
-Azure OpenAI and compatible servers report in the same forms. Order: the vendor's code, its type, the words in which
-servers without codes say that a prompt is too long, the HTTP status, and last the SDK's class.
+Azure OpenAI and compatible servers report in the same forms. Order: codes that say the cause, what all vendors' names
+and words mean (`error_words`), vague names, the HTTP status, and last the SDK's class.
 """
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import openai
 from pydantic import SecretStr
@@ -14,7 +12,6 @@ from pydantic import SecretStr
 from contracts.errors import (
     AuthenticationFailed,
     ContentFiltered,
-    ContextLengthExceeded,
     FleetError,
     InternalError,
     InvalidRequest,
@@ -22,11 +19,11 @@ from contracts.errors import (
     Overloaded,
     ProviderTimeout,
     ProviderUnavailable,
-    QuotaExhausted,
     RateLimited,
 )
+from workers.providers.error_body import Reported, reported
 from workers.providers.transport import describe
-from workers.providers.vendor_errors import answered, of_class, of_status, redact
+from workers.providers.vendor_errors import answered, cause_of, first_of, of_class, of_status, redact
 
 BY_SDK_CLASS: dict[str, type[FleetError]] = {
     "APITimeoutError": ProviderUnavailable,  # only connecting has a limit in the SDK: the vendor was never asked
@@ -54,72 +51,57 @@ BY_SDK_CLASS: dict[str, type[FleetError]] = {
 """By name, because not every class is exported; the nearest parent counts. Status errors go by their status first."""
 
 _BY_CODE: dict[str, type[FleetError]] = {
-    "insufficient_quota": QuotaExhausted,
-    "billing_hard_limit_reached": QuotaExhausted,
-    "billing_not_active": QuotaExhausted,
-    "insufficient_balance": QuotaExhausted,
-    "rate_limit_exceeded": RateLimited,
-    "ratelimitreached": RateLimited,
-    "too_many_requests": RateLimited,
-    "context_length_exceeded": ContextLengthExceeded,
     "content_filter": ContentFiltered,
     "content_policy_violation": ContentFiltered,
     "responsibleaipolicyviolation": ContentFiltered,
     "moderation_blocked": ContentFiltered,
     "invalid_prompt": ContentFiltered,
+    "datainspectionfailed": ContentFiltered,
+    "data_inspection_failed": ContentFiltered,
+    "base_resp 1026": ContentFiltered,
+    "base_resp 1027": ContentFiltered,
+    "1301": ContentFiltered,
     "model_not_found": ModelNotFound,
     "deploymentnotfound": ModelNotFound,
     "invalid_api_key": AuthenticationFailed,
+    "invalidapikey": AuthenticationFailed,
+    "api_key_invalid": AuthenticationFailed,
     "account_deactivated": AuthenticationFailed,
     "invalid_organization": AuthenticationFailed,
     "unsupported_country_region_territory": AuthenticationFailed,
-    "server_error": ProviderUnavailable,
-    "internal_error": ProviderUnavailable,
-    "engine_overloaded": Overloaded,
-    "model_overloaded": Overloaded,
-    "overloaded": Overloaded,
-    "slow_down": Overloaded,
-    "service_unavailable": Overloaded,
 }
-_BY_TYPE: dict[str, type[FleetError]] = {
-    "insufficient_quota": QuotaExhausted,
-    "billing_error": QuotaExhausted,
-    "exceed_context_size_error": ContextLengthExceeded,
+"""Those that say the cause, besides the ones in `error_words`."""
+_BY_VAGUE_NAME: dict[str, type[FleetError]] = {
+    "rate_limit_exceeded": RateLimited,
+    "ratelimitreached": RateLimited,
+    "rate_limit_reached_error": RateLimited,
+    "rate_limit_error": RateLimited,
+    "too_many_requests": RateLimited,
+    "resource_exhausted": RateLimited,
     "authentication_error": AuthenticationFailed,
     "permission_error": AuthenticationFailed,
-    "rate_limit_error": RateLimited,
-    "rate_limit_exceeded": RateLimited,
-    "too_many_requests": RateLimited,
-    "overloaded_error": Overloaded,
+    "engine_overloaded": Overloaded,
     "engine_overloaded_error": Overloaded,
+    "model_overloaded": Overloaded,
+    "overloaded": Overloaded,
+    "overloaded_error": Overloaded,
+    "capacity_exceeded": Overloaded,
+    "slow_down": Overloaded,
+    "service_unavailable": Overloaded,
     "service_unavailable_error": Overloaded,
     "timeout_error": ProviderTimeout,
 }
-_BY_TYPE_WITHOUT_STATUS: dict[str, type[FleetError]] = {
+"""Servers without a word for it also say that there is no credit, or that a prompt is too long, under these."""
+_BY_VAGUEST_NAME: dict[str, type[FleetError]] = {
+    "server_error": ProviderUnavailable,
+    "internal_error": ProviderUnavailable,
+    "base_resp 2013": InvalidRequest,
     "invalid_request_error": InvalidRequest,
     "badrequesterror": InvalidRequest,
     "not_found_error": ModelNotFound,
     "notfounderror": ModelNotFound,
 }
-"""Too vague beside a status: OpenAI's 401 has the type invalid_request_error."""
-
-_TOO_LONG = re.compile(
-    r"maximum context length|context[ _](?:length|window|size)|prompt is too long|too many input tokens", re.IGNORECASE
-)
-"""In the words of vLLM, llama.cpp and gateways, which give no code for it."""
-_LARGER_THAN_THE_LIMIT = re.compile(r"request too large", re.IGNORECASE)
-"""A 429 for one request that is larger than a whole minute's limit: waiting does not help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """What a vendor says about an error."""
-
-    message: str
-    code: str | None = None
-    type: str | None = None
-    status: int | None = None
-    """As the body gives it; the only one for an error inside a stream."""
+"""Only inside a stream and with 400: OpenAI's 401 has the type invalid_request_error, and a 504 server_error."""
 
 
 def from_sdk(
@@ -128,7 +110,8 @@ def from_sdk(
     """What an SDK call raised, as an error of the contract. `prompt`: the texts that were sent."""
     if isinstance(exc, openai.APIStatusError):
         return from_body(
-            exc.body,
+            # Of xAI's {"code": …, "error": "…"} the SDK keeps the words only.
+            exc.response.text if isinstance(exc.body, str) else exc.body,
             provider=provider,
             key=key,
             prompt=prompt,
@@ -149,68 +132,32 @@ def from_body(
     headers: Mapping[str, str] | None = None,
 ) -> FleetError:
     """What an error body says. Without `status` it came inside a stream."""
-    said = reported(body)
+    said, prompt = reported(body), tuple(prompt)
     status = status or said.status
-    chosen = _chosen(said, status=status)
     return answered(
-        chosen,
-        said.message,
+        _chosen(said, status=status, headers=headers or {}, prompt=prompt),
+        said,
         provider=provider,
-        names=(status, said.code or said.type),
+        names=(status, said.headline),
         status=status,
         key=key,
         prompt=prompt,
         headers=headers,
+        told_s=said.retry_after_s,
     )
 
 
-def _chosen(said: Reported, *, status: int | None) -> type[FleetError]:
-    kind = (said.type or "").lower()
-    if status in (413, 429) and _LARGER_THAN_THE_LIMIT.search(said.message):
-        return ContextLengthExceeded
-    if found := _BY_CODE.get((said.code or "").lower()) or _BY_TYPE.get(kind):
+def _chosen(
+    said: Reported, *, status: int | None, headers: Mapping[str, str], prompt: Iterable[str]
+) -> type[FleetError]:
+    names = [name.lower() for name in said.names]
+    found = (
+        first_of(_BY_CODE, names)
+        or cause_of(said, status=status, headers=headers, prompt=prompt, told_s=said.retry_after_s)
+        or first_of(_BY_VAGUE_NAME, names)
+    )
+    if found is None and status in (400, None):
+        found = first_of(_BY_VAGUEST_NAME, names)
+    if found:
         return found
-    if status in (400, 422, None) and _TOO_LONG.search(said.message):
-        return ContextLengthExceeded
-    if status is None:
-        return _BY_TYPE_WITHOUT_STATUS.get(kind, ProviderUnavailable)
-    return of_status(status)
-
-
-def reported(body: object) -> Reported:
-    """Reads every form in which servers write an error: nested, flat, a bare text, a list of one."""
-    match body:
-        case [first, *_]:
-            return reported(first)
-        case {"error": {**error}}:
-            return _from_fields({"message": "no reason given", **error})
-        case {"error": str(message), **rest}:
-            return _from_fields({**rest, "message": message})
-        case {"detail": detail}:
-            return Reported(detail if isinstance(detail, str) else "the request did not validate")
-        case {**fields}:
-            return _from_fields(fields)
-        case str(text) if text and not text.lstrip().startswith("<"):
-            return Reported(text)
-        case _:
-            return Reported("no reason given")
-
-
-def _from_fields(fields: Mapping[object, object]) -> Reported:
-    message, code, kind = fields.get("message"), fields.get("code"), fields.get("type")
-    status = next(filter(None, (_status(fields.get(name)) for name in ("status_code", "status", "code", "type"))), None)
-    inner = fields.get("innererror")
-    if isinstance(inner, dict) and code in (None, ""):
-        code = inner.get("code")
-    return Reported(
-        message=message if isinstance(message, str) and message else "no reason given",
-        code=str(code) if code not in (None, "") else None,
-        type=kind if isinstance(kind, str) else None,
-        status=status,
-    )
-
-
-def _status(value: object) -> int | None:
-    """OpenRouter and vLLM put the HTTP status into `code`, Groq into `status_code`, Azure also into `type`."""
-    text = str(value)
-    return int(text) if text.isdigit() and 400 <= int(text) < 600 else None
+    return ProviderUnavailable if status is None else of_status(status)

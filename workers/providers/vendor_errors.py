@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
@@ -22,6 +23,8 @@ from contracts.errors import (
     RateLimited,
 )
 from contracts.wire import utc_now
+from workers.providers import error_words
+from workers.providers.error_body import Reported
 
 MAX_MESSAGE_CHARS = 500
 MAX_WAIT_S = 86_400.0
@@ -33,15 +36,30 @@ BY_STATUS: dict[int, type[FleetError]] = {
     402: QuotaExhausted,
     403: AuthenticationFailed,
     404: ModelNotFound,
+    407: ProviderUnavailable,
     408: ProviderTimeout,
     409: ProviderUnavailable,
     413: ContextLengthExceeded,
+    420: RateLimited,
+    421: ProviderUnavailable,
+    423: ProviderUnavailable,
+    424: ProviderUnavailable,
     425: ProviderUnavailable,
     429: RateLimited,
+    430: RateLimited,
+    444: ProviderUnavailable,  # nginx hung up
+    451: AuthenticationFailed,
+    460: ProviderUnavailable,  # AWS: the load balancer's client hung up
+    498: Overloaded,  # Groq: no capacity for the flex tier
+    499: ProviderUnavailable,  # something between us and the vendor hung up on it; Google's CANCELLED
     503: Overloaded,
     504: ProviderTimeout,
+    522: ProviderTimeout,  # Cloudflare
+    524: ProviderTimeout,
     529: Overloaded,
+    598: ProviderTimeout,
 }
+"""What is not here is the request's fault below 500, and the vendor's from there on (also Cloudflare's 520 to 530)."""
 
 _KEY_LIKE = re.compile(
     r"""
@@ -93,9 +111,43 @@ def of_class(exc: Exception, table: Mapping[str, type[FleetError]]) -> type[Flee
     return next(table[parent.__name__] for parent in type(exc).__mro__ if parent.__name__ in table)
 
 
+def first_of(table: Mapping[str, type[FleetError]], names: Iterable[str]) -> type[FleetError] | None:
+    """What the first of the names that a table has stands for there."""
+    return next((table[name] for name in names if name in table), None)
+
+
+def cause_of(
+    said: Reported,
+    *,
+    status: int | None,
+    headers: Mapping[str, str],
+    prompt: Iterable[str],
+    told_s: float | None = None,
+) -> type[FleetError] | None:
+    """What an error is by its names and words, or by what sent it; None when its status says it best.
+
+    `told_s`: when to come back, as the body tells. Words that repeat the prompt are not the vendor's, and count for
+    nothing.
+    """
+    if _refused_on_the_way(said, status=status, headers=headers):
+        return ProviderUnavailable
+    if repeats(said.wording, prompt):
+        said = replace(said, wording="")
+    comes_back_in_s = retry_after_s(headers, now=utc_now(), text=said.wording, told_s=told_s)
+    return error_words.cause(said, status=status, comes_back_in_s=comes_back_in_s)
+
+
+def _refused_on_the_way(said: Reported, *, status: int | None, headers: Mapping[str, str]) -> bool:
+    """Whether the page of a firewall or of Cloudflare's check for browsers came: no vendor has seen the key.
+
+    A page with 401 can be a proxy's that wants the key, and one with 404 a wrong base_url: those stay what they are.
+    """
+    return (said.is_page and status == 403) or (status is not None and "cf-mitigated" in headers)
+
+
 def answered(
     kind: type[FleetError],
-    said: str,
+    said: Reported,
     *,
     provider: str,
     names: Iterable[object],
@@ -107,15 +159,19 @@ def answered(
 ) -> FleetError:
     """An error that a vendor answered with, in words without a key or a prompt.
 
-    `names`: what it is called besides `said`. `told_s`: when to come back, as the body tells.
+    `names`: what it is called besides its message. `told_s`: when to come back, as the body tells.
     """
     headline = " ".join(dict.fromkeys(str(name) for name in names if name))
-    words = "it repeats the prompt, so its words are left out" if repeats(said, prompt) else said
+    words = "it repeats the prompt, so its words are left out" if repeats(said.message, prompt) else said.message
+    if _refused_on_the_way(said, status=status, headers=headers or {}):
+        words = "an HTML page in place of the API's answer; something on the way to the vendor refused the call"
     return kind(
         redact(f"{provider} answered {headline or 'with an error'}: {words}", key=key),
         provider=provider,
         status=status,
-        retry_after_s=retry_after_s(headers or {}, now=utc_now(), text=said, told_s=told_s) if kind.retryable else None,
+        retry_after_s=retry_after_s(headers or {}, now=utc_now(), text=said.message, told_s=told_s)
+        if kind.retryable
+        else None,
     )
 
 

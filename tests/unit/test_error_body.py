@@ -1,0 +1,73 @@
+"""What an error body says, in the forms in which vendors and gateways write one."""
+
+from typing import Any
+
+import pytest
+
+from workers.providers.error_body import NOTHING, is_error, reported
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "headline", "status"),
+    [
+        ({"error": {"message": "why", "type": "t", "code": 503}}, "why", "t", 503),
+        ({"error": {"message": "why", "type": "t", "code": "c"}}, "why", "c", None),
+        ({"code": "c", "error": "why"}, "why", "c", None),
+        (
+            {"error": "Unauthorized", "message": "no such key", "statusCode": 401},
+            "Unauthorized: no such key",
+            None,
+            401,
+        ),
+        ({"errors": [{"message": "why", "code": 5021}]}, "why", "5021", None),
+        ({"base_resp": {"status_code": 1008, "status_msg": "why"}}, "why", "base_resp 1008", None),
+        ({"error_code": 336103, "error_msg": "why"}, "why", "336103", None),
+        ({"__type": "ThrottlingException", "Message": "why"}, "why", "ThrottlingException", None),
+        ({"detail": {"message": "why", "code": "c"}}, "why", "c", None),
+        ({"error": {"message": {"detail": [{"input": "the prompt"}]}}}, "the request did not validate", None, None),
+        ({"error": {"message": '{"error": {"message": "why", "code": "c"}}'}}, "why", "c", None),
+        ({"error": {"message": "It failed", "metadata": {"raw": "why"}}}, "It failed: why", None, None),
+        ('{"message": "why"}', "why", None, None),
+        ("<400> why", "<400> why", None, None),
+        ("<html>why</html>", NOTHING, None, None),
+        ({"error": {"message": "<!DOCTYPE html>"}}, NOTHING, None, None),
+        ({"error": {"message": '{"odd": 1}'}}, '{"odd": 1}', None, None),
+        ({"error": {"code": 10**30, "message": ["why"]}}, NOTHING, str(10**30), None),
+    ],
+)
+def test_the_words_are_found_in_any_form(body: Any, message: str, headline: str | None, status: int | None) -> None:
+    said = reported(body)
+    assert (said.message, said.headline, said.status) == (message, headline, status)
+
+
+def test_wrappings_are_followed_to_a_depth_and_words_to_a_length() -> None:
+    body: Any = "deep"
+    for _ in range(500):
+        body = {"error": body}
+    assert reported(body).message == NOTHING
+    assert len(reported({"message": "word " * 1_000_000}).wording) <= 10_000
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"error": {}}, False),
+        ({"error": "why"}, True),
+        ([{"error": {"code": 400}}], True),
+        ({"type": "error"}, True),
+        ({"errors": ["why"], "success": False}, True),
+        ({"errors": [], "success": True}, False),
+        ({"base_resp": {"status_code": 0, "status_msg": "success"}}, False),
+        ({"base_resp": {"status_code": 1008, "status_msg": "no"}}, True),
+        ({"code": "InvalidParameter", "message": "no"}, True),
+        ({"code": 70000, "msg": "no"}, True),
+        ({"code": 0, "message": "Success"}, False),
+        ({"error_code": 17, "error_msg": "no"}, True),
+        ({"message": {"role": "assistant"}}, False),
+        ({"choices": []}, False),
+        ("text", False),
+        ([], False),
+    ],
+)
+def test_an_error_is_told_from_everything_else(body: Any, expected: bool) -> None:
+    assert is_error(body) is expected

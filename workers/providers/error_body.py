@@ -1,0 +1,205 @@
+"""What an error body says, in every form in which vendors, gateways and proxies write one.
+
+Nested as OpenAI and Anthropic do, flat as xAI and DashScope, in a list as Gemini's compatible endpoint, under `errors`
+as Cloudflare, under `base_resp` as MiniMax. A gateway wraps the error of the vendor behind it: OpenRouter in
+`metadata.raw`, others as JSON inside the message.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+NOTHING = "no reason given"
+
+_MOST_WRAPPINGS = 4
+_MOST_WORDS = 10_000
+"""Characters that are held against the tables; a server may answer with megabytes."""
+_MESSAGES = ("message", "Message", "msg", "error_msg", "error_message", "status_msg", "detail")
+_NO_CAUSE = frozenset({"", "error", "fail", "failed", "failure"})
+"""Names that only say that it is an error."""
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)s$")
+_PAGE = re.compile(r"\s*<[a-z!?]", re.IGNORECASE)
+"""HTML or XML; DashScope's `<400> InternalError…` is neither."""
+_OF_WELL = frozenset({"", "0", "200", "success", "ok", "none"})
+"""Codes with which servers that always send one say that all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What a body says about an error."""
+
+    message: str = NOTHING
+    names: tuple[str, ...] = ()
+    """What it is called: code, reason, type, status name; then the same of the error that it wraps."""
+    status: int | None = None
+    """As the body gives it; the only one for an error inside a stream."""
+    wording: str = ""
+    """All that is said in words, also by the error that it wraps."""
+    retry_after_s: float | None = None
+    """Of google.rpc.RetryInfo."""
+    is_page: bool = False
+    """It is an HTML page: something in between answered, not the API."""
+
+    @property
+    def headline(self) -> str | None:
+        return self.names[0] if self.names else None
+
+
+def reported(body: object, *, depth: int = 0) -> Reported:
+    """Reads any body; one that says nothing is NOTHING."""
+    if depth > _MOST_WRAPPINGS:
+        return Reported()
+    match body:
+        case str():
+            return _of_text(body.strip(), depth=depth)
+        case [first, *_]:
+            return reported(first, depth=depth + 1)
+        case {"error": {**error}}:
+            return _of_fields(error, depth=depth)
+        case {"error": str(message), "message": str(more), **rest} if more:
+            return _of_fields({**rest, "message": f"{message}: {more}"}, depth=depth)
+        case {"error": str(message), **rest}:
+            return _of_fields({**rest, "message": message}, depth=depth)
+        case {"errors": [first, *_]} | {"error": [first, *_]} | {"detail": {} as first}:
+            return reported(first, depth=depth + 1)
+        case {"base_resp": {"status_code": int(code), **rest}}:
+            return _of_fields({**rest, "code": f"base_resp {code}"}, depth=depth)
+        case {"detail": [*_]}:  # pydantic's, which holds the input
+            return Reported("the request did not validate")
+        case {**fields}:
+            return _of_fields(fields, depth=depth)
+        case _:
+            return Reported()
+
+
+def is_error(body: object) -> bool:
+    """Whether a body that came in place of a reply, with a status of success or in a stream, reports an error."""
+    match body:
+        case [first, *_]:
+            return is_error(first)
+        case {"error": error} if error:
+            return True
+        case {"object": "error"} | {"type": "error"} | {"detail": _} | {"errors": [_, *_]} | {"success": False}:
+            return True
+        case {"base_resp": {"status_code": int(code)}}:
+            return code != 0
+        case {"error_code": code, "error_msg": str()} | {"code": code, "message": str()} | {"code": code, "msg": str()}:
+            return str(code).lower() not in _OF_WELL
+        case _:
+            return False
+
+
+def _of_text(text: str, *, depth: int) -> Reported:
+    if _PAGE.match(text):
+        return Reported(is_page=True)
+    if text.startswith(("{", "[")) and (inner := _decoded(text)) is not None:
+        return reported(inner, depth=depth + 1)
+    return Reported(text, wording=text[:_MOST_WORDS]) if text else Reported()
+
+
+def _of_fields(fields: Mapping[object, object], *, depth: int) -> Reported:
+    own = next((said for name in _MESSAGES if isinstance(said := fields.get(name), str) and said.strip()), "").strip()
+    if _PAGE.match(own):
+        return Reported(is_page=True)
+    inner = _wrapped(fields, own, depth=depth)
+    reasons, retry_after_s = _details(fields.get("details"))
+    return Reported(
+        message=_joined(own, fields, inner),
+        names=(*_names(fields, reasons), *inner.names),
+        status=next(_statuses(fields), inner.status),
+        wording="\n".join(dict.fromkeys(filter(None, (own[:_MOST_WORDS], inner.wording)))),
+        retry_after_s=inner.retry_after_s if retry_after_s is None else retry_after_s,
+    )
+
+
+def _wrapped(fields: Mapping[object, object], own: str, *, depth: int) -> Reported:
+    """The error of the vendor behind a gateway."""
+    found: object = None
+    match fields:
+        case {"metadata": {"raw": raw}} if raw:
+            found = raw
+        case {"message": {"detail": detail}}:
+            found = {"detail": detail}
+        case {"message": {} as message}:
+            found = message
+        case {"error": str() | {} as error} if error:
+            found = error
+        case _:
+            begins = min((at for at in (own.find("{"), own.find("[{")) if at >= 0), default=-1)
+            found = _decoded(own[begins:]) if begins >= 0 else None
+    return reported(found, depth=depth + 1) if found is not None else Reported()
+
+
+def _joined(own: str, fields: Mapping[object, object], inner: Reported) -> str:
+    """`Provider returned error (Nvidia): what Nvidia said`."""
+    match fields.get("metadata"):
+        case {"provider_name": str(provider)} if own and provider and provider not in own:
+            own = f"{own} ({provider})"
+        case _:
+            pass
+    if not own or (own.startswith(("{", "[")) and inner.message != NOTHING):
+        return inner.message
+    if inner.message == NOTHING or "{" in own or inner.message in own:
+        return own
+    return f"{own}: {inner.message}"
+
+
+def _names(fields: Mapping[object, object], reasons: list[str]) -> tuple[str, ...]:
+    code = fields.get("code")
+    match fields.get("innererror"):
+        case {"code": inner} if code in (None, ""):
+            code = inner
+        case _:
+            pass
+    named = (code, fields.get("error_code"), *reasons, fields.get("type"), fields.get("__type"), fields.get("status"))
+    texts = (str(name).strip() for name in named if isinstance(name, str | int) and not isinstance(name, bool))
+    return tuple(dict.fromkeys(text for text in texts if text.lower() not in _NO_CAUSE and not _is_status(text)))
+
+
+def _statuses(fields: Mapping[object, object]) -> Iterator[int]:
+    """OpenRouter and vLLM put the HTTP status into `code`, Groq into `status_code`, Azure also into `type`."""
+    for name in ("status_code", "status", "code", "type", "http_code", "statusCode"):
+        if _is_status(text := str(fields.get(name))):
+            yield int(text)
+
+
+def _is_status(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 400 <= int(text[:9]) < 600
+
+
+def _details(details: object) -> tuple[list[str], float | None]:
+    """The codes of the cause, as Anthropic's `details` and google.rpc.ErrorInfo name them, and when to come back."""
+    reasons: list[str] = []
+    retry_after_s = None
+    for detail in details if isinstance(details, list) else [details]:
+        match detail:
+            case {"error_code": str(reason)}:
+                reasons.append(reason)
+            case {"@type": str(kind), "reason": str(reason)} if kind.endswith(".ErrorInfo"):
+                reasons.append(reason)
+            case {"@type": str(kind), "retryDelay": delay} if kind.endswith(".RetryInfo"):
+                retry_after_s = _seconds(delay)
+            case _:
+                pass
+    return reasons, retry_after_s
+
+
+def _seconds(duration: object) -> float | None:
+    """Of a google.protobuf.Duration, in its text form (`34.07s`) or as an object."""
+    match duration:
+        case str(text) if found := _DURATION.match(text):
+            return float(found.group(1))
+        case {"seconds": int() | str() as seconds} if str(seconds).isdigit():
+            return float(seconds)
+        case _:
+            return None
+
+
+def _decoded(text: str) -> object:
+    """The JSON that a text begins with; None when it does not."""
+    try:
+        value: object = json.JSONDecoder().raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict | list) else None
