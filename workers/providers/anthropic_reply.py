@@ -18,6 +18,7 @@ from contracts.usage import Usage, UsagePart, UsageSource
 from workers.providers import finish_reasons, reply_arguments
 from workers.providers.anthropic_request import PROVIDER, arguments_object
 from workers.providers.base import Chunk, Finish, Stated, service_tier
+from workers.providers.error_body import is_error
 from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.output import Output
 from workers.providers.reply_body import ReplyBody
@@ -254,7 +255,7 @@ class MessageReader:
     def _take_unknown(self, event: Event) -> None:
         """An error in one of its forms; what is neither that nor an event of the API (a proxy's own) is skipped."""
         body = decode_any(event.data)
-        if event.name == "error" or (isinstance(body, dict) and body.get("error")):
+        if event.name == "error" or is_error(body):
             self.error = self._classify(body)
 
     def _take_no_json(self, event: Event, *, may_be_cut: bool) -> None:

@@ -19,6 +19,7 @@ from contracts.events import ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers import finish_reasons, reply_arguments
 from workers.providers.base import Chunk, Finish, Stated, service_tier
+from workers.providers.error_body import is_error
 from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.output import Output
 from workers.providers.reply_body import ReplyBody
@@ -206,7 +207,7 @@ class ReplyReader:
     def _take_unknown(self, data: bytes | msgspec.Raw) -> None:
         """An error in one of its forms; the rest is skipped."""
         body = decode_any(data)
-        if isinstance(body, dict) and (body.get("error") or body.get("message")):
+        if is_error(body) or (isinstance(body, dict) and body.get("message")):
             self.error = self._classify(body)
 
     def _take_candidate(self, candidate: _Candidate, data: bytes | msgspec.Raw, position: int) -> None:

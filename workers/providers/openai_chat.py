@@ -15,6 +15,7 @@ from contracts.events import FinishReason, ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers import tool_calls
 from workers.providers.base import Chunk, Finish, Stated, service_tier
+from workers.providers.error_body import is_error
 from workers.providers.json_text import NO_JSON
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
@@ -257,7 +258,7 @@ class ChatReader:
                     f"{self._provider} sent an event that is no JSON", provider=self._provider
                 )
             return
-        if event.name == "error" or _is_error(body):
+        if event.name == "error" or is_error(body):
             self.error = self._classify(body)
 
     def _merged(self) -> Chunk | None:
@@ -275,20 +276,6 @@ class ChatReader:
         self._reasoning.clear()
         self._refusal.clear()
         return chunk
-
-
-def _is_error(body: object) -> bool:
-    match body:
-        case [first, *_]:
-            return _is_error(first)
-        case {"error": error} if error:
-            return True
-        case {"object": "error"} | {"type": "error"} | {"detail": _}:
-            return True
-        case {"message": str(), "code": _}:
-            return True
-        case _:
-            return False
 
 
 class _ToolCalls:

@@ -1,16 +1,29 @@
 """The one path on which every vendor's reply is read, streamed or not."""
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
-from contracts.errors import DeadlineExceeded, FleetError, ProviderTimeout, StreamInterrupted
+from contracts.errors import (
+    DeadlineExceeded,
+    FleetError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    StreamInterrupted,
+)
 from workers.providers.base import Chunk, Finish, Stated, StreamItem
 from workers.providers.time_limits import TimeLimits
 from workers.providers.transport import ConnectionBroken, Reply
 
 TRAILER_S = 5.0
 """How long after a reply's end its usage may still come."""
+
+_OPENING_BYTES = 256
+_OF_AN_API = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[\"]|(?:data|event|id|retry)?:|(?:data|event)\s)")
+"""How a reply begins that is JSON, lines of JSON, or an event stream."""
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:")
+_STREAMS = frozenset({"text/event-stream", "application/x-ndjson"})
 
 
 class Reader(Protocol):
@@ -56,6 +69,7 @@ async def read_to_end(reply: Reply, reader: Reader, *, limits: TimeLimits, provi
 async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[StreamItem]:
     """The chunks of a reply and its Finish. Raises FleetError; the caller closes the reply."""
     stated: Stated | None = None
+    received = _Received(reply.headers.get("content-type", ""))
     while not reader.done:
         try:
             data = await limits.wait(reply.read(), at_most_s=TRAILER_S if reader.finished else None)
@@ -66,17 +80,52 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
                 raise
             raise StreamInterrupted(f"{provider}'s stream broke: {exc}", provider=provider) from exc
         limits.sign_of_life()
+        received.add(data)
         chunk = reader.feed(data) if data else reader.end()
         if reader.stated is not None and reader.stated is not stated:
             stated = reader.stated
             yield stated
         if chunk:
             yield chunk
+        if isinstance(reader.error, StreamInterrupted) and received.is_foreign:
+            raise received.to_error(provider) from reader.error
         if reader.error:
             raise reader.error
         if not data:
             break
+    if not reader.finished and received.is_foreign:
+        raise received.to_error(provider)
     if not reader.finished:
         raise StreamInterrupted(f"{provider}'s stream ended without its end marker", provider=provider)
     await reply.drain()
     yield reader.finish()
+
+
+class _Received:
+    """How a reply began, and how much of it came."""
+
+    def __init__(self, content_type: str) -> None:
+        self._media_type = re.split(r"[;\s]", content_type[:64].strip().lower(), maxsplit=1)[0]
+        self._opening = b""
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        if len(self._opening) < _OPENING_BYTES:
+            self._opening += data[: _OPENING_BYTES - len(self._opening)]
+        self._size += len(data)
+
+    @property
+    def is_foreign(self) -> bool:
+        """It is nothing that an API sends: the page of a proxy, a text, or nothing at all where no stream was begun."""
+        opening = self._opening.strip()
+        if not opening:
+            return self._media_type not in _STREAMS
+        return not _OF_AN_API.match(opening) and not any(field.startswith(opening) for field in _FIELDS)
+
+    def to_error(self, provider: str) -> ProviderUnavailable:
+        """Says what came, and nothing of its text, which can repeat a prompt or a key."""
+        what = f"{self._size} bytes of {self._media_type or 'no named type'}" if self._size else "an empty body"
+        return ProviderUnavailable(
+            f"{provider} answered with {what} where JSON or an event stream should be; is the base_url right?",
+            provider=provider,
+        )

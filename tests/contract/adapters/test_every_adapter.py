@@ -305,6 +305,25 @@ async def test_a_missing_end_marker_is_an_interruption(vendor: Vendor) -> None:
     assert (said, failure.code) == ("all of it", ErrorCode.STREAM_INTERRUPTED)
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "what"),
+    [
+        ("text/html; charset=utf-8", "<html>\n<body>Sign in as sk-1234567890</body></html>", "51 bytes of text/html"),
+        ("text/plain", "upstream error", "14 bytes of text/plain"),
+        ("application/json", "", "an empty body"),
+        ("text/event-stream", "upstream error\n\n", "16 bytes of text/event-stream"),
+    ],
+)
+async def test_what_is_no_answer_of_an_api_is_an_unavailable_vendor(
+    vendor: Vendor, kind: str, body: str, what: str
+) -> None:
+    vendor.says(Script(body=body, content_type=kind))
+    said, failure = await vendor.fails()
+    assert (said, failure.code, failure.retryable) == ("", ErrorCode.PROVIDER_UNAVAILABLE, True)
+    assert what in failure.message
+    assert not body or body.split()[-1] not in failure.message
+
+
 async def test_no_first_token_is_a_timeout(vendor: Vendor) -> None:
     vendor.says(Script(headers_s=60))
     _, failure = await vendor.fails(target=vendor.target(timeouts=PATIENT.model_copy(update={"first_token_s": 0.05})))

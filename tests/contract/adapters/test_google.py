@@ -361,12 +361,6 @@ async def test_an_error_on_bare_lines_of_the_stream_is_one(vendor: Vendor) -> No
     assert (said, failure.code) == ("x", ErrorCode.OVERLOADED)
 
 
-async def test_a_page_in_place_of_a_reply_is_no_reply(vendor: Vendor) -> None:
-    vendor.says(Script(body="<html><body>Sign in</body></html>", content_type="text/html"))
-    said, failure = await vendor.fails()
-    assert (said, failure.code) == ("", ErrorCode.STREAM_INTERRUPTED)
-
-
 @pytest.mark.parametrize("body", ["<html>\xe9</html>", "\xff", "", "[]", "[1, 2]", "null", '"text"', '{"error": 7}'])
 async def test_any_body_of_an_error_is_understood(vendor: Vendor, body: str) -> None:
     vendor.says(

@@ -200,12 +200,6 @@ async def test_a_prompt_that_was_cached_is_estimated(vendor: Vendor) -> None:
     assert (usage.output_tokens, usage.source, usage.input_tokens > 0) == (5, UsageSource.ESTIMATED, True)
 
 
-async def test_a_page_in_place_of_a_reply_is_no_reply(vendor: Vendor) -> None:
-    vendor.says(Script(body="<html>\n<body>Sign in</body></html>", content_type="text/html"))
-    said, failure = await vendor.fails()
-    assert (said, failure.code) == ("", ErrorCode.STREAM_INTERRUPTED)
-
-
 async def test_a_prompt_that_an_error_repeats_does_not_spread(vendor: Vendor) -> None:
     prompt = "The patient, born in May, has been complaining of a headache for three weeks now, and sleeps badly."
     vendor.says(Script(error={"error": f"template: cannot render {prompt}"}, status=500))
