@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, cast
@@ -50,8 +49,9 @@ from admin_api.tally import Tally
 from admin_api.vault import KeyVault
 from admin_api.webhooks import reseal as reseal_webhooks
 from runtime import broker, logs, price_refresh, role
-from runtime.broker import Broker, Unreachable, reason
+from runtime.broker import Broker, Unreachable
 from runtime.egress import Egress
+from runtime.listener import listen
 from runtime.sealing import Keyring
 from runtime.tasks import end
 from runtime.vault import VaultSession
@@ -75,7 +75,7 @@ async def serve(stop: asyncio.Event) -> None:
     settings = AdminSettings()  # pyright: ignore[reportCallIssue] - from the environment
     logs.configure(settings)
     async with AsyncExitStack() as stack:
-        listener = _listen(settings.llm_http_host, settings.llm_http_port)
+        listener = listen(settings.llm_http_host, settings.llm_http_port)
         stack.callback(listener.close)
         await stack.enter_async_context(price_refresh.kept_current(settings))
         plane = await stack.enter_async_context(open_control_plane(settings))
@@ -210,12 +210,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises Unreachable, because the operator needs the same one line."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as exc:
-        raise Unreachable(f"the admin API cannot listen at {host}:{port}: {reason(exc)}") from exc

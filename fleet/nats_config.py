@@ -38,12 +38,20 @@ class Tls:
     """Whose certificates clients must have; None: they need none."""
 
 
-def server(*, listen: str, store_dir: str, accounts: str = "", tls: Tls | None = None, node: Node | None = None) -> str:
+def server(
+    *,
+    listen: str,
+    store_dir: str,
+    name: str = "fleet",
+    accounts: str = "",
+    tls: Tls | None = None,
+    node: Node | None = None,
+) -> str:
     """A whole configuration of one node. It syncs to disk before each PubAck: without that, a power cut loses
-    requests that were acknowledged (nats-server issue 7564). `accounts`: see below; empty: everybody may. `node`:
-    its place in a cluster; None: it is alone."""
+    requests that were acknowledged (nats-server issue 7564). `name`: what it calls itself, unless it is a `node`.
+    `accounts`: see below; empty: everybody may. `node`: its place in a cluster; None: it is alone."""
     return f"""\
-server_name: {node.name if node else "fleet"}
+server_name: {node.name if node else name}
 listen: {quoted(listen)}
 max_payload: {MAX_PAYLOAD}
 {_tls(tls) if tls else ""}jetstream {{

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from socket import socket
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any
@@ -16,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
+from runtime.listener import listen
 from runtime.settings import ProbeSettings
 from runtime.tasks import end
 
@@ -30,6 +32,14 @@ _STUCK_AFTER_S = 15.0
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def __init__(self, listener: socket) -> None:
+        address = listener.getsockname()
+        super().__init__(address, _Quiet, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.server_name, self.server_port = address[:2]
+        self.setup_environ()
 
 
 class _Quiet(WSGIRequestHandler):
@@ -56,7 +66,7 @@ class Pulse:
 async def serve(
     settings: ProbeSettings, checks: Checks, *, registry: CollectorRegistry = REGISTRY
 ) -> AsyncGenerator[int]:
-    """Serves until the block ends; yields the port."""
+    """Serves until the block ends; yields the port. Raises runtime.broker.Unreachable when there is no port."""
     pulse = Pulse()
     metrics = make_wsgi_app(registry)
 
@@ -72,7 +82,7 @@ async def serve(
                 start_response("404 Not Found", [("Content-Type", "text/plain")])
                 return [b"not found\n"]
 
-    server = _Server((settings.llm_http_host, settings.llm_http_port), _Quiet)
+    server = _Server(listen(settings.llm_http_host, settings.llm_http_port))
     server.set_app(app)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="probes", daemon=True)
     thread.start()

@@ -1,8 +1,11 @@
-"""Starts a program so that it cannot outlive the supervisor: `python -I -S launch.py PARENT SIGNAL USER -- PROGRAM …`.
+"""Starts a program so that it cannot outlive the supervisor:
+`python -I -S launch.py PARENT SIGNAL USER LISTENER -- PROGRAM …`.
 
 SIGNAL is what the kernel sends the program when the process PARENT dies (Linux; elsewhere nothing does). USER is whom
 to become first (empty: nobody else): a server that refuses to run as root gets another user's identity and keeps one
-capability, CAP_DAC_OVERRIDE, so that it can reach its files below folders that are root's alone.
+capability, CAP_DAC_OVERRIDE, so that it can reach its files below folders that are root's alone. LISTENER is the
+descriptor of an open socket for the program to accept connections from (empty: none), handed over as systemd does it,
+see sd_listen_fds(3).
 
 Imports the standard library only: it runs without site-packages, in about 20 ms.
 """
@@ -20,6 +23,7 @@ _SECBIT_NO_SETUID_FIXUP = 1 << 2
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 _CAPABILITY_VERSION_3 = 0x20080522
+_LISTENER_DESCRIPTOR = 3
 
 
 class _CapHeader(ctypes.Structure):
@@ -31,9 +35,11 @@ class _CapData(ctypes.Structure):
 
 
 def main(arguments: list[str]) -> None:
-    parent, signal_number, user, separator, *program = arguments
+    parent, signal_number, user, listener, separator, *program = arguments
     if separator != "--" or not program:
-        sys.exit("usage: launch.py PARENT SIGNAL USER -- PROGRAM …")
+        sys.exit("usage: launch.py PARENT SIGNAL USER LISTENER -- PROGRAM …")
+    if listener:
+        hand_over(int(listener))
     if user:
         become(user, keeping=CAP_DAC_OVERRIDE)
     if sys.platform == "linux":
@@ -45,6 +51,15 @@ def main(arguments: list[str]) -> None:
         os.execv(program[0], program)  # noqa: S606 - no shell is the point
     except OSError as exc:
         sys.exit(f"cannot start {program[0]}: {exc.strerror}")
+
+
+def hand_over(listener: int) -> None:
+    """The process id stays the same over the exec, and no other process may take the socket for its own."""
+    if listener != _LISTENER_DESCRIPTOR:
+        os.dup2(listener, _LISTENER_DESCRIPTOR)
+        os.close(listener)
+    os.environ["LISTEN_FDS"] = "1"
+    os.environ["LISTEN_PID"] = str(os.getpid())
 
 
 def become(user: str, *, keeping: int) -> None:

@@ -7,19 +7,28 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fleet.local import launch
+from runtime.tasks import end
 
 POLL_S = 0.02
 _LAUNCHER = Path(launch.__file__)
+Ready = Callable[[], Coroutine[Any, Any, bool]]
+"""Asks a program that was started whether it can be used now."""
+
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 
 
 class StartFailed(Exception):
     """A program did not come up. The message names it, its last words and its log."""
+
+
+class PortTaken(StartFailed):
+    """Another program has the port. The message names the port and whose it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,8 @@ class Command:
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
     """What it gets when we die."""
+    listener: socket.socket | None = None
+    """An open socket that it accepts connections from; see launch.py. None: it opens its own."""
 
 
 class Process:
@@ -45,15 +56,17 @@ class Process:
         self.command = command
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
         launcher = (sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(command.death_signal)))
+        shared = (command.listener.fileno(),) if command.listener else ()
         with command.log.open("ab") as log:
             self._child = subprocess.Popen(
-                [*launcher, command.user, "--", *command.argv],
+                [*launcher, command.user, "".join(map(str, shared)), "--", *command.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**inherited, **command.env},
                 cwd=command.cwd or command.log.parent,
                 start_new_session=True,
+                pass_fds=shared,
             )
 
     @property
@@ -91,15 +104,24 @@ class Process:
         self.send(signal.SIGKILL)
         await self.exited()
 
-    async def wait_until(self, ready: Callable[[], Awaitable[bool]], *, timeout_s: float = 30) -> None:
+    async def wait_until(self, ready: Ready, *, timeout_s: float = 30) -> None:
         """Returns when `ready()` says yes. Raises StartFailed when it exits first or takes too long."""
         deadline = time.monotonic() + timeout_s
-        while not await ready():
+        while not await self._is(ready):
             if not self.alive:
                 raise self.failed()
             if time.monotonic() > deadline:
                 raise StartFailed(f"{self.command.name} did not answer within {timeout_s:g} s: {self.last_words()}")
             await asyncio.sleep(POLL_S)
+
+    async def _is(self, ready: Ready) -> bool:
+        """What `ready()` says; no as soon as the program has ended, whoever else might answer in its place."""
+        asked, ended = asyncio.create_task(ready()), asyncio.create_task(self.exited())
+        try:
+            await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+            return self.alive and asked.done() and asked.result()
+        finally:
+            await end(asked, ended)
 
     def failed(self) -> StartFailed:
         return StartFailed(f"{self.command.name} ended with code {self.returncode}: {self.last_words()}")

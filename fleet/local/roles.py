@@ -1,8 +1,14 @@
-"""A role of the fleet as a child process: the same command and environment that an operator would give it."""
+"""A role of the fleet as a child process: the same command and environment that an operator would give it.
+
+It does not open its port itself: it is given a socket that listens already and stays open for as long as we live. So
+no other program can have the port, not even while the role is started again, and whatever answers there is the role.
+A connection that is made meanwhile waits until it is accepted.
+"""
 
 import asyncio
 import http.client
 import math
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +22,21 @@ class Role:
     """One process of a role. Ready when its /readyz says so."""
 
     def __init__(
-        self, name: str, arguments: Sequence[str], *, env: Mapping[str, str], port: int, log: Path, stop_within_s: float
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        listener: socket.socket,
+        log: Path,
+        stop_within_s: float,
     ) -> None:
-        """`env`: what this role needs, and no other role's secrets."""
+        """`env`: what this role needs, and no other role's secrets. `listener` stays the caller's to close."""
         argv = (sys.executable, "-P", "-m", "fleet.cli", *arguments)
         self.name = name
-        self.port = port
+        self.port: int = listener.getsockname()[1]
         self.process: Process | None = None
-        self._command = Command(name, argv, log, env={**env, "LLM_HTTP_PORT": str(port)})
+        self._command = Command(name, argv, log, env={**env, "LLM_HTTP_PORT": str(self.port)}, listener=listener)
         self._stop_within_s = stop_within_s
 
     async def start(self, *, timeout_s: float = math.inf) -> None:

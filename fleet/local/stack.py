@@ -7,9 +7,10 @@ another's credentials.
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 from pydantic import SecretStr
@@ -19,7 +20,7 @@ from contracts.subjects import token
 from fleet import nats_config, nats_users, vault_policies
 from fleet.admin_client import AdminApi
 from fleet.local.demo_tenant import DEMO_TENANT, set_up
-from fleet.local.process import Process, StartFailed
+from fleet.local.process import PortTaken, Process, StartFailed
 from fleet.local.roles import Role, run_once
 from fleet.local.servers import NatsServer, PostgresServer, VaultServer
 from fleet.local.state import State
@@ -79,9 +80,10 @@ class Wishes:
 class Broker:
     """The NATS server together with its streams: those in memory are gone when it was restarted."""
 
-    def __init__(self, server: NatsServer, settings: BrokerSettings) -> None:
+    def __init__(self, server: NatsServer, operator: nats_users.User, password: SecretStr) -> None:
         self._server = server
-        self._settings = settings
+        self._operator = operator
+        self._password = password
 
     @property
     def process(self) -> Process | None:
@@ -89,9 +91,11 @@ class Broker:
 
     async def start(self) -> None:
         await self._server.start()
-        inbox = nats_users.operator().inbox_prefix
-        async with broker.connect(self._settings, name="fleet-up", inbox_prefix=inbox) as connection:
-            await broker.ensure_streams(connection, self._settings)
+        settings = BrokerSettings(
+            nats_url=self._server.url, nats_user=self._operator.name, nats_password=self._password
+        )
+        async with broker.connect(settings, name="fleet-up", inbox_prefix=self._operator.inbox_prefix) as connection:
+            await broker.ensure_streams(connection, settings)
 
     async def stop(self) -> None:
         await self._server.stop()
@@ -113,12 +117,7 @@ class Stack:
             log=state.log("nats"),
         )
         operator = nats_users.operator()
-        self._broker = Broker(
-            self._nats,
-            BrokerSettings(
-                nats_url=self._nats.url, nats_user=operator.name, nats_password=SecretStr(self._password(operator))
-            ),
-        )
+        self._broker = Broker(self._nats, operator, SecretStr(self._password(operator)))
         self._vault = VaultServer(
             state.folder / "vault",
             providers=list(wishes.pools),
@@ -128,13 +127,13 @@ class Stack:
         self._postgres = PostgresServer(
             state.folder / "postgres", port=state.port("postgres", wanted=ports.postgres), log=state.log("postgres")
         )
-        self._admin_port = state.port("admin", wanted=ports.admin)
+        self._admin_listener = state.listener("admin", wanted=ports.admin)
         self._admin_token = os.environ.get("LLM_ADMIN_TOKEN") or state.secret("admin_token", _new_token)
         self._roles: dict[str, list[Role]] = {}
 
     @property
     def admin_url(self) -> str:
-        return f"http://127.0.0.1:{self._admin_port}"
+        return f"http://127.0.0.1:{self._admin_listener.getsockname()[1]}"
 
     @property
     def admin(self) -> AdminApi:
@@ -143,12 +142,12 @@ class Stack:
     async def start(self) -> None:
         """Returns when every part answers and the demo tenant is ready. Raises StartFailed, Unreachable."""
         self._state.forget_ready(self._wishes.ready_file)
-        await self._start_all(self._servers())
+        await self._start_servers()
         database_url = await self._postgres.ensure_database(DATABASE)
         self._say("the database is brought up to date")
         await self._migrate(database_url)
         self._roles = self._make_roles(database_url)
-        await self._start_all({role.name: role for role in self._all_roles()})
+        await self._start_roles()
         self._say(f"tenant {DEMO_TENANT} is set up")
         await asyncio.to_thread(set_up, self.admin, openai_key=os.environ.get("OPENAI_API_KEY"))
         self._write_ready()
@@ -195,17 +194,39 @@ class Stack:
     def _all_roles(self) -> list[Role]:
         return [role for roles in self._roles.values() for role in roles]
 
-    async def _start_all(self, parts: Mapping[str, Part]) -> None:
+    async def _start_servers(self) -> None:
+        ports = self._wishes.ports
         async with asyncio.TaskGroup() as group:
-            for name, part in parts.items():
-                group.create_task(self._start(name, part))
+            group.create_task(self._start_server("nats", self._broker, self._nats, wanted=ports.nats))
+            group.create_task(self._start_server("vault", self._vault, self._vault, wanted=ports.vault))
+            group.create_task(self._start_server("postgres", self._postgres, self._postgres, wanted=ports.postgres))
 
-    async def _start(self, name: str, part: Part) -> None:
+    async def _start_server(
+        self, name: str, part: Part, server: NatsServer | VaultServer | PostgresServer, *, wanted: int | None
+    ) -> None:
+        """A port that another program has taken meanwhile is changed, unless it was asked for: nobody knows it yet."""
+
+        async def start() -> None:
+            try:
+                await part.start()
+            except PortTaken:
+                if wanted is None:
+                    server.port = self._state.port(name)
+                raise
+
+        await self._start(name, start)
+
+    async def _start_roles(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for role in self._all_roles():
+                group.create_task(self._start(role.name, role.start))
+
+    async def _start(self, name: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """More than one try, because a predecessor that was killed may still be letting go of its files and ports."""
         async with asyncio.timeout(_START_TIMEOUT_S):
             for tried in range(1, _START_TRIES + 1):
                 try:
-                    await part.start()
+                    await start()
                 except StartFailed:
                     if tried == _START_TRIES:
                         raise
@@ -238,7 +259,7 @@ class Stack:
             **_of_environment(map(str.upper, MailSettings.model_fields)),
             "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
         }
-        return self._role("admin", ["admin"], env=env, port=self._admin_port)
+        return self._role("admin", ["admin"], env=env, listener=self._admin_listener)
 
     def _usage_role(self, database_url: str) -> Role:
         env = {**self._common_env(nats_users.usage()), "DATABASE_URL": database_url}
@@ -261,11 +282,12 @@ class Stack:
         arguments: Sequence[str],
         *,
         env: Mapping[str, str],
-        port: int | None = None,
+        listener: socket | None = None,
         stop_within_s: float = _ROLE_STOP_S,
     ) -> Role:
-        port = port or self._state.port(name)
-        return Role(name, arguments, env=env, port=port, log=self._state.log(name), stop_within_s=stop_within_s)
+        listener = listener or self._state.listener(name)
+        log = self._state.log(name)
+        return Role(name, arguments, env=env, listener=listener, log=log, stop_within_s=stop_within_s)
 
     def _common_env(self, user: nats_users.User) -> dict[str, str]:
         return {

@@ -1,24 +1,25 @@
 """What a local stack keeps in its folder: secrets, ports, logs, the ready file, and the lock that makes it its own."""
 
 import base64
+import errno
 import fcntl
 import json
 import os
 import secrets
+import socket
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fleet.local.process import free_port, port_is_free, private_folder, write_private
+from fleet.local.process import PortTaken, free_port, port_is_free, private_folder, write_private
+
+_LOOPBACK = "127.0.0.1"
+_BACKLOG = 2048
 
 
 class StateInUse(Exception):
     """Another stack runs on the same folder."""
-
-
-class PortTaken(Exception):
-    """A port that was asked for is not free."""
 
 
 class State:
@@ -28,6 +29,7 @@ class State:
         self.folder = private_folder(folder.absolute())
         self.logs = private_folder(self.folder / "logs")
         self.ready_file = self.folder / "ready.json"
+        self._listeners = ExitStack()
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -44,7 +46,8 @@ class State:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            yield
+            with self._listeners:
+                yield
 
     def secret(self, name: str, make: Callable[[], str]) -> str:
         """The secret of that name; made and kept when there is none yet."""
@@ -63,15 +66,34 @@ class State:
         return {"LLM_ENCRYPTION_KEY": newest, "LLM_ENCRYPTION_KEY_PREVIOUS": ",".join(filter(None, previous))}
 
     def port(self, name: str, *, wanted: int | None = None) -> int:
-        """`wanted`, else the one of the last run, else any free one. Raises PortTaken."""
-        kept = _read(self.folder / "ports.json")
-        if wanted is not None and not port_is_free(wanted):
-            raise PortTaken(f"port {wanted} for {name} is taken")
-        before = kept.get(name)
+        """`wanted`, else the one of the last run, else any free one: for a server that opens its port itself, and may
+        find it taken by then. Raises PortTaken."""
+        if wanted is not None:
+            _open(name, wanted).close()
+        before = self._port_before(name)
         port = wanted or (before if before and port_is_free(before) else free_port())
-        kept[name] = port
-        write_private(self.folder / "ports.json", json.dumps(kept))
+        self._keep_port(name, port)
         return port
+
+    def listener(self, name: str, *, wanted: int | None = None) -> socket.socket:
+        """A socket that listens at `wanted`, else at the port of the last run, else at any free one; open for as long
+        as the stack runs. Raises PortTaken."""
+        try:
+            found = _open(name, wanted or self._port_before(name) or 0)
+        except PortTaken:
+            if wanted is not None:
+                raise
+            found = _open(name, 0)
+        self._listeners.enter_context(found)
+        self._keep_port(name, found.getsockname()[1])
+        return found
+
+    def _port_before(self, name: str) -> int | None:
+        return _read(self.folder / "ports.json").get(name)
+
+    def _keep_port(self, name: str, port: int) -> None:
+        kept = _read(self.folder / "ports.json") | {name: port}
+        write_private(self.folder / "ports.json", json.dumps(kept))
 
     def log(self, name: str) -> Path:
         """A fresh log; the one before is kept as `<name>.log.1`."""
@@ -88,6 +110,15 @@ class State:
     def forget_ready(self, also: Path | None) -> None:
         for path in filter(None, (self.ready_file, also)):
             path.unlink(missing_ok=True)
+
+
+def _open(name: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((_LOOPBACK, port), backlog=_BACKLOG)
+    except OSError as exc:
+        taken = exc.errno == errno.EADDRINUSE
+        why = "is taken by another program" if taken else f"cannot be used: {os.strerror(exc.errno or 0)}"
+        raise PortTaken(f"port {port} for {name} {why}") from exc
 
 
 def new_sealing_key() -> str:

@@ -45,14 +45,22 @@ async def keep_running(name: str, part: Part, *, on_restart: Callable[[], None])
         wait_s = wait_before_restart(failures)
         log.warning("part_died", extra={"part": name, "code": code, "restart_in_s": round(wait_s, 1)})
         await asyncio.sleep(wait_s)
-        try:
-            await part.start()
-        except (StartFailed, Unreachable) as exc:
-            log.error("part_did_not_start", extra={"part": name, "error": str(exc)})
-            await part.stop()
-        except Exception:
-            log.exception("part_did_not_start", extra={"part": name})
-            await part.stop()
-        else:
-            log.warning("part_restarted", extra={"part": name})
-            on_restart()
+        while not await _starts(name, part):
+            failures += 1
+            await asyncio.sleep(wait_before_restart(failures))
+        log.warning("part_restarted", extra={"part": name})
+        on_restart()
+
+
+async def _starts(name: str, part: Part) -> bool:
+    """Whether it answers now. Otherwise nothing of it runs, and the log says why."""
+    try:
+        await part.start()
+    except (StartFailed, Unreachable) as exc:
+        log.error("part_did_not_start", extra={"part": name, "error": str(exc)})
+    except Exception:
+        log.exception("part_did_not_start", extra={"part": name})
+    else:
+        return True
+    await part.stop()
+    return False

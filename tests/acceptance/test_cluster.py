@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from contracts import streams
 from contracts.events import Completed, Event, Terminal
 from contracts.subjects import Priority, Provider
 from fleet.client import Client
-from fleet.local.process import free_port
 from fleet.local.roles import Role
 from fleet.local.servers import NatsServer
 from tests import servers
@@ -127,9 +127,9 @@ async def cluster(tmp_path: Path, vault: Vault, database_url: str, tenant: str) 
         nodes = await stack.enter_async_context(servers.nats_cluster(tmp_path))
         url = ",".join(node.url for node in nodes)
         environment = {**_REPLICAS, "NATS_URL": url, "DATABASE_URL": database_url}
-        usage = Role(
-            "usage", ["usage"], env=environment, port=free_port(), log=tmp_path / "usage.log", stop_within_s=10
-        )
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        log = tmp_path / "usage.log"
+        usage = Role("usage", ["usage"], env=environment, listener=listener, log=log, stop_within_s=10)
         stack.push_async_callback(usage.stop)
         await usage.start(timeout_s=30)
         for _ in range(2):

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import socket
 import stat
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,23 @@ async def test_starts_a_dead_part_again_and_says_so(stack: RunningStack, role: s
     assert stack.pids(role)[1:] == before[1:]
     assert (await ask(stack.ready, "still there?"))[-1]["type"] == "completed"
     assert stack.admin.get("tenants/demo")["slug"] == "demo"
+
+
+@pytest.mark.parametrize("role", ["worker-openai", "usage", "admin"])
+def test_no_other_program_gets_the_port_of_a_part_that_died(stack: RunningStack, folder: Path, role: str) -> None:
+    port = json.loads((folder / "state" / "ports.json").read_text())[role]
+    before = stack.pids(role)
+    os.kill(before[0], 9)
+
+    def replaced() -> bool:
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+        return stack.pids(role) != before
+
+    wait_for(replaced, within_s=20)
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as ready:
+        assert ready.status == 200
 
 
 def test_denies_no_role_what_it_needs(stack: RunningStack, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A child process ends with its supervisor, and PostgreSQL runs below a folder that is its owner's alone."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,19 @@ from fleet.local.process import Command, Process
 child = Process(Command("sleeper", ("/bin/sleep", "60"), Path(sys.argv[1])))
 print(child.pid, flush=True)
 time.sleep(60)
+"""
+
+ACCEPTS_ONCE = """
+from runtime.listener import listen
+connection, _ = listen("127.0.0.1", 0).accept()
+connection.sendall(b"accepted")
+"""
+COPIES_ITS_ENVIRONMENT = """
+import os, subprocess, sys
+from runtime.listener import listen
+print(listen("127.0.0.1", 0).getsockname()[1], flush=True)
+again = "from runtime.listener import listen; print(listen('127.0.0.1', 0).getsockname()[1])"
+sys.exit(subprocess.call([sys.executable, "-P", "-c", again]))
 """
 
 
@@ -57,6 +71,28 @@ async def test_child_gets_the_environment_that_it_was_given_and_no_other(
     names = {line.partition("=")[0] for line in log.read_text().splitlines()}
     assert "OURS" in names
     assert "SOMEBODY_ELSES_SECRET" not in names
+
+
+@pytest.mark.parametrize("user", ["", "nobody"] if os.geteuid() == 0 else [""])
+async def test_child_accepts_from_the_socket_that_it_was_given_and_leaves_it_open(tmp_path: Path, user: str) -> None:
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        argv = (sys.executable, "-P", "-c", ACCEPTS_ONCE)
+        for _ in range(2):
+            child = Process(Command("child", argv, log, listener=listener, user=user))
+            with socket.create_connection(listener.getsockname()) as connection:
+                assert connection.recv(100) == b"accepted"
+            assert await child.exited() == 0, log.read_text()
+
+
+async def test_a_socket_is_not_for_a_process_that_only_has_the_same_environment(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        child = Process(Command("child", (sys.executable, "-P", "-c", COPIES_ITS_ENVIRONMENT), log, listener=listener))
+        assert await child.exited() == 0, log.read_text()
+    ours, theirs = log.read_text().split()
+    assert int(ours) == port != int(theirs)
 
 
 async def test_postgresql_runs_below_a_folder_that_only_its_owner_may_enter(tmp_path: Path) -> None:

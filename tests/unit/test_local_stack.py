@@ -1,10 +1,14 @@
 """The local stack's decisions, and what it keeps in its folder."""
 
+import json
+import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fleet.local.process import PortTaken
 from fleet.local.stack import pool_sizes
 from fleet.local.state import State, StateInUse, default_folder
 from fleet.local.supervisor import wait_before_restart
@@ -47,6 +51,35 @@ def test_gives_its_folder_to_one_stack_at_a_time(tmp_path: Path) -> None:
         pass
     with state.locked():
         pass
+
+
+def test_takes_a_port_by_opening_it_and_keeps_it_for_the_next_run(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    with state.locked():
+        port = state.listener("admin").getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+    again = State(tmp_path)
+    with again.locked():
+        assert again.listener("admin").getsockname()[1] == port
+
+
+def test_takes_another_port_when_that_of_the_last_run_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        (tmp_path / "ports.json").write_text(json.dumps({"admin": taken, "nats": taken}))
+        state = State(tmp_path)
+        with state.locked():
+            assert state.listener("admin").getsockname()[1] != taken
+            assert state.port("nats") != taken
+
+
+@pytest.mark.parametrize("take", [State.port, State.listener])
+def test_names_a_port_that_was_asked_for_and_is_taken(take: Callable[..., object], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {taken} for admin is taken by another program"):
+            take(State(tmp_path), "admin", wanted=taken)
 
 
 def test_keeps_the_log_of_the_run_before(tmp_path: Path) -> None:

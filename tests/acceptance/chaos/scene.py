@@ -1,6 +1,7 @@
 """The fleet of a trial: `fleet up`, simulated vendors behind proxies, and one more worker whose line to NATS is bad."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from urllib.parse import urlsplit
 import psutil
 
 from fleet.admin_client import AdminApi
-from fleet.local.process import free_port
 from fleet.local.roles import Role
 from fleet.simulator import Simulator
 from tests.acceptance.chaos.agents import Door
@@ -70,7 +70,8 @@ async def running(folder: Path) -> AsyncGenerator[Scene]:
         for line in ("agents", "outlying-nats"):
             lines[line] = await stack.enter_async_context(Proxy(nats_port(fleet.ready)))
         await asyncio.to_thread(_configure, fleet.admin, simulator, lines)
-        outlying = await _outlying_worker(fleet, folder / "outlying.log", lines["outlying-nats"].port)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        outlying = await _outlying_worker(fleet, folder / "outlying.log", lines["outlying-nats"].port, listener)
         stack.push_async_callback(outlying.stop)
         assert outlying.process is not None
         scene = Scene(fleet, folder / "state", simulator, lines, psutil.Process(outlying.process.pid))
@@ -102,12 +103,11 @@ def _configure(admin: AdminApi, simulator: Simulator, lines: dict[str, Proxy]) -
         admin.post("llm-providers", body)
 
 
-async def _outlying_worker(fleet: RunningStack, log: Path, nats_port: int) -> Role:
+async def _outlying_worker(fleet: RunningStack, log: Path, nats_port: int, listener: socket.socket) -> Role:
     """As an operator adds a worker on another machine: the same role and settings, another way to NATS."""
     sibling = psutil.Process(fleet.pids(f"worker-{OUTLYING_OF}")[0]).environ()
     environment = {**sibling, "NATS_URL": f"nats://127.0.0.1:{nats_port}"}
-    role = Role(
-        "outlying", ["worker", "--provider", OUTLYING_OF], env=environment, port=free_port(), log=log, stop_within_s=15
-    )
+    command = ["worker", "--provider", OUTLYING_OF]
+    role = Role("outlying", command, env=environment, listener=listener, log=log, stop_within_s=15)
     await role.start(timeout_s=START_WITHIN_S)
     return role

@@ -1,0 +1,27 @@
+"""Where a role listens for HTTP: at a socket that whoever started it has opened already, or at an address of its own.
+
+An open socket is handed over as systemd does it (sd_listen_fds(3)): it is descriptor 3, LISTEN_FDS says how many there
+are, and LISTEN_PID whom they are for, so that a process that merely has the same environment does not take them. Who
+hands a socket over keeps it open, and its port can be taken by nobody else, not even while the role is started again.
+"""
+
+import os
+import socket
+
+from runtime.broker import Unreachable
+
+FIRST_DESCRIPTOR = 3
+_BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """`port` 0 takes a free one. Raises Unreachable, because the operator needs the same one line."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0":
+        handed_over = socket.socket(fileno=FIRST_DESCRIPTOR)
+        handed_over.set_inheritable(False)
+        return handed_over
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        raise Unreachable(f"cannot listen at {host}:{port}: {exc.strerror or exc}") from exc
