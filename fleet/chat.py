@@ -4,10 +4,12 @@ import asyncio
 import sys
 
 from rich.console import Console
+from rich.text import Text
 
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started
 from fleet.client import Client
 from fleet.connection import AgentConnection
+from fleet.foreign_text import for_stream, visible
 
 
 def main(connection: AgentConnection, *, model: str, prompt: str, system: str | None) -> int:
@@ -20,12 +22,18 @@ async def _chat(connection: AgentConnection, *, model: str, messages: list[dict[
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     async with Client(connection.url, tenant=connection.tenant, agent="chat", **connection.login) as client:
         stream = client.stream(model, messages)
+        said = ""
         try:
             async for event in stream:
+                if said and not isinstance(event, Delta | Completed):
+                    _write("\n")
+                said = (_said(event) or said) if isinstance(event, Delta) else ""
                 show(event, notes=notes)
                 if isinstance(event, Completed | Failed | Cancelled):
                     return 0 if isinstance(event, Completed) else 1
         except asyncio.CancelledError:
+            _write("\n" if said else "")
+            notes.print("cancelled", style="yellow")
             await stream.cancel()
             raise
     return 1
@@ -35,21 +43,35 @@ def show(event: Event, *, notes: Console) -> None:
     """Writes what a reader wants to see of an event, at once."""
     match event:
         case Started(attempt=attempt) if attempt > 1:
-            notes.print(f"[dim]attempt {attempt} starts over with {event.provider}/{event.model}[/]")
-        case Delta(text=str(text)):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            _note(notes, (f"attempt {attempt} starts over with {event.provider}/{event.model}", "dim"))
+        case Delta():
+            _write(_said(event))
         case Retrying():
-            notes.print(f"[yellow]retrying[/] in {event.delay_s:.1f} s: {event.error.code}: {event.error.message}")
+            why = f" in {event.delay_s:.1f} s: {event.error.code}: {event.error.message}"
+            _note(notes, ("retrying", "yellow"), (why, ""))
         case Completed():
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            _write("\n")
             tokens = f"{event.usage.input_tokens} + {event.usage.output_tokens} tokens"
             cost = f"{event.cost.amount} {event.cost.currency}" if event.cost else "no price known"
-            notes.print(f"[dim]{event.provider}/{event.model} · {tokens} · {cost}[/]")
+            _note(notes, (f"{event.provider}/{event.model} · {tokens} · {cost}", "dim"))
         case Failed():
-            notes.print(f"[red]failed[/] {event.error.code}: {event.error.message}")
+            _note(notes, ("failed", "red"), (f" {event.error.code}: {event.error.message}", ""))
         case Cancelled():
-            notes.print("[yellow]cancelled[/]")
+            _note(notes, ("cancelled", "yellow"))
         case _:
             pass
+
+
+def _said(delta: Delta) -> str:
+    return f"{delta.text or ''}{delta.refusal or ''}"
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(for_stream(text, sys.stdout))
+    sys.stdout.flush()
+
+
+def _note(notes: Console, *parts: tuple[str, str]) -> None:
+    """Parts of a line, each with its style."""
+    shown = ((visible(text) if notes.is_terminal else text, style) for text, style in parts)
+    notes.print(Text.assemble(*shown))

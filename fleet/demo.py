@@ -11,15 +11,17 @@ from tempfile import mkdtemp
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from contracts.events import Completed, Delta, Event, Failed, Retrying, Started
 from fleet.admin_client import AdminApi
 from fleet.client import Client
+from fleet.foreign_text import visible
 from fleet.local.stack import Stack, Wishes
 from fleet.local.state import State
 from fleet.local.up import until
 from fleet.simulator import Script, Simulator
+from fleet.tables import Column, Table, name, number
 from runtime import role
 
 MODEL = "gpt-4o-mini"
@@ -80,7 +82,7 @@ async def _stack(console: Console) -> AsyncGenerator[Stack]:
     state = State(folder)
 
     def say(line: str) -> None:
-        console.print(f"  [dim]{line}[/]")
+        console.print(Text(f"  {line}", "dim"))
 
     with state.locked():
         stack = Stack(state, Wishes(pools=_POOLS), say=say)
@@ -91,7 +93,7 @@ async def _stack(console: Console) -> AsyncGenerator[Stack]:
             yield stack
         except Exception:
             keep = True
-            console.print(f"The logs are in {state.logs}", soft_wrap=True)
+            console.print(Text(f"The logs are in {state.logs}"), soft_wrap=True)
             raise
         finally:
             with console.status("stopping …"):
@@ -113,7 +115,7 @@ async def _ask(console: Console, client: Client, question: str) -> None:
     async for event in client.stream(f"openai/{MODEL}", question):
         match event:
             case Delta(text=str(text)):
-                console.print(text, end="", soft_wrap=True, markup=False)
+                console.print(Text(visible(text)), end="", soft_wrap=True)
             case Failed():
                 raise DemoFailed(f"the completion failed: {event.error.code}: {event.error.message}")
             case _:
@@ -123,18 +125,23 @@ async def _ask(console: Console, client: Client, question: str) -> None:
 def _show(console: Console, event: Event) -> None:
     match event:
         case Started():
-            console.print(f"[dim]event[/]  started: attempt {event.attempt} at {event.provider}/{event.model}")
+            _say(console, f"started: attempt {event.attempt} at {event.provider}/{event.model}")
         case Retrying():
-            console.print(f"[dim]event[/]  [yellow]retrying[/] in {event.delay_s:.2f} s: {event.error.code}")
+            _say(console, ("retrying", "yellow"), f" in {event.delay_s:.2f} s: {event.error.code}")
         case Completed():
             first = event.timings.time_to_first_token_s or 0
-            console.print(
-                f"\n[dim]event[/]  completed: {event.usage.output_tokens} tokens, first one after {first:.2f} s, "
+            console.print()
+            _say(
+                console,
+                f"completed: {event.usage.output_tokens} tokens, first one after {first:.2f} s, "
                 f"whole after {event.timings.duration_s:.2f} s, {event.cost.amount if event.cost else '?'} USD",
-                soft_wrap=True,
             )
         case _:
-            console.print(f"[dim]event[/]  {event.type}")
+            _say(console, event.type)
+
+
+def _say(console: Console, *parts: str | tuple[str, str]) -> None:
+    console.print(Text.assemble(("event", "dim"), "  ", *parts), soft_wrap=True)
 
 
 async def _bill(console: Console, admin: AdminApi, provider: str) -> Table:
@@ -151,12 +158,10 @@ async def _bill(console: Console, admin: AdminApi, provider: str) -> Table:
 
 
 def _table(usage: dict[str, Any]) -> Table:
-    table = Table()
-    for name in ("date", "model"):
-        table.add_column(name, no_wrap=True)
-    for name in ("requests", "errors", "tokens in", "out", "USD"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in usage["items"]:
-        counts = (row[key] for key in ("request_count", "error_count", "prompt_tokens", "completion_tokens"))
-        table.add_row(row["date"], row["model"], *map(str, counts), row["total_cost"] or "unpriced")
-    return table
+    columns = (Column("date"), name("model"), *map(number, ("requests", "errors", "tokens in", "out", "USD")))
+    counts = ("request_count", "error_count", "prompt_tokens", "completion_tokens")
+    rows = [
+        [row["date"], row["model"], *(str(row[key]) for key in counts), row["total_cost"] or "unpriced"]
+        for row in usage["items"]
+    ]
+    return Table(columns, rows)

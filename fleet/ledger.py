@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.usage import plain_decimal
+from fleet.tables import Column, Table, name, number
 from migrations.audit import Origin
 from migrations.engine import open_engine
 from runtime import price_refresh
@@ -48,16 +48,16 @@ async def reprice(period: Period, *, tenant: str | None, console: Console) -> No
     prices = PriceSettings()
     if prices.llm_prices_refresh_hours:
         await price_refresh.refresh(prices.llm_prices_url)
-    table = Table("day", "tenant", "attempts", "USD before", "USD after", "unpriced before", "after")
-    for column in table.columns[2:]:
-        column.justify = "right"
+    amounts = ("attempts", "USD before", "USD after", "unpriced before", "after")
+    changed: list[list[str]] = []
     async with _ledger() as engine:
         async for done in repricing.reprice(engine, period, tenant=tenant, origin=_operator()):
             if done.events:
-                amounts = (plain_decimal(done.before), plain_decimal(done.after))
-                counts = (str(done.unpriced_before), str(done.unpriced_after))
-                table.add_row(done.day.isoformat(), done.tenant, str(done.events), *amounts, *counts)
-    console.print(table if table.row_count else "No price changed.")
+                costs = (plain_decimal(done.before), plain_decimal(done.after))
+                unpriced = (str(done.unpriced_before), str(done.unpriced_after))
+                changed.append([done.day.isoformat(), done.tenant, str(done.events), *costs, *unpriced])
+    table = Table((Column("day"), name("tenant"), *map(number, amounts)), changed)
+    console.print(table if changed else "No price changed.")
 
 
 @asynccontextmanager
@@ -81,12 +81,13 @@ def _show(differences: Sequence[Difference], console: Console) -> None:
     """A line for each amount that differs."""
     if not differences:
         return
-    table = Table("table", "row", "amount", "rolled up", "events")
+    rows: list[tuple[str, ...]] = []
     for difference in differences[:_SHOWN]:
-        row = " ".join(map(str, difference.key))
-        for name, held, summed in zip(Amounts._fields, difference.rolled_up, difference.of_events, strict=True):
+        key = " ".join(map(str, difference.key))
+        for amount, held, summed in zip(Amounts._fields, difference.rolled_up, difference.of_events, strict=True):
             if held != summed:
-                table.add_row(difference.table, row, name, str(held), str(summed))
-    console.print(table)
+                rows.append((difference.table, key, amount, str(held), str(summed)))
+    columns = (Column("table"), name("row"), Column("amount"), number("rolled up"), number("events"))
+    console.print(Table(columns, rows))
     if len(differences) > _SHOWN:
         console.print(f"and {len(differences) - _SHOWN} rows more")

@@ -16,10 +16,12 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Column, Table
+from rich.text import Text
 
 from fleet.admin_client import AdminApi
+from fleet.foreign_text import in_one_line
 from fleet.modelfile import Modelfile
+from fleet.tables import Column, Table, name
 
 BASE_URL = "http://127.0.0.1:11434"
 _SILENCE_S = 600
@@ -127,26 +129,26 @@ def key_from_environment() -> SecretStr | None:
 
 def table(models: Iterable[tuple[str, Model]]) -> Table:
     """Models, each with the address that it is at."""
-    shown = Table("model", "parameters", "quantization", "size", Column("server", overflow="fold"))
-    for url, model in models:
-        shown.add_row(model.name, model.parameters, model.quantization, decimal(model.size_bytes), url)
-    return shown
+    columns = (name("model"), Column("parameters"), Column("quantization"), Column("size"), name("server"))
+    rows = [(model.name, model.parameters, model.quantization, decimal(model.size_bytes), url) for url, model in models]
+    return Table(columns, rows)
 
 
 def show(steps: Iterable[Step], *, console: Console) -> None:
     """A bar for each layer, and a line for each of the other steps."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    said_so_far = TextColumn("{task.description}", markup=False)
+    columns = (said_so_far, BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console) as progress:
         bars: dict[str, TaskID] = {}
         said = ""
         for step in steps:
             if step.digest is None:
                 if step.status != said:
-                    console.print(step.status)
+                    console.print(Text(in_one_line(step.status)))
                 said = step.status
                 continue
             if step.digest not in bars:
-                bars[step.digest] = progress.add_task(step.status, total=step.total_bytes)
+                bars[step.digest] = progress.add_task(in_one_line(step.status), total=step.total_bytes)
             progress.update(bars[step.digest], total=step.total_bytes, completed=step.completed_bytes or 0)
 
 

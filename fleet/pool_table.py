@@ -2,24 +2,20 @@
 
 from typing import Any
 
-from rich.table import Table
-
 from contracts.subjects import AUTO
+from fleet.tables import Table, name, number
+
+_QUEUED = ("waiting", "delivered", "redelivered")
 
 
 def render(state: dict[str, Any]) -> Table:
-    table = Table("pool", "workers", "in flight", "waiting", "at workers", "redelivered", title="The fleet")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    columns = (name("pool"), *map(number, ("workers", "in flight", "waiting", "at workers", "redelivered")))
+    rows: list[list[str]] = []
     for provider in dict.fromkeys(queue["provider"] for queue in state["queues"]):
         queues = [queue for queue in state["queues"] if queue["provider"] == provider]
         # Every worker resolves what was sent to `auto`, beside its own requests.
         workers = [w for w in state["workers"] if provider in (*w["providers"], AUTO)]
         in_flight = "" if provider == AUTO else str(sum(worker["in_flight"] for worker in workers))
-        table.add_row(
-            provider,
-            str(len(workers)),
-            in_flight,
-            *(str(sum(queue[field] for queue in queues)) for field in ("waiting", "delivered", "redelivered")),
-        )
-    return table
+        waiting = (str(sum(queue[field] for queue in queues)) for field in _QUEUED)
+        rows.append([provider, str(len(workers)), in_flight, *waiting])
+    return Table(columns, rows, title="The fleet")

@@ -1,25 +1,30 @@
 """What was used and what it cost, as a table and a chart: `GET /api/v1/usage` for the terminal."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
-from rich.bar import Bar
-from rich.console import Group
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.text import Text
 
 from fleet.admin_client import AdminApi
+from fleet.foreign_text import in_one_line
+from fleet.tables import Column, Table, name, number
 
 _COUNTS = {
-    "request_count": "requests",
-    "error_count": "errors",
-    "prompt_tokens": "tokens in",
-    "cache_read_tokens": "cached",
-    "completion_tokens": "out",
-    "reasoning_tokens": "reasoning",
+    "request_count": number("requests", short="reqs"),
+    "error_count": number("errors", short="errs"),
+    "prompt_tokens": number("tokens in"),
+    "cache_read_tokens": number("cached", spared=True),
+    "completion_tokens": number("out"),
+    "reasoning_tokens": number("reasoning", spared=True),
 }
-_BAR_WIDTH = 50
+_TIMES = ("date", "hour")
+_LONGEST_BAR = 50
+_SHORTEST_BAR = 10
 
 
 def fetch(admin: AdminApi, query: Mapping[str, str]) -> dict[str, Any]:
@@ -39,15 +44,11 @@ def render(usage: Mapping[str, Any], *, group_by: Sequence[str]) -> Group:
 
 
 def _table(usage: Mapping[str, Any], groups: Sequence[str]) -> Table:
-    table = Table(*groups, *_COUNTS.values(), "USD", "unpriced", show_footer=True)
-    for column in table.columns[len(groups) :]:
-        column.justify = "right"
-    for item in usage["items"]:
-        table.add_row(*(item[group] for group in groups), *_cells(item))
-    table.columns[0].footer = "total"
-    for column, cell in zip(table.columns[len(groups) :], _cells(usage["totals"]), strict=True):
-        column.footer = cell
-    return table
+    unpriced = number("unpriced", spared=not usage["totals"]["unpriced_count"])
+    columns = [*(Column(group) if group in _TIMES else name(group) for group in groups), *_COUNTS.values()]
+    rows = [[*(item[group] for group in groups), *_cells(item)] for item in usage["items"]]
+    totals = ["total", *("" for _ in groups[1:]), *_cells(usage["totals"])]
+    return Table([*columns, number("USD"), unpriced], rows, totals=totals)
 
 
 def _cells(sums: Mapping[str, Any]) -> list[str]:
@@ -55,14 +56,30 @@ def _cells(sums: Mapping[str, Any]) -> list[str]:
     return [*(f"{sums[name]:,}" for name in _COUNTS), sums["total_cost"] or "unpriced", unpriced]
 
 
-def _chart(items: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> Table:
-    """A bar for each row: its cost, or its requests when nothing has a price."""
+@dataclass(frozen=True, slots=True)
+class _Chart:
+    """A bar for each row of label, value and value in words. Where there is no room for bars, it is left out."""
+
+    rows: Sequence[tuple[str, float, str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self.rows:
+            return
+        labels, values = max(cell_len(row[0]) for row in self.rows), [value for _, value, _ in self.rows]
+        room = options.max_width - labels - max(len(words) for _, _, words in self.rows) - 2
+        if room < _SHORTEST_BAR:
+            return
+        longest = min(room, _LONGEST_BAR)
+        block = "#" if options.ascii_only else "█"
+        for label, value, words in self.rows:
+            bar = block * round(longest * value / max(*values, 1e-12))
+            yield Text(f"{label}{' ' * (labels - cell_len(label))} {bar} {words}")
+
+
+def _chart(items: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> _Chart:
+    """Of the cost, or of the requests when nothing has a price."""
     costs = [float(Decimal(item["total_cost"] or 0)) for item in items]
     values = costs if any(costs) else [float(item["request_count"]) for item in items]
-    chart = Table.grid(padding=(0, 1))
-    for item, value in zip(items, values, strict=True):
-        bar = Bar(max(values), 0, value, width=_BAR_WIDTH)
-        chart.add_row(
-            " ".join(item[group] for group in groups), bar, f"{value:,.2f} USD" if any(costs) else f"{value:,.0f}"
-        )
-    return chart
+    words = "{:,.2f} USD" if any(costs) else "{:,.0f}"
+    labels = [in_one_line(" ".join(item[group] for group in groups)) for item in items]
+    return _Chart([(label, value, words.format(value)) for label, value in zip(labels, values, strict=True)])

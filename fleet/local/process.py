@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fleet.foreign_text import in_one_line
 from fleet.local import launch
 from runtime.tasks import end
 
@@ -129,7 +130,7 @@ class Process:
     def last_words(self) -> str:
         """The last line of its log, and where the rest is."""
         lines = self.command.log.read_text(errors="replace").strip().splitlines()
-        return f"{lines[-1][:500] if lines else 'it said nothing'} (log: {self.command.log})"
+        return f"{in_one_line(lines[-1][:500]) if lines else 'it said nothing'} (log: {self.command.log})"
 
 
 def free_port() -> int:
