@@ -7,10 +7,13 @@ import json
 import os
 import sys
 from datetime import date, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
+
+from fleet.foreign_text import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +58,9 @@ class Refused(Exception):
 
 
 def main() -> NoReturn:
-    """Errors are one line on stderr and exit code 1; LLM_LOG_LEVEL=DEBUG shows the traceback as well."""
+    """Errors are one line on stderr and exit code 1, or 2 when the command line itself is wrong; LLM_LOG_LEVEL=DEBUG
+    shows the traceback as well."""
+    _print_every_character()
     try:
         code = app(standalone_mode=False, prog_name="fleet")
     except KeyboardInterrupt:
@@ -63,6 +68,13 @@ def main() -> NoReturn:
     except Exception as exc:  # noqa: BLE001 - the top of the process
         sys.exit(_explain(exc))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_every_character() -> None:
+    """What a terminal's encoding lacks is shown as its escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @app.command()
@@ -85,6 +97,8 @@ def up(
     from fleet.local.state import default_folder
     from workers.providers import registry
 
+    if ready_file and not ready_file.absolute().parent.is_dir():
+        raise Refused(f"--ready-file {ready_file}: there is no such folder")
     ports = Ports(nats=nats_port, postgres=postgres_port, vault=vault_port, admin=admin_port)
     pools = pool_sizes(registry.available(), workers or [])
     return stack_up.main(state or default_folder(), Wishes(pools=pools, ports=ports, ready_file=ready_file))
@@ -135,16 +149,14 @@ def usage_report(
     state: StateOption = None,
 ) -> None:
     """Show what was used and what it cost, the last 30 days unless said otherwise."""
-    from rich.console import Console
-
-    from fleet import connection
+    from fleet import connection, tables
     from fleet import usage_report as report
 
     asked = {"group_by": group_by, "from": _day(first), "to": _day(last)}
     asked |= {"tenant": tenant, "provider": provider, "model": model, "agent": agent}
     query = {name: value for name, value in asked.items() if value is not None}
     found = report.fetch(connection.admin(state=state), query)
-    Console().print(report.render(found, group_by=[group.strip() for group in group_by.split(",")]))
+    tables.console().print(report.render(found, group_by=[group.strip() for group in group_by.split(",")]))
 
 
 @usage.command("verify")
@@ -152,12 +164,10 @@ def usage_verify(first: FirstDayOption = None, last: LastDayOption = None) -> No
     """Check that the roll-ups are what the events come to. Needs DATABASE_URL."""
     import asyncio
 
-    from rich.console import Console
-
-    from fleet import ledger
+    from fleet import ledger, tables
     from workers.usage.verification import Period
 
-    if not asyncio.run(ledger.verify(Period(_date(first), _date(last)), console=Console())):
+    if not asyncio.run(ledger.verify(Period(_date(first), _date(last)), console=tables.console())):
         raise Refused("roll-ups and events differ; `fleet usage rebuild` makes the roll-ups what the events come to")
 
 
@@ -166,12 +176,10 @@ def usage_rebuild(first: FirstDayOption = None, last: LastDayOption = None) -> N
     """Make the roll-ups what the events come to; consumers may run meanwhile. Needs DATABASE_URL."""
     import asyncio
 
-    from rich.console import Console
-
-    from fleet import ledger
+    from fleet import ledger, tables
     from workers.usage.verification import Period
 
-    asyncio.run(ledger.rebuild(Period(_date(first), _date(last)), console=Console()))
+    asyncio.run(ledger.rebuild(Period(_date(first), _date(last)), console=tables.console()))
 
 
 @usage.command("reprice")
@@ -183,12 +191,10 @@ def usage_reprice(
     """Price what was booked anew, after a price was corrected; the audit log says so. Needs DATABASE_URL."""
     import asyncio
 
-    from rich.console import Console
-
-    from fleet import ledger
+    from fleet import ledger, tables
     from workers.usage.verification import Period
 
-    asyncio.run(ledger.reprice(Period(first.date(), last.date()), tenant=tenant, console=Console()))
+    asyncio.run(ledger.reprice(Period(first.date(), last.date()), tenant=tenant, console=tables.console()))
 
 
 def _date(moment: datetime | None) -> date | None:
@@ -220,11 +226,9 @@ def migrate() -> None:
 @app.command()
 def status(state: StateOption = None) -> None:
     """Show the pools: workers, requests in flight and waiting."""
-    from rich.console import Console
+    from fleet import connection, pool_table, tables
 
-    from fleet import connection, pool_table
-
-    Console().print(pool_table.render(connection.admin(state=state).get("fleet")))
+    tables.console().print(pool_table.render(connection.admin(state=state).get("fleet")))
 
 
 @app.command()
@@ -239,8 +243,25 @@ def chat(
     from fleet import chat as chatting
     from fleet import connection
 
-    text = sys.stdin.read() if prompt == "-" else prompt
-    return chatting.main(connection.agent(tenant=tenant, state=state), model=model, prompt=text, system=system)
+    fleet = connection.agent(tenant=tenant, state=state)
+    text = _standard_input() if prompt == "-" else _argument(prompt)
+    about = None if system is None else _argument(system)
+    return chatting.main(fleet, model=_argument(model), prompt=text, system=about)
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise Refused("the standard input is no UTF-8 text") from None
+
+
+def _argument(text: str) -> str:
+    """As it was typed, also where the locale cannot read it: Python keeps such bytes as lone surrogates."""
+    try:
+        return os.fsencode(text).decode() if any("\udc80" <= char <= "\udcff" for char in text) else text
+    except UnicodeDecodeError:
+        raise Refused("an argument is no UTF-8 text") from None
 
 
 @app.command()
@@ -313,12 +334,11 @@ def simulator(
 @models.command("list")
 def models_list(base_url: BaseUrlOption = None, tenant: TenantOption = None, state: StateOption = None) -> None:
     """Show the models that are there."""
-    from rich.console import Console
-
     from fleet import models as ollama
+    from fleet import tables
 
     servers = _ollama_servers(base_url, tenant, state)
-    Console().print(ollama.table((server.url, model) for server in servers for model in server.models()))
+    tables.console().print(ollama.table((server.url, model) for server in servers for model in server.models()))
 
 
 @models.command("pull")
@@ -329,13 +349,12 @@ def models_pull(
     state: StateOption = None,
 ) -> None:
     """Get a model onto every server. A pull that was broken off goes on where it was."""
-    from rich.console import Console
-
     from fleet import models as ollama
+    from fleet import tables
 
     for server in _ollama_servers(base_url, tenant, state):
-        typer.echo(f"{model} to {server.url}")
-        ollama.show(server.pull(model), console=Console())
+        say(f"{model} to {server.url}")
+        ollama.show(server.pull(model), console=tables.console())
 
 
 @models.command("create")
@@ -349,15 +368,13 @@ def models_create(
     state: StateOption = None,
 ) -> None:
     """Make a model from another one, as a Modelfile says, on every server."""
-    from rich.console import Console
-
-    from fleet import modelfile
+    from fleet import modelfile, tables
     from fleet import models as ollama
 
     made = modelfile.parse(file.read_text())
     for server in _ollama_servers(base_url, tenant, state):
-        typer.echo(f"{name} on {server.url}")
-        ollama.show(server.create(name, made), console=Console())
+        say(f"{name} on {server.url}")
+        ollama.show(server.create(name, made), console=tables.console())
 
 
 def _ollama_servers(base_url: str | None, tenant: str | None, state: Path | None) -> "list[OllamaServer]":
@@ -432,7 +449,7 @@ def keys_import(
         adds_tenants=create_tenants,
     )
     imported = list(importing.run(connection.admin(state=state), found, options))
-    typer.echo("\n".join(importing.lines(imported)) or "There is no key.")
+    say("\n".join(importing.lines(imported)) or "There is no key.")
     return 1 if any(row.outcome is importing.Outcome.FAILED for row in imported) else 0
 
 
@@ -445,7 +462,7 @@ def keys_reseal(state: StateOption = None) -> int:
 
     counts, failed = asyncio.run(reseal.run(connection.resealing(state=state)))
     for key in failed:
-        typer.echo(f"{key.path}: {key.why}", err=True)
+        say(f"{key.path}: {key.why}", err=True)
     typer.echo(", ".join(f"{number} {outcome}" for outcome, number in counts.items()) or "There is no key in Vault.")
     return 1 if failed else 0
 
@@ -475,7 +492,7 @@ def audit_verify(
     for chain in chains:
         whose = chain.tenant or "(all tenants)"
         pruned = f"  pruned to row {chain.pruned_to}" if chain.pruned_to is not None else ""
-        typer.echo(f"{whose}  {chain.rows} rows hold  {chain.head}".rstrip() + pruned)
+        say(f"{whose}  {chain.rows} rows hold  {chain.head}".rstrip() + pruned)
         if chain.broken_at is not None:
             broken.append(f"{whose} at row {chain.broken_at}")
     broken += [f"{anchor.tenant or '(all tenants)'} lacks row {anchor.seq} of {against}" for anchor in missing[:10]]
@@ -522,21 +539,24 @@ def _anchors(export: Path, tenant: str | None) -> "Iterator[Anchor]":
 
 
 def _explain(exc: BaseException) -> int:
-    import click
-
-    if isinstance(exc, click.exceptions.Exit):
-        return exc.exit_code
-    if isinstance(exc, click.ClickException):
-        exc.show()
-        return exc.exit_code
-    if isinstance(exc, click.exceptions.Abort):
+    if isinstance(exc, typer.TyperException):
+        return _explain_usage(exc)
+    if isinstance(exc, typer.Abort):
         return 130
     if os.environ.get("LLM_LOG_LEVEL") == "DEBUG":
         import traceback
 
         traceback.print_exception(exc)
-    print(f"fleet: {'; '.join(dict.fromkeys(map(_line, _leaves(exc))))}", file=sys.stderr)  # noqa: T201
+    say(f"fleet: {'; '.join(dict.fromkeys(map(_line, _leaves(exc))))}", err=True)
     return 1
+
+
+def _explain_usage(exc: typer.TyperException) -> int:
+    """A group without a command says nothing here: its help was shown."""
+    if message := " ".join(exc.format_message().split()):
+        context = getattr(exc, "ctx", None)
+        say(f"fleet: {message.rstrip('.')}; see {context.command_path if context else 'fleet'} --help", err=True)
+    return exc.exit_code
 
 
 def _leaves(exc: BaseException) -> list[BaseException]:

@@ -1,7 +1,10 @@
-"""Where the commands find the fleet: in the environment, else in the ready file of the stack on this machine."""
+"""Where the commands find the fleet: where `--state` says, else in the environment, else in the ready file of the stack
+on this machine.
+"""
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +17,10 @@ from fleet.local.state import default_folder
 
 if TYPE_CHECKING:
     from fleet.reseal import ResealSettings
+
+
+_FACTS = {"nats_url", "nats_user", "nats_password", "tenant", "admin_url", "admin_token", "vault_addr"}
+"""What is needed of the ready file."""
 
 
 class NotFound(Exception):
@@ -32,7 +39,7 @@ class AgentConnection:
 
 def agent(*, tenant: str | None, state: Path | None) -> AgentConnection:
     """Raises NotFound."""
-    if os.environ.get("NATS_URL"):
+    if state is None and os.environ.get("NATS_URL"):
         from runtime import broker
         from runtime.settings import BrokerSettings
 
@@ -51,7 +58,7 @@ def agent(*, tenant: str | None, state: Path | None) -> AgentConnection:
 
 def admin(*, state: Path | None) -> AdminApi:
     """Raises NotFound."""
-    if url := os.environ.get("LLM_ADMIN_URL"):
+    if state is None and (url := os.environ.get("LLM_ADMIN_URL")):
         token = os.environ.get("LLM_ADMIN_TOKEN")
         if not token:
             raise NotFound("LLM_ADMIN_URL is set, and LLM_ADMIN_TOKEN is not")
@@ -62,7 +69,9 @@ def admin(*, state: Path | None) -> AdminApi:
 
 def local_tenant(*, state: Path | None) -> str | None:
     """None: the fleet is not on this machine. Raises NotFound."""
-    return None if os.environ.get("LLM_ADMIN_URL") else _ready_file(state, "LLM_ADMIN_URL")["tenant"]
+    if state is None and os.environ.get("LLM_ADMIN_URL"):
+        return None
+    return _ready_file(state, "LLM_ADMIN_URL")["tenant"]
 
 
 def resealing(*, state: Path | None) -> "ResealSettings":
@@ -72,10 +81,10 @@ def resealing(*, state: Path | None) -> "ResealSettings":
     from fleet.reseal import ResealSettings
     from fleet.vault_policies import RESEAL_ROLE
 
-    if os.environ.get("VAULT_ADDR"):
+    if state is None and os.environ.get("VAULT_ADDR"):
         return ResealSettings.model_validate({})
     folder = state or default_folder()
-    ready = _ready_file(folder, "VAULT_ADDR, VAULT_ROLE_ID, VAULT_SECRET_ID and LLM_ENCRYPTION_KEY")
+    ready = _ready_file(state, "VAULT_ADDR, VAULT_ROLE_ID, VAULT_SECRET_ID and LLM_ENCRYPTION_KEY")
     role_id, secret_id = VaultServer(folder / "vault", providers=()).role(RESEAL_ROLE)
     sealing = {name.lower(): value for name, value in State(folder).sealing_keys().items()}
     access = {"vault_addr": ready["vault_addr"], "vault_role_id": role_id, "vault_secret_id": secret_id}
@@ -85,10 +94,14 @@ def resealing(*, state: Path | None) -> "ResealSettings":
 def _ready_file(state: Path | None, variables: str) -> dict[str, Any]:
     path = (state or default_folder()) / "ready.json"
     try:
-        return json.loads(path.read_text())
+        ready = json.loads(path.read_text())
     except FileNotFoundError:
-        raise NotFound(
-            f"no fleet runs here ({path} is missing): start one with `fleet up`, or set {variables}"
-        ) from None
+        start = f"`fleet up --state {shlex.quote(str(state))}`" if state else f"`fleet up`, or set {variables}"
+        raise NotFound(f"no fleet runs here ({path} is missing): start one with {start}") from None
     except OSError as exc:
         raise NotFound(f"{path} cannot be read: {exc.strerror}") from None
+    except ValueError:
+        ready = None
+    if not isinstance(ready, dict) or not ready.keys() >= _FACTS:
+        raise NotFound(f"{path} is no ready file of `fleet up`; start the stack again")
+    return ready

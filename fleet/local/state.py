@@ -127,8 +127,13 @@ def new_sealing_key() -> str:
 
 
 def default_folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "fleet"
+    base = os.environ.get("XDG_STATE_HOME")
+    return Path(base).expanduser() / "fleet" if base else home_folder()
+
+
+def home_folder() -> Path:
+    """The default, whatever the environment says."""
+    return Path("~/.local/state/fleet").expanduser()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What a user reads when a command cannot do what was asked: one line, and exit code 1."""
+"""What a user reads when a command cannot do what was asked: one line, and exit code 1 or 2."""
 
 import base64
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fleet.foreign_text import visible
 from fleet.local.process import free_port
-from tests.acceptance.running import run
+from tests.acceptance.running import FLEET, clean_environment, run
 
 SECRET = "do-not-repeat-this"
 KEY = base64.b64encode(bytes(32)).decode()
@@ -112,6 +114,85 @@ def test_up_refuses_a_port_that_is_taken(taken_port: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize("wish", ["nobody=1", "openai", "openai=many"])
 def test_up_refuses_pools_that_cannot_be(wish: str, tmp_path: Path) -> None:
     assert wish in refusal("up", "--state", str(tmp_path / "state"), "--workers", wish)
+
+
+def test_up_refuses_a_ready_file_that_cannot_be_written(tmp_path: Path) -> None:
+    where = str(tmp_path / "absent" / "ready.json")
+    assert where in refusal("up", "--state", str(tmp_path / "state"), "--ready-file", where)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "about"),
+    [
+        (("nope",), "'nope'", "fleet"),
+        (("chat", "hi", "--nope"), "--nope", "fleet chat"),
+        (("chat", "hi"), "model", "fleet chat"),
+        (("up", "--nats-port", "0"), "--nats-port", "fleet up"),
+        (("usage", "report", "--from", "yesterday"), "yesterday", "fleet usage report"),
+        (("keys", "import", "[/b]"), "from", "fleet keys import"),
+        (("[/b]",), "[/b]", "fleet"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_that_says_where_help_is(
+    arguments: tuple[str, ...], named: str, about: str
+) -> None:
+    ended = run(*arguments)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert named in ended.stderr
+    assert ended.stderr.endswith(f"; see {about} --help\n")
+
+
+@pytest.mark.parametrize("group", ["", "keys", "audit", "models"])
+def test_a_group_without_a_command_shows_its_commands_and_nothing_else(group: str) -> None:
+    ended = run(*filter(None, [group]))
+    assert "Commands" in ended.stdout
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"nats_url": "x"}'])
+@pytest.mark.parametrize("arguments", [("status",), ("chat", "hi", "--model", "mock"), ("keys", "reseal")])
+def test_names_a_ready_file_that_is_none(arguments: tuple[str, ...], content: str, tmp_path: Path) -> None:
+    (tmp_path / "ready.json").write_text(content)
+    assert str(tmp_path / "ready.json") in refusal(*arguments, "--state", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("chat", "hi", "--model", "mock"), ("keys", "import", "--from", "env")]
+)
+def test_looks_for_the_fleet_where_it_is_told_to(arguments: tuple[str, ...], tmp_path: Path, closed: str) -> None:
+    elsewhere = {"NATS_URL": f"nats://{closed}", "LLM_ADMIN_URL": f"http://{closed}", "LLM_ADMIN_TOKEN": SECRET}
+    said = refusal(*arguments, "--state", str(tmp_path), **elsewhere)
+    assert f"fleet up --state {tmp_path}" in said
+
+
+@pytest.mark.parametrize("prompt", [b"-", b"\xff"], ids=["standard input", "argument"])
+def test_says_when_a_prompt_is_no_text(prompt: bytes, tmp_path: Path) -> None:
+    ready = dict.fromkeys(("nats_url", "nats_user", "nats_password", "tenant"), "x")
+    ready |= dict.fromkeys(("admin_url", "admin_token", "vault_addr"), "x")
+    (tmp_path / "ready.json").write_text(json.dumps(ready))
+    command = [FLEET.encode(), b"chat", prompt, b"--model", b"mock", b"--state", str(tmp_path).encode()]
+
+    ended = subprocess.run(command, input=b"\xff\xfe", env=clean_environment(), capture_output=True, check=False)
+
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert ended.stderr.endswith(b"is no UTF-8 text\n")
+
+
+@pytest.mark.parametrize("name", ["/absent\x1b[31m.csv", "/absent\x9b31m.csv", "/absent[/b].csv"])
+def test_an_error_line_shows_control_characters_on_a_terminal_and_keeps_them_in_a_pipe(name: str) -> None:
+    arguments = ("keys", "import", "--from", name)
+    master, slave = os.openpty()
+    try:
+        on_terminal = subprocess.run([FLEET, *arguments], env=clean_environment(), stderr=slave, check=False)
+        said = os.read(master, 10_000).decode()
+    finally:
+        os.close(master)
+        os.close(slave)
+
+    assert on_terminal.returncode == 1
+    assert said.startswith(f"fleet: {visible(name)} ")
+    assert "\x1b" not in said
+    assert refusal(*arguments).startswith(f"fleet: {name} ")
 
 
 def test_makes_sealing_keys_of_32_bytes() -> None:

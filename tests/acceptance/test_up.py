@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import stat
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,16 @@ import nats
 import psutil
 import pytest
 
-from tests.acceptance.running import RunningStack, is_gone, run, running_stack, wait_for
+from fleet.simulator import Script, Simulator
+from tests.acceptance.running import (
+    FLEET,
+    RunningStack,
+    clean_environment,
+    is_gone,
+    run,
+    running_stack,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +35,7 @@ ROLES = {"worker-openai", "worker-mock", "usage", "admin", "nats", "vault", "pos
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("up")
+    return tmp_path_factory.mktemp("it's [red] up")
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +190,78 @@ def test_shows_its_pools(stack: RunningStack, folder: Path) -> None:
     assert stack.process.poll() is None
 
 
+def test_what_it_says_to_try_works_as_it_stands_in_another_shell(stack: RunningStack, tmp_path: Path) -> None:
+    _, _, said = stack.output.read_text().partition("Try, in another terminal")
+    tries = [line for line in said.splitlines() if line.startswith("  ")]
+    shells = [
+        subprocess.run(["/bin/sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        for line in tries
+        for env in ({}, {"NATS_URL": "nats://127.0.0.1:1", "LLM_ADMIN_URL": "http://127.0.0.1:1"})
+    ]
+    assert [shell.returncode for shell in shells] == [0] * 4, shells
+    assert "You said: Hello" in shells[0].stdout
+    assert "mock" in shells[2].stdout
+    assert stack.process.poll() is None
+
+
 def test_streams_a_chat(stack: RunningStack, folder: Path) -> None:
     answered = run("chat", "good morning", "--model", "mock/echo", "--state", str(folder / "state"))
 
     assert answered.returncode == 0, answered.stderr
     assert "good morning" in answered.stdout
     assert stack.process.poll() is None
+
+
+@pytest.mark.parametrize("model", ["nobody/[/b]", "nobody/[redacted]"])
+def test_names_a_model_that_reads_like_markup(stack: RunningStack, folder: Path, model: str) -> None:
+    answered = run("chat", "good morning", "--model", model, "--state", str(folder / "state"))
+
+    assert answered.returncode == 1
+    assert answered.stderr.startswith("failed unknown_model")
+    assert model in answered.stderr
+    assert stack.process.poll() is None
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@pytest.mark.parametrize("env", [{}, ASCII, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
+def test_any_terminal_will_do(stack: RunningStack, folder: Path, env: dict[str, str]) -> None:
+    state = ("--state", str(folder / "state"))
+
+    answered = run("chat", "dobrý den", "--model", "mock/echo", *state, env=env)
+    tables = [run(*command, *state, env=env | {"COLUMNS": "60"}) for command in (("status",), ("usage", "report"))]
+
+    assert answered.stdout == ("You said: dobr\\xfd den\n" if env == ASCII else "You said: dobrý den\n")
+    assert [ended.returncode for ended in (answered, *tables)] == [0, 0, 0], (answered, *tables)
+    assert not [ended for ended in tables if "…" in ended.stdout or "\\u" in ended.stdout]
+    assert stack.process.poll() is None
+
+
+async def test_ctrl_c_cancels_a_chat(stack: RunningStack, folder: Path) -> None:
+    async with Simulator() as simulator:
+        simulator.script("slow-model", Script(chunks=1000, between_s=0.05))
+        config = {"base_url": simulator.base_url("openai"), "models": ["slow-model"]}
+        provider = {"tenant": "demo", "provider_type": "openai", "api_key": "sk-simulated", "config": config}
+        await asyncio.to_thread(stack.admin.post, "llm-providers", provider)
+        chat = await asyncio.create_subprocess_exec(
+            FLEET,
+            *("chat", "go on", "--model", "openai/slow-model", "--state", str(folder / "state")),
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert chat.stdout is not None
+        async with asyncio.timeout(30):
+            said = await chat.stdout.readexactly(20)
+            chat.send_signal(signal.SIGINT)
+            rest, notes = await chat.communicate()
+            while simulator.ledger.entries[-1].outcome != "hung_up":
+                await asyncio.sleep(0.05)
+
+    assert chat.returncode == 130
+    assert (said + rest).endswith(b"\n")
+    assert notes == b"cancelled\n"
 
 
 def test_fails_a_chat_in_one_line(stack: RunningStack, folder: Path) -> None:

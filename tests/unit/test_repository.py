@@ -55,7 +55,6 @@ PART_OF = {
     "pydantic_core": "pydantic",
     "starlette": "fastapi",
     "anyio": "httpx2",
-    "click": "typer",
     "docker": "testcontainers",
     "requests": "hvac",
 }
