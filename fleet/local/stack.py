@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from admin_api.notices.settings import MailSettings
 from contracts.subjects import token
@@ -26,10 +26,13 @@ from fleet.local.servers import NatsServer, PostgresServer, VaultServer
 from fleet.local.state import State
 from fleet.local.supervisor import Part, keep_running
 from runtime import broker
-from runtime.settings import BrokerSettings
+from runtime.settings import BrokerSettings, RoleSettings
 
 DATABASE = "fleet"
-DRAIN_GRACE_S = 3
+STOP_WITHIN_S = 15
+"""From a signal until everything has ended; that is what `fleet up` promises."""
+LONGEST_DRAIN_S = 3
+"""What that leaves for streams: afterwards there are the other roles and then the servers to stop."""
 _WORKER_STOP_S = 5
 _ROLE_STOP_S = 5
 _START_TIMEOUT_S = 60
@@ -77,6 +80,10 @@ class Wishes:
     ready_file: Path | None = None
 
 
+class DrainSettings(RoleSettings):
+    llm_drain_grace_s: Annotated[float, Field(ge=0)] = LONGEST_DRAIN_S
+
+
 class Broker:
     """The NATS server together with its streams: those in memory are gone when it was restarted."""
 
@@ -108,6 +115,7 @@ class Stack:
         self._state = state
         self._wishes = wishes
         self._say = say
+        self._wished_drain_s = DrainSettings().llm_drain_grace_s
         self._users = nats_users.users(tenants=[DEMO_TENANT], providers=list(wishes.pools))
         ports = wishes.ports
         self._nats = NatsServer(
@@ -136,12 +144,20 @@ class Stack:
         return f"http://127.0.0.1:{self._admin_listener.getsockname()[1]}"
 
     @property
+    def drain_s(self) -> float:
+        """How long a worker's streams may go on after a signal."""
+        return min(self._wished_drain_s, LONGEST_DRAIN_S)
+
+    @property
     def admin(self) -> AdminApi:
         return AdminApi(self.admin_url, SecretStr(self._admin_token))
 
     async def start(self) -> None:
         """Returns when every part answers and the demo tenant is ready. Raises StartFailed, Unreachable."""
         self._state.forget_ready(self._wishes.ready_file)
+        if self._wished_drain_s > self.drain_s:
+            wished = f"LLM_DRAIN_GRACE_S={self._wished_drain_s:g}"
+            self._say(f"{wished}: workers get {LONGEST_DRAIN_S} s, because everything stops within {STOP_WITHIN_S} s")
         await self._start_servers()
         database_url = await self._postgres.ensure_database(DATABASE)
         self._say("the database is brought up to date")
@@ -271,7 +287,7 @@ class Stack:
             **self._vault_env(vault_policies.role_of_worker(provider)),
             **self._state.sealing_keys(),
             "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
-            "LLM_DRAIN_GRACE_S": str(DRAIN_GRACE_S),
+            "LLM_DRAIN_GRACE_S": str(self.drain_s),
         }
         name = f"worker-{provider}" if number == 1 else f"worker-{provider}-{number}"
         return self._role(name, ["worker", "--provider", provider], env=env, stop_within_s=_WORKER_STOP_S)

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from fleet.local.process import PortTaken
-from fleet.local.stack import pool_sizes
+from fleet.local.stack import Stack, Wishes, pool_sizes
 from fleet.local.state import State, StateInUse, default_folder
 from fleet.local.supervisor import wait_before_restart
+from tests import compose
+from workers.settings import WorkerSettings
 
 
 @pytest.mark.parametrize(("failures", "wait_s"), [(1, 0.1), (2, 0.2), (5, 1.6), (8, 10.0), (100, 10.0)])
@@ -35,6 +38,30 @@ def test_runs_one_worker_for_each_adapter_unless_told_otherwise(wanted: list[str
 def test_refuses_pools_that_cannot_be(wish: str) -> None:
     with pytest.raises(ValueError, match=r"--workers|token"):
         pool_sizes(["openai", "mock"], [wish])
+
+
+@pytest.mark.parametrize(("given", "granted"), [(None, 3), ("", 3), ("0", 0), ("0.5", 0.5), ("3", 3), ("60", 3)])
+def test_workers_drain_for_as_long_as_a_stack_that_stops_in_time_can_wait(
+    given: str | None, granted: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("LLM_DRAIN_GRACE_S", given)
+    state = State(tmp_path)
+    with state.locked():
+        assert Stack(state, Wishes(pools={}), say=lambda _: None).drain_s == granted
+
+
+def test_a_drain_that_is_no_time_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_DRAIN_GRACE_S", "a minute")
+    state = State(tmp_path)
+    with state.locked(), pytest.raises(ValidationError, match="llm_drain_grace_s"):
+        Stack(state, Wishes(pools={}), say=lambda _: None)
+
+
+def test_containers_of_workers_are_given_the_time_that_a_worker_takes() -> None:
+    workers = [service for name, service in compose.read()["services"].items() if name.startswith("worker")]
+    graces = [float(worker["stop_grace_period"].removesuffix("s")) for worker in workers]
+    assert min(graces) >= WorkerSettings.model_fields["llm_drain_grace_s"].default + 15
 
 
 def test_keeps_a_secret_that_it_made(tmp_path: Path) -> None:
