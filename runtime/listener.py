@@ -20,8 +20,14 @@ def listen(host: str, port: int) -> socket.socket:
         handed_over = socket.socket(fileno=FIRST_DESCRIPTOR)
         handed_over.set_inheritable(False)
         return handed_over
+    return bind(host, port)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A new socket that listens there. Raises Unreachable."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as exc:
-        raise Unreachable(f"cannot listen at {host}:{port}: {exc.strerror or exc}") from exc
+        why, _, _ = str(exc.strerror or exc).partition(" (while")  # what socket adds names the address again
+        raise Unreachable(f"cannot listen at {host}:{port}: {why}") from exc

@@ -6,7 +6,7 @@
     GET    /_sim/healthz
 
 A request can bring its own script as `"simulate": {…}` in its body, or a list of them for its first, second, … call
-(calls belong together by the vendor's request id header).
+(calls belong together by the vendor's request id header). docs/simulator.md says all of it.
 """
 
 import asyncio

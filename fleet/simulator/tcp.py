@@ -5,17 +5,17 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+from runtime.listener import bind
 from runtime.tasks import end
 
 Serve = Callable[[socket.socket], Awaitable[None]]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-_BACKLOG = 2048
-
 
 @asynccontextmanager
 async def accepting(serve: Serve, port: int = 0, *, host: str = "127.0.0.1") -> AsyncGenerator[int]:
     """Gives each connection to the port that it yields to a task of its own; at the end all of these have ended.
+    Raises runtime.broker.Unreachable when the port cannot be had.
 
     (asyncio.Server forgets those that it has accepted: one that came a moment before its end stays open, until the
     collector finds it.)
@@ -38,7 +38,7 @@ async def accepting(serve: Serve, port: int = 0, *, host: str = "127.0.0.1") -> 
         new.remove(connection)
         await serve(connection)
 
-    with socket.create_server((host, port), backlog=_BACKLOG) as listener:
+    with bind(host, port) as listener:
         listener.setblocking(False)
         loop.add_reader(listener, accept)
         try:
