@@ -371,7 +371,10 @@ def models_create(
     from fleet import modelfile, tables
     from fleet import models as ollama
 
-    made = modelfile.parse(file.read_text())
+    try:
+        made = modelfile.parse(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise Refused(f"{file} is no Modelfile: it is no text") from None
     for server in _ollama_servers(base_url, tenant, state):
         say(f"{name} on {server.url}")
         ollama.show(server.create(name, made), console=tables.console())
@@ -528,7 +531,7 @@ def _anchors(export: Path, tenant: str | None) -> "Iterator[Anchor]":
 
     from admin_api.audit_check import Anchor
 
-    with export.open() as lines:
+    with export.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 anchor = Anchor.model_validate_json(line)
@@ -573,6 +576,8 @@ def _line(exc: BaseException) -> str:
         from runtime.settings import explain
 
         return explain(exc)
+    if isinstance(exc, OSError) and exc.filename and exc.strerror:
+        return f"{os.fsdecode(exc.filename)}: {exc.strerror}"
     if isinstance(exc, ModuleNotFoundError):
         return f"{exc}; install the extra that brings it, or all of them: pip install 'fleet[local]'"
     return " ".join(str(exc).split()) or type(exc).__name__

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -62,9 +63,19 @@ def admin(*, state: Path | None) -> AdminApi:
         token = os.environ.get("LLM_ADMIN_TOKEN")
         if not token:
             raise NotFound("LLM_ADMIN_URL is set, and LLM_ADMIN_TOKEN is not")
+        if not _is_http(url):
+            raise NotFound("LLM_ADMIN_URL must be an address like http://127.0.0.1:8080")
         return AdminApi(url, SecretStr(token))
     ready = _ready_file(state, "LLM_ADMIN_URL and LLM_ADMIN_TOKEN")
     return AdminApi(ready["admin_url"], SecretStr(ready["admin_token"]))
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def local_tenant(*, state: Path | None) -> str | None:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -36,6 +37,13 @@ class BrokerSettings(RoleSettings):
     """What this user may subscribe for answers; each role has a default of its own."""
     llm_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     llm_queue_limit_per_tenant: Annotated[int, Field(ge=1)] = 10_000
+
+    @field_validator("nats_url")
+    @classmethod
+    def _has_hosts(cls, url: str) -> str:
+        if not all(_host(server.strip()) for server in url.split(",")):
+            raise ValueError("must be the address of a server, like nats://127.0.0.1:4222, or several with commas")
+        return url
 
     @property
     def nats_by_tls(self) -> bool:
@@ -124,6 +132,13 @@ class SealingSettings(RoleSettings):
         for key in value if isinstance(value, tuple) else (value,):
             decode_key(key)
         return value
+
+
+def _host(server: str) -> str | None:
+    try:
+        return urlsplit(server if "://" in server else f"nats://{server}").hostname
+    except ValueError:
+        return None
 
 
 def explain(exc: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """A child process that cannot outlive us: started through `launch.py`, in its own session, its output in a file."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -155,6 +156,14 @@ def private_folder(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
     return path
+
+
+def read_json(path: Path) -> Any:
+    """What `write_private` wrote. Raises FileNotFoundError, and StartFailed when it is no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise StartFailed(f"{path} is damaged; restore it, or start with another folder by --state") from None
 
 
 def write_private(path: Path, text: str) -> None:

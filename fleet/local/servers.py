@@ -35,6 +35,7 @@ from fleet.local.process import (
     free_port,
     port_is_free,
     private_folder,
+    read_json,
     write_private,
 )
 from fleet.local.vault_api import Credentials, VaultApi, VaultRefused
@@ -333,4 +334,4 @@ class VaultServer:
         write_private(self._secrets, json.dumps(kept))
 
     def _read_secrets(self) -> dict[str, Any]:
-        return json.loads(self._secrets.read_text())
+        return read_json(self._secrets)

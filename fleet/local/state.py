@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fleet.local.process import PortTaken, free_port, port_is_free, private_folder, write_private
+from fleet.local.process import PortTaken, free_port, port_is_free, private_folder, read_json, write_private
 
 _LOOPBACK = "127.0.0.1"
 _BACKLOG = 2048
@@ -138,6 +138,6 @@ def home_folder() -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except FileNotFoundError:
         return {}

@@ -165,6 +165,41 @@ def test_looks_for_the_fleet_where_it_is_told_to(arguments: tuple[str, ...], tmp
     assert f"fleet up --state {tmp_path}" in said
 
 
+@pytest.mark.parametrize("url", ["[/b]", "http://[::bad", "127.0.0.1:8080", "nats://"])
+def test_names_the_setting_that_is_no_address(url: str) -> None:
+    assert "LLM_ADMIN_URL" in refusal("status", LLM_ADMIN_URL=url, LLM_ADMIN_TOKEN=SECRET)
+
+
+@pytest.mark.parametrize("url", ["[/b]", "nats://[::bad", "nats://", "nats://127.0.0.1:4222,"])
+@pytest.mark.parametrize(
+    "command", [("worker", "--provider", "mock"), ("chat", "hi", "--model", "mock", "--tenant", "a")]
+)
+def test_names_the_nats_setting_that_is_no_address(command: tuple[str, ...], url: str) -> None:
+    assert "NATS_URL: must be the address" in refusal(*command, NATS_URL=url, LLM_ENCRYPTION_KEY=KEY)
+
+
+@pytest.mark.parametrize("name", ["ports.json", "secrets.json"])
+def test_up_names_a_file_of_its_state_that_is_damaged(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{")
+    assert str(tmp_path / name) in refusal("up", "--state", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("up", "--state", "{0}/file/below"),
+        ("models", "create", "mine", "--file", "{0}/file", "--base-url", "http://127.0.0.1:1"),
+        ("models", "create", "mine", "--file", "{0}", "--base-url", "http://127.0.0.1:1"),
+    ],
+)
+def test_names_the_file_that_is_none_of_its_kind(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\xff\xfe")
+    said = refusal(*(argument.format(tmp_path) for argument in arguments))
+    assert str(tmp_path) in said
+    assert "Errno" not in said
+    assert "codec" not in said
+
+
 @pytest.mark.parametrize("prompt", [b"-", b"\xff"], ids=["standard input", "argument"])
 def test_says_when_a_prompt_is_no_text(prompt: bytes, tmp_path: Path) -> None:
     ready = dict.fromkeys(("nats_url", "nats_user", "nats_password", "tenant"), "x")
