@@ -1,16 +1,11 @@
 """The local stack's decisions, and what it keeps in its folder."""
 
-import json
-import socket
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from fleet.local.process import PortTaken
-from fleet.local.stack import Stack, Wishes, pool_sizes
+from fleet.local.stack import pool_sizes
 from fleet.local.state import State, StateInUse, default_folder
 from fleet.local.supervisor import wait_before_restart
 from tests import compose
@@ -40,24 +35,6 @@ def test_refuses_pools_that_cannot_be(wish: str) -> None:
         pool_sizes(["openai", "mock"], [wish])
 
 
-@pytest.mark.parametrize(("given", "granted"), [(None, 3), ("", 3), ("0", 0), ("0.5", 0.5), ("3", 3), ("60", 3)])
-def test_workers_drain_for_as_long_as_a_stack_that_stops_in_time_can_wait(
-    given: str | None, granted: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if given is not None:
-        monkeypatch.setenv("LLM_DRAIN_GRACE_S", given)
-    state = State(tmp_path)
-    with state.locked():
-        assert Stack(state, Wishes(pools={}), say=lambda _: None).drain_s == granted
-
-
-def test_a_drain_that_is_no_time_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLM_DRAIN_GRACE_S", "a minute")
-    state = State(tmp_path)
-    with state.locked(), pytest.raises(ValidationError, match="llm_drain_grace_s"):
-        Stack(state, Wishes(pools={}), say=lambda _: None)
-
-
 def test_containers_of_workers_are_given_the_time_that_a_worker_takes() -> None:
     workers = [service for name, service in compose.read()["services"].items() if name.startswith("worker")]
     graces = [float(worker["stop_grace_period"].removesuffix("s")) for worker in workers]
@@ -78,35 +55,6 @@ def test_gives_its_folder_to_one_stack_at_a_time(tmp_path: Path) -> None:
         pass
     with state.locked():
         pass
-
-
-def test_takes_a_port_by_opening_it_and_keeps_it_for_the_next_run(tmp_path: Path) -> None:
-    state = State(tmp_path)
-    with state.locked():
-        port = state.listener("admin").getsockname()[1]
-        with pytest.raises(OSError, match="in use"):
-            socket.create_server(("127.0.0.1", port))
-    again = State(tmp_path)
-    with again.locked():
-        assert again.listener("admin").getsockname()[1] == port
-
-
-def test_takes_another_port_when_that_of_the_last_run_is_taken(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = other.getsockname()[1]
-        (tmp_path / "ports.json").write_text(json.dumps({"admin": taken, "nats": taken}))
-        state = State(tmp_path)
-        with state.locked():
-            assert state.listener("admin").getsockname()[1] != taken
-            assert state.port("nats") != taken
-
-
-@pytest.mark.parametrize("take", [State.port, State.listener])
-def test_names_a_port_that_was_asked_for_and_is_taken(take: Callable[..., object], tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = other.getsockname()[1]
-        with pytest.raises(PortTaken, match=f"port {taken} for admin is taken by another program"):
-            take(State(tmp_path), "admin", wanted=taken)
 
 
 def test_keeps_the_log_of_the_run_before(tmp_path: Path) -> None:

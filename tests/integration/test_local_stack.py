@@ -1,0 +1,60 @@
+"""What a local stack decides before any of its parts runs, with the ports that it takes."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from fleet.local.process import PortTaken
+from fleet.local.stack import Stack, Wishes
+from fleet.local.state import State
+
+
+@pytest.mark.parametrize(("given", "granted"), [(None, 3), ("", 3), ("0", 0), ("0.5", 0.5), ("3", 3), ("60", 3)])
+def test_workers_drain_for_as_long_as_a_stack_that_stops_in_time_can_wait(
+    given: str | None, granted: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("LLM_DRAIN_GRACE_S", given)
+    state = State(tmp_path)
+    with state.locked():
+        assert Stack(state, Wishes(pools={}), say=lambda _: None).drain_s == granted
+
+
+def test_a_drain_that_is_no_time_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_DRAIN_GRACE_S", "a minute")
+    state = State(tmp_path)
+    with state.locked(), pytest.raises(ValidationError, match="llm_drain_grace_s"):
+        Stack(state, Wishes(pools={}), say=lambda _: None)
+
+
+def test_takes_a_port_by_opening_it_and_keeps_it_for_the_next_run(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    with state.locked():
+        port = state.listener("admin").getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+    again = State(tmp_path)
+    with again.locked():
+        assert again.listener("admin").getsockname()[1] == port
+
+
+def test_takes_another_port_when_that_of_the_last_run_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        (tmp_path / "ports.json").write_text(json.dumps({"admin": taken, "nats": taken}))
+        state = State(tmp_path)
+        with state.locked():
+            assert state.listener("admin").getsockname()[1] != taken
+            assert state.port("nats") != taken
+
+
+@pytest.mark.parametrize("take", [State.port, State.listener])
+def test_names_a_port_that_was_asked_for_and_is_taken(take: Callable[..., object], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {taken} for admin is taken by another program"):
+            take(State(tmp_path), "admin", wanted=taken)
