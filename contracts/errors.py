@@ -33,6 +33,9 @@ from typing import ClassVar
 
 from contracts.wire import WireModel, optional
 
+_MESSAGE_CHARS = 2000
+"""Of a message on the wire; an event holds several, and has to fit into one message of the broker."""
+
 
 class ErrorCode(StrEnum):
     MALFORMED_REQUEST = "malformed_request"
@@ -94,7 +97,7 @@ class FleetError(Exception):
     def to_wire(self) -> Error:
         return Error(
             code=self.code,
-            message=self.message,
+            message=self.message[:_MESSAGE_CHARS],
             retryable=self.retryable,
             retry_after_s=self.retry_after_s,
             provider=self.provider,

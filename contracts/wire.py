@@ -1,10 +1,13 @@
 """The two kinds of wire model, and the tokens that may stand in a subject."""
 
+import json
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic_core import PydanticSerializationError
 
 TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"  # noqa: S105 - a subject token
 MODEL_PATTERN = r"^[^\x00-\x20\x7f]{1,256}$"
@@ -45,6 +48,27 @@ JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 """Any JSON object; NaN and Infinity, which pydantic's parser takes, are no JSON."""
 
 
+def without_halves(text: str) -> str:
+    """`text` with U+FFFD, the replacement character, in place of lone halves of surrogate pairs.
+
+    UTF-16 writes a character beyond U+FFFF as a pair; a text that was cut within one ends in what UTF-8 cannot write.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def all_without_halves(value: Any) -> Any:
+    """The same for every text in `value`, as deep as it goes."""
+    match value:
+        case str():
+            return value if value.isascii() else without_halves(value)
+        case Mapping():
+            return {all_without_halves(name): all_without_halves(member) for name, member in value.items()}
+        case list() | tuple():
+            return [all_without_halves(item) for item in value]
+        case _:
+            return value
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -60,7 +84,12 @@ class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     def to_json(self) -> bytes:
-        return self.__pydantic_serializer__.to_json(self)
+        """With U+FFFD in place of halves of surrogate pairs."""
+        try:
+            return self.__pydantic_serializer__.to_json(self)
+        except PydanticSerializationError:
+            written = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+            return without_halves(written).encode()
 
 
 class StrictWireModel(WireModel):

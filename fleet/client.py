@@ -10,12 +10,11 @@ stream is resumed from what the fleet has stored; readers see each event once an
 """
 
 import asyncio
-import json
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -31,12 +30,12 @@ from nats.aio.client import Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from contracts import subjects
 from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume
 from contracts.errors import (
     DeadlineExceeded,
-    Error,
     FleetError,
     InvalidRequest,
     MalformedRequest,
@@ -48,6 +47,7 @@ from contracts.events import Cancelled, Completed, Event, Failed, Terminal, pars
 from contracts.requests import DEFAULT_DEADLINE_S, MAX_REQUEST_BYTES, CompletionRequest
 from contracts.rpc import Refusal
 from contracts.subjects import AUTO, Priority, Provider
+from contracts.wire import all_without_halves
 
 __all__ = ["Client", "RequestCancelled", "Stream"]
 
@@ -210,7 +210,10 @@ class _Nats(Nats):
 
 
 class Client:
-    """A connection of one agent. Everything raises `contracts.errors.FleetError` subclasses.
+    """A connection of one agent. Everything raises `contracts.errors.FleetError` subclasses, and nothing else.
+
+    (`complete` has one exception more, RequestCancelled.) Halves of surrogate pairs, which a text has that was cut in
+    the middle of a character, are sent as U+FFFD.
 
     Without `url`, `user` and `password` the connection is as `nats.connect` makes it by default; `options` reach it.
     """
@@ -226,8 +229,9 @@ class Client:
         creds: str | None = None,
         **options: Any,
     ) -> None:
-        self.tenant = subjects.token(tenant)
-        self.agent = subjects.token(agent)
+        with _malformed("the name of the tenant or the agent"):
+            self.tenant = subjects.token(tenant)
+            self.agent = subjects.token(agent)
         self._options: dict[str, Any] = {
             "servers": [part.strip() for part in url.split(",")],
             "name": f"{tenant}/{agent}",
@@ -261,9 +265,11 @@ class Client:
                 await self._nats.connect(error_cb=self._on_error, reconnected_cb=self._on_reconnect, **first)
                 await self._listen_to_all()
                 break
-            except (OSError, nats.errors.Error, TimeoutError) as exc:
-                failures.append(f"{servers[turn].rpartition('@')[2]}: {str(exc) or type(exc).__name__}")
-                await self._nats.close()
+            except Exception as exc:  # noqa: BLE001 - bad addresses and logins raise what they like
+                said = str(exc) if isinstance(exc, OSError | nats.errors.Error) else ""  # others may repeat a password
+                failures.append(f"{servers[turn].rpartition('@')[2]}: {said or type(exc).__name__}")
+                with suppress(AssertionError):  # nats-py closes nothing that was not begun
+                    await self._nats.close()
                 self._nats = _Nats()
         else:
             raise ProviderUnavailable(f"NATS cannot be used at {'; '.join(failures)}")
@@ -302,20 +308,16 @@ class Client:
         yielded, not raised; iterating raises QueueFull, MalformedRequest or DeadlineExceeded when the fleet could not
         be asked or did not answer.
         """
-        deadline = datetime.now(UTC) + timedelta(seconds=deadline_s)
-        try:
+        with _malformed("the request"):
+            deadline = datetime.now(UTC) + timedelta(seconds=deadline_s)
             request = CompletionRequest(
+                **all_without_halves({"model": model, "messages": _messages(messages), **fields}),
                 id=id or uuid4().hex,
                 tenant=self.tenant,
                 agent=self.agent,
-                model=model,
-                messages=_messages(messages),
                 deadline=deadline,
-                **fields,
             )
-        except ValidationError as exc:
-            raise MalformedRequest(f"the request is not valid: {_problems(exc)}") from None
-        publish = partial(self._publish, request, Priority(priority))
+            publish = partial(self._publish, request, request.to_json(), Priority(priority))
         return self._listen(request.id, publish, after=(0, -1), deadline=deadline)
 
     async def complete(self, model: str, messages: Messages, **fields: Any) -> Completed:
@@ -338,8 +340,10 @@ class Client:
 
         While NATS is away it is said as soon as NATS is back.
         """
+        with _malformed("the request's id"):
+            cancel = Cancel(request_id=request_id)
         try:
-            await self._nats.publish(subjects.cancel(self.tenant), Cancel(request_id=request_id).to_json())
+            await self._nats.publish(subjects.cancel(self.tenant), cancel.to_json())
         except nats.errors.Error as exc:
             raise ProviderUnavailable(f"NATS cannot be told to cancel: {exc}") from exc
 
@@ -350,7 +354,9 @@ class Client:
 
         Raises InvalidRequest when the fleet has nothing stored of it.
         """
-        deadline = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
+        with _malformed("what is to be resumed"):
+            deadline = None if deadline_s is None else datetime.now(UTC) + timedelta(seconds=deadline_s)
+            after = Resume(request_id=request_id, agent=self.agent, after=after).after
         stream = self._listen(request_id, _published_already, after=after, deadline=deadline)
         try:
             await self._feed_stored(stream, after, for_s=min(_RESUME_FOR_S, _seconds_until(deadline)))
@@ -387,9 +393,8 @@ class Client:
         if not listening:
             self._streams.pop(stream.request_id, None)
 
-    async def _publish(self, request: CompletionRequest, priority: Priority) -> None:
+    async def _publish(self, request: CompletionRequest, payload: bytes, priority: Priority) -> None:
         """Until JetStream has it, with one message id throughout; a full queue is met with patience."""
-        payload = request.to_json()
         room = min(MAX_REQUEST_BYTES, self._nats.max_payload - _HEADER_ROOM_BYTES)
         if len(payload) > room:
             raise MalformedRequest(f"the request has {len(payload)} bytes; at most {room} are possible")
@@ -421,7 +426,10 @@ class Client:
         raise DeadlineExceeded(f"the request could not be published before its deadline: {problem}")
 
     async def _stored(self, request_id: str, after: Position) -> AsyncGenerator[Event]:
-        """What the fleet has stored after a position. Raises InvalidRequest for nothing, ProviderUnavailable."""
+        """What the fleet has stored after a position, up to an empty message. An error ends it, too.
+
+        Raises InvalidRequest for nothing, ProviderUnavailable.
+        """
         answers: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = self._nats.new_inbox()
         ask = Resume(request_id=request_id, agent=self.agent, after=after)
@@ -436,9 +444,8 @@ class Client:
                     raise ProviderUnavailable("no worker is there to resume from")
                 if not msg.data:
                     return
-                if (error := _refusal(msg.data)) is not None:
-                    raise from_wire(error)
-                yield parse(msg.data)
+                if (event := _resumed(msg.data)) is not None:
+                    yield event
         except (nats.errors.Error, TimeoutError) as exc:
             raise ProviderUnavailable(f"resume failed: {exc!r}") from exc
         finally:
@@ -449,13 +456,9 @@ class Client:
         request_id = msg.subject.rpartition(".")[2]
         if (listening := self._streams.get(request_id)) is None:
             return
-        try:
-            event = parse(msg.data)
-        except ValidationError:
-            log.warning("event_unknown", extra={"request_id": request_id})
-            return
-        for stream in listening:
-            stream.feed(event)
+        if (event := _event(msg.data)) is not None:
+            for stream in listening:
+                stream.feed(event)
 
     async def _on_reconnect(self) -> None:
         """What was sent meanwhile is stored; every open stream takes it from there."""
@@ -493,11 +496,39 @@ def _seconds_until(deadline: datetime | None) -> float:
     return DEFAULT_DEADLINE_S if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
 
 
-def _refusal(data: bytes) -> Error | None:
-    body: dict[str, Any] = json.loads(data)
-    return Refusal.model_validate(body).error if "error" in body and "type" not in body else None
+def _event(data: bytes) -> Event | None:
+    """None, and a line in the log, for what a later version of the fleet may say."""
+    try:
+        return parse(data)
+    except ValidationError:
+        log.warning("event_unknown")
+        return None
+
+
+def _resumed(data: bytes) -> Event | None:
+    """The event in an answer to `resume`. Raises the error that is in its place."""
+    with suppress(ValueError):
+        match from_json(data):
+            case {"type": _}:
+                pass
+            case {"error": error}:
+                raise from_wire(Refusal(error=error).error)
+            case _:
+                pass
+    return _event(data)
+
+
+@contextmanager
+def _malformed(what: str) -> Generator[None]:
+    """Raises MalformedRequest in place of what pydantic and Python say of arguments that no request can hold."""
+    try:
+        yield
+    except ValidationError as exc:
+        raise MalformedRequest(f"{what} is not valid: {_problems(exc)}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
+        raise MalformedRequest(f"{what} is not valid: {exc}") from exc
 
 
 def _problems(exc: ValidationError) -> str:
     errors = exc.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors[:5])
+    return "; ".join(f"{'.'.join(map(str, e['loc']))[:200]}: {e['msg']}" for e in errors[:5])

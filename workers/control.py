@@ -30,7 +30,7 @@ from contracts.wire import WireModel
 from runtime.broker import Broker
 from runtime.catalogue import provider_of_model
 from runtime.tasks import end
-from workers import replies
+from workers import lenient_json, replies
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration
@@ -230,7 +230,7 @@ class Control:
 
 
 def _parse(model: type[M], data: bytes) -> M:
-    return model.model_validate_json(data or b"{}", strict=True)
+    return lenient_json.parse(model, data or b"{}")[0]
 
 
 def _refusal(error: FleetError) -> Refusal:

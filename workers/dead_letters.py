@@ -2,15 +2,16 @@
 
 import logging
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 from pydantic_core import from_json
 
 from contracts import subjects
-from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED
+from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID
 from contracts.errors import FleetError
 from contracts.wire import TOKEN_PATTERN, utc_now
-from workers import telemetry
+from workers import lenient_json, telemetry
 from workers.intake import Delivery
 from workers.publisher import Publisher, TooLarge
 
@@ -41,13 +42,23 @@ async def bury(publisher: Publisher, delivery: Delivery, error: FleetError, *, p
 
 
 def reply_address(delivery: Delivery) -> tuple[str, str] | None:
-    """Agent and request id of a request that is not valid, where they can be known."""
+    """Agent and request id of a request that is not valid, where they can be known.
+
+    The message id stands for an id that cannot be read. (The tenant is the subject's, whatever the body says.)
+    """
+    told = _told(delivery.data)
+    agent = told.get("agent")
+    request_id = next(filter(_is_token, (told.get("id"), delivery.headers.get(MSG_ID))), None)
+    return (agent, request_id) if _is_token(agent) and request_id is not None else None
+
+
+def _told(data: bytes) -> Mapping[str, Any]:
     try:
-        body: Any = from_json(delivery.data)
+        body: Any = from_json(data)
     except ValueError:
-        return None
-    match body:
-        case {"agent": str(agent), "id": str(request_id)} if _TOKEN.fullmatch(agent) and _TOKEN.fullmatch(request_id):
-            return agent, request_id
-        case _:
-            return None
+        return lenient_json.top_level_texts(data, ("agent", "id"))
+    return body if isinstance(body, dict) else {}
+
+
+def _is_token(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None

@@ -58,7 +58,7 @@ class Execution:
         if delivery.deliveries > 1:
             telemetry.REDELIVERIES.labels(self._pool).inc()
         try:
-            address, request = parse_request(delivery)
+            address, request, body = parse_request(delivery)
             handover = parse_handover(delivery, address)
             if handover is None:
                 check_model(address, request)
@@ -68,6 +68,7 @@ class Execution:
             delivery=delivery,
             address=address,
             request=request,
+            body=body,
             handover=handover,
             events=EventStream(
                 self._use.publisher.event,

@@ -54,7 +54,7 @@ async def hand_over(
     try:
         await publisher.durable(
             subject,
-            job.delivery.data,
+            job.body,
             msg_id=f"{job.request.id}:{job.events.attempt}:{to.provider}",
             headers=headers,
             check=job.delivery.lease.check,

@@ -14,6 +14,7 @@ from contracts.providers import PublishedTenant
 from contracts.requests import DEFAULT_DEADLINE_S, CompletionRequest
 from contracts.subjects import RequestAddress
 from runtime.catalogue import context_window
+from workers import lenient_json
 from workers.booking import Bill
 from workers.budgets import Reservation
 from workers.intake import Delivery
@@ -29,6 +30,8 @@ class Job:
     delivery: Delivery
     address: RequestAddress
     request: CompletionRequest
+    body: bytes
+    """The request's JSON, as every pool can read it."""
     handover: Handover | None
     events: EventStream
     interruption: Interruption
@@ -100,11 +103,14 @@ class Job:
         return {"request_id": self.request.id, "tenant": self.request.tenant, "agent": self.request.agent}
 
 
-def parse_request(delivery: Delivery) -> tuple[RequestAddress, CompletionRequest]:
-    """Raises MalformedRequest; its message names fields and never repeats what stands in them."""
+def parse_request(delivery: Delivery) -> tuple[RequestAddress, CompletionRequest, bytes]:
+    """What was asked, and its JSON, mended where an agent cut a character in two.
+
+    Raises MalformedRequest; its message names fields and never repeats what stands in them.
+    """
     try:
         address = subjects.parse_request(delivery.subject)
-        request = CompletionRequest.model_validate_json(delivery.data, strict=True)
+        request, body = lenient_json.parse(CompletionRequest, delivery.data)
     except ValidationError as exc:
         problems = [_problem(e) for e in exc.errors(include_url=False, include_input=False, include_context=False)]
         more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
@@ -115,7 +121,7 @@ def parse_request(delivery: Delivery) -> tuple[RequestAddress, CompletionRequest
         raise MalformedRequest(
             f"the request says tenant {request.tenant}, its subject says {address.tenant}; they must be the same"
         )
-    return address, request
+    return address, request, body
 
 
 def check_model(address: RequestAddress, request: CompletionRequest) -> None:

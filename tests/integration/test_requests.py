@@ -204,6 +204,61 @@ async def test_what_has_no_reply_address_becomes_a_dead_letter(agent: Agent, con
     assert agent.events == []
 
 
+@pytest.mark.parametrize("to", ["mock", "auto"])
+async def test_a_text_that_was_cut_within_a_character_is_answered(agent: Agent, bill: Bill, to: str) -> None:
+    """`auto` hands it to a pool, which reads it once more."""
+    half = "cut \ud83d"
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": half}}
+    messages = [
+        {"role": "user", "content": half},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": half},
+    ]
+    await agent.send(agent.body(messages=messages, metadata={"run": half}), id="r1", to=to)
+
+    completed = await agent.ended()
+
+    assert isinstance(completed, Completed)
+    assert completed.message.content == "You said: cut \ufffd"
+    await until(lambda: len(bill.of("r1")) == 1)
+    assert bill.of("r1")[0].metadata == {"run": "cut \ufffd"}
+
+
+async def test_the_client_sends_such_a_text_as_well(client: Client, bill: Bill) -> None:
+    completed = await client.complete("mock/echo", "cut \ud83d", metadata={"run": "\ud83d\ude00"})
+
+    assert completed.message.content == "You said: cut \ufffd"
+    await until(lambda: len(bill.records) == 1)
+    assert bill.records[0].metadata == {"run": "😀"}
+
+
+@pytest.mark.parametrize(
+    ("part", "spoilt"),
+    [
+        (b'"Hi"}]}', b'"H'),
+        (b"]}", b"],}"),
+        (b'"Hi"', b'"Hi'),
+        (b'"Hi"', b'"H\ni"'),
+        (b'"', b"'"),
+        (b"]}", b'], "temperature": NaN}'),
+        (b"]}", b'], "seed": 1e999}'),
+        (b"]}", b"]} and more"),
+    ],
+    ids=["cut off", "a comma too many", "an open quote", "a bare newline", "single quotes", "NaN", "1e999", "a tail"],
+)
+async def test_what_is_no_json_is_told_to_whom_it_names(
+    agent: Agent, control: Plane, part: bytes, spoilt: bytes
+) -> None:
+    payload = agent.body().replace(part, spoilt)
+    await agent.send(payload, id="r1")
+
+    failed = await agent.ended()
+
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "malformed_request"
+    assert (await dead_letter(control))[0] == payload
+
+
 async def test_a_request_of_a_megabyte_is_served(agent: Agent) -> None:
     await agent.send(agent.body(messages=[{"role": "user", "content": "x" * 1_000_000}], **scripted(text="long")))
 

@@ -1,0 +1,87 @@
+"""JSON that an agent wrote and a strict reader refuses: mended where its meaning is plain, else searched for its names.
+
+Agents cut texts in the middle of a character, and their libraries write half a surrogate pair as an escape (RFC 8259,
+section 8.2, warns of it). Strict readers take neither that nor a byte order mark.
+"""
+
+import json
+import re
+from collections.abc import Collection
+from itertools import islice
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from contracts.wire import without_halves
+
+M = TypeVar("M", bound=BaseModel)
+
+_PIECES_READ = 100_000
+"""Strings and brackets that are looked at for a name, so that a broken request costs some milliseconds at most."""
+
+_PIECE = re.compile(
+    r"""
+    "(?P<double>(?:[^"\\]++|\\.)*+)"(?P<names>\s*+:)?
+    | '(?P<single>(?:[^'\\]++|\\.)*+)'(?P<names_too>\s*+:)?
+    | (?P<opens>[{\[])
+    | (?P<closes>[}\]])
+    | (?P<cut>["'])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def parse(model: type[M], data: bytes) -> tuple[M, bytes]:
+    """What `data` says, and the JSON that says it to every reader: `data`, mended if need be.
+
+    Halves of surrogate pairs and bytes that are no UTF-8 become U+FFFD, a byte order mark goes. Raises ValidationError.
+    """
+    try:
+        return model.model_validate_json(data, strict=True), data
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        if first["type"] != "json_invalid" or (mended := _mended(data)) is None:
+            raise
+    return model.model_validate_json(mended, strict=True), mended
+
+
+def top_level_texts(data: bytes, names: Collection[str]) -> dict[str, str]:
+    """The texts that an object has under these names, as far as they can be told although `data` may be no JSON.
+
+    Cut off, with a comma too many, in single quotes: the text is followed from bracket to bracket. What is nested in
+    the object, or comes after it, does not count.
+    """
+    found: dict[str, str] = {}
+    depth, name = 0, ""
+    for piece in islice(_PIECE.finditer(_text(data)), _PIECES_READ):
+        match piece.lastgroup:
+            case "opens":
+                if depth == 0 and piece["opens"] == "[":
+                    break
+                depth, name = depth + 1, ""
+            case "closes":
+                depth -= 1
+                if depth <= 0:
+                    break
+            case "cut":
+                break
+            case "names" | "names_too":
+                name = (piece["double"] or piece["single"] or "") if depth == 1 else ""
+            case _:
+                if depth == 1 and name in names:
+                    found[name] = piece["double"] or piece["single"] or ""
+                name = ""
+    return found
+
+
+def _mended(data: bytes) -> bytes | None:
+    """None when it is no JSON even then."""
+    try:
+        written = json.dumps(json.loads(_text(data)), ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return None
+    return without_halves(written).encode()
+
+
+def _text(data: bytes) -> str:
+    return data.decode(json.detect_encoding(data), errors="replace")
