@@ -1,5 +1,7 @@
 """The money and tokens of a request: kept free before a call, settled and booked after it."""
 
+import logging
+
 from contracts import subjects
 from contracts.errors import FleetError
 from contracts.events import Started
@@ -8,8 +10,11 @@ from workers import booking, recovery, telemetry
 from workers.booking import Attempt
 from workers.budgets import BudgetedCall
 from workers.job import Job
+from workers.publisher import TooLarge
 from workers.routing import Candidate
 from workers.services import Services
+
+log = logging.getLogger(__name__)
 
 
 class Accounts:
@@ -37,13 +42,18 @@ class Accounts:
         return self._record(job, attempt, outcome, error, duration_s=duration_s, queued_s=job.queued_s)
 
     async def book(self, job: Job, record: UsageRecord) -> None:
-        """Returns when NATS has it. Raises NotStored."""
+        """Returns when NATS has it, without metadata that leave no room for the rest. Raises NotStored."""
         await self._use.budgets.settle(job.tenant, record, job.reservation)
         job.reservation = None
         key = f"{job.delivery.stream_seq}-{record.attempt}"
         await self._use.admission.count_tokens(job.tenant, record.usage, key=key)
         subject = subjects.usage(record.provider, record.tenant)
-        await self._use.publisher.durable(subject, record.to_json(), msg_id=record.id)
+        try:
+            await self._use.publisher.durable(subject, record.to_json(), msg_id=record.id)
+        except TooLarge:
+            log.warning("metadata_not_booked", extra={"record": record.id, "tenant": record.tenant})
+            booked = record.model_copy(update={"metadata": {}})
+            await self._use.publisher.durable(subject, booked.to_json(), msg_id=record.id)
         telemetry.count_attempt(record)
 
     async def book_dead(self, job: Job, past: recovery.Past, started: Started) -> None:

@@ -17,7 +17,7 @@ from workers.endpoints import Permit, Visit
 from workers.intake import Settlement
 from workers.interruption import Interrupted, Reason
 from workers.job import Job
-from workers.providers.base import Call, Finish, Provider, Stated, Target
+from workers.providers.base import Call, Chunk, Finish, Provider, Stated, Target
 from workers.publisher import TooLarge
 from workers.routing import Candidate
 from workers.services import Services
@@ -132,7 +132,13 @@ class Attempts:
                 if attempt.gathering.characters > most:
                     raise InvalidRequest(_TOO_LONG)
                 if job.request.stream:
-                    await job.events.delta(item)
+                    await self._pass_on(job, item)
+
+    async def _pass_on(self, job: Job, chunk: Chunk) -> None:
+        try:
+            await job.events.delta(chunk)
+        except TooLarge:
+            raise InvalidRequest(_TOO_LONG) from None
 
     async def _complete(self, job: Job, attempt: Attempt) -> Settlement:
         finish = attempt.finish

@@ -1,16 +1,18 @@
 """The events of one request, in order and ended exactly once.
 
-Deltas are the hot path: their JSON is written around a prefix that is made once an attempt. The models in
-`contracts.events` remain the definition; a test holds the two together.
+Deltas are the hot path: their JSON is written around a prefix that is made once an attempt, as UTF-8 (escapes would
+take twice the room of Chinese, and three times that of emoji). The models in `contracts.events` remain the definition;
+a test holds the two together.
 """
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from contracts.errors import Error
 from contracts.events import (
@@ -28,7 +30,9 @@ from contracts.events import (
 )
 from contracts.requests import AssistantMessage
 from contracts.usage import Cost, Usage
+from contracts.wire import all_without_halves, without_halves
 from workers.providers.base import Chunk
+from workers.publisher import TooLarge
 
 Publish = Callable[[str, bytes], Awaitable[None]]
 
@@ -39,11 +43,15 @@ _AGENTS_ARE_BACK_S = 3.0
 _MOST_ATTEMPTS = 100
 """More than one delivery makes, counted generously: numbers are never used again."""
 
-_quote = json.encoder.encode_basestring_ascii
+_quote = msgspec.json.Encoder().encode
+"""Raises UnicodeEncodeError for half a surrogate pair."""
 
 
 class EventStream:
-    """Publishes to the request's reply subject. `attempt` is the number that the next event carries."""
+    """Publishes to the request's reply subject. `attempt` is the number that the next event carries.
+
+    Raises TooLarge for an event that no message can hold; nothing was said then.
+    """
 
     def __init__(self, publish: Publish, *, subject: str, request_id: str, attempt: int) -> None:
         self._publish = publish
@@ -52,25 +60,24 @@ class EventStream:
         self.attempt = attempt
         self.seq = 0
         self.ended = False
-        self._prefix = ""
+        self._prefix = b""
         self._said: list[bytes] = []
 
     async def started(self, *, provider: str, endpoint: str, model: str, worker: str, at: datetime) -> None:
         await self._emit(Started, provider=provider, endpoint=endpoint, model=model, worker=worker, at=at)
 
     async def delta(self, chunk: Chunk) -> None:
-        parts = [self._head()]
-        if chunk.text:
-            parts.append(f',"text":{_quote(chunk.text)}')
-        if chunk.reasoning:
-            parts.append(f',"reasoning":{_quote(chunk.reasoning)}')
-        if chunk.refusal:
-            parts.append(f',"refusal":{_quote(chunk.refusal)}')
-        if chunk.tool_calls:
-            parts.append(f',"tool_calls":[{",".join(map(_tool_call, chunk.tool_calls))}]')
-        parts.append("}")
-        self.seq += 1
-        await self._say("".join(parts).encode())
+        """As several events, in order, when it is more than one message can hold."""
+        try:
+            event = self._delta(chunk)
+        except UnicodeEncodeError:
+            chunk = _whole(chunk)
+            event = self._delta(chunk)
+        try:
+            await self._say(event)
+        except TooLarge:
+            for part in _split(chunk):
+                await self.delta(part)
 
     async def retrying(self, error: Error, *, delay_s: float, provider: str, model: str) -> None:
         """Ends this attempt; whatever comes next is the next attempt."""
@@ -89,7 +96,7 @@ class EventStream:
     def next_attempt(self) -> None:
         self.attempt += 1
         self.seq = 0
-        self._prefix = ""
+        self._prefix = b""
         self._said.clear()
 
     async def say_again(self) -> None:
@@ -140,10 +147,22 @@ class EventStream:
         """Of what is said again."""
         return sum(map(len, self._said))
 
-    def _head(self) -> str:
+    def _delta(self, chunk: Chunk) -> bytes:
+        event = self._head()
+        if chunk.text:
+            event += b',"text":' + _quote(chunk.text)
+        if chunk.reasoning:
+            event += b',"reasoning":' + _quote(chunk.reasoning)
+        if chunk.refusal:
+            event += b',"refusal":' + _quote(chunk.refusal)
+        if chunk.tool_calls:
+            event += b',"tool_calls":[' + b",".join(map(_tool_call, chunk.tool_calls)) + b"]"
+        return event + b"}"
+
+    def _head(self) -> bytes:
         if not self._prefix:
-            self._prefix = f'{{"request_id":{_quote(self._request_id)},"attempt":{self.attempt},"seq":'
-        return f'{self._prefix}{self.seq},"type":"delta"'
+            self._prefix = b'{"request_id":%b,"attempt":%d,"seq":' % (_quote(self._request_id), self.attempt)
+        return b'%b%d,"type":"delta"' % (self._prefix, self.seq)
 
     async def _end(self, event: Callable[..., Any], **fields: Any) -> None:
         if self.ended:
@@ -153,11 +172,15 @@ class EventStream:
 
     async def _emit(self, event: Callable[..., Any], **fields: Any) -> None:
         built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
-        self.seq += 1
         await self._say(built.to_json())
 
     async def _say(self, event: bytes) -> None:
-        await self._publish(self.subject, event)
+        self.seq += 1
+        try:
+            await self._publish(self.subject, event)
+        except TooLarge:
+            self.seq -= 1
+            raise
         self._said.append(event)
 
 
@@ -227,12 +250,53 @@ class LiveStreams:
             self._ended_bytes -= self._ended.popleft().said_bytes
 
 
-def _tool_call(delta: ToolCallDelta) -> str:
-    parts = [f'{{"index":{delta.index}']
+def _tool_call(delta: ToolCallDelta) -> bytes:
+    call = b'{"index":%d' % delta.index
     if delta.id is not None:
-        parts.append(f',"id":{_quote(delta.id)}')
+        call += b',"id":' + _quote(delta.id)
     if delta.name is not None:
-        parts.append(f',"name":{_quote(delta.name)}')
+        call += b',"name":' + _quote(delta.name)
     if delta.arguments is not None:
-        parts.append(f',"arguments":{_quote(delta.arguments)}')
-    return "".join(parts) + "}"
+        call += b',"arguments":' + _quote(delta.arguments)
+    return call + b"}"
+
+
+def _whole(chunk: Chunk) -> Chunk:
+    """The same without halves of surrogate pairs."""
+    return Chunk(
+        without_halves(chunk.text),
+        without_halves(chunk.reasoning),
+        without_halves(chunk.refusal),
+        tuple(
+            ToolCallDelta.model_validate(all_without_halves(call.model_dump(mode="json"))) for call in chunk.tool_calls
+        ),
+    )
+
+
+def _split(chunk: Chunk) -> list[Chunk]:
+    """Its parts, each of one kind; the halves of one that has a single part. Raises TooLarge for what has no halves."""
+    parts = [
+        *([Chunk(reasoning=chunk.reasoning)] if chunk.reasoning else []),
+        *([Chunk(text=chunk.text)] if chunk.text else []),
+        *([Chunk(refusal=chunk.refusal)] if chunk.refusal else []),
+        *(Chunk(tool_calls=(call,)) for call in chunk.tool_calls),
+    ]
+    if len(parts) > 1:
+        return parts
+    match chunk:
+        case Chunk(text=text) if len(text) > 1:
+            return [Chunk(text=half) for half in _halves(text)]
+        case Chunk(reasoning=text) if len(text) > 1:
+            return [Chunk(reasoning=half) for half in _halves(text)]
+        case Chunk(refusal=text) if len(text) > 1:
+            return [Chunk(refusal=half) for half in _halves(text)]
+        case Chunk(tool_calls=(ToolCallDelta(arguments=str(text)) as call,)) if len(text) > 1:
+            first, second = _halves(text)
+            rest = ToolCallDelta(index=call.index, arguments=second)
+            return [Chunk(tool_calls=(part,)) for part in (call.model_copy(update={"arguments": first}), rest)]
+        case _:
+            raise TooLarge("a delta")
+
+
+def _halves(text: str) -> tuple[str, str]:
+    return text[: len(text) // 2], text[len(text) // 2 :]

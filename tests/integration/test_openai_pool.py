@@ -74,6 +74,32 @@ async def test_tokens_usage_and_cost_are_the_vendors(shop: Shop) -> None:
     assert float(completed.cost.amount) * 1e6 == pytest.approx(expected)
 
 
+async def test_an_answer_of_emoji_that_comes_at_once_is_passed_on(shop: Shop) -> None:
+    text = "😀" * (3 * 1024 * 1024 // 4)
+    shop.vendor.script("gpt-4o-mini", Script(text=text, chunks=1))
+
+    events = await shop.events("openai/gpt-4o-mini")
+
+    completed = events[-1]
+    assert isinstance(completed, Completed)
+    assert completed.message.content == "".join(e.text or "" for e in events if isinstance(e, Delta)) == text
+
+
+async def test_a_delta_that_no_message_can_hold_arrives_in_parts(shop: Shop) -> None:
+    """JSON has six bytes for a control character. What is whole in parts is too large for `completed`."""
+    text = "\x01\x02" * 1_000_000
+    shop.vendor.script("gpt-4o-mini", Script(text=text, chunks=1))
+
+    events = await shop.events("openai/gpt-4o-mini")
+
+    assert "".join(e.text or "" for e in events if isinstance(e, Delta)) == text
+    assert [e.seq for e in events] == list(range(len(events)))
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "invalid_request"
+    assert "max_tokens" in failed.error.message
+
+
 async def test_an_answer_that_no_message_can_hold_is_broken_off_and_booked(shop: Shop) -> None:
     shop.vendor.script("gpt-4o-mini", Script(text="x" * 20_000_000, chunks=400))
 

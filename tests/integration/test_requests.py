@@ -14,7 +14,17 @@ from nats.aio.msg import Msg
 import fleet.client
 from contracts import streams, subjects
 from contracts.control import DEAD_CODE, DEAD_SUBJECT, MSG_ID
-from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started, Terminal, parse
+from contracts.events import (
+    Cancelled,
+    Completed,
+    Delta,
+    Event,
+    Failed,
+    Retrying,
+    Started,
+    Terminal,
+    parse,
+)
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import Priority
 from fleet.client import Client
@@ -287,6 +297,25 @@ async def test_an_answer_larger_than_a_message_fails_and_is_booked(agent: Agent,
     assert failed.usage.output_tokens > 1_000_000
     await until(lambda: len(bill.of("r1")) == 1)
     assert bill.of("r1")[0].outcome == "completed"
+
+
+async def test_metadata_that_leave_no_room_for_their_record_are_not_booked(agent: Agent, bill: Bill) -> None:
+    room = MAX_REQUEST_BYTES - 100 - len(agent.body(metadata={"run": ""}))
+    await agent.send(agent.body(metadata={"run": "x" * room}), id="r1")
+
+    assert isinstance(await agent.ended(), Completed)
+    await until(lambda: len(bill.of("r1")) == 1)
+    assert bill.of("r1")[0].metadata == {}
+
+
+async def test_an_error_has_a_message_of_bounded_length(agent: Agent) -> None:
+    script = scripted(fail={"code": "overloaded", "message": "x" * 3_000_000})
+    await agent.send(agent.body(**script))
+
+    failed = await agent.ended()
+
+    assert isinstance(failed, Failed)
+    assert len(failed.error.message) == 2000
 
 
 async def test_an_unknown_tenant_is_told_so(stack: AsyncExitStack, control: Plane, nats_url: str) -> None:

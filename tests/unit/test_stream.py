@@ -6,18 +6,19 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.errors import Overloaded
-from contracts.events import Delta, Event, ToolCallDelta, parse
+from contracts.events import Cancelled, Delta, Event, ToolCallDelta, parse
 from contracts.usage import Usage
 from runtime.tasks import end
 from tests.kit import until
 from workers import stream as stream_module
-from workers.providers.base import Chunk
+from workers.providers.base import Chunk, Gathering
+from workers.publisher import TooLarge
 from workers.stream import EventStream, LiveStreams
 
 CHUNKS = [
     Chunk(text="Hello"),
     Chunk(text='quotes " and \\ and \n and \x00 and \u2028'),
-    Chunk(text="emoji 😀 and half of one \ud83d"[:-1]),
+    Chunk(text="emoji 😀, 你好, größer \x7f"),
     Chunk(reasoning="thinking", text="speaking"),
     Chunk(refusal="no"),
     Chunk(tool_calls=(ToolCallDelta(index=0, id="c1", name="f", arguments='{"a"'),)),
@@ -26,11 +27,14 @@ CHUNKS = [
 
 
 class Wire:
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = 10_000_000) -> None:
         self.sent: list[bytes] = []
+        self._most = most
 
     async def publish(self, subject: str, payload: bytes) -> None:
         assert subject == "llm.v1.reply.t.a.r1"
+        if len(payload) > self._most:
+            raise TooLarge(subject)
         self.sent.append(payload)
 
     def events(self) -> list[Event]:
@@ -57,6 +61,78 @@ async def test_a_delta_is_what_the_model_says(chunk: Chunk) -> None:
             tool_calls=chunk.tool_calls or None,
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "arrives"),
+    [
+        (Chunk(text="cut \ud83d"), Chunk(text="cut \ufffd")),
+        (Chunk(reasoning="\ude00", refusal="\ud83d\ude00"), Chunk(reasoning="\ufffd", refusal="😀")),
+        (
+            Chunk(tool_calls=(ToolCallDelta(index=1, id="c\ud83d", arguments='{"a": "\ud83d'),)),
+            Chunk(tool_calls=(ToolCallDelta(index=1, id="c\ufffd", arguments='{"a": "\ufffd'),)),
+        ),
+    ],
+)
+async def test_half_a_character_is_replaced(chunk: Chunk, arrives: Chunk) -> None:
+    wire, whole = Wire(), Wire()
+    await stream(wire).delta(chunk)
+    await stream(whole).delta(arrives)
+
+    assert wire.sent == whole.sent
+
+
+LONG = 'emoji 😀 "quoted" \x00 你好 ' * 40
+LARGE = [
+    Chunk(text=LONG),
+    Chunk(reasoning=LONG),
+    Chunk(refusal=LONG),
+    Chunk(text=LONG, reasoning=LONG, refusal=LONG),
+    Chunk(text="\ud83d" + LONG),
+    Chunk(
+        text="before",
+        tool_calls=(
+            ToolCallDelta(index=0, id="c1", name="f", arguments=LONG),
+            ToolCallDelta(index=1, id="c2", name="g", arguments=""),
+            ToolCallDelta(index=1, arguments=LONG),
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("chunk", LARGE)
+@pytest.mark.parametrize("most", [150, 400, 1500])
+async def test_a_delta_that_no_message_can_hold_is_several(chunk: Chunk, most: int) -> None:
+    wire, whole = Wire(most=most), Wire()
+    await stream(wire).delta(chunk)
+    await stream(whole).delta(chunk)
+
+    events = wire.events()
+    assert len(events) > 1
+    assert [(e.attempt, e.seq) for e in events] == [(1, n) for n in range(len(events))]
+    assert gathered(events) == gathered(whole.events())
+
+
+def gathered(events: list[Event]) -> object:
+    """What an agent puts together from them."""
+    gathering = Gathering()
+    for event in events:
+        assert isinstance(event, Delta)
+        gathering.add(Chunk(event.text or "", event.reasoning or "", event.refusal or "", event.tool_calls or ()))
+    return gathering.message()
+
+
+async def test_what_has_no_halves_is_too_large_and_nothing_was_said() -> None:
+    wire = Wire(most=200)
+    events = stream(wire)
+    with pytest.raises(TooLarge):
+        await events.delta(Chunk(tool_calls=(ToolCallDelta(index=0, id="c" * 200, name="f"),)))
+    with pytest.raises(TooLarge):
+        await events.failed(Overloaded("full" * 100).to_wire(), attempts=(), usage=Usage(), cost=None)
+
+    await events.cancelled(usage=Usage(), cost=None)
+
+    assert [(type(e), e.seq) for e in wire.events()] == [(Cancelled, 0)], "no number is missing"
 
 
 async def test_numbers_events_within_an_attempt_and_attempts_within_a_request() -> None:
