@@ -9,10 +9,11 @@ from contracts.errors import ErrorCode, FleetError, from_wire
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
-from contracts.usage import Cost, Outcome, Usage, UsageRecord, UsageSource, record_id
+from contracts.usage import Cost, Outcome, TokenCounts, Usage, UsageRecord, UsageSource, record_id
 from workers import tokens
 from workers.pricing import price
 from workers.providers.base import Chunk, Finish, Gathering, Stated
+from workers.providers.token_counts import plausible
 from workers.routing import Candidate
 
 _MAY_HAVE_WORKED = frozenset({ErrorCode.PROVIDER_TIMEOUT, ErrorCode.STREAM_INTERRUPTED, ErrorCode.DEADLINE_EXCEEDED})
@@ -70,20 +71,45 @@ def usage_of(attempt: Attempt, request: CompletionRequest, error: FleetError | N
     """What the vendor stated; else an estimate, if the call got as far as being worked on.
 
     Of a reply that was cut off, the input is the vendor's where it was stated, and the output the larger of what the
-    vendor had counted and what had arrived.
+    vendor had counted and what had arrived. A vendor that states nothing for something did not count it.
     """
-    if attempt.finish and attempt.finish.usage:
-        return attempt.finish.usage
-    stated = attempt.stated.usage if attempt.stated else None
-    if stated and attempt.stated and attempt.stated.is_final:
+    stated, is_final = _stated_usage(attempt)
+    if stated and is_final and _covers(stated, attempt.gathering):
         return stated
     if not _was_worked_on(attempt, error):
         return NOTHING
-    guess = tokens.estimate(request, attempt.gathering.output_text())
+    guess = tokens.estimate(request, attempt.gathering.output_text(), at_least=attempt.gathering.pieces)
     if stated is None:
         return guess
-    output_tokens = max(stated.output_tokens, guess.output_tokens)
-    return stated.model_copy(update={"output_tokens": output_tokens, "source": UsageSource.ESTIMATED})
+    cached = stated.cache_read_tokens + stated.cache_write_tokens
+    counted = stated.output_tokens if is_final else 0
+    return stated.model_copy(
+        update={
+            "input_tokens": stated.input_tokens or max(guess.input_tokens, cached),
+            "output_tokens": counted or max(guess.output_tokens, stated.output_tokens, stated.reasoning_tokens),
+            "source": UsageSource.ESTIMATED,
+        }
+    )
+
+
+def _stated_usage(attempt: Attempt) -> tuple[Usage | None, bool]:
+    """The vendor's last count, and whether it is of the whole reply. One that is no number of tokens is none."""
+    if attempt.finish and attempt.finish.usage:
+        usage, is_final = attempt.finish.usage, True
+    elif attempt.stated:
+        usage, is_final = attempt.stated.usage, attempt.stated.is_final
+    else:
+        return None, False
+    if usage and any(plausible(getattr(usage, name)) is None for name in TokenCounts.model_fields):
+        return None, False
+    return usage, is_final
+
+
+def _covers(stated: Usage, arrived: Gathering) -> bool:
+    """Whether it has an output if there was one, and an input: only a call that was refused at once has neither."""
+    if arrived.started and not stated.output_tokens:
+        return False
+    return bool(stated.input_tokens or not stated.output_tokens)
 
 
 def _was_worked_on(attempt: Attempt, error: FleetError | None) -> bool:

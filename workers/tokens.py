@@ -48,10 +48,15 @@ def estimate_output(text: str) -> int:
     return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
 
 
-def estimate(prompt: Prompt, output: str) -> Usage:
-    """The bill of an attempt whose vendor stated none; `output` is all that it said, tool calls included."""
+def estimate(prompt: Prompt, output: str, *, at_least: int = 0) -> Usage:
+    """The bill of an attempt whose vendor stated none.
+
+    `output` is all that it said, tool calls included; `at_least`: so many tokens it has certainly generated.
+    """
     return Usage(
-        input_tokens=estimate_input(prompt), output_tokens=estimate_output(output), source=UsageSource.ESTIMATED
+        input_tokens=estimate_input(prompt),
+        output_tokens=max(estimate_output(output), at_least),
+        source=UsageSource.ESTIMATED,
     )
 
 

@@ -299,6 +299,31 @@ async def test_an_answer_larger_than_a_message_fails_and_is_booked(agent: Agent,
     assert bill.of("r1")[0].outcome == "completed"
 
 
+async def test_an_answer_for_nothing_is_estimated_in_the_event_and_the_record(agent: Agent, bill: Bill) -> None:
+    await agent.send(agent.body(**scripted(text="one two three", usage={"input_tokens": 0, "output_tokens": 0})))
+
+    completed = await agent.ended()
+
+    assert isinstance(completed, Completed)
+    assert completed.usage.source == "estimated"
+    assert completed.usage.input_tokens > 0
+    assert completed.usage.output_tokens >= 3
+    await until(lambda: len(bill.of("r1")) == 1)
+    assert bill.of("r1")[0].usage == completed.usage
+
+
+async def test_a_broken_stream_is_booked_with_a_token_for_each_delta_at_least(agent: Agent, bill: Bill) -> None:
+    script = scripted(text="a" * 40, chunk_size=1, fail={"code": "invalid_request", "after_chunks": 39})
+    await agent.send(agent.body(**script))
+
+    failed = await agent.ended()
+
+    assert isinstance(failed, Failed)
+    assert failed.usage.output_tokens == 39
+    await until(lambda: len(bill.of("r1")) == 1)
+    assert bill.of("r1")[0].usage == failed.usage
+
+
 async def test_metadata_that_leave_no_room_for_their_record_are_not_booked(agent: Agent, bill: Bill) -> None:
     room = MAX_REQUEST_BYTES - 100 - len(agent.body(metadata={"run": ""}))
     await agent.send(agent.body(metadata={"run": "x" * room}), id="r1")

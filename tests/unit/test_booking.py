@@ -90,6 +90,8 @@ CUT = StreamInterrupted("cut")
         (attempt("x" * 400, finish=Finish("stop", WHOLE)), None, WHOLE),
         (attempt("x" * 400, finish=Finish("stop", None)), None, estimated(SENT, 100)),
         (attempt("x" * 400), CUT, estimated(SENT, 100)),
+        (attempt(*["a "] * 67), CUT, estimated(SENT, 67)),
+        (attempt(*["a "] * 67, stated=Stated(STATED)), CUT, estimated(1000, 67, 600)),
         (attempt("x" * 400, stated=Stated(STATED)), CUT, estimated(1000, 100, 600)),
         (attempt("x" * 40, stated=Stated(WHOLE)), CUT, estimated(1000, 50, 600)),
         (attempt(stated=Stated(STATED)), Overloaded("in the stream"), estimated(1000, 1, 600)),
@@ -110,6 +112,8 @@ CUT = StreamInterrupted("cut")
         "completed",
         "completed, and the vendor stated nothing",
         "cut after output",
+        "cut after many short deltas",
+        "cut after many short deltas, and the input was stated",
         "cut after the input was stated",
         "cut when more was counted than had arrived",
         "an error in the stream before output",
@@ -131,6 +135,72 @@ def test_an_attempt_is_booked_as_the_vendor_would_bill_it(
     made: Attempt, error: FleetError | None, usage: Usage
 ) -> None:
     assert usage_of(made, REQUEST, error) == usage
+
+
+def vendors(input_tokens: int, output_tokens: int, *, cache_read_tokens: int = 0, reasoning_tokens: int = 0) -> Usage:
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=cache_read_tokens,
+        reasoning_tokens=reasoning_tokens,
+        source=UsageSource.VENDOR,
+    )
+
+
+NONE, LONG = (), ("x" * 400,)
+
+
+@pytest.mark.parametrize(
+    ("texts", "stated", "usage"),
+    [
+        (LONG, vendors(0, 0), estimated(SENT, 100)),
+        (LONG, vendors(9, 0), estimated(9, 100)),
+        (LONG, vendors(0, 50), estimated(SENT, 50)),
+        (NONE, vendors(0, 50), estimated(SENT, 50)),
+        (NONE, vendors(0, 0), vendors(0, 0)),
+        (NONE, vendors(9, 0), vendors(9, 0)),
+        (LONG, vendors(9, 1), vendors(9, 1)),
+        (LONG, vendors(0, 50, cache_read_tokens=70), estimated(70, 50, 70)),
+        (
+            ("x",),
+            vendors(9, 0, reasoning_tokens=70),
+            Usage(input_tokens=9, output_tokens=70, reasoning_tokens=70, source=UsageSource.ESTIMATED),
+        ),
+        (LONG, vendors(9, 10**10 + 1), estimated(SENT, 100)),
+        (LONG, vendors(2**63 - 1, 2**63 - 1), estimated(SENT, 100)),
+    ],
+    ids=[
+        "nothing, for an answer",
+        "no output, for an answer",
+        "no input, for an answer",
+        "no input, and the output was not shown",
+        "nothing, and nothing arrived",
+        "an empty answer",
+        "as stated, however little",
+        "no input, and more of it was cached than we count",
+        "no output, and reasoning",
+        "more than can be",
+        "as much as fits",
+    ],
+)
+@pytest.mark.parametrize("end", ["finish", "before the end marker"])
+def test_nothing_is_no_vendors_count_of_something(
+    texts: tuple[str, ...], stated: Usage, usage: Usage, end: str
+) -> None:
+    if end == "finish":
+        made, error = attempt(*texts, finish=Finish("stop", stated)), None
+    else:
+        made, error = attempt(*texts, stated=Stated(stated, is_final=True)), CUT
+
+    assert usage_of(made, REQUEST, error) == usage
+
+
+def test_what_was_read_at_once_counts_as_many_deltas_as_it_was() -> None:
+    made = attempt()
+    made.gathering.add(Chunk(text="a b c d e", pieces=5))
+    made.gathering.add(Chunk(text=" f"))
+
+    assert usage_of(made, REQUEST, CUT) == estimated(SENT, 6)
 
 
 def test_the_price_that_was_used_is_kept_with_the_record() -> None:
@@ -205,5 +275,9 @@ def test_a_dead_workers_attempt_is_booked_from_its_events() -> None:
     abandoned = booking.attempt_from_events(started, [of_another, started, delta], provider_id="p")
     done = booking.attempt_from_events(started, [started, delta, completed], provider_id="p")
 
+    short = [Delta(request_id="r", attempt=2, seq=seq, text="a ") for seq in range(1, 68)]
+    of_short = booking.attempt_from_events(started, [started, *short], provider_id="p")
+
     assert usage_of(abandoned, REQUEST, None) == estimated(SENT, 100)
+    assert usage_of(of_short, REQUEST, None) == estimated(SENT, 67)
     assert (usage_of(done, REQUEST, None), book(done).service_tier) == (WHOLE, "flex")
