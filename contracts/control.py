@@ -39,6 +39,8 @@ class Handover(WireModel):
     """What to try now, as `provider/model`."""
     remaining: tuple[str, ...] = ()
     """The fallbacks after that, as `provider/model`."""
+    left_out: tuple[str, ...] = Field(default=(), exclude_if=lambda sentences: not sentences)
+    """Why a fallback that was asked for is not among them; a sentence each, for the request's end."""
     attempt: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """The number of the next attempt."""
     hops: Annotated[int, Field(ge=1, le=64)] = 1

@@ -138,10 +138,12 @@ class Execution:
             job.attempts = job.handover.vendor_calls
             job.history = list(job.handover.history)
             job.bill = booking.Bill.inherited(job.handover.usage, job.handover.cost)
+            job.left_out = list(job.handover.left_out)
             return
-        prefix = job.request.model.partition("/")[0]
-        if prefix in list(ProviderName):
-            await self._use.config.provider(tenant.slug, prefix)
+        named = (job.request.model, *(job.request.fallbacks or tenant.fallbacks))
+        for prefix in dict.fromkeys(model.partition("/")[0] for model in named):
+            if prefix in list(ProviderName):
+                await self._use.config.provider(tenant.slug, prefix)
         routes = Routes(
             tenant=tenant,
             providers=self._use.config.providers_of(tenant.slug),
@@ -149,7 +151,7 @@ class Execution:
             vendor_of=provider_of_model,
         )
         pool = None if job.address.provider == AUTO else job.address.provider
-        job.candidates = routes.candidates(job.request.model, pool=pool, fallbacks=job.request.fallbacks)
+        job.candidates, job.left_out = routes.candidates(job.request.model, pool=pool, fallbacks=job.request.fallbacks)
 
     async def _admit(self, job: Job) -> None:
         """A request counts against its tenant's limits once, before anything is done for it."""
@@ -235,7 +237,7 @@ class Execution:
     async def _fail(self, job: Job, error: FleetError) -> Settlement:
         job.delivery.lease.check()
         await job.events.failed(
-            error.to_wire(), attempts=tuple(job.history), usage=job.bill.usage, cost=job.bill.cost()
+            job.told(error), attempts=tuple(job.history), usage=job.bill.usage, cost=job.bill.cost()
         )
         note_end(job, self._pool, "failed", error.code)
         return Settlement.ACK

@@ -42,6 +42,7 @@ async def hand_over(
             )
             for failed in job.history
         ),
+        left_out=tuple(job.left_out),
         vendor_calls=job.attempts,
         usage=job.bill.usage,
         cost=job.bill.cost(),
@@ -62,7 +63,7 @@ async def hand_over(
     except SubjectFull as exc:
         raise QueueFull(f"the queue of {to.provider} is full for tenant {job.address.tenant}") from exc
     except TooLarge as exc:
-        raise InvalidRequest("the request is so near the size limit that it cannot be handed to another pool") from exc
+        raise InvalidRequest("the request and what is told of it are too large to be handed to another pool") from exc
     telemetry.HANDOVERS.labels(pool, to.provider).inc()
 
 

@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from contracts import subjects
 from contracts.control import HANDOVER, MSG_ID, REPLAY, Handover
-from contracts.errors import ErrorCode, FleetError, MalformedRequest
+from contracts.errors import Error, ErrorCode, FleetError, MalformedRequest
 from contracts.events import FailedAttempt
 from contracts.providers import PublishedTenant
 from contracts.requests import DEFAULT_DEADLINE_S, CompletionRequest
@@ -41,6 +41,8 @@ class Job:
     """Bare until the configuration has been asked."""
     candidates: list[Candidate] = field(default_factory=list)
     """What is still to be tried, the next one first."""
+    left_out: list[str] = field(default_factory=list[str])
+    """A sentence for each fallback that was asked for and cannot be tried."""
     attempts: int = 0
     """Vendor calls so far."""
     history: list[FailedAttempt] = field(default_factory=list)
@@ -82,19 +84,29 @@ class Job:
     @property
     def warnings(self) -> tuple[str, ...]:
         if self.affordable_request is self.request:
-            return ()
+            return tuple(self.left_out)
         most = self.affordable_request.max_tokens
-        return (f"the answer was bounded to {most} tokens, because that is what was left of the tenant's budget",)
+        bounded = f"the answer was bounded to {most} tokens, because that is what was left of the tenant's budget"
+        return (*self.left_out, bounded)
+
+    def told(self, error: FleetError) -> Error:
+        """As the agent is told of it: with the fallbacks that could not help."""
+        told = error.to_wire()
+        return told.model_copy(update={"message": "; ".join((told.message, *self.left_out))})
 
     def drop_smaller_windows(self, tried: Candidate, error: FleetError) -> None:
         """After `context_length_exceeded`, a fallback whose context window is known to be no larger is no help."""
         if error.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED:
             return
         too_small = context_window(tried.provider, tried.model)
-        if too_small is not None:
-            self.candidates = [
-                c for c in self.candidates if (context_window(c.provider, c.model) or too_small + 1) > too_small
-            ]
+        if too_small is None:
+            return
+        candidates, self.candidates = self.candidates, []
+        for candidate in candidates:
+            if (context_window(candidate.provider, candidate.model) or too_small + 1) > too_small:
+                self.candidates.append(candidate)
+            else:
+                self.left_out.append(f"the fallback {candidate} was left out: its context window is no larger")
 
     async def say_retrying(self, error: FleetError, *, next_up: Candidate, delay_s: float = 0) -> None:
         await self.events.retrying(error.to_wire(), delay_s=delay_s, provider=next_up.provider, model=next_up.model)

@@ -17,6 +17,8 @@ _TRIES = 20
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 1.0
 MAX_MESSAGES_PER_SUBJECT = 10077
 """JetStream's error code for a subject that is full."""
+_HEADERS_TOO_LARGE = 10097
+"""JetStream's error code for more than 64 KiB of headers."""
 
 _PASSING = (nats.errors.TimeoutError, nats.js.errors.NoStreamResponseError, nats.js.errors.ServiceUnavailableError)
 
@@ -71,6 +73,8 @@ class Publisher:
         except nats.js.errors.APIError as exc:
             if exc.err_code == MAX_MESSAGES_PER_SUBJECT:
                 raise SubjectFull(subject) from exc
+            if exc.err_code == _HEADERS_TOO_LARGE:
+                raise TooLarge(subject) from exc
             raise NotStored(f"{subject}: {exc.description}") from exc
 
 

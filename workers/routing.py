@@ -19,6 +19,9 @@ _FAMILIES = (
 )
 """Names that tell their vendor even when no catalogue lists them any more."""
 
+_SENTENCE_CHARS, _MOST_SENTENCES = 250, 16
+"""Of why fallbacks were left out: they travel in a header, and NATS bounds those."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -48,19 +51,23 @@ class Routes:
     vendor_of: Callable[[str], str | None]
     """Which vendor the price catalogue lists a model under."""
 
-    def candidates(self, model: str, *, pool: str | None, fallbacks: Sequence[str]) -> list[Candidate]:
-        """The request's own model first, then its fallbacks, then the tenant's.
+    def candidates(
+        self, model: str, *, pool: str | None, fallbacks: Sequence[str]
+    ) -> tuple[list[Candidate], list[str]]:
+        """The request's own model first, then its fallbacks, else the tenant's; and why a fallback was left out.
 
         `pool` is the provider in the request's subject, None for `auto`. Raises UnknownModel or NoProvider for the
-        first choice; fallbacks that cannot be resolved are left out.
+        first choice; fallbacks that cannot be resolved are left out, with a sentence each.
         """
         found = self.resolve(model, pool=pool)
+        left_out: list[str] = []
+        whose = "the" if fallbacks else "the tenant's"
         for fallback in fallbacks or self.tenant.fallbacks:
             try:
                 found += self.resolve(fallback, pool=None)
-            except (UnknownModel, NoProvider):
-                continue
-        return list(dict.fromkeys(found))
+            except (UnknownModel, NoProvider) as exc:
+                left_out.append(f"{whose} fallback {fallback[:80]} was left out: {exc.message}"[:_SENTENCE_CHARS])
+        return list(dict.fromkeys(found)), left_out[:_MOST_SENTENCES]
 
     def resolve(self, model: str, *, pool: str | None) -> list[Candidate]:
         """One candidate, or several for an alias. Raises UnknownModel or NoProvider."""

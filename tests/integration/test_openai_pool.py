@@ -161,6 +161,19 @@ async def test_all_that_failed_is_told_in_the_end(shop: Shop) -> None:
     ]
 
 
+async def test_what_could_not_help_is_told_by_the_pool_that_answers(shop: Shop) -> None:
+    shop.vendor.script("gpt-4o-mini", Script(error="context_length_exceeded"))
+    fallbacks = ["google/gemini-2.5-flash", "openai/gpt-4o", "mock/echo"]
+
+    completed = (await shop.events("openai/gpt-4o-mini", fallbacks=fallbacks))[-1]
+
+    assert isinstance(completed, Completed)
+    assert completed.provider == "mock"
+    first, second = completed.warnings
+    assert first.startswith("the fallback google/gemini-2.5-flash was left out: tenant ")
+    assert second == "the fallback openai/gpt-4o was left out: its context window is no larger"
+
+
 async def test_a_new_key_is_used_at_once_and_streams_on_the_old_one_go_on(shop: Shop) -> None:
     shop.vendor.script("gpt-4o-mini", Script(text="a b c d e f g h", between_s=0.1))
     running = asyncio.create_task(shop.events("openai/gpt-4o-mini"))

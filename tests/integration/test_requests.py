@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -386,6 +386,55 @@ async def test_auto_resolves_providers_aliases_and_prefixes(agent: Agent, contro
     assert completed.attempt == 1
 
 
+WITHOUT = ["the fallback google/g was left out", "the fallback no-such-model was left out"]
+
+
+def causes(sentences: Iterable[str]) -> list[str]:
+    return [sentence.partition(":")[0] for sentence in sentences]
+
+
+@pytest.mark.parametrize("to", ["mock", "auto"])
+async def test_fallbacks_that_cannot_be_tried_are_told(agent: Agent, to: str) -> None:
+    await agent.send(agent.body(fallbacks=["google/g", "mock/other", "no-such-model"]), to=to)
+
+    completed = await agent.ended()
+
+    assert isinstance(completed, Completed)
+    assert causes(completed.warnings) == WITHOUT
+
+
+@pytest.mark.parametrize("to", ["mock", "auto"])
+async def test_a_failure_tells_the_fallbacks_that_could_not_help(agent: Agent, to: str) -> None:
+    script = scripted(fail={"code": "quota_exhausted", "message": "no credit"})
+    await agent.send(agent.body(fallbacks=["google/g", "no-such-model"], **script), to=to)
+
+    failed = await agent.ended()
+
+    assert isinstance(failed, Failed)
+    assert failed.error.message.startswith(f"no credit; {WITHOUT[0]}: tenant {agent.tenant} has no active provider")
+    assert WITHOUT[1] in failed.error.message
+
+
+async def test_a_tenants_fallbacks_that_cannot_be_tried_are_told(agent: Agent, control: Plane) -> None:
+    await control.put_tenant(fallbacks=("google/g",))
+    await agent.send(agent.body())
+
+    completed = await agent.ended()
+
+    assert isinstance(completed, Completed)
+    assert causes(completed.warnings) == ["the tenant's fallback google/g was left out"]
+
+
+async def test_more_than_a_header_holds_is_not_handed_over(agent: Agent, control: Plane) -> None:
+    await control.put_tenant(aliases={"wide": tuple(f"mock/{'😀' * 240}{n}" for n in range(30))})
+    await agent.send(agent.body(model="wide"), to="auto")
+
+    failed = await agent.ended()
+
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "invalid_request"
+
+
 async def test_a_new_tenant_is_served_at_once(stack: AsyncExitStack, control: Plane, nats_url: str) -> None:
     newcomer = Plane(control.client, control.vault, f"{control.tenant}-2")
     client = await stack.enter_async_context(Client(nats_url, tenant=newcomer.tenant))
@@ -545,28 +594,44 @@ async def test_resumes_after_a_position_in_another_process(client: Client, nats_
     assert "".join(e.text or "" for e in [*seen, *rest] if isinstance(e, Delta)) == "one two three four five"
 
 
-async def test_resuming_what_is_not_stored_is_an_error(agent: Agent) -> None:
-    ask = json.dumps({"request_id": "nothing", "agent": "raw", "after": [0, -1]}).encode()
-
-    answer = await agent.nats.request(subjects.resume(agent.tenant), ask, timeout=5)
-
-    assert json.loads(answer.data)["error"]["code"] == "invalid_request"
-
-
-async def test_resume_by_the_contract_alone(agent: Agent) -> None:
-    await agent.send(agent.body(**scripted(text="one two three")))
-    await agent.ended()
+async def resumed(agent: Agent, ask: dict[str, Any]) -> list[bytes]:
+    """What comes on the inbox of one resume; filled for as long as something comes."""
     inbox, answers = agent.nats.new_inbox(), list[bytes]()
 
     async def note(msg: Msg) -> None:
         answers.append(msg.data)
 
     await agent.nats.subscribe(inbox, cb=note)
-    ask = json.dumps({"request_id": "r1", "agent": "raw", "after": [1, 0]}).encode()
-    await agent.nats.publish(subjects.resume(agent.tenant), ask, reply=inbox)
-    await until(lambda: bool(answers) and answers[-1] == b"")
+    await agent.nats.publish(subjects.resume(agent.tenant), json.dumps(ask).encode(), reply=inbox)
+    await until(lambda: bool(answers) and (answers[-1] == b"" or b'"error"' in answers[-1]))
+    return answers
 
+
+async def test_resume_by_the_contract_alone(agent: Agent) -> None:
+    await agent.send(agent.body(**scripted(text="one two three")))
+    await agent.ended()
+
+    answers = await resumed(agent, {"request_id": "r1", "agent": "raw", "after": [1, 0]})
+
+    assert answers[-1] == b""
     assert [parse(data) for data in answers[:-1]] == agent.events[1:]
+
+
+@pytest.mark.parametrize(
+    ("ask", "code"),
+    [
+        ({"request_id": "nothing", "agent": "raw"}, "invalid_request"),
+        ({"request_id": "a.b", "agent": "raw"}, "malformed_request"),
+    ],
+)
+async def test_an_error_ends_a_resume(agent: Agent, ask: dict[str, Any], code: str) -> None:
+    await agent.send(agent.body())
+    await agent.ended()
+
+    answers = await resumed(agent, ask)
+    await resumed(agent, {"request_id": "r1", "agent": "raw"})  # by now all that the worker said before has arrived
+
+    assert [json.loads(data)["error"]["code"] for data in answers] == [code]
 
 
 @pytest.mark.parametrize("method", ["health", "models"])

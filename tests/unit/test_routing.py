@@ -113,14 +113,33 @@ def test_an_alias_of_itself_ends() -> None:
 def test_the_requests_fallbacks_replace_the_tenants() -> None:
     known = routes(OPENAI, ANTHROPIC, MOCK, fallbacks=("mock/a",))
 
-    of_request = known.candidates("openai/x", pool="openai", fallbacks=["anthropic/y", "openai/x"])
-    of_tenant = known.candidates("openai/x", pool="openai", fallbacks=[])
+    of_request, _ = known.candidates("openai/x", pool="openai", fallbacks=["anthropic/y", "openai/x"])
+    of_tenant, _ = known.candidates("openai/x", pool="openai", fallbacks=[])
 
     assert [str(c) for c in of_request] == ["openai/x", "anthropic/y"]
     assert [str(c) for c in of_tenant] == ["openai/x", "mock/a"]
 
 
-def test_a_fallback_that_does_not_exist_is_left_out() -> None:
-    found = routes(OPENAI).candidates("openai/x", pool="openai", fallbacks=["google/g", "no-such-model"])
+def test_a_fallback_that_does_not_exist_is_left_out_and_told() -> None:
+    fallbacks = ["google/g", "openai/y", "no-such-model"]
 
-    assert [str(c) for c in found] == ["openai/x"]
+    found, left_out = routes(OPENAI).candidates("openai/x", pool="openai", fallbacks=fallbacks)
+
+    assert [str(c) for c in found] == ["openai/x", "openai/y"]
+    assert left_out == [
+        "the fallback google/g was left out: tenant acme has no active provider google; "
+        "add one with POST /api/v1/llm-providers",
+        "the fallback no-such-model was left out: no provider of tenant acme offers the model 'no-such-model'",
+    ]
+
+
+def test_a_fallback_of_the_tenant_is_told_as_such() -> None:
+    _, left_out = routes(OPENAI, fallbacks=("google/g",)).candidates("openai/x", pool="openai", fallbacks=[])
+
+    assert [sentence.partition(":")[0] for sentence in left_out] == ["the tenant's fallback google/g was left out"]
+
+
+def test_what_is_told_of_fallbacks_fits_into_a_header() -> None:
+    _, left_out = routes(OPENAI, fallbacks=("x" * 256,) * 40).candidates("openai/x", pool="openai", fallbacks=[])
+
+    assert sum(map(len, left_out)) <= 16 * 250
