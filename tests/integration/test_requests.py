@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 import fleet.client
 from contracts import streams, subjects
 from contracts.control import DEAD_CODE, DEAD_SUBJECT, MSG_ID
+from contracts.errors import InvalidRequest
 from contracts.events import (
     Cancelled,
     Completed,
@@ -634,6 +635,11 @@ async def test_an_error_ends_a_resume(agent: Agent, ask: dict[str, Any], code: s
     assert [json.loads(data)["error"]["code"] for data in answers] == [code]
 
 
+async def test_the_client_ends_a_resume_with_the_error(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="no events are stored"):
+        await anext(client.resume("nothing"))
+
+
 @pytest.mark.parametrize("method", ["health", "models"])
 async def test_answers_questions_of_the_control_plane(agent: Agent, method: str) -> None:
     answer = await agent.nats.request(f"llm.v1.rpc.mock.{method}.{agent.tenant}", b"", timeout=5)
@@ -662,6 +668,14 @@ async def test_counts_tokens_and_estimates_cost(agent: Agent, control: Plane) ->
     tokens = json.loads(count.data)["input_tokens"]
     assert tokens > 0
     assert json.loads(cost.data)["cost"] == {"amount": str(tokens), "currency": "USD"}
+
+
+async def test_a_question_that_was_cut_within_a_character_is_answered(agent: Agent) -> None:
+    ask = json.dumps({"model": "mock/echo", "messages": [{"role": "user", "content": "cut \ud83d"}]}).encode()
+
+    count = await agent.nats.request(f"llm.v1.rpc.mock.count_tokens.{agent.tenant}", ask, timeout=5)
+
+    assert json.loads(count.data)["input_tokens"] > 0
 
 
 async def test_garbage_on_control_subjects_harms_nobody(agent: Agent, client: Client) -> None:
