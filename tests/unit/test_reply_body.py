@@ -22,6 +22,16 @@ def test_one_json_text_is_one_event_at_the_end(text: bytes) -> None:
     assert body.end() == [Event("", text)]
 
 
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\n\xef\xbb\xbf \n"])
+def test_a_byte_order_mark_stands_before_a_json_text(before: bytes, size: int) -> None:
+    body = ReplyBody()
+    data = before + b'{"a": 1}'
+    for at in range(0, len(data), size):
+        assert body.feed(data[at : at + size]) == []
+    assert body.end() == [Event("", b'{"a": 1}')]
+
+
 def test_an_error_on_bare_lines_is_the_last_event() -> None:
     body = ReplyBody()
     assert body.feed(b'data: 1\n\n{\n"error": {}\n}\n') == [Event("", b"1")]

@@ -17,14 +17,15 @@ STREAM = (
     b"data: one\ndata:  two\n\n"
     b": ping\n\n"
     b"event: nothing\n\n"
-    b"data\n\n"
+    b"data\n\ndata:\n\ndata:  \n\n"
+    b"event: named\ndata:\n\n"
     b"data: [DONE]\n\n"
 )
 EVENTS = [
     Event("", '{"text":"ünï 🙂"}'.encode()),
     Event("error", b"no blank"),
     Event("", b"one\n two"),
-    Event("", b""),
+    Event("named", b""),
     Event("", b"[DONE]"),
 ]
 LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
@@ -73,6 +74,41 @@ def test_an_event_is_out_as_soon_as_its_blank_line_is_in() -> None:
 
 def test_the_last_event_may_lack_its_blank_line() -> None:
     assert read([b"data: a\n\ndata: [DONE]"]) == [Event("", b"a"), Event("", b"[DONE]")]
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b'data: {"a": 1}\ndata: {"b": 2}\ndata: [DONE]\n', [b'{"a": 1}', b'{"b": 2}', b"[DONE]"]),
+        (b'data: {"a": 1} \ndata:\ndata:   {"b": 2}\n\n', [b'{"a": 1} ', b'  {"b": 2}']),
+        (b'data: {\ndata:  "a": {}\ndata: }\ndata: {\ndata: }\n\n', [b'{\n "a": {}\n}', b"{\n}"]),
+        (b'data: [{"a": 1},\ndata: {"b": [2]}\ndata: ]\n\n', [b'[{"a": 1},\n{"b": [2]}\n]']),
+        (b"data:\ndata: [DONE]\n", [b"\n[DONE]"]),
+    ],
+    ids=["one a line", "blanks between", "over several lines", "one list over several lines", "after a blank line"],
+)
+def test_events_may_be_parted_by_one_line_end(stream: bytes, events: list[bytes]) -> None:
+    for pieces in ([stream], [bytes([byte]) for byte in stream]):
+        assert [event.data for event in read(pieces)] == events
+
+
+def test_an_event_is_out_as_soon_as_the_next_one_begins() -> None:
+    assert Decoder().feed(b'data: {"a": 1}\ndata: {"b": 2}\n') == [Event("", b'{"a": 1}')]
+
+
+def test_each_of_the_events_that_one_line_end_parts_has_its_own_name() -> None:
+    stream = b'event: a\ndata: {"a": 1}\nevent: b\ndata: {"b": 2}\ndata: {"c": 3}\n'
+    assert read([stream]) == [Event("a", b'{"a": 1}'), Event("b", b'{"b": 2}'), Event("", b'{"c": 3}')]
+
+
+def test_a_name_may_stand_behind_its_data() -> None:
+    assert read([b'data: {"a": 1}\nevent: error\n\n']) == [Event("error", b'{"a": 1}')]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_byte_order_mark_counts_for_nothing_in_a_stream_without_line_ends(size: int) -> None:
+    stream = b"\xef\xbb\xbfdata: a"
+    assert read([stream[at : at + size] for at in range(0, len(stream), size)]) == [Event("", b"a")]
 
 
 def test_an_event_without_an_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

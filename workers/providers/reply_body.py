@@ -3,7 +3,7 @@
 Servers that do not stream, or that fail, answer with a single JSON text; it is one event at the end.
 """
 
-from workers.providers.sse import MAX_EVENT_BYTES, Decoder, Event, EventTooLarge
+from workers.providers.sse import BOM, MAX_EVENT_BYTES, Decoder, Event, EventTooLarge
 
 
 class ReplyBody:
@@ -13,6 +13,8 @@ class ReplyBody:
         """The body so far, when it is one JSON text."""
         self._size = 0
         self._begun = False
+        self._mark = b""
+        """The part of a byte order mark that has come."""
 
     @property
     def is_json(self) -> bool:
@@ -21,8 +23,9 @@ class ReplyBody:
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes. Raises EventTooLarge."""
         if not self._begun:
-            data = data.lstrip()
-            if not data:
+            data = (self._mark + data).lstrip().removeprefix(BOM).lstrip()
+            if BOM.startswith(data):
+                self._mark = data
                 return []
             self._begun = True
             if data.startswith((b"{", b"[")):

@@ -3,17 +3,22 @@
 Source: WHATWG HTML, "9.2.6 Interpreting an event stream". Lines end in LF, CR or CRLF, and a read may end anywhere,
 also inside a character or a CRLF. Comments, `id` and `retry` are skipped. `data` stays bytes for the JSON decoder.
 
-Some servers break a stream off with an error that is no event: JSON on bare lines, which `Decoder.stray` collects.
+Three things differ from the standard, because vendors' events are JSON and their servers get them wrong:
+- Events that are parted by one line end in place of two are still events: no JSON text has a `}` before a `{`.
+- An event of blank data is a keep-alive, and none of ours. One with a name is passed on: it may be an error.
+- Some servers break a stream off with an error that is no event: JSON on bare lines, which `Decoder.stray` collects.
 """
 
 from typing import NamedTuple
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 MAX_STRAY_BYTES = 64 * 1024
+BOM = b"\xef\xbb\xbf"
 
-_BOM = b"\xef\xbb\xbf"
 _BEGINS_JSON = b'{}[]" \t'
 """Or continues it: no name of a field begins like that."""
+_OPENS = (b"{", b"[")
+_CLOSES = (b"}", b"]")
 
 
 class Event(NamedTuple):
@@ -57,9 +62,7 @@ class Decoder:
         if self._tail:
             data = b"".join([*self._tail, data])
             self._tail.clear()
-        if not self._begun:
-            self._begun = True
-            data = data.removeprefix(_BOM)
+        data = self._after_bom(data)
         rest = b""
         if b"\r" not in data:
             lines = data.split(b"\n")
@@ -77,9 +80,15 @@ class Decoder:
 
     def end(self) -> list[Event]:
         """The event that lacks only its blank line; servers leave it out at the end of a stream."""
-        lines = [b"".join(self._tail), b""]
+        lines = [self._after_bom(b"".join(self._tail)), b""]
         self._tail.clear()
         return self._interpret(lines)
+
+    def _after_bom(self, data: bytes) -> bytes:
+        if self._begun:
+            return data
+        self._begun = True
+        return data.removeprefix(BOM)
 
     def _keep(self, data: bytes) -> None:
         if data:
@@ -92,13 +101,18 @@ class Decoder:
         events: list[Event] = []
         for line in lines:
             if line.startswith(b"data:"):
-                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+                data = line[6:] if line.startswith(b"data: ") else line[5:]
+                if self._data:
+                    self._continue(data, events)
+                else:
+                    self._data.append(data)
             elif not line:
                 if self._data:
-                    events.append(Event(self._name, self._data[0] if len(self._data) == 1 else b"\n".join(self._data)))
-                    self._data.clear()
+                    self._complete(events)
                 self._name = ""
             elif line.startswith(b"event:"):
+                if self._name and self._is_closed():
+                    self._complete(events)
                 self._name = line[6:].decode(errors="replace").removeprefix(" ")
             elif line == b"data":
                 self._data.append(b"")
@@ -106,3 +120,23 @@ class Decoder:
                 self._stray.append(line)
                 self._stray_size += len(line)
         return events
+
+    def _continue(self, data: bytes, events: list[Event]) -> None:
+        """A further line of data: of this event, or of the next one when no empty line parts them."""
+        bare = data.strip()
+        if not bare:
+            return
+        if self._is_closed() and bare.startswith(_OPENS):
+            self._complete(events)
+            self._name = ""
+        self._data.append(data)
+
+    def _is_closed(self) -> bool:
+        """Whether the data so far ends like a JSON object or list, or like `[DONE]`."""
+        return bool(self._data) and self._data[-1].rstrip().endswith(_CLOSES)
+
+    def _complete(self, events: list[Event]) -> None:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._data.clear()
+        if self._name or (data and not data.isspace()):
+            events.append(Event(self._name, data))
