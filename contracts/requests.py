@@ -11,11 +11,14 @@ from pydantic import ConfigDict, Field, StringConstraints, field_validator, mode
 from contracts.wire import JsonObject, ModelName, StrictWireModel, Token, UtcTime, WireModel, optional
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
+MAX_TOOL_CALL_ID_CHARS = 64 * 1024
 DEFAULT_DEADLINE_S = 600.0
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 OnInterrupt = Literal["restart", "fail"]
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+ToolCallId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOOL_CALL_ID_CHARS)]
+"""As the vendor gave it. Gateways keep Gemini's thought signatures in it, which are thousands of characters long."""
 
 
 class TextPart(WireModel):
@@ -43,7 +46,7 @@ class FunctionCall(WireModel):
 
 
 class ToolCall(WireModel):
-    id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    id: ToolCallId
     type: Literal["function"] = "function"
     function: FunctionCall
 
@@ -83,7 +86,7 @@ class AssistantMessage(WireModel):
 
 class ToolMessage(WireModel):
     role: Literal["tool"] = "tool"
-    tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    tool_call_id: ToolCallId
     content: str | tuple[TextPart, ...]
 
 

@@ -221,6 +221,21 @@ def test_a_bad_message_is_refused_by_its_index(message: dict[str, Any]) -> None:
     assert all(place.startswith("messages.1") for place in found)
 
 
+@pytest.mark.parametrize(("characters", "refused"), [(5000, False), (65536, False), (65537, True)])
+def test_an_id_of_a_tool_call_has_room_for_what_a_gateway_keeps_in_it(characters: int, refused: bool) -> None:
+    call = {"id": "i" * characters, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "x"},
+    ]
+    request = json.dumps({**BASE, "messages": messages})
+    if refused:
+        found = places(refusal(CompletionRequest, request))
+        assert {"messages.0.assistant.tool_calls.0.id", "messages.1.tool.tool_call_id"} <= found
+    else:
+        assert CompletionRequest.model_validate_json(request).messages
+
+
 def test_a_request_without_messages_is_refused() -> None:
     assert places(refusal(CompletionRequest, json.dumps({**BASE, "messages": []}))) == {"messages"}
 

@@ -4,9 +4,9 @@ import re
 import uuid
 
 from contracts.events import ToolCallDelta
+from contracts.requests import MAX_TOOL_CALL_ID_CHARS
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
-MAX_ID_CHARS = 256
 MAX_NAME_CHARS = 128
 
 
@@ -14,7 +14,7 @@ def begun(index: int, *, id: str | None, name: str | None, arguments: str | None
     """The first delta of a call. Without an id it gets one; its name is cut down to what a tool can be named."""
     return ToolCallDelta(
         index=index,
-        id=(id or f"call_{uuid.uuid4().hex[:24]}")[:MAX_ID_CHARS],
+        id=(id or f"call_{uuid.uuid4().hex[:24]}")[:MAX_TOOL_CALL_ID_CHARS],
         name=_NOT_IN_A_NAME.sub("_", name or "")[:MAX_NAME_CHARS] or "unnamed",
         arguments=arguments or None,
     )
