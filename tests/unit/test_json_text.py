@@ -1,11 +1,14 @@
 """A foreign JSON text is read field by field."""
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
+from workers.providers.json_text import NO_JSON, EndFinder, FieldwiseDecoder, decode_any, in_a_row
 
 
 class _Inner(msgspec.Struct):
@@ -123,3 +126,58 @@ def test_what_is_no_json_is_refused(data: bytes) -> None:
 )
 def test_what_only_a_strict_reader_refuses_is_read(data: bytes, value: Any) -> None:
     assert decode_any(data) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b'{"a": 1}{"b": "}{"}', [b'{"a": 1}', b'{"b": "}{"}']),
+        (b' {"a": 1}\n{"b": 2} \n', [b'{"a": 1}', b'{"b": 2}']),
+        (b'{"a": 1}data: {"b": 2} [DONE]', [b'{"a": 1}', b'{"b": 2}', b"[DONE]"]),
+        (b'{"a": 1}{"b": ', [b'{"a": 1}', b'{"b": ']),
+        (b'{"a": "\xff"}{}', [b'{"a": "\xef\xbf\xbd"}', b"{}"]),
+        (b"no", [b"no"]),
+        (b"{" * 100_000, [b"{" * 100_000]),
+        (b" ", []),
+    ],
+)
+def test_objects_in_a_row_are_told_apart(data: bytes, found: list[bytes]) -> None:
+    assert list(in_a_row(data)) == found
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(alphabet='{}[]"\\a,: \n\U0001f600'),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet='{"\\]', max_size=3), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    value=st.lists(VALUES, max_size=3) | st.dictionaries(st.text(max_size=2), VALUES),
+    size=st.integers(1, 20),
+    ascii_only=st.booleans(),
+)
+def test_the_end_of_a_value_is_found_in_fragments_of_any_size(value: Any, size: int, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    behind = ' {"b": 2}'
+    finder = EndFinder()
+    end = 0
+    for at in range(0, len(text + behind), size):
+        end = at + finder.feed((text + behind)[at : at + size])
+        if finder.ended:
+            break
+    assert end == len(text)
+
+
+def test_a_value_that_has_ended_takes_no_more() -> None:
+    finder = EndFinder()
+    assert (finder.feed("[]"), finder.feed("}"), finder.ended) == (2, 0, True)
+
+
+@pytest.mark.parametrize("fragments", [["text {"], ['"a', "}"], ["5"], ["}", "{"]])
+def test_what_does_not_end_is_taken_whole(fragments: list[str]) -> None:
+    finder = EndFinder()
+    assert [finder.feed(fragment) for fragment in fragments] == [len(fragment) for fragment in fragments]
+    assert not finder.ended

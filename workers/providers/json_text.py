@@ -7,7 +7,7 @@ object, half a surrogate pair, a literal `NaN`. What is odd is left out alone; e
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,6 +19,12 @@ NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 T = TypeVar("T", bound=msgspec.Struct)
 _Fit = Callable[[Any], Any]
 
+_BETWEEN_VALUES = re.compile(r"\s*(?:data:)?\s*")
+"""Also where a line end between two events is missing."""
+_TO_A_BRACKET = re.compile(r'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+', re.DOTALL)
+"""Everything before a bracket that stands in no text; less, when a text does not end."""
+_TO_A_QUOTE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+"""Everything of a text before its end."""
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 _MAX_DIGITS = 4300
@@ -26,6 +32,7 @@ _ODD: Any = object()
 """A value that does not fit its field."""
 
 _decode_strictly = msgspec.json.Decoder().decode
+_lenient = json.JSONDecoder(strict=False)
 
 
 def decode_any(data: bytes | msgspec.Raw) -> Any:
@@ -46,6 +53,60 @@ def decode_any(data: bytes | msgspec.Raw) -> Any:
         except ValueError:
             raise strictly from None
         return _without_halves(value)
+
+
+def in_a_row(data: bytes) -> Iterator[bytes]:
+    """The JSON objects that stand one behind the other in `data`; what is no whole object is the last item."""
+    text = data.decode(errors="replace")
+    at = 0
+    while (at := _match_end(_BETWEEN_VALUES, text, at)) < len(text):
+        end = _end_of_object(text, at)
+        yield text[at:end].encode()
+        at = end
+
+
+def _end_of_object(text: str, at: int) -> int:
+    """Where the object ends that begins at `at`; the end of the text when there is none."""
+    if text[at] != "{":
+        return len(text)
+    try:
+        return _lenient.raw_decode(text, at)[1]
+    except (ValueError, RecursionError):
+        return len(text)
+
+
+class EndFinder:
+    """Finds where an object or a list ends whose JSON text comes in fragments. Looks at each character once."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_text = False
+        self._after_backslash = False
+        self.ended = False
+
+    def feed(self, fragment: str, at: int = 0) -> int:
+        """Where in `fragment`, from `at` on, the value ends; the fragment's length when it goes on."""
+        length = len(fragment)
+        if self._in_text and at < length:
+            at = self._leave_text(fragment, at + self._after_backslash)
+        while not self.ended and (at := _match_end(_TO_A_BRACKET, fragment, at)) < length:
+            match fragment[at]:
+                case '"':
+                    at = self._leave_text(fragment, at + 1)
+                case "{" | "[":
+                    self._depth += 1
+                    at += 1
+                case _:
+                    self.ended = self._depth == 1
+                    self._depth = max(self._depth - 1, 0)
+                    at += 1
+        return at
+
+    def _leave_text(self, fragment: str, at: int) -> int:
+        at = _match_end(_TO_A_QUOTE, fragment, at)
+        self._after_backslash = at < len(fragment) and fragment[at] == "\\"
+        self._in_text = at == len(fragment) or self._after_backslash
+        return len(fragment) if self._in_text else at + 1
 
 
 class FieldwiseDecoder(Generic[T]):
@@ -165,6 +226,12 @@ def _integer(value: Any) -> Any:
         return int(value) if isinstance(value, str) and len(value) <= len(str(2**64)) else _ODD
     except ValueError:
         return _ODD
+
+
+def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """The end of what an always matching pattern matches from `at` on."""
+    found = pattern.match(text, at)
+    return found.end() if found else at
 
 
 def _no_number(_: str) -> None:
