@@ -109,7 +109,8 @@ class Decoder:
             elif not line:
                 if self._data:
                     self._complete(events)
-                self._name = ""
+                if self._name:
+                    self._name = ""
             elif line.startswith(b"event:"):
                 if self._name and self._is_closed():
                     self._complete(events)
@@ -138,5 +139,5 @@ class Decoder:
     def _complete(self, events: list[Event]) -> None:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data.clear()
-        if self._name or (data and not data.isspace()):
+        if (data and not data.isspace()) or self._name:
             events.append(Event(self._name, data))
