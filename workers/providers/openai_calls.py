@@ -1,0 +1,262 @@
+"""The tool calls of a reply in OpenAI's format, put together from their deltas.
+
+By the format each call has an index and an id, and its first delta has its name. Servers break every one of these
+rules: all calls have index 0, ids are missing, empty, shared or another one in each delta, the name comes late, in
+pieces or again and again, and deltas hold calls that nobody made. What tells calls apart is then the JSON of their
+arguments: where one object has ended, another one begins another call.
+
+A call is passed on when its arguments begin, because its name is certain only then, and without arguments at the
+reply's end.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+from pydantic import JsonValue
+
+from contracts.events import ToolCallDelta
+from workers.providers import tool_calls
+from workers.providers.json_text import EndFinder
+
+_NO_ARGUMENTS = frozenset({"", "{}", "[]", "null"})
+"""As a call without any has them, or one whose arguments are still to come."""
+_OPENS = re.compile(r"\s*[{\[]")
+_MOST_PARTED = 1000
+"""Calls that are parted by their arguments alone; no model makes more in one reply."""
+
+
+class Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: Any = None
+
+
+_NO_FUNCTION = Function()
+
+
+class CallDelta(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: Any = None
+    function: Function | None = None
+    extra_content: Any = None
+    """Gemini's thought signature, at its OpenAI address. The model wants it back, as the next two."""
+    provider_specific_fields: Any = None
+    """LiteLLM's place for it."""
+    thought_signature: Any = None
+
+    def wanted_back(self) -> dict[str, JsonValue]:
+        if not (self.extra_content or self.provider_specific_fields or self.thought_signature):
+            return {}
+        further = {
+            "extra_content": self.extra_content,
+            "provider_specific_fields": self.provider_specific_fields,
+            "thought_signature": self.thought_signature,
+        }
+        return {name: value for name, value in further.items() if value}
+
+
+class _Call:
+    """One call, as far as it is known."""
+
+    def __init__(self, *, index: int | None, id: str, name: str, shares_id: bool) -> None:  # noqa: A002
+        self.server_index = index
+        self.id = id
+        """As the server gave it; empty: it gave none."""
+        self.shares_id = shares_id
+        """Another call has it, too, so that this one needs an id of ours."""
+        self.name = name
+        self.index: int | None = None
+        """Ours; None: not passed on yet."""
+        self.is_begun = False
+        """Whether its id and name have been passed on."""
+        self.arguments: list[str] = []
+        """What of them has not been passed on."""
+        self.has_arguments = False
+        self.has_placeholder = False
+        """It has shown what may be its arguments, if nothing follows: an empty object."""
+        self.value = EndFinder()
+        self.wanted_back: dict[str, JsonValue] = {}
+
+    def is_other_than(self, *, id: str, name: str, arguments: str) -> bool:  # noqa: A002
+        """Whether a delta that was addressed to this call begins another one."""
+        if not (id or name):
+            return False
+        opens = bool(_OPENS.match(arguments))
+        if id and self.id and id != self.id:
+            return bool(name) or (self.value.ended and opens)
+        if not name or not self.name:
+            return False
+        if name != self.name:
+            return self.has_arguments or self.has_placeholder or self.index is not None or not self.id
+        if self.value.ended:
+            return opens or id != self.id
+        return self.has_placeholder and opens and not id
+
+    def take_name(self, name: str) -> None:
+        """A name that comes late, again, or in pieces."""
+        if name != self.name and self.index is None:
+            self.name = name if name.startswith(self.name) else self.name + name
+
+    def told(self, index: int) -> ToolCallDelta:
+        """What is new since it was told last; `index` is ours."""
+        arguments = "".join(self.arguments) or None
+        self.arguments.clear()
+        if self.is_begun:
+            return ToolCallDelta(index=index, arguments=arguments)
+        self.is_begun = True
+        return tool_calls.begun(index, id=None if self.shares_id else self.id, name=self.name, arguments=arguments)
+
+
+class ToolCalls:
+    """Gives each call one index and one id, whatever the server numbers them as."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+        self._waiting: list[_Call] = []
+        """Not passed on yet."""
+        self._passed_on: list[_Call] = []
+        """By our index."""
+        self._to_tell: dict[int, None] = {}
+        """Our indexes of those with something new, in order."""
+        self._by_index: dict[int, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether a call was passed on."""
+        return bool(self._passed_on)
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._calls)
+
+    @property
+    def unnamed(self) -> int:
+        """Calls that have arguments and no name."""
+        return sum(call.has_arguments for call in self._waiting if not call.name)
+
+    def add(self, delta: CallDelta, *, is_whole: bool = False) -> bool:
+        """Whether the delta held something of a call. `is_whole`: it is a call of its own and says all about it."""
+        function = delta.function or _NO_FUNCTION
+        id, name = _as_id(delta.id), (function.name or "").strip()  # noqa: A001
+        arguments = _as_text(function.arguments)
+        call = None if is_whole else self._addressed(delta.index, id=id, name=name, arguments=arguments)
+        if call is None or call.is_other_than(id=id, name=name, arguments=arguments):
+            if not (id or name or arguments.strip()):
+                return False
+            call = self._begin(delta.index, id=id, name=name)
+        elif id or name:
+            self._identify(call, id=id, name=name)
+        if wanted_back := delta.wanted_back():
+            call.wanted_back.update(wanted_back)
+        self._add_arguments(call, arguments)
+        return bool(name or arguments)
+
+    def end(self, *, is_cut: bool) -> None:
+        """The reply is over. `is_cut`: it stopped in the middle, so that arguments that are missing stay so."""
+        self._pass_on(self._waiting)
+        for call in self._passed_on:
+            if not call.has_arguments and (call.has_placeholder or not is_cut):
+                self._hold(call, "{}")
+
+    def take(self) -> tuple[ToolCallDelta, ...]:
+        """What is new since the last time."""
+        if not self._to_tell:
+            return ()
+        deltas = tuple(self._passed_on[index].told(index) for index in self._to_tell)
+        self._to_tell.clear()
+        return deltas
+
+    def wanted_back(self) -> list[JsonValue]:
+        """What the server wants back of each call; empty when there is nothing."""
+        each: list[JsonValue] = [dict(call.wanted_back) for call in self._passed_on]
+        return each if any(each) else []
+
+    def _addressed(self, index: int | None, *, id: str, name: str, arguments: str) -> _Call | None:  # noqa: A002
+        """The call that a delta belongs to by its index and its id."""
+        known = self._by_id.get(id) if id else None
+        if index is not None:
+            here = self._by_index.get(index)
+            if here is None:
+                return None if name else known
+            return known if known is not None and known.server_index == index else here
+        last = self._calls[-1] if self._calls else None
+        if known is not None or not id:
+            return known or last
+        continues = arguments and not name and last is not None and not last.value.ended
+        return last if continues else None
+
+    def _begin(self, index: int | None, *, id: str, name: str) -> _Call:  # noqa: A002
+        call = _Call(index=index, id=id, name=name, shares_id=id in self._by_id)
+        self._calls.append(call)
+        self._waiting.append(call)
+        if id:
+            self._by_id[id] = call
+        if index is not None:
+            self._by_index[index] = call
+        return call
+
+    def _identify(self, call: _Call, *, id: str, name: str) -> None:  # noqa: A002
+        if id and not call.id and call.index is None and id not in self._by_id:
+            call.id = id
+            self._by_id[id] = call
+        if name:
+            call.take_name(name)
+            self._tell(call)
+
+    def _add_arguments(self, call: _Call, fragment: str) -> None:
+        """Parts them where one value has ended and another begins."""
+        if not call.has_arguments and (bare := fragment.strip()) in _NO_ARGUMENTS:
+            call.has_placeholder = call.has_placeholder or bool(bare)
+            return
+        at = 0
+        while True:
+            end = call.value.feed(fragment, at)
+            if end == len(fragment) or not _OPENS.match(fragment, end) or len(self._calls) >= _MOST_PARTED:
+                self._hold(call, fragment[at:])
+                return
+            if not call.has_arguments and fragment[at:end].strip() == "{}":
+                call.value = EndFinder()
+            else:
+                self._hold(call, fragment[at:end])
+                call = self._begin(call.server_index, id="", name=call.name)
+            at = end
+
+    def _hold(self, call: _Call, arguments: str) -> None:
+        if arguments:
+            call.arguments.append(arguments)
+            call.has_arguments = True
+            self._tell(call)
+
+    def _tell(self, call: _Call) -> None:
+        if not (call.name and call.arguments):
+            return
+        if call.index is None:
+            self._pass_on(self._waiting[: self._waiting.index(call) + 1])
+        else:
+            self._to_tell[call.index] = None
+
+    def _pass_on(self, calls: list[_Call]) -> None:
+        """Gives those that have a name their places, in the order in which they began."""
+        for call in calls:
+            if call.name:
+                call.index = len(self._passed_on)
+                self._passed_on.append(call)
+                self._to_tell[call.index] = None
+        self._waiting = [call for call in self._waiting if call.index is None]
+
+
+def _as_id(id: Any) -> str:  # noqa: A002
+    """Some servers number calls."""
+    if isinstance(id, str):
+        return id.strip() and id
+    return str(id) if isinstance(id, int) and not isinstance(id, bool) else ""
+
+
+def _as_text(arguments: Any) -> str:
+    """Some servers send the arguments as the object that the text should hold."""
+    if isinstance(arguments, str):
+        return arguments
+    if arguments is None or isinstance(arguments, bool):
+        return ""
+    return msgspec.json.encode(arguments).decode()
