@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage, CompletionRequest
@@ -85,7 +87,7 @@ def test_a_role_alone_is_no_chunk() -> None:
         ([[call("f", "{", index=0, id="a")], [call("f", "}", index=0, id="a")]], [("f", "{}")]),
         ([[call("f", "{", index=0, id="a")], [call(None, "}", index=0, id="other")]], [("f", "{}")]),
         ([[call("f", {"x": 1}, index=0, id="a")]], [("f", '{"x":1}')]),
-        ([[call("f", None, index=0, id="a")]], [("f", "")]),
+        ([[call("f", None, index=0, id="a")]], [("f", "{}")]),
         ([[call("f", "{}", index="1", id="")]], [("f", "{}")]),
         ([[call("my tool!", "{}", index=0, id="a")]], [("my_tool_", "{}")]),
     ],
@@ -123,7 +125,12 @@ def test_the_old_function_call_is_a_tool_call() -> None:
         ("length", "length", False),
         ("max_tokens", "length", False),
         ("content_filter", "content_filter", False),
-        ("eos", "stop", True),
+        ("MAX_TOKENS", "length", False),
+        ("content-filter", "content_filter", False),
+        ("tool_calls", "stop", True),
+        ("function_call", "stop", True),
+        ("whatever", "stop", True),
+        ("null", "stop", True),
         (None, "stop", True),
     ],
 )
@@ -132,7 +139,7 @@ def test_finish_reasons_mean_the_same_everywhere(said: str | None, meant: str, w
     assert (finish.finish_reason, bool(finish.warnings)) == (meant, warns)
 
 
-@pytest.mark.parametrize("said", ["stop", "tool_calls", "eos", None])
+@pytest.mark.parametrize("said", ["stop", "tool_calls", "whatever", None])
 def test_a_reply_with_tool_calls_finishes_for_them(said: str | None) -> None:
     _, finish = read(delta(tool_calls=[call("f", "{}", index=0, id="a")]), delta(said), "[DONE]")
     assert finish.finish_reason == "tool_calls"
@@ -143,7 +150,7 @@ def test_a_tool_call_that_was_cut_off_finished_for_length() -> None:
     assert finish.finish_reason == "length"
 
 
-@pytest.mark.parametrize("said", ["error", "abort", "insufficient_system_resource"])
+@pytest.mark.parametrize("said", ["error", "abort", "insufficient_system_resource", "network_error"])
 def test_a_reply_that_its_server_broke_off_is_interrupted(said: str) -> None:
     chat = reader()
     assert chat.feed(sse(delta(content="half"), delta(said))) == Chunk(text="half")
@@ -174,10 +181,115 @@ def test_reasoning_under_both_names_is_said_once() -> None:
     assert message.reasoning == "hmm"
 
 
+@pytest.mark.parametrize(
+    ("fields", "reasoning"),
+    [
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "hmm"}]}, "hmm"),
+        ({"reasoning_details": [{"type": "reasoning.summary", "summary": "hmm"}, 5, {"data": "x"}]}, "hmm"),
+        ({"reasoning": "hmm", "reasoning_details": [{"type": "reasoning.text", "text": "hmm"}]}, "hmm"),
+        ({"reasoning_content": {"odd": 1}, "reasoning": "hmm"}, "hmm"),
+    ],
+)
+def test_reasoning_may_stand_in_its_details(fields: dict[str, Any], reasoning: str) -> None:
+    message, _ = read(delta(**fields), delta(content="yes"), delta("stop"))
+    assert (message.reasoning, message.content) == (reasoning, "yes")
+
+
+def test_what_a_server_wants_back_is_in_the_finish() -> None:
+    signed = {"google": {"thought_signature": "s"}}
+    details = [{"type": "reasoning.text", "text": "hmm", "signature": "t", "index": 0}]
+    _, finish = read(
+        delta(reasoning="hmm", reasoning_details=[{**details[0], "signature": None}]),
+        delta(reasoning_details=[{**details[0], "text": ""}], reasoning_opaque="o"),
+        delta(tool_calls=[call("f", "{}", index=0, id="a", extra_content=signed)]),
+        delta("tool_calls"),
+    )
+    assert finish.provider_data == {
+        "openai": {
+            "reasoning_field": "reasoning",
+            "message": {"reasoning_details": details, "reasoning_opaque": "o"},
+            "tool_calls": [{"extra_content": signed}],
+        }
+    }
+
+
+def test_a_server_that_wants_nothing_back_gets_nothing() -> None:
+    _, finish = read(delta(content="x", extra_content={}), delta("stop"))
+    assert finish.provider_data is None
+
+
 def test_content_can_come_as_parts() -> None:
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}
     message, _ = read(delta(content=[thinking]), delta(content=[{"type": "text", "text": "yes"}, 7]), delta("stop"))
     assert (message.reasoning, message.content) == ("hmm", "yes")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (5, "5"),
+        (0, "0"),
+        (1.5, "1.5"),
+        (True, None),
+        (["a", "b"], "ab"),
+        ({"type": "text", "text": "a"}, "a"),
+        ([{"text": "a"}, {"type": "output_text", "text": "b"}, {"type": "image_url", "text": "no"}], "ab"),
+    ],
+)
+def test_content_of_another_type_is_read_as_far_as_it_is_text(content: Any, text: str | None) -> None:
+    message, _ = read(delta(content=content), delta("stop"))
+    assert message.content == text
+
+
+ODD_VALUES = ["", {}, [], False, 0, 0.5, "none", ["a"], {"a": 1}, None]
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=repr)
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("id", "model", "object", "usage", "service_tier", "x_groq"),
+        *("choices.0.index", "choices.0.finish_reason", "choices.0.usage", "choices.0.message", "choices.0.logprobs"),
+        *("choices.0.delta.role", "choices.0.delta.reasoning", "choices.0.delta.tool_calls"),
+        *("choices.0.delta.function_call", "choices.0.delta.extra_content", "choices.0.delta.reasoning_details"),
+    ],
+)
+def test_an_odd_field_is_left_out_and_what_stands_beside_it_counts(field: str, odd: Any) -> None:
+    event = with_field(delta(content="lo"), field, odd)
+    message, finish = read(delta(content="Hel"), event, {**delta("stop"), "usage": USAGE}, "[DONE]")
+    assert (message.content, message.tool_calls, finish.finish_reason) == ("Hello", None, "stop")
+    assert finish.usage
+    assert finish.usage.output_tokens == 20
+
+
+def test_odd_choices_hold_nothing() -> None:
+    odd = [{"choices": {}}, {"choices": ""}, {"choices": [{"delta": []}, 5]}, {"choices": [{"delta": "lo"}]}]
+    message, _ = read(delta(content="Hel"), *odd, {"choices": [{"delta": {"content": "lo"}}]}, delta("stop"))
+    assert message.content == "Hello"
+
+
+def test_a_count_with_a_fraction_does_not_cost_the_text_beside_it() -> None:
+    usage = {"prompt_tokens": 10.0, "completion_tokens": 5.6, "prompt_tokens_details": {"cached_tokens": ""}}
+    message, finish = read({**delta("stop", content="Hello"), "usage": usage}, "[DONE]")
+    assert (message.content, finish.finish_reason) == ("Hello", "stop")
+    assert finish.usage == Usage(input_tokens=10, output_tokens=6, source=UsageSource.VENDOR)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b'{"choices": [{"delta": {"content": "a \xf0\x9f"}}]}', "a \ufffd"),
+        (b'{"choices": [{"delta": {"content": "a \\ud83d"}}]}', "a \ufffd"),
+        (b'{"choices": [{"delta": {"content": "a\tb"}, "logprobs": NaN}]}', "a\tb"),
+    ],
+    ids=["no UTF-8", "half a surrogate pair", "a control character"],
+)
+def test_what_is_not_quite_json_is_read(data: bytes, text: str) -> None:
+    chat = reader()
+    chunk = chat.feed(b"data: " + data + b"\n\n")
+    assert chat.error is None
+    assert chunk
+    assert chunk.text == text
 
 
 def test_a_refusal_is_kept_apart() -> None:
@@ -195,41 +307,20 @@ USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
 
 
 @pytest.mark.parametrize(
-    ("event", "usage"),
+    "event",
     [
-        ({"choices": [], "usage": USAGE}, Usage(input_tokens=10, output_tokens=20)),
-        ({"usage": USAGE}, Usage(input_tokens=10, output_tokens=20)),
-        ({**delta(content=""), "usage": USAGE}, Usage(input_tokens=10, output_tokens=20)),
-        ({"choices": [{"index": 0, "delta": {}, "usage": USAGE}]}, Usage(input_tokens=10, output_tokens=20)),
-        ({"choices": [], "x_groq": {"usage": USAGE}}, Usage(input_tokens=10, output_tokens=20)),
-        (
-            {
-                "choices": [],
-                "usage": {
-                    **USAGE,
-                    "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 2},
-                    "completion_tokens_details": {"reasoning_tokens": 15},
-                },
-            },
-            Usage(input_tokens=10, output_tokens=20, cache_read_tokens=4, cache_write_tokens=2, reasoning_tokens=15),
-        ),
-        (
-            {
-                "choices": [],
-                "usage": {**USAGE, "total_tokens": 45, "completion_tokens_details": {"reasoning_tokens": 15}},
-            },
-            Usage(input_tokens=10, output_tokens=35, reasoning_tokens=15),
-        ),
-        (
-            {"choices": [], "usage": {**USAGE, "prompt_tokens_details": None, "prompt_cache_hit_tokens": 8}},
-            Usage(input_tokens=10, output_tokens=20, cache_read_tokens=8),
-        ),
+        {"choices": [], "usage": USAGE},
+        {"usage": USAGE},
+        {**delta(content=""), "usage": USAGE},
+        {"choices": [{"index": 0, "delta": {}, "usage": USAGE}]},
+        {"choices": [], "x_groq": {"usage": USAGE}},
+        {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}, "x_groq": {"usage": USAGE}},
     ],
-    ids=["own chunk", "no choices", "with choices", "Moonshot", "Groq", "details", "xAI", "DeepSeek"],
+    ids=["own chunk", "no choices", "with choices", "Moonshot", "Groq", "Groq, beside zeros"],
 )
-def test_usage_is_normalised(event: dict[str, Any], usage: Usage) -> None:
+def test_usage_stands_in_several_places(event: dict[str, Any]) -> None:
     _, finish = read(delta(content="x"), delta("stop"), event, "[DONE]")
-    assert finish.usage == usage.model_copy(update={"source": UsageSource.VENDOR})
+    assert finish.usage == Usage(input_tokens=10, output_tokens=20, source=UsageSource.VENDOR)
 
 
 def test_the_last_running_total_counts() -> None:
@@ -238,6 +329,27 @@ def test_the_last_running_total_counts() -> None:
     )
     assert finish.usage
     assert finish.usage.output_tokens == 20
+
+
+NOTHING = {"prompt_tokens": 0, "completion_tokens": None, "total_tokens": 0}
+
+
+@pytest.mark.parametrize("nothing", [NOTHING, {}, [], {"total_tokens": 30}, {"prompt_tokens": -1}])
+def test_a_usage_of_nothing_is_none(nothing: Any) -> None:
+    chat = reader()
+    chat.feed(sse(delta(content="x"), delta("stop"), {"choices": [], "usage": nothing}))
+    assert chat.stated is None
+    assert chat.finish().usage is None
+
+
+@pytest.mark.parametrize("nothing", [NOTHING, {}, [], {"prompt_tokens": -1, "completion_tokens": 2**64 - 1}])
+def test_a_usage_of_nothing_takes_the_place_of_no_other(nothing: Any) -> None:
+    chat = reader()
+    chat.feed(sse(delta(content="x"), {**delta("stop"), "usage": USAGE}))
+    stated = chat.stated
+    chat.feed(sse({"choices": [], "usage": nothing}, "[DONE]"))
+    assert chat.stated is stated
+    assert chat.finish().usage == Usage(input_tokens=10, output_tokens=20, source=UsageSource.VENDOR)
 
 
 def test_azures_first_chunk_names_nothing() -> None:
@@ -280,6 +392,143 @@ def test_pings_and_foreign_events_are_skipped() -> None:
         "a"
     )
     assert chat.error is None
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        "data: [DONE]",
+        "data:[DONE]\n\n",
+        "data:  [DONE]  \n\n",
+        'data: "[DONE]"\n\n',
+        "data: [done]\n\n",
+        "data:\ndata: [DONE]\r\n\r\n",
+    ],
+)
+def test_the_end_marker_has_many_forms(done: str) -> None:
+    chat = reader()
+    chat.feed(sse(delta(content="a")) + done.encode())
+    chat.end()
+    assert (chat.error, chat.done, chat.finished) == (None, True, True)
+
+
+@pytest.mark.parametrize(
+    "keep_alive",
+    [
+        b": ping\n\n",
+        b"data:\n\n",
+        b"data: \n\n",
+        b"data: ping\n\n",
+        b"data: : waiting\n\n",
+        b"retry: 3000\n\n",
+        b"id: 7\n\n",
+    ],
+)
+def test_what_keeps_a_connection_alive_says_nothing(keep_alive: bytes) -> None:
+    chat = reader()
+    events = [sse(delta(content="a")), sse(delta(content="b")), sse(delta("stop")), sse("[DONE]")]
+    chunks = [chat.feed(keep_alive + event + keep_alive) for event in events]
+    assert chunks == [Chunk("a"), Chunk("b"), None, None]
+    assert (chat.error, chat.done) == (None, True)
+
+
+FIRST, SECOND, LAST = (
+    json.dumps(event).encode() for event in (delta(content="Hel"), delta(content="lo"), delta("stop"))
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"data: " + FIRST + b"\ndata: " + SECOND + b"\ndata: " + LAST + b"\ndata: [DONE]\n",
+        b"data: " + FIRST + SECOND + LAST + b"\n\ndata: [DONE]\n\n",
+        b"data: " + FIRST + b"data: " + SECOND + b"\n\ndata: " + LAST + b" [DONE]\n\n",
+        FIRST + b"\n" + SECOND + b"\n" + LAST + b"\n",
+        FIRST + b"\n\ndata: " + SECOND + b"\n\ndata: " + LAST + b"\n\ndata: [DONE]\n\n",
+        b"\xef\xbb\xbfdata: " + FIRST + b"\r\rdata: " + SECOND + b"\r\rdata: " + LAST,
+    ],
+    ids=["one line end between", "in one line", "a line end missing", "a line each", "the first without a field", "CR"],
+)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_chunks_are_told_apart_where_their_events_are_not(body: bytes, size: int) -> None:
+    chat = reader()
+    gathering = Gathering()
+    for piece in [*(body[at : at + size] for at in range(0, len(body), size)), b""]:
+        if chunk := chat.feed(piece) if piece else chat.end():
+            gathering.add(chunk)
+    assert chat.error is None
+    assert (gathering.message().content, chat.finish().finish_reason, chat.finish().warnings) == ("Hello", "stop", ())
+
+
+def test_a_chunk_that_is_cut_behind_a_whole_one_costs_only_itself() -> None:
+    chat = reader()
+    assert chat.feed(b"data: " + FIRST + b'{"choices": [') is None
+    assert chat.end() == Chunk("Hel")
+    assert (chat.error, chat.finished) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"content": "Hello"}},
+        {"message": {"content": "Hello"}, "delta": {}},
+        {"message": {"content": "Hello"}, "delta": {"role": "assistant", "content": ""}},
+        {"message": {"content": "Hello"}, "delta": {"content": "Hello"}},
+        {"message": {"content": ""}, "delta": {"content": "Hello"}},
+    ],
+)
+def test_a_message_beside_a_delta_counts_once(choice: dict[str, Any]) -> None:
+    chat = reader()
+    chat.feed(json.dumps({"choices": [{"index": 0, **choice, "finish_reason": "stop"}]}).encode())
+    assert chat.end() == Chunk("Hello")
+
+
+def test_a_message_that_repeats_all_deltas_adds_only_what_they_left_out() -> None:
+    def chunk(new: str, whole: str, reason: str | None = None, **fields: Any) -> dict[str, Any]:
+        message = {"role": "assistant", "content": whole, **fields}
+        return {"choices": [{"index": 0, "delta": {"content": new}, "message": message, "finish_reason": reason}]}
+
+    calls = [call("f", "{}", id="a")]
+    message, finish = read(
+        chunk("", ""), chunk("Hel", "Hel"), chunk("lo", "Hello"), chunk("", "Hello", "stop", tool_calls=calls)
+    )
+    assert message.content == "Hello"
+    assert message.tool_calls
+    assert [made.id for made in message.tool_calls] == ["a"]
+    assert finish.finish_reason == "tool_calls"
+
+
+def test_messages_in_place_of_deltas_are_a_stream() -> None:
+    first, second = ({"choices": [{"message": {"content": text}}]} for text in ("Hel", "lo"))
+    message, _ = read(first, second, delta("stop"))
+    assert message.content == "Hello"
+
+
+def test_an_answer_of_nothing_is_one_with_a_warning() -> None:
+    message, finish = read(delta(role="assistant", content=""), delta("stop"), "[DONE]")
+    assert (message.content, finish.finish_reason, finish.warnings) == (None, "stop", ("openai gave an empty answer",))
+
+
+def test_an_answer_that_was_cut_before_it_began_says_so_by_its_reason() -> None:
+    _, finish = read(delta("length"), "[DONE]")
+    assert (finish.finish_reason, finish.warnings) == ("length", ())
+
+
+def test_what_comes_after_a_finish_reason_counts() -> None:
+    message, finish = read(delta("stop", content="Hel"), delta(content="lo"), delta("stop"), "[DONE]")
+    assert (message.content, finish.finish_reason) == ("Hello", "stop")
+
+
+def test_a_chunk_knows_how_many_deltas_are_in_it() -> None:
+    chat = reader()
+    chunk = chat.feed(
+        sse(delta(role="assistant"), delta(content="a"), delta(content="b"), delta(reasoning="r"), delta(""))
+    )
+    assert chunk
+    assert chunk.pieces == 3
+    chunk = chat.feed(sse(delta(content="c")))
+    assert chunk
+    assert chunk.pieces == 1
 
 
 def test_a_whole_reply_is_read_where_a_stream_was_asked() -> None:
@@ -349,3 +598,74 @@ def test_what_is_cut_in_another_form_is_not_finished(data: bytes) -> None:
     assert chat.feed(data) is None
     assert chat.end() is None
     assert (chat.finished, chat.error) == (False, None)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+BESIDE_THE_TEXT = (
+    *("id", "model", "object", "created", "usage", "service_tier", "x_groq", "usage.prompt_tokens", "x_groq.usage"),
+    *("usage.prompt_tokens_details", "usage.prompt_tokens_details.cached_tokens", "usage.total_tokens"),
+    *("choices.0.logprobs", "choices.0.usage", "choices.0.message", "choices.0.delta.role", "choices.0.delta.refusal"),
+    *("choices.0.delta.reasoning", "choices.0.delta.reasoning_content", "choices.0.delta.reasoning_details"),
+    *("choices.0.delta.thinking_blocks", "choices.0.delta.reasoning_opaque", "choices.0.delta.extra_content"),
+    *("choices.0.delta.function_call", "choices.0.delta.tool_calls", "choices.0.delta.tool_calls.0"),
+    *("choices.0.delta.tool_calls.0.index", "choices.0.delta.tool_calls.0.id"),
+    *("choices.0.delta.tool_calls.0.extra_content", "choices.0.delta.tool_calls.0.function"),
+    *("choices.0.delta.tool_calls.0.function.name", "choices.0.delta.tool_calls.0.function.arguments"),
+)
+
+
+def with_field(event: Any, field: str, value: Any) -> Any:
+    """`event`, changed in place; the field's parents are made where they are missing."""
+    *way, last = field.split(".")
+    place = event
+    for step in way:
+        place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
+    place[int(last) if isinstance(place, list) else last] = value
+    return event
+
+
+def read_in_pieces(body: bytes, size: int) -> tuple[AssistantMessage, Finish, ChatReader]:
+    """As far as a reply is read: to its end, or to an error. Ids of tool calls are left out: some are ours."""
+    chat = reader()
+    gathering = Gathering()
+    for piece in [*(body[at : at + size] for at in range(0, len(body), size)), b""]:
+        if chat.error or chat.done:
+            break
+        if chunk := chat.feed(piece) if piece else chat.end():
+            gathering.add(chunk)
+    finish = chat.finish()
+    message = gathering.message(finish.provider_data)
+    calls = tuple(made.model_copy(update={"id": "?"}) for made in message.tool_calls or ())
+    return message.model_copy(update={"tool_calls": calls}), finish, chat
+
+
+@given(field=st.sampled_from(BESIDE_THE_TEXT), value=ANYTHING)
+def test_no_value_of_a_field_costs_the_text_beside_it(field: str, value: Any) -> None:
+    event = delta(content="lo", tool_calls=[{**call("f", "{}"), "index": 0, "id": "a"}])
+    body = sse(delta(content="Hel"), with_field(event, field, value), {**delta("stop"), "usage": USAGE}, "[DONE]")
+    message, finish, chat = read_in_pieces(body, len(body))
+    assert chat.error is None
+    assert message.content == "Hello"
+    assert finish.finish_reason in ("stop", "tool_calls")
+    assert finish.usage
+    assert (finish.usage.input_tokens, finish.usage.output_tokens) == (10, 20)
+
+
+@given(
+    field=st.sampled_from(
+        (*BESIDE_THE_TEXT, "choices", "choices.0", "choices.0.delta", "choices.0.delta.content", "error")
+    ),
+    value=ANYTHING,
+    size=st.integers(1, 50),
+)
+def test_no_cut_changes_what_is_read(field: str, value: Any, size: int) -> None:
+    event = delta(content="lo", tool_calls=[{**call("f", "{}"), "index": 0, "id": "a"}])
+    body = sse(delta(content="Hel"), with_field(event, field, value), {**delta("stop"), "usage": USAGE}, "[DONE]")
+    whole, in_pieces = read_in_pieces(body, len(body)), read_in_pieces(body, size)
+    assert in_pieces[0] == whole[0]
+    assert str(in_pieces[2].error) == str(whole[2].error)
+    assert whole[2].error or in_pieces[1] == whole[1]

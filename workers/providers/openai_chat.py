@@ -1,8 +1,9 @@
 """A reply in OpenAI's chat completions format, streamed or whole.
 
-OpenAI, Azure OpenAI and every compatible server speak it, each with its oddities; the reader takes them all:
-tool calls without index or id, a call sent whole, two calls under one index, `stop` after tool calls, `[DONE]` without
-a `finish_reason`, reasoning under three names, usage in four places, and a whole JSON reply where a stream was asked.
+OpenAI, Azure OpenAI and every compatible server speak it, each with its oddities. A chunk is read field by field: what
+is odd is left out alone, and what stands beside it counts. Tool calls, usage and finish reasons have a module each;
+here are `[DONE]` without a `finish_reason`, reasoning under four names, content as parts, a whole `message` in place
+of deltas or beside them, several chunks in one event, and a whole JSON reply where a stream was asked.
 """
 
 from collections.abc import Sequence
@@ -11,39 +12,23 @@ from typing import Any
 import msgspec
 
 from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
-from contracts.events import FinishReason, ToolCallDelta
-from contracts.usage import Usage, UsageSource
-from workers.providers import tool_calls
+from contracts.events import FinishReason
 from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.error_body import is_error
-from workers.providers.json_text import NO_JSON
+from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any, in_a_row
+from workers.providers.openai_calls import CallDelta, Function, ToolCalls
+from workers.providers.openai_finish import BROKE_OFF, meaning, said_reason
+from workers.providers.openai_usage import Bill, StatedUsage
+from workers.providers.openai_wanted_back import WantedBack
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import Event, EventTooLarge
+from workers.providers.text_deltas import TextDeltas
 from workers.providers.vendor_errors import Classify
 
-_FINISH_REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
-_BROKE_OFF = frozenset({"error", "abort", "insufficient_system_resource"})
-"""Finish reasons with which compatible servers say that the reply is not whole."""
-_KEEP_ALIVE_EVENTS = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
+_KEEP_ALIVES = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
+"""As the names of events, or as their data."""
 
-
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: Any = None
-
-
-class _ToolCall(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
+_TEXT_PARTS = ("text", "output_text")
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -51,41 +36,26 @@ class _Delta(msgspec.Struct, gc=False):
     reasoning_content: Any = None
     reasoning: Any = None
     refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-    function_call: _Function | None = None
-
-
-class _InputDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
-    """DeepSeek's cached tokens."""
+    tool_calls: list[CallDelta] | None = None
+    function_call: Function | None = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
+    reasoning_opaque: Any = None
+    extra_content: Any = None
 
 
 class _Choice(msgspec.Struct, gc=False):
     index: int | None = 0
     delta: _Delta | None = None
     message: _Delta | None = None
-    """In place of `delta` when the server did not stream."""
+    """In place of `delta` when the server did not stream; Perplexity has it beside every delta, too."""
     finish_reason: str | None = None
-    usage: _Usage | None = None
+    usage: StatedUsage | None = None
     """Moonshot puts it here."""
 
 
 class _Groq(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
+    usage: StatedUsage | None = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -93,14 +63,13 @@ class _Chunk(msgspec.Struct, gc=False):
     model: str | None = None
     object: str | None = None
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: StatedUsage | None = None
     error: Any = None
     service_tier: Any = None
     x_groq: _Groq | None = None
 
 
-_decode_chunk = msgspec.json.Decoder(_Chunk, strict=False).decode
-_decode_any = msgspec.json.Decoder().decode
+_decode_chunk = FieldwiseDecoder(_Chunk)
 
 
 class ChatReader:
@@ -110,16 +79,19 @@ class ChatReader:
         self._provider = provider
         self._classify = classify
         self._body = ReplyBody()
-        self._usage: _Usage | None = None
+        self._bill = Bill()
         self._service_tier: str | None = None
+        self._said_tier: Any = None
+        """As the server writes it."""
         self._model: str | None = None
         self._id: str | None = None
         self._reason: str | None = None
-        self._any_output = False
-        self._calls = _ToolCalls()
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._refusal: list[str] = []
+        self._calls = ToolCalls()
+        self._wanted_back = WantedBack()
+        self._text = TextDeltas()
+        self._reasoning = TextDeltas()
+        self._refusal = TextDeltas()
+        self._pieces = 0
         self.stated: Stated | None = None
         self.done = False
         self.error: FleetError | None = None
@@ -128,52 +100,78 @@ class ChatReader:
     def finished(self) -> bool:
         return self._reason is not None or (self.done and self._any_output)
 
+    @property
+    def _any_output(self) -> bool:
+        return self._text.has_come or self._reasoning.has_come or self._refusal.has_come or self._calls.any
+
     def feed(self, data: bytes) -> Chunk | None:
         try:
-            return self._absorb(self._body.feed(data))
+            events = self._body.feed(data)
         except EventTooLarge as exc:
             self.error = ProviderUnavailable(f"{self._provider} sent {exc}", provider=self._provider)
             return None
+        self._take_events(events)
+        if self.done:
+            self._release()
+        return self._merged()
 
     def end(self) -> Chunk | None:
-        chunk = self._absorb(self._body.end(), may_be_cut=True)
+        """Also what was held back until it was certain."""
+        self._take_events(self._body.end(), may_be_cut=True)
         self.done = self.done or self._body.is_json
-        return chunk
+        self._release()
+        return self._merged()
 
     def finish(self) -> Finish:
-        reason, warning = self._finish_reason()
+        reason, warnings = self._finish_reason()
+        wanted_back = self._wanted_back.kept(self._calls.wanted_back())
         return Finish(
             finish_reason=reason,
-            usage=_normalised(self._usage) if self._usage else None,
+            usage=self._bill.normalised(),
             response_model=self._model,
             response_id=self._id,
             service_tier=self._service_tier,
-            warnings=(warning,) if warning else (),
+            provider_data={self._provider: wanted_back} if wanted_back else None,
+            warnings=tuple(f"{self._provider} {warning}" for warning in warnings),
         )
 
-    def _finish_reason(self) -> tuple[FinishReason, str | None]:
+    def _finish_reason(self) -> tuple[FinishReason, list[str]]:
         said = self._reason
-        known = _FINISH_REASONS.get(said) if said else None
-        warning = None
+        known = meaning(said) if said else None
+        warnings: list[str] = []
         if said is None:
-            warning = f"{self._provider} gave no finish_reason"
+            warnings.append("gave no finish_reason")
         elif known is None:
-            warning = f"{self._provider} gave the unknown finish_reason {said[:64]!r}"
-        if self._calls.any and known in (None, "stop"):
-            return "tool_calls", warning
-        return known or "stop", warning
+            warnings.append(f"gave the unknown finish_reason {said[:64]!r}")
+        if self._calls.unnamed:
+            warnings.append("made tool calls without a name, which are left out")
+        match known:
+            case "length" | "content_filter":
+                return known, warnings
+            case _ if self._calls.any:
+                return "tool_calls", warnings
+            case "tool_calls":
+                warnings.append("gave the finish_reason for tool calls and made none")
+            case "stop" if not self._any_output:
+                warnings.append("gave an empty answer")
+            case _:
+                pass
+        return "stop", warnings
 
-    def _absorb(self, events: Sequence[Event], *, may_be_cut: bool = False) -> Chunk | None:
+    def _take_events(self, events: Sequence[Event], *, may_be_cut: bool = False) -> None:
         for event in events:
-            if event.data.startswith(b"[DONE]"):
-                self.done = True
-                break
-            if event.name in _KEEP_ALIVE_EVENTS:
+            if event.name in _KEEP_ALIVES:
                 continue
-            self._take(event, may_be_cut=may_be_cut)
-            if self.error:
+            if event.data.startswith(b"{") or not self._is_word(event):
+                self._take(event, may_be_cut=may_be_cut)
+            if self.done or self.error:
                 break
-        return self._merged()
+
+    def _is_word(self, event: Event) -> bool:
+        """Whether the event is the end marker, or only keeps the connection alive."""
+        word = event.data.strip(b" \t\r\n\"'").decode(errors="replace").lower()
+        self.done = word.startswith("[done]")
+        return self.done or word in _KEEP_ALIVES or word.startswith(":") or (not word and event.name != "error")
 
     def _take(self, event: Event, *, may_be_cut: bool) -> None:
         try:
@@ -186,172 +184,165 @@ class ChatReader:
             return
         self._id = self._id or chunk.id
         self._model = self._model or chunk.model
-        self._state(chunk.usage or (chunk.x_groq and chunk.x_groq.usage), service_tier(chunk.service_tier))
+        if chunk.x_groq is not None:
+            self._state(chunk.x_groq.usage)
+        if chunk.usage is not None or chunk.service_tier != self._said_tier:
+            self._said_tier = chunk.service_tier
+            self._state(chunk.usage, service_tier(chunk.service_tier))
         for choice in chunk.choices or ():
             if not choice.index:
                 self._take_choice(choice)
 
-    def _state(self, usage: _Usage | None, tier: str | None) -> None:
+    def _state(self, usage: StatedUsage | None, tier: str | None = None) -> None:
         """The tier stands in every chunk, the usage mostly in the last one."""
-        if usage is None and (tier is None or tier == self._service_tier):
+        says_more = usage is not None and self._bill.add(usage)
+        if not says_more and (tier is None or tier == self._service_tier):
             return
-        self._usage = usage or self._usage
         self._service_tier = tier or self._service_tier
         self.stated = Stated(
-            _normalised(self._usage) if self._usage else None,
-            is_final=usage is not None and self._reason is not None,
+            self._bill.normalised(),
+            is_final=says_more and self._reason is not None,
             service_tier=self._service_tier,
             response_model=self._model,
         )
 
     def _take_choice(self, choice: _Choice) -> None:
-        self._state(choice.usage, None)
-        if delta := choice.delta or choice.message:
-            self._take_delta(delta)
-        if choice.finish_reason in _BROKE_OFF:
+        if choice.usage is not None:
+            self._state(choice.usage)
+        if choice.delta is not None:
+            self._take_delta(choice.delta)
+        if choice.message is not None:
+            self._take_message(choice.message)
+        if choice.finish_reason:
+            self._stop(choice.finish_reason)
+
+    def _stop(self, said: str) -> None:
+        if meaning(said) == BROKE_OFF:
             self.error = StreamInterrupted(
-                f"{self._provider} broke its reply off ({choice.finish_reason})", provider=self._provider
+                f"{self._provider} broke its reply off ({said[:64]})", provider=self._provider
             )
-        elif choice.finish_reason:
-            self._reason = choice.finish_reason
+        else:
+            self._reason = said_reason(said) or self._reason
 
     def _take_delta(self, delta: _Delta) -> None:
-        content = delta.content
-        if content:
-            if isinstance(content, str):
-                self._text.append(content)
-            else:
-                self._take_parts(content)
-        reasoning = delta.reasoning_content or delta.reasoning
-        if reasoning and isinstance(reasoning, str):
-            self._reasoning.append(reasoning)
+        text, reasoning = delta.content, ""
+        if text is not None and not isinstance(text, str):
+            text, reasoning = _said_in(text)
+        if text:
+            self._text.add(text)
+        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
+            reasoning = self._reasoning_of(delta) or reasoning
+        if reasoning:
+            self._reasoning.add(reasoning)
         if delta.refusal:
-            self._refusal.append(delta.refusal)
-        if delta.tool_calls:
-            for call in delta.tool_calls:
-                self._calls.add(call)
-        if delta.function_call:
-            self._calls.add(_ToolCall(index=0, function=delta.function_call))
+            self._refusal.add(delta.refusal)
+        has_calls = bool(delta.tool_calls or delta.function_call) and self._take_calls(delta)
+        if delta.reasoning_details or delta.thinking_blocks or delta.reasoning_opaque or delta.extra_content:
+            self._keep_wanted_back(delta)
+        if text or reasoning or delta.refusal or has_calls:
+            self._pieces += 1
 
-    def _take_parts(self, content: Any) -> None:
-        """Mistral's reasoning models send content as parts: text, and thinking that holds text parts."""
-        for part in content if isinstance(content, list) else ():
-            match part:
-                case {"type": "text", "text": str(text)}:
-                    self._text.append(text)
-                case {"type": "thinking", "thinking": list(thoughts)}:
-                    self._reasoning.extend(
-                        text
-                        for thought in thoughts
-                        if isinstance(thought, dict) and isinstance(text := thought.get("text"), str)
-                    )
-                case _:
-                    pass
+    def _take_message(self, message: _Delta) -> None:
+        """A whole message counts for what no delta has said."""
+        text, reasoning = _said_in(message.content)
+        self._text.add_whole(text)
+        self._reasoning.add_whole(self._reasoning_of(message) or reasoning)
+        self._refusal.add_whole(message.refusal or "")
+        if not self._calls.begun:
+            self._take_calls(message, are_whole=True)
+        if self._wanted_back.is_empty:
+            self._keep_wanted_back(message)
+
+    def _reasoning_of(self, delta: _Delta) -> str:
+        """Gateways send it under several names at once."""
+        for field, said in (("reasoning_content", delta.reasoning_content), ("reasoning", delta.reasoning)):
+            if said and isinstance(said, str):
+                self._wanted_back.reasoning_field = self._wanted_back.reasoning_field or field
+                return said
+        details = delta.reasoning_details if isinstance(delta.reasoning_details, list) else []
+        return "".join(map(_text_of_detail, details))
+
+    def _take_calls(self, delta: _Delta, *, are_whole: bool = False) -> bool:
+        """Whether there were any. Some servers send a call in the old form as well as in the new one."""
+        held = [self._calls.add(call, is_whole=are_whole) for call in delta.tool_calls or ()]
+        if delta.function_call and not any(held):
+            held = [self._calls.add(CallDelta(index=0, function=delta.function_call), is_whole=are_whole)]
+        return any(held)
+
+    def _keep_wanted_back(self, delta: _Delta) -> None:
+        self._wanted_back.add_items("reasoning_details", delta.reasoning_details)
+        self._wanted_back.add_items("thinking_blocks", delta.thinking_blocks)
+        self._wanted_back.add_field("reasoning_opaque", delta.reasoning_opaque)
+        self._wanted_back.add_field("extra_content", delta.extra_content)
 
     def _take_unknown(self, event: Event, *, may_be_cut: bool) -> None:
         """An error in one of its forms; what is neither that nor a chunk (a proxy's own event) is skipped."""
         try:
-            body = _decode_any(event.data)
+            body = decode_any(event.data)
         except NO_JSON:
-            if not may_be_cut:
-                self.error = StreamInterrupted(
-                    f"{self._provider} sent an event that is no JSON", provider=self._provider
-                )
+            self._take_one_by_one(event, may_be_cut=may_be_cut)
             return
         if event.name == "error" or is_error(body):
             self.error = self._classify(body)
 
+    def _take_one_by_one(self, event: Event, *, may_be_cut: bool) -> None:
+        """Chunks that stand one behind the other in one event."""
+        for data in in_a_row(event.data):
+            if self.done or self.error:
+                break
+            if len(data) != len(event.data):
+                self._take_events([Event(event.name, data)], may_be_cut=may_be_cut)
+            elif not may_be_cut:
+                self.error = StreamInterrupted(
+                    f"{self._provider} sent an event that is no JSON", provider=self._provider
+                )
+
+    def _release(self) -> None:
+        """What was held back until the reply's end."""
+        self._text.end()
+        self._reasoning.end()
+        self._refusal.end()
+        self._calls.end(is_cut=meaning(self._reason or "") in ("length", "content_filter"))
+
     def _merged(self) -> Chunk | None:
+        text = self._text.take() if self._text.new else ""
+        reasoning = self._reasoning.take() if self._reasoning.new else ""
+        refusal = self._refusal.take() if self._refusal.new else ""
         calls = self._calls.take()
-        if not (self._text or self._reasoning or self._refusal or calls):
+        if not (text or reasoning or refusal or calls):
             return None
-        self._any_output = True
-        chunk = Chunk(
-            text="".join(self._text),
-            reasoning="".join(self._reasoning),
-            refusal="".join(self._refusal),
-            tool_calls=calls,
-        )
-        self._text.clear()
-        self._reasoning.clear()
-        self._refusal.clear()
+        chunk = Chunk(text=text, reasoning=reasoning, refusal=refusal, tool_calls=calls, pieces=max(self._pieces, 1))
+        self._pieces = 0
         return chunk
 
 
-class _ToolCalls:
-    """Gives each call one index and one id, whatever the server numbers them as."""
+def _said_in(content: Any) -> tuple[str, str]:
+    """Text and reasoning.
 
-    def __init__(self) -> None:
-        self._ids: list[str] = []
-        """As the server gave them, by our index; empty where it gave none."""
-        self._ours: dict[int, int] = {}
-        """Our index, by the server's."""
-        self._deltas: list[ToolCallDelta] = []
-
-    @property
-    def any(self) -> bool:
-        return bool(self._ids)
-
-    def add(self, call: _ToolCall) -> None:
-        function = call.function or _Function()
-        arguments = _as_text(function.arguments)
-        index = self._known(call, named=bool(function.name))
-        if index is None:
-            self._begin(call, function, arguments)
-        elif arguments:
-            self._continue(index, arguments)
-
-    def take(self) -> tuple[ToolCallDelta, ...]:
-        deltas = tuple(self._deltas)
-        self._deltas.clear()
-        return deltas
-
-    def _known(self, call: _ToolCall, *, named: bool) -> int | None:
-        """Which call this continues; None: it begins one."""
-        if call.index is None:
-            if call.id and call.id in self._ids:
-                return self._ids.index(call.id)
-            return len(self._ids) - 1 if self._ids and not call.id and not named else None
-        index = self._ours.get(call.index)
-        is_another = index is not None and named and call.id and self._ids[index] and call.id != self._ids[index]
-        return None if is_another else index
-
-    def _begin(self, call: _ToolCall, function: _Function, arguments: str) -> None:
-        index = len(self._ids)
-        self._ids.append(call.id or "")
-        if call.index is not None:
-            self._ours[call.index] = index
-        self._deltas.append(tool_calls.begun(index, id=call.id, name=function.name, arguments=arguments))
-
-    def _continue(self, index: int, arguments: str) -> None:
-        if self._deltas and self._deltas[-1].index == index:
-            last = self._deltas[-1]
-            self._deltas[-1] = last.model_copy(update={"arguments": (last.arguments or "") + arguments})
-        else:
-            self._deltas.append(ToolCallDelta(index=index, arguments=arguments))
+    Mistral's reasoning models send parts: text, and thinking that holds text parts. Some servers send a text that
+    looks like a number as one.
+    """
+    if isinstance(content, int | float):
+        return ("", "") if isinstance(content, bool) else (str(content), "")
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in content if isinstance(content, list) else [content]:
+        match part:
+            case str(text):
+                texts.append(text)
+            case {"type": "thinking", "thinking": thinking}:
+                thoughts.append(_said_in(thinking)[0])
+            case {"text": str(text)} if part.get("type", "text") in _TEXT_PARTS:
+                texts.append(text)
+            case _:
+                pass
+    return "".join(texts), "".join(thoughts)
 
 
-def _as_text(arguments: Any) -> str:
-    """Some servers send the arguments as the object that the text should hold."""
-    if arguments is None or isinstance(arguments, str):
-        return arguments or ""
-    return msgspec.json.encode(arguments).decode()
-
-
-def _normalised(usage: _Usage) -> Usage:
-    """Input and output as totals. xAI leaves reasoning out of `completion_tokens`, which its total shows."""
-    given = usage.prompt_tokens or 0
-    output = usage.completion_tokens or 0
-    total = usage.total_tokens or 0
-    read = usage.prompt_tokens_details or _InputDetails()
-    reasoning = (usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens) or 0
-    if reasoning and total == given + output + reasoning:
-        output += reasoning
-    return Usage(
-        input_tokens=given,
-        output_tokens=output,
-        cache_read_tokens=read.cached_tokens or usage.prompt_cache_hit_tokens or 0,
-        cache_write_tokens=read.cache_write_tokens or 0,
-        reasoning_tokens=reasoning,
-        source=UsageSource.VENDOR,
-    )
+def _text_of_detail(detail: Any) -> str:
+    """OpenRouter's `reasoning.text` and `reasoning.summary`."""
+    match detail:
+        case {"text": str(text)} | {"summary": str(text)}:
+            return text
+        case _:
+            return ""

@@ -50,7 +50,7 @@ class Reader(Protocol):
         ...
 
     def end(self) -> Chunk | None:
-        """What was still incomplete when the connection ended in good order."""
+        """What was still incomplete when the connection ended in good order, or in any order behind the end marker."""
         ...
 
     def finish(self) -> Finish: ...
@@ -74,11 +74,11 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
         try:
             data = await limits.wait(reply.read(), at_most_s=TRAILER_S if reader.finished else None)
         except (ConnectionBroken, ProviderTimeout, DeadlineExceeded, TimeoutError) as exc:
-            if reader.finished:
-                break
-            if isinstance(exc, FleetError):
-                raise
-            raise StreamInterrupted(f"{provider}'s stream broke: {exc}", provider=provider) from exc
+            if not reader.finished:
+                if isinstance(exc, FleetError):
+                    raise
+                raise StreamInterrupted(f"{provider}'s stream broke: {exc}", provider=provider) from exc
+            data = b""
         limits.sign_of_life()
         received.add(data)
         chunk = reader.feed(data) if data else reader.end()
