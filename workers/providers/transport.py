@@ -5,7 +5,9 @@ An adapter needs no more of HTTP than `Reply`; another client can be put under i
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+import zlib
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Protocol
 
 import anyio
@@ -14,6 +16,9 @@ import httpx2
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 """Unpacked. Many times the longest answer that fits into one message, token by token."""
 _BACKLOG_BYTES = 1024 * 1024
+_GZIP = zlib.MAX_WBITS | 16
+_UNPACKED_BYTES = 256 * 1024
+"""At once, so that a small packed body cannot fill the memory."""
 _DRAIN_S = 0.1
 
 CONNECTION_ERRORS = (httpx2.RequestError, httpx2.StreamError, ssl.SSLError, anyio.EndOfStream, OSError)
@@ -91,7 +96,7 @@ class Httpx2Reply:
     async def _receive(self) -> None:
         received = 0
         try:
-            async for part in self._response.aiter_bytes():
+            async for part in _unpacked(self._response):
                 if not part:
                     continue
                 received += len(part)
@@ -114,6 +119,40 @@ class Httpx2Reply:
             raise ConnectionBroken(describe(exc)) from exc
         if exc is not None:
             raise exc
+
+
+async def _unpacked(response: httpx2.Response) -> AsyncGenerator[bytes]:
+    """The body without its content coding, in the order in which it arrives."""
+    is_gzip = response.headers.get("content-encoding", "").strip().lower() == "gzip"
+    async with aclosing(_gunzipped(response) if is_gzip else response.aiter_bytes()) as parts:
+        async for part in parts:
+            yield part
+
+
+async def _gunzipped(response: httpx2.Response) -> AsyncGenerator[bytes]:
+    """A gzip may have several members (RFC 1952, 2.2), of which httpx2 2.16 leaves out all but the first.
+
+    What is no member behind one is padding.
+    """
+    member = zlib.decompressobj(_GZIP)
+    may_be_padding = False
+    async with aclosing(response.aiter_raw()) as parts:
+        async for packed in parts:
+            is_full = False
+            while packed or is_full:
+                if member.eof:
+                    member, may_be_padding = zlib.decompressobj(_GZIP), True
+                try:
+                    part = member.decompress(packed, _UNPACKED_BYTES)
+                except zlib.error as exc:
+                    if may_be_padding:
+                        return
+                    raise httpx2.DecodingError(str(exc)) from exc
+                if part:
+                    yield part
+                    may_be_padding = False
+                packed = member.unused_data if member.eof else member.unconsumed_tail
+                is_full = len(part) == _UNPACKED_BYTES and not member.eof
 
 
 def describe(exc: BaseException) -> str:
