@@ -195,6 +195,13 @@ def test_reasoning_may_stand_in_its_details(fields: dict[str, Any], reasoning: s
     assert (message.reasoning, message.content) == (reasoning, "yes")
 
 
+def test_details_repeat_reasoning_that_came_before_them() -> None:
+    message, _ = read(
+        delta(reasoning="hmm"), delta(reasoning_details=[{"text": "hmm", "signature": "s"}]), delta("stop")
+    )
+    assert message.reasoning == "hmm"
+
+
 def test_what_a_server_wants_back_is_in_the_finish() -> None:
     signed = {"google": {"thought_signature": "s"}}
     details = [{"type": "reasoning.text", "text": "hmm", "signature": "t", "index": 0}]

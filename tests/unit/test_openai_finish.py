@@ -23,6 +23,8 @@ from workers.providers.openai_finish import BROKE_OFF, meaning, said_reason
         (["BLOCKLIST", "SPII", "sensitive", "refusal", "guardrail_intervened", "ERROR_TOXIC"], "content_filter"),
         (["error", "network_error", "server-error", "abort", "aborted", "cancelled", "TIMEOUT"], BROKE_OFF),
         (["insufficient_system_resource", "insufficient_resources", "engine_overloaded"], BROKE_OFF),
+        (["user_cancelled", "abort_by_server", "rate_limit", "generation_failed", "service unavailable"], BROKE_OFF),
+        (["unsafe", "content_blocked", "moderated", "policy_violation"], "content_filter"),
         (["whatever", "OTHER", "function_call_filter: MALFORMED_FUNCTION_CALL", "stopped-by-moonlight"], None),
     ],
 )

@@ -88,6 +88,9 @@ class EndFinder:
         """Where in `fragment`, from `at` on, the value ends; the fragment's length when it goes on."""
         length = len(fragment)
         if self._in_text and at < length:
+            if '"' not in fragment and "\\" not in fragment:
+                self._after_backslash = False
+                return length
             at = self._leave_text(fragment, at + self._after_backslash)
         while not self.ended and (at := _match_end(_TO_A_BRACKET, fragment, at)) < length:
             match fragment[at]:

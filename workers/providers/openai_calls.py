@@ -138,8 +138,9 @@ class ToolCalls:
     def add(self, delta: CallDelta, *, is_whole: bool = False) -> bool:
         """Whether the delta held something of a call. `is_whole`: it is a call of its own and says all about it."""
         function = delta.function or _NO_FUNCTION
-        id, name = _as_id(delta.id), (function.name or "").strip()  # noqa: A001
-        arguments = _as_text(function.arguments)
+        id = "" if delta.id is None else _as_id(delta.id)  # noqa: A001
+        name = function.name.strip() if function.name else ""
+        arguments = function.arguments if isinstance(function.arguments, str) else _as_text(function.arguments)
         call = None if is_whole else self._addressed(delta.index, id=id, name=name, arguments=arguments)
         if call is None or call.is_other_than(id=id, name=name, arguments=arguments):
             if not (id or name or arguments.strip()):
@@ -163,7 +164,7 @@ class ToolCalls:
         """What is new since the last time."""
         if not self._to_tell:
             return ()
-        deltas = tuple(self._passed_on[index].told(index) for index in self._to_tell)
+        deltas = tuple([self._passed_on[index].told(index) for index in self._to_tell])
         self._to_tell.clear()
         return deltas
 
@@ -255,8 +256,6 @@ def _as_id(id: Any) -> str:  # noqa: A002
 
 def _as_text(arguments: Any) -> str:
     """Some servers send the arguments as the object that the text should hold."""
-    if isinstance(arguments, str):
-        return arguments
     if arguments is None or isinstance(arguments, bool):
         return ""
     return msgspec.json.encode(arguments).decode()

@@ -259,8 +259,9 @@ class ChatReader:
             if said and isinstance(said, str):
                 self._wanted_back.reasoning_field = self._wanted_back.reasoning_field or field
                 return said
-        details = delta.reasoning_details if isinstance(delta.reasoning_details, list) else []
-        return "".join(map(_text_of_detail, details))
+        if self._wanted_back.reasoning_field or not isinstance(delta.reasoning_details, list):
+            return ""
+        return "".join(map(_text_of_detail, delta.reasoning_details))
 
     def _take_calls(self, delta: _Delta, *, are_whole: bool = False) -> bool:
         """Whether there were any. Some servers send a call in the old form as well as in the new one."""

@@ -23,6 +23,8 @@ _MEANINGS: dict[str, FinishReason | Literal["broke_off"]] = {
     "completed": "stop",
     "done": "stop",
     "end": "stop",
+    "end_of_turn": "stop",
+    "finished": "stop",
     "length": "length",
     "max_tokens": "length",
     "max_output_tokens": "length",
@@ -38,14 +40,20 @@ _MEANINGS: dict[str, FinishReason | Literal["broke_off"]] = {
     "refusal": "content_filter",
     "spii": "content_filter",
     "error_toxic": "content_filter",
-    "abort": BROKE_OFF,
-    "aborted": BROKE_OFF,
-    "insufficient_system_resource": BROKE_OFF,
 }
 _PATTERNS: tuple[tuple[re.Pattern[str], FinishReason | Literal["broke_off"]], ...] = (
-    (re.compile(r"^content_filter|safety|sensitive|blocklist|prohibited|guardrail|moderation"), "content_filter"),
+    (
+        re.compile(r"content_filter|safety|unsafe|sensitive|blocklist|blocked|prohibited|guardrail|moderat|violation"),
+        "content_filter",
+    ),
     (re.compile(r"length|max_(?:\w+_)?tokens?|token_limit|context_window"), "length"),
-    (re.compile(r"(?:^|_)(?:error|cancell?ed|timeout|interrupted|resources?|overloaded)(?:$|_)"), BROKE_OFF),
+    (
+        re.compile(
+            r"(?:^|_)(?:error|abort|aborted|cancell?ed|disconnected|failed|failure|interrupted|overloaded|rate_limit|"
+            r"resources?|timeout|unavailable)(?:$|_)"
+        ),
+        BROKE_OFF,
+    ),
 )
 """For the many forms of one word: `image_safety`, `model_context_window_exceeded`, `network_error`."""
 _NO_REASONS = frozenset({"", "null", "none"})
