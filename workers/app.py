@@ -11,7 +11,7 @@ from functools import partial
 from importlib.metadata import version
 
 from contracts.providers import WorkerPresence
-from contracts.subjects import AUTO, Provider
+from contracts.subjects import AUTO
 from contracts.wire import utc_now
 from runtime import broker, logs, price_refresh, probes, role
 from runtime.egress import Egress
@@ -33,7 +33,8 @@ from workers.holds import Holds
 from workers.intake import Intake
 from workers.keys import KeyStore
 from workers.memory import until_kept
-from workers.providers import openai_tokens, registry
+from workers.providers import registry
+from workers.providers.base import Prepares
 from workers.publisher import Publisher
 from workers.services import Services
 from workers.settings import WorkerSettings
@@ -42,8 +43,6 @@ from workers.stream import LiveStreams
 from workers.sweeping import Sweeper
 from workers.waiting import WaitingRoom
 
-_COUNT_OFFLINE = frozenset({Provider.OPENAI, Provider.AZURE})
-"""Pools whose adapters count tokens with a vocabulary."""
 _RESOLVER_SLOTS = 64
 _WAITING_PART = 4
 """Of the slots: what the requests of one tenant may hold while they wait."""
@@ -73,19 +72,19 @@ async def run(
     inbox = f"_ROLE_worker_{'_'.join(providers)}"  # a pool's own: what it pulls arrives there
     clock = Clock()
     async with AsyncExitStack() as stack:
-        if _COUNT_OFFLINE.intersection(providers):
-            loading = asyncio.create_task(asyncio.to_thread(openai_tokens.load), name="load vocabulary")
-            stack.push_async_callback(end, loading)
+        egress = Egress(settings.llm_allowed_private_networks)
+        adapters = {provider: registry.load(provider, egress) for provider in providers}
+        for adapter in adapters.values():
+            stack.push_async_callback(adapter.aclose)
+            if isinstance(adapter, Prepares):
+                preparing = asyncio.create_task(asyncio.to_thread(adapter.prepare), name="prepare adapter")
+                stack.push_async_callback(end, preparing)
         nats = await stack.enter_async_context(broker.connect(settings, name=name, inbox_prefix=inbox))
         await broker.ensure_streams(nats, settings)
         vault = VaultSession(settings)
         stack.push_async_callback(vault.close)
         await vault.start()
         await stack.enter_async_context(price_refresh.kept_current(settings))
-        egress = Egress(settings.llm_allowed_private_networks)
-        adapters = {provider: registry.load(provider, egress) for provider in providers}
-        for adapter in adapters.values():
-            stack.push_async_callback(adapter.aclose)
 
         config = Configuration(nats)
         keyring = Keyring.from_settings(settings)

@@ -7,7 +7,7 @@ and a key, and yields chunks. It raises `contracts.errors` only, never a library
 import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue, SecretStr
 
@@ -160,6 +160,15 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Closes every connection."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """An adapter that loads something before it is asked for it the first time."""
+
+    def prepare(self) -> None:
+        """Blocks meanwhile, so it is for a thread. Not to be waited for."""
         ...
 
 

@@ -102,6 +102,10 @@ class OpenAI:
     async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
         return await asyncio.to_thread(openai_tokens.count, question, model=model)
 
+    def prepare(self) -> None:
+        """The first count is not to wait for the vocabulary."""
+        openai_tokens.load()
+
     async def check_health(self, target: Target) -> None:
         await self._models(target)
 
