@@ -2,11 +2,12 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY requirements requirements
+# The lock holds the whole tree: pip looks for nothing beside it (--no-deps), and pip check says if something lacks.
 # setuptools builds the package and what comes as source; its version and hashes are those of the development lock.
 RUN sed -n '/^setuptools==/,/[^\\]$/p' requirements/dev.txt > requirements/build.txt \
     && python -m venv /opt/fleet \
-    && /opt/fleet/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
-    && /opt/fleet/bin/pip install --no-cache-dir --require-hashes --no-build-isolation -r requirements/runtime.txt
+    && /opt/fleet/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
+    && /opt/fleet/bin/pip install --no-cache-dir --no-deps --require-hashes --no-build-isolation -r requirements/runtime.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY contracts contracts
 COPY runtime runtime
@@ -16,6 +17,7 @@ COPY admin_api admin_api
 COPY fleet fleet
 RUN /opt/fleet/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
     && /opt/fleet/bin/pip install --no-cache-dir --no-deps --no-index /dist/*.whl \
+    && /opt/fleet/bin/pip check \
     && /opt/fleet/bin/pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim

@@ -53,7 +53,8 @@ bench: $(INSTALLED)
 install: $(INSTALLED)
 
 # The first Python that is new enough and can make a virtual environment. What comes as source is built with the pinned
-# setuptools, where pip would fetch any.
+# setuptools, where pip would fetch any. The lock holds the whole tree, so pip looks for nothing beside it (--no-deps):
+# for a requirement with an extra it would take the newest version, which may have been published after the lock was made.
 $(INSTALLED): requirements/dev.txt pyproject.toml
 	@set -eu; \
 	for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -65,9 +66,10 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	echo "Installing into $(VENV) with $$($$found --version), once …"; \
 	$$found -m venv $(VENV); \
 	sed -n '/^setuptools==/,/[^\\]$$/p' requirements/dev.txt > $(VENV)/setuptools.txt; \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $(VENV)/setuptools.txt; \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-build-isolation -r requirements/dev.txt; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/setuptools.txt; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --no-build-isolation -r requirements/dev.txt; \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	$(BIN)/python -m pip check --disable-pip-version-check; \
 	touch $@
 
 clean:
