@@ -2,12 +2,8 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY requirements requirements
-# The lock holds the whole tree: pip looks for nothing beside it (--no-deps), and pip check says if something lacks.
-# setuptools builds the package and what comes as source; its version and hashes are those of the development lock.
-RUN sed -n '/^setuptools==/,/[^\\]$/p' requirements/dev.txt > requirements/build.txt \
-    && python -m venv /opt/fleet \
-    && /opt/fleet/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
-    && /opt/fleet/bin/pip install --no-cache-dir --no-deps --require-hashes --no-build-isolation -r requirements/runtime.txt
+# As on a developer's machine, with the lock of the roles. Bytecode is written now: nobody can write it in the container.
+RUN PIP_NO_CACHE_DIR=1 python requirements/install.py --venv /opt/fleet --compile runtime
 COPY pyproject.toml README.md LICENSE ./
 COPY contracts contracts
 COPY runtime runtime

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclonedx import spdx
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -21,7 +22,8 @@ EXTRAS = ("worker", "usage", "admin", "cli")
 PINS = Path(__file__).with_name("runtime.txt")
 
 _PIN = re.compile(
-    r"(?m)^(?P<name>[\w.-]+)==(?P<version>[\w.+!-]+).*(?P<hashes>(?:\n {4}--hash=sha256:[0-9a-f]{64}.*)+)"
+    r"(?m)^(?P<name>[\w.-]+)==(?P<version>[\w.+!-]+)(?: ; (?P<marker>[^\n\\]+))?.*"
+    r"(?P<hashes>(?:\n {4}--hash=sha256:[0-9a-f]{64}.*)+)"
 )
 
 Pins = dict[str, tuple[str, list[str]]]
@@ -33,9 +35,11 @@ def main() -> None:
 
 
 def pins(text: str) -> Pins:
+    """Those that this machine installs: a lock also holds what another one needs."""
     return {
         canonicalize_name(pin["name"]): (pin["version"], re.findall(r"sha256:([0-9a-f]{64})", pin["hashes"]))
         for pin in _PIN.finditer(text)
+        if not pin["marker"] or Marker(pin["marker"]).evaluate()
     }
 
 

@@ -94,7 +94,7 @@ def test_nothing_is_left_unfinished() -> None:
     assert lines_with(UNFINISHED, modules()) == []
 
 
-@pytest.mark.parametrize("file", ["dev.txt", "runtime.txt"])
+@pytest.mark.parametrize("file", ["dev.txt", "local.txt", "runtime.txt", "tools.txt"])
 def test_requirements_are_exact_and_hashed(file: str) -> None:
     entries = locked(file)
     assert entries
@@ -108,15 +108,17 @@ def test_requirements_are_exact_and_hashed(file: str) -> None:
     assert loose == []
 
 
-def test_what_a_role_installs_is_what_is_tested() -> None:
-    runtime, dev = locked("runtime.txt"), locked("dev.txt")
-    assert {dist: entry for dist, entry in runtime.items() if dev.get(dist) != entry} == {}
+@pytest.mark.parametrize("file", ["local.txt", "runtime.txt"])
+def test_what_runs_is_what_is_tested(file: str) -> None:
+    dev = locked("dev.txt")
+    assert {dist: entry for dist, entry in locked(file).items() if dev.get(dist) != entry} == {}
 
 
 def test_every_dependency_is_locked() -> None:
     wanted = project()
     roles = {dist for extra in ("", "runtime", "worker", "database", "usage", "admin", "cli") for dist in wanted[extra]}
     assert roles - set(locked("runtime.txt")) == set()
+    assert (roles | set(wanted["local"])) - set(locked("local.txt")) == set()
     assert {dist for extra in wanted.values() for dist in extra} - set(locked("dev.txt")) == set()
 
 
