@@ -579,7 +579,7 @@ def _line(exc: BaseException) -> str:
     if isinstance(exc, OSError) and exc.filename and exc.strerror:
         return f"{os.fsdecode(exc.filename)}: {exc.strerror}"
     if isinstance(exc, ModuleNotFoundError):
-        return f"{exc}; install the extra that brings it, or all of them: pip install 'fleet[local]'"
+        return f"{exc}; install the extra that brings it, or all of them: pip install '/path/to/the/repository[local]'"
     return " ".join(str(exc).split()) or type(exc).__name__
 
 

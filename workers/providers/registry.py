@@ -6,12 +6,12 @@ from runtime.egress import Egress
 from workers.providers.base import Provider
 
 _ADAPTERS = {
-    "anthropic": ("workers.providers.anthropic", "Anthropic"),
-    "azure": ("workers.providers.azure", "Azure"),
-    "google": ("workers.providers.google", "Google"),
-    "mock": ("workers.providers.mock", "Mock"),
-    "ollama": ("workers.providers.ollama", "Ollama"),
-    "openai": ("workers.providers.openai", "OpenAI"),
+    "anthropic": "Anthropic",
+    "azure": "Azure",
+    "google": "Google",
+    "mock": "Mock",
+    "ollama": "Ollama",
+    "openai": "OpenAI",
 }
 
 
@@ -24,5 +24,4 @@ def load(provider: str, egress: Egress) -> Provider:
     """The adapter of `provider`, which reaches its vendor through `egress`. Raises ValueError when there is none."""
     if provider not in _ADAPTERS:
         raise ValueError(f"there is no adapter for {provider[:80]!r}; there are: {', '.join(available())}")
-    module, name = _ADAPTERS[provider]
-    return getattr(import_module(module), name)(egress)
+    return getattr(import_module(f".{provider}", __package__), _ADAPTERS[provider])(egress)

@@ -1,0 +1,17 @@
+"""The command `fleet`, also where only the client is installed: then it says what is missing."""
+
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    try:
+        from fleet import cli
+    except ModuleNotFoundError as exc:
+        print(  # noqa: T201
+            f"fleet: this is the client alone, and its commands need {exc.name}, which is not installed; with them: "
+            "pip install '/path/to/the/repository[cli]', or [local] for all that `fleet up` needs",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    cli.main()
