@@ -159,8 +159,9 @@ def _fill(venv: Path, profile: str, requirements: Path, bytecode: str) -> None:
 
 def explanation(failure: StepFailed) -> str:
     lines = [line.rstrip() for line in failure.said.splitlines() if line.strip()]
+    once = {re.sub(r"0x[0-9a-f]+|\d+", "", line): line for line in lines}  # of each retry pip says the same
     advice = next((advice for sign, advice in ADVICE if re.search(sign, failure.said)), UNKNOWN)
-    said = "".join(f"    {line}\n" for line in lines[-SHOWN_LINES:])
+    said = "".join(f"    {line}\n" for line in list(once.values())[-SHOWN_LINES:])
     return f"\nThe installation stopped at: {failure.step}\n{said}{advice}\nThen give the same command again."
 
 
@@ -169,7 +170,11 @@ def _alone() -> Generator[None]:
     """Two at the same time, of two terminals, would write into the same folder: the second waits."""
     folder = os.open(ROOT, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Waiting for another installation here …", flush=True)
+            fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
         os.close(folder)

@@ -10,7 +10,7 @@ try:
 except ImportError:
     sys.exit("cannot make a virtual environment; on Debian and Ubuntu: apt install python%d.%d-venv" % sys.version_info[:2])
 ' 2>&1) && { echo "$python"; exit; }
-  command -v "$python" > /dev/null && lacks="${lacks-}$python: $(echo "$why" | tail -n 1)
+  { [ $# -gt 0 ] || command -v "$python" > /dev/null; } && lacks="${lacks-}$python: $(echo "$why" | tail -n 1)
 "
 done
 cat >&2 << END

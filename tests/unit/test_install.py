@@ -39,9 +39,16 @@ def test_a_failure_says_which_step_why_and_what_to_do(said: str, advice: str) ->
 
 
 def test_of_a_long_output_the_end_is_shown() -> None:
-    explained = install.explanation(install.StepFailed("a step", "\n".join(f"line {n}" for n in range(1000))))
-    assert "line 999" in explained
-    assert "line 900" not in explained
+    explained = install.explanation(install.StepFailed("a step", "\n".join(f"line {'x' * n}" for n in range(100))))
+    assert f"line {'x' * 99}\n" in explained
+    assert f"line {'x' * 50}\n" not in explained
+
+
+def test_what_pip_says_of_each_retry_is_shown_once() -> None:
+    said = "".join(f"WARNING: Retrying (total={n}) after <object at 0x{n}f>\n" for n in (4, 3, 2)) + "ERROR: no"
+    explained = install.explanation(install.StepFailed("a step", said))
+    assert explained.count("Retrying") == 1
+    assert "ERROR: no" in explained
 
 
 def find_python(folder: Path, before: str) -> subprocess.CompletedProcess[str]:
@@ -74,6 +81,13 @@ def test_a_python_that_will_not_do_is_named_with_what_it_lacks(tmp_path: Path, b
     (line,) = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
     assert lacking in line
     assert "3.11, 3.12, 3.13 or 3.14" in done.stderr
+
+
+def test_a_python_that_is_named_and_not_there_is_named_again() -> None:
+    command = ["sh", "requirements/python.sh", "/nowhere/python3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "/nowhere/python3: " in done.stderr
 
 
 def test_a_newcomer_and_the_image_install_by_the_same_steps() -> None:
