@@ -130,7 +130,8 @@ def main() -> int:
 def install(profile: str, venv: Path, *, compiled: bool = False, requirements: Path = ROOT / "requirements") -> None:
     """Brings `venv` to what the locks of `profile` in the folder `requirements` pin. Raises StepFailed."""
     locks = [requirements / lock for lock in PROFILES[profile]]
-    wanted, made = _fingerprint(requirements / TOOLS, *locks), venv / f".{profile}"
+    ours = [] if profile in ONLY_LIBRARIES else [ROOT / "pyproject.toml"]
+    wanted, made = _fingerprint(requirements / TOOLS, *locks, *ours), venv / f".{profile}"
     if _is_whole(venv) and made.is_file() and made.read_text() == wanted and _holds(venv, locks):
         return
     began = time.monotonic()
@@ -205,9 +206,9 @@ def _is_whole(venv: Path) -> bool:
         return False
 
 
-def _fingerprint(*locks: Path) -> str:
+def _fingerprint(*files: Path) -> str:
     """Of all that decides what is installed."""
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in (*locks, ROOT / "pyproject.toml"))).hexdigest()
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _holds(venv: Path, locks: list[Path]) -> bool:

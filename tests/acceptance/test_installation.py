@@ -146,6 +146,17 @@ def test_newer_releases_change_nothing(venv: Path, requirements: Path, released:
     assert installed(venv) == {(pin.name, pin.version) for pin in PINS}
 
 
+def test_the_image_installs_before_it_has_more_than_the_locks(venv: Path, requirements: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(requirements, tmp_path / "requirements")
+    shutil.copy(ROOT / "requirements/install.py", folder)
+
+    command = [sys.executable, str(folder / "install.py"), "--venv", str(venv), "--compile", "runtime"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert installed(venv) == {(pin.name, pin.version) for pin in PINS}
+
+
 def test_the_index_of_these_tests_breaks_an_installation_that_resolves(
     venv: Path, requirements: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
