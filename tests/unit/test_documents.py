@@ -40,7 +40,7 @@ ROLES: dict[str, type[RoleSettings]] = {
     "usage": UsageSettings,
     "worker": WorkerSettings,
 }
-FOREIGN_OPTIONS = {"--build", "--wait", "--scale"}
+FOREIGN_OPTIONS = {"--build", "--wait", "--scale", "--no-deps", "--upgrade"}
 """Of other programs, where a document names them without their command."""
 FOREIGN_VARIABLES = {"OLLAMA_CONTEXT_LENGTH", "PR_SET_PDEATHSIG"}
 """A setting of Ollama's own, and a constant of Linux."""
