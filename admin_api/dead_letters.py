@@ -33,6 +33,7 @@ from contracts.streams import DEAD
 from contracts.wire import TOKEN_PATTERN
 from migrations import audit
 from migrations.audit import Change, Origin
+from runtime import lenient_json
 from runtime.broker import Broker, reason
 
 _SIZE = "Nats-Msg-Size"
@@ -286,11 +287,11 @@ def _letter(subject: str, headers: Mapping[str, str], *, seq: int, stored_at: da
 
 
 def _whose(payload: bytes) -> dict[str, str]:
-    """Agent and request of a request or a usage record, as far as they can be read."""
+    """Agent and request of a request or a usage record, as far as they can be read: those that workers tell."""
     try:
         body: Any = from_json(payload)
     except ValueError:
-        return {}
+        body = lenient_json.top_level_texts(payload, ("agent", "id", "request_id"))
     if not isinstance(body, dict):
         return {}
     named = {"agent": body.get("agent"), "request_id": body.get("request_id", body.get("id"))}

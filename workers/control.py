@@ -27,10 +27,11 @@ from contracts.providers import PublishedProvider, PublishedTenant
 from contracts.rpc import CountTokens, EndpointHealth, EstimateCost, Health, HealthCheck, Models, Refusal
 from contracts.subjects import RpcMethod
 from contracts.wire import WireModel
+from runtime import lenient_json
 from runtime.broker import Broker
 from runtime.catalogue import provider_of_model
 from runtime.tasks import end
-from workers import lenient_json, replies
+from workers import replies
 from workers.cancellations import Cancellations
 from workers.clock import Clock
 from workers.config import Configuration

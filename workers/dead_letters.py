@@ -11,7 +11,8 @@ from contracts import subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID
 from contracts.errors import FleetError
 from contracts.wire import TOKEN_PATTERN, utc_now
-from workers import lenient_json, telemetry
+from runtime import lenient_json
+from workers import telemetry
 from workers.intake import Delivery
 from workers.publisher import Publisher, TooLarge
 

@@ -13,8 +13,8 @@ from contracts.events import FailedAttempt
 from contracts.providers import PublishedTenant
 from contracts.requests import DEFAULT_DEADLINE_S, CompletionRequest
 from contracts.subjects import RequestAddress
+from runtime import lenient_json
 from runtime.catalogue import context_window
-from workers import lenient_json
 from workers.booking import Bill
 from workers.budgets import Reservation
 from workers.intake import Delivery

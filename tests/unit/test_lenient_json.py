@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from contracts.requests import CompletionRequest
-from workers import lenient_json
+from runtime import lenient_json
 
 BODY: dict[str, Any] = {
     "id": "r1",

@@ -121,6 +121,11 @@ async def test_shows_what_is_known_of_a_letter(api: httpx.AsyncClient, pool: Nat
         (b'{"id": 7, "agent": "a b"}', (None, None)),
         (b'{"id": "r1:1", "request_id": "r1", "agent": "a"}', ("a", "r1")),
         (b'{"id": "r1", "agent": "a", "pad": "%s"}' % (b"x" * 70_000), (None, None)),
+        (b'{"id": "r1", "agent": "a",}', ("a", "r1")),
+        (b'{"id": "r1", "agent": "a", "messages": [{"content": "cut', ("a", "r1")),
+        (b'{"id": "r1", "agent": "a", "messages": [{"content": "\\ud83d"}]}', ("a", "r1")),
+        (b'\xef\xbb\xbf{"id": "r1", "agent": "a", "modell": "x"}', ("a", "r1")),
+        (b'{"id": "r1:1", "request_id": "r1", "agent": "a", "cost": NaN, }', ("a", "r1")),
     ],
 )
 async def test_says_whose_it_was_where_that_can_be_read(
