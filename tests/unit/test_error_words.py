@@ -155,6 +155,26 @@ def test_no_credit_is_told_in_many_words_and_with_any_status(vendor: str, adapte
         assert found.code == ErrorCode.QUOTA_EXHAUSTED, status
 
 
+FILTERED = {
+    "deepseek": "Content Exists Risk",
+    "kimi": "The request was rejected because it was considered high risk",
+    "minimax": "input new_sensitive (1026)",
+    "dashscope": "Input data may contain inappropriate content.",
+    "glm": "系统检测到输入或生成内容可能包含不安全或敏感内容",
+    "azure": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+    "openrouter": 'acme/model requires moderation on Acme. Your input was flagged for "violence".',
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("vendor", FILTERED)
+def test_a_filter_is_told_in_many_words(vendor: str, adapter: str) -> None:
+    body = {"error": {"message": FILTERED[vendor], "type": "api_error"}}
+    for status in (400, 403, 422, 500, None):
+        found = ADAPTERS[adapter](body, provider=adapter, key=None, status=status)
+        assert found.code == ErrorCode.CONTENT_FILTERED, status
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize(
     ("status", "error", "code"),
@@ -167,6 +187,10 @@ def test_no_credit_is_told_in_many_words_and_with_any_status(vendor: str, adapte
         (429, {"message": "no", "code": "1113"}, ErrorCode.QUOTA_EXHAUSTED),
         (403, {"message": "no", "code": 30001}, ErrorCode.QUOTA_EXHAUSTED),
         (429, {"message": "no", "code": "quota_exceeded"}, ErrorCode.QUOTA_EXHAUSTED),
+        (400, {"message": "no", "code": "1301"}, ErrorCode.CONTENT_FILTERED),
+        (400, {"message": "no", "code": "data_inspection_failed"}, ErrorCode.CONTENT_FILTERED),
+        (400, {"message": "no", "type": "content_filter"}, ErrorCode.CONTENT_FILTERED),
+        (400, {"message": "The provided model identifier is invalid."}, ErrorCode.MODEL_NOT_FOUND),
         (400, {"message": "no", "code": "1261"}, ErrorCode.CONTEXT_LENGTH_EXCEEDED),
         (400, {"message": "no", "code": "model_max_prompt_tokens_exceeded"}, ErrorCode.CONTEXT_LENGTH_EXCEEDED),
         (400, {"message": "no", "type": "exceed_context_size_error"}, ErrorCode.CONTEXT_LENGTH_EXCEEDED),

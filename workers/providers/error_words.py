@@ -11,6 +11,7 @@ import re
 
 from contracts.errors import (
     AuthenticationFailed,
+    ContentFiltered,
     ContextLengthExceeded,
     FleetError,
     ModelNotFound,
@@ -69,6 +70,15 @@ CAUSES: dict[str, type[FleetError]] = {
     "contextwindowexceedederror": ContextLengthExceeded,  # LiteLLM
     "tokens_too_long": ContextLengthExceeded,  # Qianfan
     "request_too_large": ContextLengthExceeded,
+    "content_filter": ContentFiltered,
+    "content_policy_violation": ContentFiltered,
+    "responsibleaipolicyviolation": ContentFiltered,
+    "moderation_blocked": ContentFiltered,
+    "datainspectionfailed": ContentFiltered,  # DashScope
+    "data_inspection_failed": ContentFiltered,
+    "base_resp 1026": ContentFiltered,  # MiniMax: the input
+    "base_resp 1027": ContentFiltered,  # the output
+    "1301": ContentFiltered,  # GLM
 }
 """By name, in lower case: those that say the cause. Vague ones (`rate_limit_error`, `api_error`) are the adapters'."""
 
@@ -165,6 +175,15 @@ _NAMED_NO_CREDIT = _any(
 _NAMED_USED_UP = _any(r"^(?:quota|usage_limit)_?exceeded(?:_error)?$")
 """The same three in the names of errors."""
 
+_FILTERED = _any(
+    # DeepSeek, Kimi, MiniMax, DashScope, OpenRouter
+    r"content exists risk|considered high risk|\bnew_sensitive\b|may contain inappropriate content",
+    r"requires moderation[^\n]{0,80}\bflagged|\b(?:input|prompt) was flagged",
+    r"blocked by (?:our |the )?content[ -]filter|content (?:filtering|management) policy",
+    r"不安全或敏感内容|敏感内容|违规内容|内容安全",
+)
+_FILTERS_UNDER = frozenset({400, 403, 422, 500, None})
+
 _KEY_REFUSED = _any(
     r"(?:invalid|incorrect|expired|revoked|missing|unknown|wrong|no)(?: \w+)? api[ _-]?key",
     r"api[ _-]?key[^.\n]{0,20}(?:not valid|not found|invalid|incorrect|expired|revoked|missing|required|disabled)",
@@ -185,6 +204,7 @@ _BUSY = _any(
 _PASSES = _any(r"\boverloaded\b|try again later|retry later|(?:service|temporarily) unavailable|稍后再试|稍后重试")
 _NO_MODEL = _any(
     r"\bmodel\b[^.\n]{0,80}(?:not found|does not exist|is not a valid model)|\bnot a valid model\b",
+    r"\bmodel identifier is invalid",  # Bedrock
     r"(?:unknown|no such) model|模型不存在",
 )
 
@@ -221,4 +241,6 @@ def _meant(said: Reported, *, status: int | None, comes_back_in_s: float | None)
         return QuotaExhausted
     if not passes and status not in _NOT_OF_THE_PROMPT and says(_TOO_LONG, _NAMED_TOO_LONG):
         return ContextLengthExceeded
+    if status in _FILTERS_UNDER and _FILTERED.search(said.wording):
+        return ContentFiltered
     return next((kind for pattern, kind in _VAGUE.get(status, ()) if pattern.search(said.wording)), None)

@@ -51,16 +51,7 @@ BY_SDK_CLASS: dict[str, type[FleetError]] = {
 """By name, because not every class is exported; the nearest parent counts. Status errors go by their status first."""
 
 _BY_CODE: dict[str, type[FleetError]] = {
-    "content_filter": ContentFiltered,
-    "content_policy_violation": ContentFiltered,
-    "responsibleaipolicyviolation": ContentFiltered,
-    "moderation_blocked": ContentFiltered,
     "invalid_prompt": ContentFiltered,
-    "datainspectionfailed": ContentFiltered,
-    "data_inspection_failed": ContentFiltered,
-    "base_resp 1026": ContentFiltered,
-    "base_resp 1027": ContentFiltered,
-    "1301": ContentFiltered,
     "model_not_found": ModelNotFound,
     "deploymentnotfound": ModelNotFound,
     "invalid_api_key": AuthenticationFailed,
