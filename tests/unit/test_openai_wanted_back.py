@@ -72,13 +72,3 @@ def test_fields_are_joined_where_they_are_objects() -> None:
 
 def test_nothing_is_kept_of_nothing() -> None:
     assert WantedBack().kept([]) is None
-
-
-def test_what_no_event_could_hold_is_not_kept() -> None:
-    deep: Any = "x"
-    for _ in range(500):
-        deep = [deep]
-    wanted_back = WantedBack()
-    wanted_back.reasoning_field = "reasoning"
-    wanted_back.add_field("extra_content", {"deep": deep})
-    assert wanted_back.kept([]) == {"reasoning_field": "reasoning"}

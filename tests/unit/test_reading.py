@@ -8,10 +8,13 @@ import pytest
 
 from contracts.errors import StreamInterrupted
 from contracts.providers import Timeouts
-from workers.providers import openai_errors
-from workers.providers.base import Chunk, Finish, StreamItem
+from contracts.requests import AssistantMessage
+from workers.providers import anthropic_errors, google_errors, openai_errors
+from workers.providers.anthropic_reply import MessageReader
+from workers.providers.base import Chunk, Finish, Gathering, StreamItem
+from workers.providers.google_reply import ReplyReader
 from workers.providers.openai_chat import ChatReader
-from workers.providers.reading import read
+from workers.providers.reading import MAX_KEPT_LEVELS, Reader, read
 from workers.providers.time_limits import TimeLimits
 from workers.providers.transport import ConnectionBroken
 
@@ -38,12 +41,25 @@ def event(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
     return b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish_reason}]}).encode() + b"\n\n"
 
 
-async def items_of(*pieces: bytes) -> list[StreamItem]:
-    reader = ChatReader(
+def openai() -> Reader:
+    return ChatReader(
         provider="openai", classify=lambda body: openai_errors.from_body(body, provider="openai", key=None)
     )
+
+
+def anthropic() -> Reader:
+    return MessageReader(classify=lambda body: anthropic_errors.from_body(body, provider="anthropic", key=None))
+
+
+def google() -> Reader:
+    return ReplyReader(
+        provider="google", classify=lambda body: google_errors.from_body(body, provider="google", key=None)
+    )
+
+
+async def items_of(*pieces: bytes, reader: Reader | None = None) -> list[StreamItem]:
     limits = TimeLimits(Timeouts(), time_left_s=60, provider="openai")
-    return [item async for item in read(BrokenOff(*pieces), reader, limits=limits, provider="openai")]
+    return [item async for item in read(BrokenOff(*pieces), reader or openai(), limits=limits, provider="openai")]
 
 
 CALL = event({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "now", "arguments": ""}}]})
@@ -60,3 +76,51 @@ async def test_a_connection_that_breaks_behind_the_end_marker_ends_the_reply() -
 async def test_a_connection_that_breaks_before_the_end_marker_interrupts() -> None:
     with pytest.raises(StreamInterrupted, match="reset by peer"):
         await items_of(CALL)
+
+
+NESTED = {
+    "openai": (
+        openai,
+        """data: {"choices": [{"delta": {"content": "a", "reasoning_details": [{"x": @}]}, "finish_reason": "stop"}]}
+
+data: [DONE]
+
+""",
+    ),
+    "anthropic": (
+        anthropic,
+        """data: {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "a"}}
+
+data: {"type": "content_block_start", "index": 1, "content_block": {"type": "new_tool_result", "content": @}}
+
+data: {"type": "message_stop"}
+
+""",
+    ),
+    "google": (
+        google,
+        """data: {"candidates": [{"content": {"parts": [{"text": "a"}, {"newPart": @}]}, "finishReason": "STOP"}]}
+
+data: [DONE]
+
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("levels", [MAX_KEPT_LEVELS - 10, MAX_KEPT_LEVELS, 180, 400])
+@pytest.mark.parametrize("name", NESTED)
+async def test_an_answer_is_whole_although_nobody_could_send_back_what_goes_with_it(name: str, levels: int) -> None:
+    reader, events = NESTED[name]
+    *chunks, finish = await items_of(events.replace("@", "[" * levels + "]" * levels).encode(), reader=reader())
+    assert isinstance(finish, Finish)
+    assert (finish.provider_data is None) == (levels >= MAX_KEPT_LEVELS)
+    assert any("provider_data was left out" in warning for warning in finish.warnings) == (levels >= MAX_KEPT_LEVELS)
+
+    gathering = Gathering()
+    for chunk in chunks:
+        if isinstance(chunk, Chunk):
+            gathering.add(chunk)
+    message = gathering.message(finish.provider_data)
+    assert message.content == "a"
+    assert AssistantMessage.model_validate_json(message.to_json()) == message

@@ -15,8 +15,6 @@ from pydantic import JsonValue
 
 _TEXTS = ("text", "summary", "thinking")
 _ENDS = ("signature", "data")
-_MOST_LEVELS = 64
-"""Of objects and lists in each other; events of the contract cannot hold some hundreds."""
 
 
 class WantedBack:
@@ -50,7 +48,7 @@ class WantedBack:
             "message": {field: value for field, value in (lists | self._fields).items() if value},
             "tool_calls": tool_calls,
         }
-        return {name: value for name, value in kept.items() if value and _is_flat(value)} or None
+        return {name: value for name, value in kept.items() if value} or None
 
 
 class _Items:
@@ -105,13 +103,3 @@ class _Item:
 
     def joined(self) -> JsonValue:
         return {**self._fields, **{name: "".join(texts) for name, texts in self._texts.items()}}
-
-
-def _is_flat(value: JsonValue, levels: int = _MOST_LEVELS) -> bool:
-    match value:
-        case dict():
-            return levels > 0 and all(_is_flat(item, levels - 1) for item in value.values())
-        case list():
-            return levels > 0 and all(_is_flat(item, levels - 1) for item in value)
-        case _:
-            return True

@@ -1,9 +1,12 @@
 """The one path on which every vendor's reply is read, streamed or not."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Protocol
+
+from pydantic import JsonValue
 
 from contracts.errors import (
     DeadlineExceeded,
@@ -18,6 +21,10 @@ from workers.providers.transport import ConnectionBroken, Reply
 
 TRAILER_S = 5.0
 """How long after a reply's end its usage may still come."""
+
+MAX_KEPT_LEVELS = 100
+"""How deep what a vendor wants back may be nested. Agents and workers read it within a message; Rust's readers of JSON
+take 128 levels in all, pydantic's 200."""
 
 _OPENING_BYTES = 256
 _OF_AN_API = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[\"]|(?:data|event|id|retry)?:|(?:data|event)\s)")
@@ -98,7 +105,35 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
     if not reader.finished:
         raise StreamInterrupted(f"{provider}'s stream ended without its end marker", provider=provider)
     await reply.drain()
-    yield reader.finish()
+    yield _returnable(reader.finish(), provider=provider)
+
+
+def _returnable(finish: Finish, *, provider: str) -> Finish:
+    """Without what the vendor wants back when readers would not take it: the answer is whole all the same."""
+    if finish.provider_data is None or not _is_deeper(finish.provider_data, than=MAX_KEPT_LEVELS):
+        return finish
+    warning = f"{provider} nested what it wants back deeper than {MAX_KEPT_LEVELS} levels; provider_data was left out"
+    return replace(finish, provider_data=None, warnings=(*finish.warnings, warning))
+
+
+def _is_deeper(value: JsonValue, *, than: int) -> bool:
+    """Whether `value` has more levels; looked at level by level, because recursion has a limit of its own."""
+    level = [value]
+    for _ in range(than):
+        level = [member for outer in level for member in _members(outer)]
+        if not level:
+            return False
+    return any(isinstance(value, dict | list) for value in level)
+
+
+def _members(value: JsonValue) -> Iterable[JsonValue]:
+    match value:
+        case dict():
+            return value.values()
+        case list():
+            return value
+        case _:
+            return ()
 
 
 class _Received:
