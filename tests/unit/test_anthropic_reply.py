@@ -129,6 +129,10 @@ def test_plain_replies_need_nothing_back() -> None:
         (['{"x"', ": 1}"], {"x": 2}, '{"x": 1}'),
         (["null"], {}, "{}"),
         (["n", "ul", "l"], {}, "{}"),
+        (["{", "}"], {}, "{}"),
+        (["{}", '{"x"', ": 1}"], {}, '{"x": 1}'),
+        (["null", '{"x": 1}'], {}, '{"x": 1}'),
+        (["{}"], {"x": 1}, '{"x":1}'),
         ([" "], {}, "{}"),
         (["n", "o"], {}, "no"),
     ],
@@ -144,6 +148,10 @@ def test_plain_replies_need_nothing_back() -> None:
         "at its beginning and in fragments",
         "null",
         "null in fragments",
+        "nothing in fragments",
+        "an empty object before them",
+        "null before them",
+        "at its beginning and as an empty object",
         "blank",
         "no object",
     ],
@@ -524,6 +532,12 @@ def test_nothing_but_zeros_is_no_usage() -> None:
     assert messages.stated.usage is None
 
 
+def test_usage_may_come_with_the_last_event() -> None:
+    delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    _, finish = read(start(), *text("a"), delta, {"type": "message_stop", "usage": {"output_tokens": 9}})
+    assert finish.usage == Usage(source=UsageSource.VENDOR, input_tokens=3, output_tokens=9)
+
+
 def test_zeros_after_the_end_change_nothing() -> None:
     zeros = {"type": "message_delta", "delta": {}, "usage": {"input_tokens": 0, "output_tokens": 0}}
     end, marker = stop()
@@ -685,6 +699,13 @@ def test_an_odd_whole_reply_is_understood(odd: dict[str, Any], content: str | No
         gathering.add(chunk)
     message = gathering.message(messages.finish().provider_data)
     assert (message.content, len(message.tool_calls or ()), messages.finished) == (content, calls, True)
+
+
+def test_a_stream_whose_first_event_holds_the_whole_reply_is_understood() -> None:
+    begun = start()
+    begun["message"]["content"] = [{"type": "text", "text": "a"}]
+    assert read(begun, *stop())[0].content == "a"
+    assert read(begun, *text("a"), *stop())[0].content == "a", "and what comes in blocks is not said twice"
 
 
 def test_a_whole_error_is_one() -> None:

@@ -136,6 +136,30 @@ def test_says_why_a_reply_ended(said: str, reason: str) -> None:
         assert finish.warnings == (() if is_usual else (f"google ended with the finish reason {spelling}",))
 
 
+@pytest.mark.parametrize(
+    ("said", "reason", "warnings"),
+    [
+        (1, "stop", ()),
+        (2, "length", ()),
+        (3, "content_filter", ()),
+        (4, "content_filter", ("google ended with the finish reason RECITATION",)),
+        (77, "stop", ("google ended with the finish reason 77",)),
+        (["STOP"], "stop", ("google ended with the finish reason that is no name",)),
+        (True, "stop", ("google ended with the finish reason that is no name",)),
+    ],
+)
+def test_a_reason_that_is_no_name_is_an_end_all_the_same(said: Any, reason: str, warnings: tuple[str, ...]) -> None:
+    message, finish = read(sse({"candidates": [{"content": {"parts": [text("a")]}, "finishReason": said}]}))
+    assert (message.content, finish.finish_reason, finish.warnings) == ("a", reason, warnings)
+
+
+def test_lists_of_one_may_lack_their_brackets() -> None:
+    made = call("f", {"x": 1})
+    message, finish = read(sse({"candidates": {"content": {"parts": made}, "finishReason": "STOP"}}))
+    assert [(one.function.name, one.function.arguments) for one in message.tool_calls or ()] == [("f", '{"x":1}')]
+    assert finish.finish_reason == "tool_calls"
+
+
 def test_a_reply_that_broke_off_is_interrupted() -> None:
     assert fails(sse(reply(text("a"), reason="ERROR"))).code == ErrorCode.STREAM_INTERRUPTED
 

@@ -62,6 +62,11 @@ def test_what_stands_beside_an_odd_field_deep_inside_counts() -> None:
     assert said.items == [_Inner(text="a")]
 
 
+def test_an_object_in_place_of_a_list_is_its_only_item() -> None:
+    assert decode(b'{"items": {"text": "a"}}').items == [_Inner(text="a")]
+    assert decode(b'{"items": {}}').items is None
+
+
 def test_an_odd_item_of_a_list_keeps_its_place() -> None:
     assert decode(b'{"items": [null, {"text": "b"}, 5]}').items == [_Inner(), _Inner(text="b"), _Inner()]
     assert decode(b'{"blocks": [null, {"type": "text"}]}').blocks == [{"type": "text"}]

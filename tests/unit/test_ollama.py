@@ -338,6 +338,20 @@ def test_a_line_that_is_no_json_breaks_the_reply(line: bytes) -> None:
     assert reader.error.code == ErrorCode.STREAM_INTERRUPTED
 
 
+@pytest.mark.parametrize("end", ["", "data: [DONE]\n\n"])
+def test_lines_that_a_proxy_sends_as_events_are_read(end: str) -> None:
+    lines = ['{"message":{"content":"a"}}', '{"message":{"content":"b"}}', '{"done":true}']
+    events = ": waits\n\nretry: 5\n" + "".join(f"event: message\nid: 1\ndata: {line}\n\n" for line in lines)
+    chunks, reader = said((events + end).encode())
+    assert (chunks, reader.finished, reader.error) == ([Chunk(text="ab")], True, None)
+
+
+def test_the_end_of_an_event_stream_is_none_without_a_last_line() -> None:
+    _, reader = said(b'data: {"message":{"content":"a"}}\n\ndata:\n\ndata: [DONE]\n\n')
+    assert reader.error
+    assert (reader.error.code, reader.finished) == (ErrorCode.STREAM_INTERRUPTED, False)
+
+
 def test_two_lines_that_lost_their_newline_are_read() -> None:
     chunks, reader = said(b'{"message":{"content":"a"}}{"message":{"content":"b"}}\n{"done":true}{"error":"x"}\n')
     assert (chunks, reader.finished, reader.error) == ([Chunk(text="ab")], True, None)

@@ -36,6 +36,8 @@ _BLOCK_OF_DELTA = {
     "signature_delta": "thinking",
     "input_json_delta": "tool_use",
 }
+_SAYS_NONE = ("null", "{}")
+"""Inputs that a further fragment replaces."""
 
 _OUTSIDE = frozenset({"compaction", "advisor_message"})
 """Iterations that are billed beside the usage of the reply."""
@@ -153,6 +155,8 @@ class MessageReader:
         self._usage = _Usage()
         self._usage_is_final = False
         self._blocks: list[_Block] = []
+        self._content_of_head: Any = None
+        """Of `message_start`: empty by the format, the whole reply from gateways that make up a stream of it."""
         self._by_index: dict[int | None, _Block] = {}
         """The newest block of each index; of None the newest of all, for servers that give no index."""
         self._output = Output()
@@ -224,11 +228,15 @@ class MessageReader:
             case "message_start":
                 if said.message:
                     self._take_head(said.message)
+                    self._content_of_head = said.message.content or self._content_of_head
             case "message_delta":
                 self._state(said.usage, final=True)
                 if said.delta:
                     self._stop(said.delta.stop_reason, said.delta.stop_details)
             case "message_stop":
+                self._state(said.usage, final=True)
+                if not self._blocks:
+                    self._take_blocks(self._content_of_head)
                 self._end()
             case "error" | "":
                 self._take_unknown(event)
@@ -242,10 +250,13 @@ class MessageReader:
             self._take_unknown(event)
             return
         self._take_head(message, final=True)
-        for index, block in enumerate(_blocks(message.content)):
-            self._begin(index, block)
+        self._take_blocks(message.content)
         self._stop(message.stop_reason, message.stop_details)
         self._end()
+
+    def _take_blocks(self, content: Any) -> None:
+        for index, block in enumerate(_blocks(content)):
+            self._begin(index, block)
 
     def _take_head(self, message: _Message, *, final: bool = False) -> None:
         self._id = message.id or self._id
@@ -333,19 +344,21 @@ class MessageReader:
         return self._add(_Block(index, block_kind, {"type": block_kind}))
 
     def _continue_input(self, index: int | None, block: _Block, given: Any) -> None:
-        """No part of `null` goes out before it is clear that it is not the whole input: servers say so for `{}`."""
+        """Nothing goes out that may come to nothing: some servers send `null` or `{}`, and then the input."""
         fragment = reply_arguments.of_value(given) if isinstance(given, dict) else _text(given)
         if not given or not fragment:
             return
         if block.kind in ("text", "thinking"):
             block = self._add(_Block(index, "tool_use", {"type": "tool_use"}))
+        if block.held_back and _says_none(block) and fragment.lstrip().startswith("{"):
+            block.input.clear()
         block.input.append(fragment)
         if block.kind != "tool_use":
             return
         if block.held_back or len(block.input) == 1:
             block.held_back += 1
             fragment = "".join(block.input)
-            if "null".startswith(fragment.strip()):
+            if any(none.startswith(fragment.strip()) for none in _SAYS_NONE):
                 return
         self._pass_on(block, fragment, pieces=block.held_back or 1)
 
@@ -359,7 +372,7 @@ class MessageReader:
         block.closed = True
         if block.kind != "tool_use" or (block.input and not block.held_back):
             return
-        arguments = reply_arguments.of_value("".join(block.input) or block.fields.get("input"))
+        arguments = reply_arguments.of_value(block.fields.get("input") if _says_none(block) else "".join(block.input))
         block.input = [arguments]
         if block.call is not None or arguments != reply_arguments.NONE:
             self._pass_on(block, arguments, pieces=block.held_back)
@@ -442,6 +455,11 @@ def _id(fields: dict[str, Any]) -> str:
     """Some servers number their calls."""
     given = fields.get("id")
     return str(given) if type(given) is int else _text(given)
+
+
+def _says_none(block: _Block) -> bool:
+    """Whether the fragments so far are no input."""
+    return "".join(block.input).strip() in ("", *_SAYS_NONE)
 
 
 def _kind(fields: dict[str, Any]) -> str:

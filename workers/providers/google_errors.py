@@ -132,9 +132,9 @@ def from_body(
 def _blocked(body: object) -> Reported | None:
     """Why the prompt was blocked; None: it was not."""
     match body:
-        case {"promptFeedback": {"blockReason": str(reason), **rest}}:
+        case {"promptFeedback": {"blockReason": str() | int() as reason, **rest}}:
             message = rest.get("blockReasonMessage")
-            return Reported(message if isinstance(message, str) else "the prompt was blocked", names=(reason,))
+            return Reported(message if isinstance(message, str) else "the prompt was blocked", names=(str(reason),))
         case _:
             return None
 

@@ -29,6 +29,8 @@ from workers.providers.vendor_errors import Classify
 
 _USUAL = frozenset({"STOP", "MAX_TOKENS", "SAFETY"})
 """Said in full by what they become; of the others a warning says which it was."""
+_NUMBERED = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION"}
+"""As protobuf writes reasons when it is asked for numbers. Gemini's API and Vertex agree on no more of them."""
 _MEDIA = frozenset({"inlineData", "fileData"})
 _BESIDE_CONTENT = frozenset({"thought", "thoughtSignature", "partMetadata", "videoMetadata", "mediaResolution"})
 
@@ -53,11 +55,11 @@ class _Content(msgspec.Struct, gc=False):
 class _Candidate(msgspec.Struct, gc=False, rename="camel"):
     index: int = 0
     content: _Content | None = None
-    finish_reason: str | None = None
+    finish_reason: Any = None
 
 
 class _PromptFeedback(msgspec.Struct, gc=False, rename="camel"):
-    block_reason: str | None = None
+    block_reason: Any = None
 
 
 class _Usage(msgspec.Struct, gc=False, rename="camel"):
@@ -226,7 +228,7 @@ class ReplyReader:
             if isinstance(raw[index], dict):
                 self._take_special(part, raw[index])
         if candidate.finish_reason:
-            self._end(candidate.finish_reason)
+            self._end(_name_of(candidate.finish_reason))
 
     def _end(self, reason: str) -> None:
         if finish_reasons.broke_off(reason):
@@ -340,6 +342,14 @@ def _normalised(usage: _Usage) -> Usage | None:
     )
 
 
+def _name_of(reason: Any) -> str:
+    """Of a reason in any form: whatever it is, the reply has ended."""
+    if isinstance(reason, str):
+        return reason
+    is_number = isinstance(reason, int) and not isinstance(reason, bool)
+    return _NUMBERED.get(reason, str(reason)) if is_number else "that is no name"
+
+
 def _traffic(kind: Any) -> str | None:
     """`ON_DEMAND_FLEX`, `ON_DEMAND_PRIORITY`, `PROVISIONED_THROUGHPUT`; None: what everybody gets."""
     if not isinstance(kind, str) or kind == "TRAFFIC_TYPE_UNSPECIFIED":
@@ -349,4 +359,10 @@ def _traffic(kind: Any) -> str | None:
 
 def _raw_parts(data: bytes | msgspec.Raw, position: int) -> list[Any]:
     """The parts of the candidate at `position` with all their fields."""
-    return decode_any(data)["candidates"][position]["content"]["parts"]
+    candidate = _each(decode_any(data)["candidates"])[position]
+    return _each(candidate["content"]["parts"])
+
+
+def _each(value: Any) -> list[Any]:
+    """A list, as FieldwiseDecoder takes it also from an object that stands in its place."""
+    return [value] if isinstance(value, dict) else value

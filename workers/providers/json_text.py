@@ -177,11 +177,16 @@ def _fitting_struct(kind: inspect.StructType) -> _Fit:
 
 
 def _fitting_list(kind: inspect.ListType) -> _Fit:
-    """An odd item of a list of structs becomes an empty one, so that the others keep their places."""
+    """An odd item of a list of structs becomes an empty one, so that the others keep their places.
+
+    A struct in place of a list of them is its only item: some servers leave the brackets out.
+    """
     to_fit = _fitting(kind.item_type)
     empty = kind.item_type.cls if isinstance(kind.item_type, inspect.StructType) else None
 
     def fit(value: Any) -> Any:
+        if empty and value and isinstance(value, dict):
+            value = [value]
         if not isinstance(value, list):
             return _ODD
         items = [to_fit(item) for item in value]

@@ -19,6 +19,8 @@ from workers.providers.token_counts import plausible
 
 _WITHOUT_A_PROMPT = frozenset({"load", "unload"})
 """Why a request ended that only moved a model into memory, or out of it."""
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+"""How a line of an event stream begins; no JSON does."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -123,7 +125,7 @@ class OllamaReader:
         except msgspec.ValidationError:
             return  # JSON, but no object: nothing in it is part of a reply
         except NO_JSON:
-            self._take_several(line, may_be_cut=may_be_cut)
+            self._take_no_json(line.strip(), may_be_cut=may_be_cut)
             return
         if said.error:
             self.error = self._classify({"error": said.error})
@@ -136,6 +138,15 @@ class OllamaReader:
             self._output_tokens = plausible(said.eval_count) or self._output_tokens
         if said.done is not False and (said.done or said.done_reason):
             self._end(said.done_reason)
+
+    def _take_no_json(self, line: bytes, *, may_be_cut: bool) -> None:
+        """Proxies send comments between the lines, or the lines as server-sent events, which may end with `[DONE]`."""
+        if not line.startswith(_FIELDS):
+            self._take_several(line, may_be_cut=may_be_cut)
+        elif (data := line.removeprefix(b"data:").strip()).startswith(b"[DONE]"):
+            self.error = StreamInterrupted(f"{NAME} ended without a line that says so", provider=NAME)
+        elif line.startswith(b"data:") and data:
+            self._take(data, may_be_cut=may_be_cut)
 
     def _take_several(self, line: bytes, *, may_be_cut: bool) -> None:
         texts, rest = json_texts(line)
