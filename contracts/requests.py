@@ -4,6 +4,7 @@ The limit on a request's size is the broker's `max_payload` (8 MiB); a larger on
 Source of the message vocabulary: OpenAI's Chat Completions reference.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -21,6 +22,9 @@ ToolCallId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOOL_
 """As the vendor gave it. Gateways keep Gemini's thought signatures in it, which are thousands of characters long."""
 
 
+_URL_HEAD = re.compile(r"https?://|data:image/[^;,]{0,100}", re.IGNORECASE)
+
+
 class TextPart(WireModel):
     type: Literal["text"] = "text"
     text: str
@@ -29,6 +33,13 @@ class TextPart(WireModel):
 class ImageUrl(WireModel):
     url: Annotated[str, StringConstraints(pattern=r"^(https?://|data:image/)")]
     detail: Literal["auto", "low", "high"] | None = optional()
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _lower_the_scheme(cls, url: Any) -> Any:
+        """Case says nothing there, nor in a media type (RFC 3986, section 3.1; RFC 2045, section 5.1)."""
+        head = _URL_HEAD.match(url) if isinstance(url, str) else None
+        return url if head is None else head[0].lower() + url[head.end() :]
 
 
 class ImagePart(WireModel):
@@ -78,10 +89,18 @@ class AssistantMessage(WireModel):
     @field_validator("content", mode="before")
     @classmethod
     def _join_parts(cls, content: Any) -> Any:
-        """OpenAI also accepts an assistant's content as text parts."""
+        """OpenAI also accepts an assistant's content as parts: texts, and a refusal, which it said as well."""
         if isinstance(content, list | tuple):
-            return "".join(TextPart.model_validate(part).text for part in content)
+            return "".join(map(_said_in, content))
         return content
+
+
+def _said_in(part: Any) -> str:
+    match part:
+        case {"type": "refusal", "refusal": str(refusal)}:
+            return refusal
+        case _:
+            return TextPart.model_validate(part).text
 
 
 class ToolMessage(WireModel):
@@ -169,6 +188,7 @@ class CompletionRequest(StrictWireModel):
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop_is_a_list_of_one(cls, stop: Any) -> Any:
+        """Without empty ones, which stop nothing, and without a list of none: vendors refuse them, or stop at once."""
         if isinstance(stop, str):
-            return (stop,)
-        return tuple(stop) if isinstance(stop, list) else stop
+            stop = (stop,)
+        return tuple(one for one in stop if one != "") or None if isinstance(stop, list | tuple) else stop

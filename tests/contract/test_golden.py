@@ -144,6 +144,10 @@ def test_what_others_write_for_us_may_hold_no_unknown_field(name: str) -> None:
     assert {error["loc"] for error in caught.value.errors()} == {("temprature",), ("max_token",)}
 
 
+def image(url: str) -> dict[str, object]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 def test_a_request_needs_five_fields_only() -> None:
     full = json.loads(compact("request-with-defaults"))
     least = {name: full[name] for name in ("id", "tenant", "agent", "model", "messages")}
@@ -155,6 +159,9 @@ def test_a_request_needs_five_fields_only() -> None:
     ("fields", "read"),
     [
         ({"stop": "END"}, {"stop": ["END"]}),
+        ({"stop": ["", "END"]}, {"stop": ["END"]}),
+        ({"stop": []}, {}),
+        ({"stop": ""}, {}),
         ({"deadline": "2026-11-23T13:00:00+01:00"}, {"deadline": "2026-11-23T12:00:00Z"}),
         ({"deadline": None, "seed": None, "stop": None}, {}),
         (
@@ -164,6 +171,18 @@ def test_a_request_needs_five_fields_only() -> None:
                 ]
             },
             {"messages": [{"role": "assistant", "content": "ab"}]},
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]},
+            {"messages": [{"role": "assistant", "content": "No."}]},
+        ),
+        (
+            {"messages": [{"role": "user", "content": [image("DATA:IMAGE/PNG;base64,QQ==")]}]},
+            {"messages": [{"role": "user", "content": [image("data:image/png;base64,QQ==")]}]},
+        ),
+        (
+            {"messages": [{"role": "user", "content": [image("HTTPS://Example.org/A.png")]}]},
+            {"messages": [{"role": "user", "content": [image("https://Example.org/A.png")]}]},
         ),
         (
             {"messages": [{"role": "user", "content": "x", "cache_control": {"type": "ephemeral"}}]},
