@@ -93,8 +93,8 @@ def test_a_result_of_parts_keeps_them() -> None:
 def test_ids_of_other_vendors_become_ids_that_the_api_takes() -> None:
     calls = [{"id": "functions.f:0", "type": "function", "function": {"name": "f.g", "arguments": ""}}]
     found = turns(HI, {"role": "assistant", "content": None, "tool_calls": calls}, result(id="functions.f:0"))
-    assert found[1]["content"] == [{"type": "tool_use", "id": "functions_f_0", "name": "f_g", "input": {}}]
-    assert found[2]["content"][0]["tool_use_id"] == "functions_f_0"
+    assert found[1]["content"] == [{"type": "tool_use", "id": "functions_f_0_d6bdd4de", "name": "f_g", "input": {}}]
+    assert found[2]["content"][0]["tool_use_id"] == "functions_f_0_d6bdd4de"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,31 @@ def test_an_id_of_a_call_that_goes_back_untouched_stays_in_its_result() -> None:
     found = turns(HI, said, result(id="functions.f:0"))
     assert found[1]["content"] == [block]
     assert found[2]["content"][0]["tool_use_id"] == "functions.f:0"
+
+
+def test_ids_that_differ_only_in_what_the_api_refuses_stay_two() -> None:
+    calls = [{"id": id_, "type": "function", "function": {"name": "f", "arguments": ""}} for id_ in ("a:b", "a.b")]
+    said = {"role": "assistant", "content": None, "tool_calls": calls}
+    found = turns(HI, said, result("1", id="a:b"), result("2", id="a.b"))
+    ids = [block["id"] for block in found[1]["content"]]
+    assert len(set(ids)) == 2
+    assert [block["tool_use_id"] for block in found[2]["content"]] == ids
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        THOUGHTS[:2],
+        [*THOUGHTS[:2], {**THOUGHTS[2], "id": "c2"}],
+        [*THOUGHTS[:2], {**THOUGHTS[2], "id": ["c1"]}],
+        [*THOUGHTS, {**THOUGHTS[2], "id": "c2"}],
+        [{"x": 1}],
+    ],
+    ids=["without the call", "with another call", "with an odd id", "with one more", "without a type"],
+)
+def test_blocks_that_make_other_calls_than_the_message_stay_here(content: list[Any]) -> None:
+    said = call(content="Yes", provider_data={"anthropic": {"content": content}})
+    assert [block["type"] for block in turns(HI, said, result())[1]["content"]] == ["text", "tool_use"]
 
 
 @pytest.mark.parametrize("content", [["text"], [1, None], [{"type": "text", "text": 5}], {"a": 1}, "text"])

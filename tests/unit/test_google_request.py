@@ -192,6 +192,7 @@ def test_kept_parts_go_back_untouched() -> None:
     [
         {"google": {"parts": [{"text": "a", "thoughtSignature": "s"}]}},
         {"google": {"parts": ["text"]}},
+        {"google": {"parts": []}},
         {"google": {"parts": 1}},
         {"google": 1},
         {"anthropic": {"parts": [{"functionCall": {"name": "f"}}]}},
@@ -240,8 +241,13 @@ def test_the_choice_of_tools(choice: Any, written: dict[str, Any]) -> None:
     assert "toolConfig" not in body(tool_choice=choice)
 
 
+def test_an_answer_with_no_kept_parts_is_its_text() -> None:
+    said = {"role": "assistant", "content": "Hi", "provider_data": {"google": {"parts": []}}}
+    assert turns(said) == [{"role": "model", "parts": [{"text": "Hi"}]}]
+
+
 def test_tools_have_json_schemas() -> None:
-    schema = {"type": "object", "$defs": {}, "additionalProperties": False}
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"type": "string"}}}
     tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": schema, "strict": True}}
     assert body(tools=[tool, *TOOLS])["tools"] == [
         {

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from workers.providers.images import InlineImage, is_inline, read_inline, relabelled
+from workers.providers.images import InlineImage, is_inline, read_inline, rewritten
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from workers.providers.images import InlineImage, is_inline, read_inline, relabe
 )
 def test_a_label_becomes_the_registered_media_type(label: str, media_type: str) -> None:
     assert read_inline(f"data:{label};base64,QQ==") == InlineImage(media_type, "QQ==")
-    assert relabelled(f"data:{label};base64,QQ==") == f"data:{media_type};base64,QQ=="
+    assert rewritten(f"data:{label};base64,QQ==") == f"data:{media_type};base64,QQ=="
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,13 @@ def test_a_label_becomes_the_registered_media_type(label: str, media_type: str) 
 )
 def test_data_becomes_plain_base64(data: str) -> None:
     assert read_inline(f"data:image/jpeg;base64,{data}") == InlineImage("image/jpeg", "/9j/4AA=")
+    assert rewritten(f"data:image/jpeg;base64,{data}") == "data:image/jpeg;base64,/9j/4AA="
 
 
 @pytest.mark.parametrize("parameters", [";charset=utf-8;base64", ";name=a.png;BASE64", ";base64;charset=utf-8"])
 def test_parameters_are_no_part_of_the_media_type(parameters: str) -> None:
     assert read_inline(f"data:image/png{parameters},QQ==") == InlineImage("image/png", "QQ==")
+    assert rewritten(f"DATA:image/png{parameters},QQ==") == "data:image/png;base64,QQ=="
 
 
 def test_data_that_is_no_base64_is_encoded() -> None:
@@ -62,7 +64,7 @@ def test_data_that_is_no_base64_is_encoded() -> None:
 )
 def test_what_holds_no_image_is_none(url: str) -> None:
     assert read_inline(url) is None
-    assert relabelled(url) == url
+    assert rewritten(url) == url
 
 
 def test_data_urls_are_known_by_their_scheme() -> None:

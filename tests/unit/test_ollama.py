@@ -16,7 +16,7 @@ from workers.providers.base import Chunk, Finish
 from workers.providers.ndjson import MAX_LINE_BYTES, Lines, json_texts
 from workers.providers.ollama_errors import BY_HTTPX2_CLASS, from_body, from_exception
 from workers.providers.ollama_reply import OllamaReader
-from workers.providers.ollama_request import chat_body, check
+from workers.providers.ollama_request import chat_body, check, ignored
 from workers.providers.sse import EventTooLarge
 from workers.providers.vendor_errors import of_class
 
@@ -464,6 +464,25 @@ def test_a_null_leaves_a_field_out_but_not_the_output_limit() -> None:
     body = chat_body(request(seed=1, max_tokens=5, reasoning_effort="low", provider_options=further), model="m")
     assert "think" not in body
     assert body["options"] == {"num_predict": 5}
+
+
+def test_kept_thoughts_that_are_no_text_stay_here() -> None:
+    said = {"role": "assistant", "content": "Hi", "provider_data": {"ollama": {"thinking": [1], "images": 5}}}
+    assert chat_body(request(messages=[said]), model="m")["messages"] == [{"role": "assistant", "content": "Hi"}]
+
+
+def test_no_options_of_the_callers_are_none() -> None:
+    asked = request(provider_options={"ollama": {"options": None}}, seed=1)
+    check(asked)
+    assert chat_body(asked, model="m")["options"] == {"seed": 1}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_a_choice_that_would_have_forced_a_call_is_refused_with_tools_and_ignored_without(choice: Any) -> None:
+    with pytest.raises(UnsupportedFeature, match="tool_choice"):
+        check(request(tool_choice=choice, tools=[{"type": "function", "function": {"name": "f"}}]))
+    check(request(tool_choice=choice))
+    assert ignored(request(tool_choice=choice)) == ("tool_choice was ignored, because the request has no tools",)
 
 
 def test_options_that_are_none_are_refused() -> None:

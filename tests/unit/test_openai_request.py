@@ -229,6 +229,27 @@ def test_text_parts_are_a_text_where_a_list_may_be_refused(role: str) -> None:
     assert sent(ASKED, called(), {**message, "content": []}, server=OPENAIS)[2]["content"] == ""
 
 
+@pytest.mark.parametrize("arguments", ["", " ", "null"])
+def test_a_call_without_arguments_has_an_empty_object(arguments: str) -> None:
+    said = called()
+    said["tool_calls"][0]["function"]["arguments"] = arguments
+    assert sent(ASKED, said, answered())[1]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+@pytest.mark.parametrize(("name", "goes_out"), [("Bob", "Bob"), (" Bob Smith ", "Bob_Smith"), ("a<|>/b", "a_b")])
+def test_a_name_goes_out_without_what_openai_refuses(name: str, goes_out: str) -> None:
+    assert sent({**ASKED, "name": name})[0]["name"] == goes_out
+    assert "name" not in sent({**ASKED, "name": " "})[0]
+
+
+@pytest.mark.parametrize("parameters", [None, {}])
+def test_a_tool_without_parameters_has_none_at_openai_and_an_empty_object_elsewhere(parameters: Any) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    assert body(tools=tools)["tools"] == [{"type": "function", "function": {"name": "f"}}]
+    (tool,) = body(tools=tools, server=MISTRAL)["tools"]
+    assert tool["function"]["parameters"] == {"type": "object", "properties": {}}
+
+
 def test_parts_beside_an_image_stay_and_its_label_is_the_registered_one() -> None:
     text = {"type": "text", "text": "What is it?"}
     image = {"type": "image_url", "image_url": {"url": "data:image/jpg;base64,/9j/", "detail": "low"}}

@@ -7,6 +7,7 @@ Further fields go into the body through `provider_options.anthropic`, which wins
 - `betas`: names for the `anthropic-beta` header
 """
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from workers.providers import images
 from workers.providers.anthropic_models import Abilities, abilities
 from workers.providers.further_options import overlaid
 from workers.providers.tool_arguments import as_object
+from workers.providers.tool_schemas import object_schema
 from workers.providers.turns import OPENING, check_says_something, nothing_said
 
 PROVIDER = "anthropic"
@@ -214,7 +216,7 @@ def _image_source(url: str) -> dict[str, str]:
 
 def _tool_result(message: ToolMessage, kept_ids: frozenset[str]) -> Block:
     content = message.content if isinstance(message.content, str) else _texts(message.content)
-    call = message.tool_call_id if message.tool_call_id in kept_ids else _clean(message.tool_call_id)
+    call = message.tool_call_id if message.tool_call_id in kept_ids else _call_id(message.tool_call_id)
     return {"type": "tool_result", "tool_use_id": call, "content": content}
 
 
@@ -227,11 +229,15 @@ def _assistant_blocks(message: AssistantMessage) -> list[Block]:
 
 
 def _kept_blocks(message: AssistantMessage) -> list[Block]:
+    """Unless they make other calls than the message, whose results would then answer nothing."""
     match (message.provider_data or {}).get(PROVIDER):
         case {"content": [*content]}:
-            return [dict(block) for block in content if isinstance(block, dict)]
+            objects = [dict(block) for block in content if isinstance(block, dict)]
         case _:
             return []
+    blocks = [block for block in objects if isinstance(block.get("type"), str)]
+    called = [block.get("id") for block in blocks if block["type"] == "tool_use"]
+    return blocks if called == [call.id for call in message.tool_calls or ()] else []
 
 
 def _kept_call_ids(messages: Sequence[Message]) -> frozenset[str]:
@@ -243,10 +249,16 @@ def _kept_call_ids(messages: Sequence[Message]) -> frozenset[str]:
 def _tool_use(call: ToolCall) -> Block:
     return {
         "type": "tool_use",
-        "id": _clean(call.id),
+        "id": _call_id(call.id),
         "name": _clean(call.function.name),
         "input": arguments_object(call.function.arguments),
     }
+
+
+def _call_id(given: str) -> str:
+    """An id as the API takes it; two that differ only in what it refuses stay two."""
+    clean = _clean(given)
+    return clean if clean == given else f"{clean}_{hashlib.sha256(given.encode()).hexdigest()[:8]}"
 
 
 def _clean(name: str) -> str:
@@ -267,7 +279,7 @@ def _trim_prefill(turns: list[dict[str, Any]]) -> None:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     function = tool.function
-    schema = {"type": "object", **(function.parameters or {"properties": {}})}
+    schema = object_schema(function.parameters)
     return _present(
         {
             "name": function.name,

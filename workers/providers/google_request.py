@@ -31,6 +31,7 @@ from contracts.requests import (
 from workers.providers import images
 from workers.providers.json_text import NO_JSON
 from workers.providers.tool_arguments import as_object
+from workers.providers.tool_schemas import is_without_parameters, object_schema
 from workers.providers.turns import OPENING, check_says_something, nothing_said
 
 NAME = "google"
@@ -255,7 +256,7 @@ def _kept_parts(message: AssistantMessage) -> list[dict[str, Any]] | None:
         case _:
             return None
     whole = len(kept) == len(parts) and len(_call_parts(kept)) == len(message.tool_calls or ())
-    return kept if whole else None
+    return kept if whole and kept else None
 
 
 def _call_parts(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -289,10 +290,11 @@ def _media_type(url: str) -> dict[str, str]:
 
 def _declaration(tool: Tool) -> dict[str, Any]:
     function = tool.function
+    schema = object_schema(function.parameters)
     fields = {
         "name": function.name,
         "description": function.description,
-        "parametersJsonSchema": function.parameters,
+        "parametersJsonSchema": None if is_without_parameters(schema) else schema,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

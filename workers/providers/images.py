@@ -42,12 +42,10 @@ def read_inline(url: str) -> InlineImage | None:
     return InlineImage(_registered(head[1]), data) if data else None
 
 
-def relabelled(url: str) -> str:
-    """The URL with the registered media type in its head; any other one as it is."""
-    head = _HEAD.match(url)
-    if head is None or _registered(head[1]) == head[1]:
-        return url
-    return f"data:{_registered(head[1])}{url[head.end(1) :]}"
+def rewritten(url: str) -> str:
+    """A `data:` URL in the one form that every server reads; any other one, and one without an image, as it is."""
+    image = read_inline(url)
+    return url if image is None else f"data:{image.media_type};base64,{image.base64}"
 
 
 def _registered(media_type: str) -> str:

@@ -25,6 +25,7 @@ from contracts.requests import (
 from workers.providers import images
 from workers.providers.further_options import overlaid
 from workers.providers.tool_arguments import as_object
+from workers.providers.tool_schemas import object_schema
 
 NAME = "ollama"
 
@@ -43,9 +44,9 @@ _ROUNDED = frozenset({"minimal", "xhigh", "max"})
 
 def check(request: CompletionRequest) -> None:
     """Raises UnsupportedFeature for what Ollama has no way to do, InvalidRequest for options that are none."""
-    if not isinstance(request.provider_options.get(NAME, {}).get("options", {}), dict):
+    if not isinstance(request.provider_options.get(NAME, {}).get("options"), dict | None):
         raise InvalidRequest(f"provider_options.{NAME}.options must be an object", provider=NAME)
-    if isinstance(request.tool_choice, NamedToolChoice) or request.tool_choice == "required":
+    if request.tools and _forces_a_call(request):
         raise _unsupported("cannot be made to call a tool (tool_choice)")
     for message in request.messages:
         for part in message.content if isinstance(message, UserMessage) else ():
@@ -53,9 +54,15 @@ def check(request: CompletionRequest) -> None:
                 _image(part.image_url.url)
 
 
+def _forces_a_call(request: CompletionRequest) -> bool:
+    return isinstance(request.tool_choice, NamedToolChoice) or request.tool_choice == "required"
+
+
 def ignored(request: CompletionRequest) -> tuple[str, ...]:
     """What Ollama does not know and is left out, or is given in another form."""
     warnings: list[str] = []
+    if _forces_a_call(request) and not request.tools:
+        warnings.append("tool_choice was ignored, because the request has no tools")
     if request.parallel_tool_calls is False:
         warnings.append("ollama cannot be kept from parallel tool calls; parallel_tool_calls was dropped")
     if any(tool.function.strict for tool in request.tools or ()):
@@ -137,8 +144,9 @@ def _assistant_message(message: AssistantMessage) -> dict[str, Any]:
         {"function": {"name": function.name, "arguments": as_object(function.arguments, otherwise="arguments")}}
         for function in functions
     ]
+    thinking = _object((message.provider_data or {}).get(NAME)).get("thinking")
     return {
-        **_object((message.provider_data or {}).get(NAME)),
+        "thinking": thinking if isinstance(thinking, str) else None,
         "role": "assistant",
         "content": message.content or message.refusal,
         "tool_calls": calls,
@@ -168,7 +176,7 @@ def _tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
             "function": {
                 "name": tool.function.name,
                 **({"description": tool.function.description} if tool.function.description else {}),
-                "parameters": tool.function.parameters or {"type": "object", "properties": {}},
+                "parameters": object_schema(tool.function.parameters),
             },
         }
         for tool in tools

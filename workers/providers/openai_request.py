@@ -5,14 +5,16 @@
 `tool_calls`, further fields of each call. It comes from the agent, so whatever else stands there is passed over.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from contracts.errors import InvalidRequest
-from contracts.requests import AssistantMessage, CompletionRequest, Message, ToolMessage
+from contracts.requests import AssistantMessage, CompletionRequest, Message, Tool, ToolMessage
 from workers.providers import images
 from workers.providers.google_request import UNSIGNED
 from workers.providers.openai_servers import OPENAI, REASONING_FIELDS, Server
+from workers.providers.tool_schemas import object_schema
 
 REASONING_FIELD = "reasoning_field"
 """Our own name in `provider_options`, where it wins over that of `provider_data`; null: reasoning never goes back."""
@@ -21,6 +23,8 @@ _OF_FLEET = {"reasoning", "provider_data"}
 """What we add to an assistant message; OpenAI refuses fields that it does not know."""
 _OF_A_MESSAGE = frozenset({"role", "content", "tool_calls", "tool_call_id", "function_call", "refusal", "name"})
 _OF_A_CALL = frozenset({"id", "type", "function", "index"})
+_NOT_IN_A_NAME = re.compile(r"[\s<|\\/>]+")
+"""Of a participant: OpenAI refuses it."""
 _NO_THOUGHTS = " "
 """Beside messages whose reasoning goes back: DeepSeek refuses a call without the field, Moonshot also an empty one."""
 
@@ -63,7 +67,7 @@ def request_body(
         "top_p": request.top_p,
         "stop": request.stop,
         "seed": request.seed,
-        "tools": [tool.model_dump(mode="json") for tool in request.tools] if request.tools else None,
+        "tools": [_tool(tool, server) for tool in request.tools or ()] or None,
         "response_format": _dumped(request.response_format),
         "reasoning_effort": request.reasoning_effort,
     }
@@ -71,6 +75,16 @@ def request_body(
         body["tool_choice"] = _dumped(request.tool_choice)
         body["parallel_tool_calls"] = request.parallel_tool_calls
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _tool(tool: Tool, server: Server) -> dict[str, Any]:
+    """OpenAI's own name for no parameters is to leave them out, which others (Mistral, llama-server) refuse."""
+    sent = tool.model_dump(mode="json")
+    if tool.function.parameters or not server.knows_all_forms:
+        sent["function"]["parameters"] = object_schema(tool.function.parameters)
+    else:
+        sent["function"].pop("parameters", None)
+    return sent
 
 
 def _offers_tools(request: CompletionRequest, provider: str) -> bool:
@@ -97,6 +111,8 @@ def _is_empty(message: Message) -> bool:
 
 def _message(message: Message, server: Server, options: Mapping[str, Any]) -> dict[str, Any]:
     sent = message.model_dump(mode="json", exclude=_OF_FLEET)
+    if name := sent.pop("name", "").strip():
+        sent["name"] = _NOT_IN_A_NAME.sub("_", name)
     match message:
         case AssistantMessage():
             return _assistant_message(message, sent, server, options)
@@ -115,7 +131,7 @@ def _content(parts: list[dict[str, Any]], server: Server) -> str | list[dict[str
         return "\n".join(part["text"] for part in parts if part["text"])
     for part in parts:
         if part["type"] == "image_url":
-            part["image_url"]["url"] = images.relabelled(part["image_url"]["url"])
+            part["image_url"]["url"] = images.rewritten(part["image_url"]["url"])
     return parts
 
 
@@ -145,6 +161,8 @@ def _tool_calls(calls: list[dict[str, Any]], kept: Mapping[str, Any], server: Se
     ]
     for call in sent:
         call["id"] = server.call_id(call["id"])
+        if call["function"]["arguments"].strip() in ("", "null"):
+            call["function"]["arguments"] = "{}"
     if server.wants_signed_calls:
         sent[0].setdefault("extra_content", {"google": {"thought_signature": UNSIGNED}})
     return sent
