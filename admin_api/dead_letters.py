@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Literal
 
 import nats.errors
 import nats.js.errors
@@ -21,7 +21,6 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
-from pydantic_core import from_json
 
 from admin_api.auth import Principal, Role
 from admin_api.control_plane import ControlPlane
@@ -288,13 +287,8 @@ def _letter(subject: str, headers: Mapping[str, str], *, seq: int, stored_at: da
 
 def _whose(payload: bytes) -> dict[str, str]:
     """Agent and request of a request or a usage record, as far as they can be read: those that workers tell."""
-    try:
-        body: Any = from_json(payload)
-    except ValueError:
-        body = lenient_json.top_level_texts(payload, ("agent", "id", "request_id"))
-    if not isinstance(body, dict):
-        return {}
-    named = {"agent": body.get("agent"), "request_id": body.get("request_id", body.get("id"))}
+    told = lenient_json.told(payload, ("agent", "id", "request_id"))
+    named = {"agent": told.get("agent"), "request_id": told.get("request_id", told.get("id"))}
     return {name: value for name, value in named.items() if isinstance(value, str) and _TOKEN.fullmatch(value)}
 
 

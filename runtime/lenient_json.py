@@ -6,11 +6,12 @@ section 8.2, warns of it). Strict readers take neither that nor a byte order mar
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from contracts.wire import without_halves
 
@@ -23,6 +24,7 @@ _PIECE = re.compile(
     r"""
     "(?P<double>(?:[^"\\]++|\\.)*+)"(?P<names>\s*+:)?
     | '(?P<single>(?:[^'\\]++|\\.)*+)'(?P<names_too>\s*+:)?
+    | (?<![\w$])(?P<bare>[A-Za-z_$][\w$]*+)\s*+:
     | (?P<opens>[{\[])
     | (?P<closes>[}\]])
     | (?P<cut>["'])
@@ -45,11 +47,25 @@ def parse(model: type[M], data: bytes) -> tuple[M, bytes]:
     return model.model_validate_json(mended, strict=True), mended
 
 
+def told(data: bytes, names: Collection[str]) -> Mapping[str, Any]:
+    """What an object says under these names, as far as that can be read.
+
+    A text that holds the object's JSON is read as well: agents write JSON twice by mistake.
+    """
+    try:
+        body: Any = from_json(data)
+        if isinstance(body, str):
+            body = from_json(body)
+    except ValueError:
+        return top_level_texts(data, names)
+    return {name: body[name] for name in names if name in body} if isinstance(body, dict) else {}
+
+
 def top_level_texts(data: bytes, names: Collection[str]) -> dict[str, str]:
     """The texts that an object has under these names, as far as they can be told although `data` may be no JSON.
 
-    Cut off, with a comma too many, in single quotes: the text is followed from bracket to bracket. What is nested in
-    the object, or comes after it, does not count.
+    Cut off, with a comma too many, in single quotes, with bare names: the text is followed from bracket to bracket.
+    What is nested in the object, or comes after it, does not count.
     """
     found: dict[str, str] = {}
     depth, name = 0, ""
@@ -67,6 +83,8 @@ def top_level_texts(data: bytes, names: Collection[str]) -> dict[str, str]:
                 break
             case "names" | "names_too":
                 name = (piece["double"] or piece["single"] or "") if depth == 1 else ""
+            case "bare":
+                name = piece["bare"] if depth == 1 else ""
             case _:
                 if depth == 1 and name in names:
                     found[name] = piece["double"] or piece["single"] or ""

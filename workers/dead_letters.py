@@ -2,10 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
-from typing import Any, TypeGuard
-
-from pydantic_core import from_json
+from typing import TypeGuard
 
 from contracts import subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID
@@ -47,18 +44,10 @@ def reply_address(delivery: Delivery) -> tuple[str, str] | None:
 
     The message id stands for an id that cannot be read. (The tenant is the subject's, whatever the body says.)
     """
-    told = _told(delivery.data)
+    told = lenient_json.told(delivery.data, ("agent", "id"))
     agent = told.get("agent")
     request_id = next(filter(_is_token, (told.get("id"), delivery.headers.get(MSG_ID))), None)
     return (agent, request_id) if _is_token(agent) and request_id is not None else None
-
-
-def _told(data: bytes) -> Mapping[str, Any]:
-    try:
-        body: Any = from_json(data)
-    except ValueError:
-        return lenient_json.top_level_texts(data, ("agent", "id"))
-    return body if isinstance(body, dict) else {}
 
 
 def _is_token(value: object) -> TypeGuard[str]:

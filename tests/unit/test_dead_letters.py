@@ -41,7 +41,14 @@ def test_what_cannot_stand_in_a_subject_is_no_address(field: str, bad: object) -
 
 
 @pytest.mark.parametrize(
-    "data", [b'{"agent": "a", "id": "r1", "messages": [', b'{"id": "r1", "agent": "a",}', b"{'agent': 'a', 'id': 'r1'}"]
+    "data",
+    [
+        b'{"agent": "a", "id": "r1", "messages": [',
+        b'{"id": "r1", "agent": "a",}',
+        b"{'agent': 'a', 'id': 'r1'}",
+        b'{agent: "a", id: "r1"}',
+        b'"{\\"agent\\": \\"a\\", \\"id\\": \\"r1\\"}"',
+    ],
 )
 def test_what_is_no_json_has_an_address_where_it_can_be_read(data: bytes) -> None:
     assert reply_address(delivery(data)) == ("a", "r1")

@@ -123,6 +123,8 @@ BOTH = {"id": "r1", "agent": "a"}
         ('{"id": "r1", "agent": "a"} {"id": "r2", "agent": "b"}', BOTH),
         ('{"id": "r0", "id": "r1", "agent": "a",}', BOTH),
         ('\ufeff{"id": "r1", "agent": "a",}', BOTH),
+        ('{id: "r1", agent : "a", metadata: {agent: "b"}}', BOTH),
+        ('{/* whose: */ "id": "r1", "agent": "a"}', BOTH),
         ('{"id": "r1", "agent": "plan', {"id": "r1"}),
         ('{"id": "r1", "agent": null, "model": "agent"', {"id": "r1"}),
         ('{"agent": {"agent": "b"}, "id": "r1"', {"id": "r1"}),
@@ -140,3 +142,27 @@ def test_no_more_is_read_for_a_name_than_takes_a_moment() -> None:
     hostile = b'{"x": [' + b"[]," * 200_000 + b'], "id": "r1"'
 
     assert lenient_json.top_level_texts(hostile, ("id",)) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"a" * 2**20, b"a " * 2**19, b"a" + b" " * 2**20, b"$" * 2**20],
+    ids=["one name", "names", "blanks", "signs"],
+)
+def test_text_without_quotes_is_read_once(text: bytes) -> None:
+    assert lenient_json.top_level_texts(b"{" + text, ("id",)) == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b'{"id": 7, "agent": "a", "model": "m"}', {"id": 7, "agent": "a"}),
+        (json.dumps('{"id": "r1", "agent": "a"}').encode(), BOTH),
+        (json.dumps('{"id": "r1", "agent": "a",').encode(), {}),
+        (b'{"id": "r1", "agent": "a",}', BOTH),
+        (b'[{"id": "r1"}]', {}),
+        (b"", {}),
+    ],
+)
+def test_what_an_object_says_is_told_as_far_as_it_can_be_read(data: bytes, told: dict[str, Any]) -> None:
+    assert lenient_json.told(data, ("id", "agent")) == told
