@@ -1,5 +1,6 @@
 """What an error body says, in the forms in which vendors and gateways write one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,7 +46,30 @@ def test_wrappings_are_followed_to_a_depth_and_words_to_a_length() -> None:
     for _ in range(500):
         body = {"error": body}
     assert reported(body).message == NOTHING
-    assert len(reported({"message": "word " * 1_000_000}).wording) <= 10_000
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda text: text, lambda text: {"message": text}, lambda text: {"error": {"a": text}}]
+)
+def test_what_is_kept_of_a_long_body_is_bounded(wrap: Callable[[str], Any]) -> None:
+    said = reported(wrap("word " * 1_000_000))
+    assert len(said.message) <= 10_000
+    assert len(said.wording) <= 10_000
+
+
+def test_names_are_bounded_in_number_and_length() -> None:
+    details = [{"error_code": f"{number} {'x' * 10_000}"} for number in range(10_000)]
+    names = reported({"error": {"code": "y" * 10_000, "details": details}}).names
+    assert len(names) < 30
+    assert max(map(len, names)) <= 100
+
+
+def test_a_status_that_is_no_number_is_none_however_deep_it_is() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert reported({"error": {"message": "why", "status": deep, "code": deep}}).status is None
+    assert not is_error(deep)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What vendors' names and words mean, the same behind every adapter."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -362,3 +363,20 @@ def test_only_what_says_so_is_a_check_for_browsers(adapter: str) -> None:
 def test_unusual_statuses_are_known(adapter: str, status: int, code: ErrorCode) -> None:
     body = {"error": {"message": "no", "type": "invalid_request_error"}}
     assert ADAPTERS[adapter](body, provider=adapter, key=None, status=status).code == code
+
+
+HOSTILE = (
+    "exceed", "exceedmodel", "overflow", "insufficient_a_", "no a ", "quota_a_", "spent all ", "context length ",
+    "prompt ", "input tokens ", "credits ", "billing ", "again in 1s ", "1s", "api key ", "_", "*", "sk-", "{", " ",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_no_words_of_a_server_keep_a_worker_busy(adapter: str, unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    body = {"error": {"message": text, "code": text, "type": text, "details": [{"error_code": text}] * 100}}
+    began = time.process_time()
+    ADAPTERS[adapter](body, provider=adapter, key=None, prompt=[text], status=400)
+    ADAPTERS[adapter](body, provider=adapter, key=None, prompt=[])
+    assert time.process_time() - began < 2

@@ -1,5 +1,6 @@
 """When to come back, and texts that may leave."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -124,3 +125,11 @@ def test_a_piece_of_the_prompt_is_found_in_the_vendors_words(shift: int) -> None
     assert repeats(f"{'x' * shift} invalid input: {prompt[10:80]} at messages.0", ["Hi", prompt])
     assert not repeats("Invalid value for 'temperature': must be at most 2.", ["Hi", prompt])
     assert not repeats("", [prompt])
+
+
+@pytest.mark.parametrize("prompt", ["a" * 8_000_000, "ab c" * 2_000_000, "Ж" * 4_000_000])
+def test_a_long_prompt_is_searched_in_a_moment(prompt: str) -> None:
+    words = (prompt[:31] + "-") * 300
+    began = time.process_time()
+    assert not repeats(words, [prompt])
+    assert time.process_time() - began < 2

@@ -14,7 +14,9 @@ NOTHING = "no reason given"
 
 _MOST_WRAPPINGS = 4
 _MOST_WORDS = 10_000
-"""Characters that are held against the tables; a server may answer with megabytes."""
+"""Characters of a message that count; a server may answer with megabytes. So are the next two."""
+_MOST_OF_A_NAME = 100
+_MOST_DETAILS = 20
 _MESSAGES = ("message", "Message", "msg", "error_msg", "error_message", "status_msg", "detail")
 _NO_CAUSE = frozenset({"", "error", "fail", "failed", "failure"})
 """Names that only say that it is an error."""
@@ -76,7 +78,7 @@ def reported(body: object, *, depth: int = 0) -> Reported:
 def is_error(body: object) -> bool:
     """Whether a body that came in place of a reply, with a status of success or in a stream, reports an error."""
     match body:
-        case [first, *_]:
+        case [{**first}, *_]:
             return is_error(first)
         case {"error": error} if error:
             return True
@@ -95,7 +97,8 @@ def _of_text(text: str, *, depth: int) -> Reported:
         return Reported(is_page=True)
     if text.startswith(("{", "[")) and (inner := _decoded(text)) is not None:
         return reported(inner, depth=depth + 1)
-    return Reported(text, wording=text[:_MOST_WORDS]) if text else Reported()
+    text = text[:_MOST_WORDS]
+    return Reported(text, wording=text) if text else Reported()
 
 
 def _of_fields(fields: Mapping[object, object], *, depth: int) -> Reported:
@@ -103,12 +106,13 @@ def _of_fields(fields: Mapping[object, object], *, depth: int) -> Reported:
     if _PAGE.match(own):
         return Reported(is_page=True)
     inner = _wrapped(fields, own, depth=depth)
+    own = own[:_MOST_WORDS]
     reasons, retry_after_s = _details(fields.get("details"))
     return Reported(
-        message=_joined(own, fields, inner),
+        message=_joined(own, fields, inner)[:_MOST_WORDS],
         names=(*_names(fields, reasons), *inner.names),
         status=next(_statuses(fields), inner.status),
-        wording="\n".join(dict.fromkeys(filter(None, (own[:_MOST_WORDS], inner.wording)))),
+        wording="\n".join(dict.fromkeys(filter(None, (own, inner.wording))))[:_MOST_WORDS],
         retry_after_s=inner.retry_after_s if retry_after_s is None else retry_after_s,
     )
 
@@ -153,15 +157,20 @@ def _names(fields: Mapping[object, object], reasons: list[str]) -> tuple[str, ..
         case _:
             pass
     named = (code, fields.get("error_code"), *reasons, fields.get("type"), fields.get("__type"), fields.get("status"))
-    texts = (str(name).strip() for name in named if isinstance(name, str | int) and not isinstance(name, bool))
+    texts = (_as_text(name)[:_MOST_OF_A_NAME] for name in named)
     return tuple(dict.fromkeys(text for text in texts if text.lower() not in _NO_CAUSE and not _is_status(text)))
 
 
 def _statuses(fields: Mapping[object, object]) -> Iterator[int]:
     """OpenRouter and vLLM put the HTTP status into `code`, Groq into `status_code`, Azure also into `type`."""
     for name in ("status_code", "status", "code", "type", "http_code", "statusCode"):
-        if _is_status(text := str(fields.get(name))):
+        if _is_status(text := _as_text(fields.get(name))):
             yield int(text)
+
+
+def _as_text(value: object) -> str:
+    """A name or a number; empty for what is neither."""
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _is_status(text: str) -> bool:
@@ -172,7 +181,7 @@ def _details(details: object) -> tuple[list[str], float | None]:
     """The codes of the cause, as Anthropic's `details` and google.rpc.ErrorInfo name them, and when to come back."""
     reasons: list[str] = []
     retry_after_s = None
-    for detail in details if isinstance(details, list) else [details]:
+    for detail in details[:_MOST_DETAILS] if isinstance(details, list) else [details]:
         match detail:
             case {"error_code": str(reason)}:
                 reasons.append(reason)

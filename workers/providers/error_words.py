@@ -84,6 +84,8 @@ CAUSES: dict[str, type[FleetError]] = {
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
+    """Of patterns whose repetitions are bounded: they search what a server may have written to keep them busy, and
+    `(?:\\w+[ _]){0,2}` takes a minute for 10,000 characters."""
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
@@ -98,6 +100,8 @@ _FOR_A_WHILE = _any(
 _MORE_THAN_A_WHOLE_LIMIT = _any(r"request too large")
 """A 413 or 429 for one request that is larger than a whole minute's limit: waiting does not help."""
 
+_EXCEED = r"exceed(?:s|ed|ing)?"
+_WORD = r"[^\W_]{1,30}"
 _WINDOW = r"context[ _-]?(?:length|window|size|limit)"
 _TOO_LONG = _any(
     # Anthropic, Bedrock, Fireworks, Qianfan, vLLM: `prompt is too long`, `Input is too long for requested model`
@@ -106,7 +110,7 @@ _TOO_LONG = _any(
     # OpenAI, vLLM, SGLang, Mistral, DeepSeek, SambaNova, xAI, Poolside
     r"max(?:imum)? (?:context|prompt|input|model|sequence)(?: token)? length|maximum allowed (?:input|prompt) length",
     # MiniMax, LM Studio, llama-server, Ollama, Cloudflare, LiteLLM; not what only names the window
-    r"(?:exceed\w*|overflow\w*|(?:longer|larger|greater|more) than|does(?:n't| not) fit|reached"
+    r"(?:exceed|overflow|(?:longer|larger|greater|more) than|does(?:n't| not) fit|reached"
     rf"|too (?:long|large|many))[^.!?\n]{{0,80}}\b{_WINDOW}",
     rf"{_WINDOW}[^.!?\n]{{0,80}}?(?:exceed|overflow|\bhit\b)|context (?:the )?overflow",
     rf"{_WINDOW}(?: is| is only| of only) [\d,]{{3,}}",
@@ -120,9 +124,9 @@ _TOO_LONG = _any(
     r"\b(?:prompt|input|request)s? (?:has|have|contains?) too many tokens",
     r"too many total text bytes|request payload size exceeds",
     # Kimi, GLM, DashScope, Volcengine, SiliconFlow
-    r"exceed\w* (?:the )?model token limit|tokens in request more than max tokens|token length exceed",
+    rf"{_EXCEED} (?:the )?model token limit|tokens in request more than max tokens|token length exceed",
     r"range of input length should be|exceed max message tokens|must be less than max_seq_len",
-    r"\b(?:prompt|input|context|conversation)s?\b[^.:\n]{0,60}\bexceed\w*\b[^.\n]{0,40}"
+    rf"\b(?:prompt|input|context|conversation)s?\b[^.:\n]{{0,60}}\b{_EXCEED}\b[^.\n]{{0,40}}"
     r"(?:max(?:imum)?[ _](?:(?:model|seq|sequence)[ _])?len(?:gth)?\b|length limit|limit of [\d,]+ tokens)",
     # TGI, Together
     r"`?inputs`? tokens \+ `?max_new_tokens`? must be|`?inputs`? must have less than [\d,]+",
@@ -134,7 +138,7 @@ _TOO_LONG = _any(
 )
 
 _NO_CREDIT = _any(
-    r"(?:insufficient|not enough|out of|no)[ _](?:\w+[ _]){0,2}(?:credits?|balance|funds|quota)\b",
+    rf"(?:insufficient|not enough|out of|no)[ _](?:{_WORD}[ _]){{0,2}}(?:credits?|balance|funds|quota)\b",
     r"\b(?:credits?|balance|funds)\b[^.\n]{0,30}?"
     r"(?:insufficient|too low|not enough|depleted|exhausted|used up|negative|run out|ran out)",
     r"(?:don't|doesn't|does not|do not) have (?:any|enough) (?:credits?|balance|funds)",
@@ -167,8 +171,9 @@ _NAMED_TOO_LONG = _any(
     r"context_?(?:length|window|size|limit)_?exceed|(?:prompt|inputs?|tokens?|context)_too_(?:long|large)"
 )
 _NAMED_NO_CREDIT = _any(
-    r"insufficient[_-]?(?:\w+[_-])?(?:quota|balance|credits?|funds)",
-    r"(?:no|out_of|not_enough)_(?:credits?|balance|funds)|(?:quota|usage|credits?|balance)_(?:\w+_)?exhausted",
+    rf"insufficient[_-]?(?:{_WORD}[_-]){{0,3}}(?:quota|balance|credits?|funds)",
+    r"(?:no|out_of|not_enough)_(?:credits?|balance|funds)"
+    rf"|(?:quota|usage|credits?|balance)_(?:{_WORD}_){{0,3}}exhausted",
     r"(?:subscription|plan|user|account|monthly)_quota_exceeded|spend(?:ing)?[_-]limit(?:_reached|_exceeded)?$",
     r"payment_required",
 )
@@ -185,21 +190,21 @@ _FILTERED = _any(
 _FILTERS_UNDER = frozenset({400, 403, 422, 500, None})
 
 _KEY_REFUSED = _any(
-    r"(?:invalid|incorrect|expired|revoked|missing|unknown|wrong|no)(?: \w+)? api[ _-]?key",
+    r"(?:invalid|incorrect|expired|revoked|missing|unknown|wrong|no)(?: \w{1,30})? api[ _-]?key",
     r"api[ _-]?key[^.\n]{0,20}(?:not valid|not found|invalid|incorrect|expired|revoked|missing|required|disabled)",
     r"invalid authentication|authentication (?:failed|error)|user location is not supported",
     r"无效的令牌|身份验证失败|鉴权失败|api ?key ?(?:无效|错误)",
 )
 _TOO_OFTEN = _any(
     r"rate[ _-]?limit(?:ed)?\b[^.\n]{0,30}?(?:exceeded|reached|hit|error)",
-    r"(?:exceed\w*|reached|hit)[^.\n]{0,60} rate[ _-]?limit",
+    r"(?:exceed|reached|hit)[^.\n]{0,60} rate[ _-]?limit",
     r"too many (?:concurrent )?requests|throttlingexception|请求过于频繁|请求过快|限流|速率限制",
 )
 _BUSY = _any(
     r"(?:currently|temporarily|servers?|service|model|engine|system|is|are) overloaded",
     r"(?:at|over) capacity|capacity[^.\n]{0,20}(?:exceeded|exhausted|reached)|(?:no|insufficient) capacity",
     r"(?:server|service|system|model)s?(?: is| are)?(?: currently| too| temporarily)* busy",
-    r"(?:due to|under|experiencing) (?:\w+ )?(?:high|heavy) (?:demand|load|traffic)|负载过高|繁忙|过载",
+    r"(?:due to|under|experiencing) (?:\w{1,30} )?(?:high|heavy) (?:demand|load|traffic)|负载过高|繁忙|过载",
 )
 _PASSES = _any(r"\boverloaded\b|try again later|retry later|(?:service|temporarily) unavailable|稍后再试|稍后重试")
 _NO_MODEL = _any(

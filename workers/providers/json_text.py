@@ -19,7 +19,7 @@ NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 T = TypeVar("T", bound=msgspec.Struct)
 _Fit = Callable[[Any], Any]
 
-_BETWEEN_VALUES = re.compile(r"\s*(?:data:)?\s*")
+_BETWEEN_VALUES = re.compile(r"(?:\s|data:)*+")
 """Also where a line end between two events is missing."""
 _TO_A_BRACKET = re.compile(r'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+', re.DOTALL)
 """Everything before a bracket that stands in no text; less, when a text does not end."""

@@ -67,7 +67,7 @@ _KEY_LIKE = re.compile(
     | \b(?:gsk|hf|nvapi|pplx|r8)[_-][\w*\-]{8,}
     | \bAIza[\w*\-]+ | \bAQ\.[\w*\-]{8,}         # Google's older keys and its newer ones
     | \beyJ[\w\-]+\.[\w.\-]+                        # a token of Entra ID
-    | [\w\-]*\*{3,}[\w\-*]*                       # masked by the vendor
+    | (?<![\w\-])[\w\-]*\*{3,}[\w\-*]*             # masked by the vendor
     | (?<=Bearer\s)\S+
     """,
     re.VERBOSE,
@@ -190,8 +190,8 @@ def repeats(text: str, prompt: Iterable[str]) -> bool:
     A run of at least _REPEATED_RUN characters is found for certain.
     """
     half = _REPEATED_RUN // 2
-    pieces = [text[at : at + half] for at in range(0, len(text) - half + 1, half)]
-    return any(piece in asked for asked in prompt for piece in pieces if piece.strip())
+    pieces = {piece for at in range(len(text) - half + 1) if (piece := text[at : at + half]).strip()}
+    return any(asked[at : at + half] in pieces for asked in prompt for at in range(0, len(asked) - half + 1, half))
 
 
 def _without_parts_of(secret: str, text: str) -> str:
