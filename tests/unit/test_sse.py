@@ -125,6 +125,14 @@ def test_many_lines_of_one_event_do_not_fill_the_memory(monkeypatch: pytest.Monk
         feed(decoder, b"data: 12345\n", times=200)
 
 
+@pytest.mark.parametrize("line", [b"data\n", b"data: {\n"])
+def test_many_short_lines_of_one_event_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT_LINES", 100)
+    decoder = Decoder()
+    with pytest.raises(EventTooLarge):
+        feed(decoder, line, times=200)
+
+
 def test_an_error_on_bare_lines_is_collected() -> None:
     decoder = Decoder()
     stream = b'data: 1\r\n\r\n{\r\n  "error": {"code": 503}\r\n}\r\n: comment\r\nid: 1\r\n'

@@ -12,6 +12,8 @@ Three things differ from the standard, because vendors' events are JSON and thei
 from typing import NamedTuple
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
+MAX_EVENT_LINES = 100_000
+"""Of data. They are counted again with each read, and empty ones have no bytes to count."""
 MAX_STRAY_BYTES = 64 * 1024
 BOM = b"\xef\xbb\xbf"
 
@@ -28,7 +30,7 @@ class Event(NamedTuple):
 
 
 class EventTooLarge(ValueError):
-    """An event grew over MAX_EVENT_BYTES without an end."""
+    """An event grew over MAX_EVENT_BYTES, or MAX_EVENT_LINES, without an end."""
 
 
 class Decoder:
@@ -96,6 +98,8 @@ class Decoder:
             self._size += len(data)
         if self._size > MAX_EVENT_BYTES:
             raise EventTooLarge(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        if len(self._data) > MAX_EVENT_LINES:
+            raise EventTooLarge(f"an event of more than {MAX_EVENT_LINES} lines")
 
     def _interpret(self, lines: list[bytes]) -> list[Event]:
         events: list[Event] = []
