@@ -1,6 +1,7 @@
 """A foreign JSON text is read field by field."""
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.providers.json_text import NO_JSON, EndFinder, FieldwiseDecoder, decode_any, in_a_row
+from workers.providers.json_text import MOST_IN_A_ROW, NO_JSON, EndFinder, FieldwiseDecoder, decode_any, in_a_row
 
 
 class _Inner(msgspec.Struct):
@@ -148,6 +149,13 @@ def test_what_only_a_strict_reader_refuses_is_read(data: bytes, value: Any) -> N
 )
 def test_objects_in_a_row_are_told_apart(data: bytes, found: list[bytes]) -> None:
     assert list(in_a_row(data)) == found
+
+
+@pytest.mark.parametrize("unit", [b"data:", b"{}", b"{} ", b"data: {}"])
+def test_a_row_without_an_end_is_read_in_a_moment(unit: bytes) -> None:
+    began = time.process_time()
+    assert sum(1 for _ in in_a_row(unit * 1_000_000)) <= MOST_IN_A_ROW
+    assert time.process_time() - began < 2
 
 
 VALUES = st.recursive(

@@ -1,6 +1,7 @@
 """Ollama's format, part by part."""
 
 import inspect
+import time
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +14,7 @@ from contracts.errors import ErrorCode, InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish
+from workers.providers.json_text import MOST_IN_A_ROW
 from workers.providers.ndjson import MAX_LINE_BYTES, Lines, json_texts
 from workers.providers.ollama_errors import BY_HTTPX2_CLASS, from_body, from_exception
 from workers.providers.ollama_reply import OllamaReader
@@ -157,6 +159,14 @@ def test_what_stands_around_the_lines_is_dropped_wherever_it_is_cut(
 )
 def test_several_texts_on_one_line_are_told_apart(line: bytes, texts: tuple[list[bytes], bytes]) -> None:
     assert json_texts(line) == texts
+
+
+def test_a_line_of_millions_of_texts_is_read_in_a_moment() -> None:
+    began = time.process_time()
+    found, rest = json_texts(b"{} " * 1_000_000)
+    assert len(found) == MOST_IN_A_ROW
+    assert rest
+    assert time.process_time() - began < 2
 
 
 def test_a_line_without_an_end_is_refused() -> None:

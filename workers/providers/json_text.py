@@ -28,6 +28,8 @@ _TO_A_QUOTE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 _MAX_DIGITS = 4300
+MOST_IN_A_ROW = 100_000
+"""Texts that are read of one event or line: as many as the longest reply has chunks. A server can send millions."""
 _ODD: Any = object()
 """A value that does not fit its field."""
 
@@ -56,10 +58,13 @@ def decode_any(data: bytes | msgspec.Raw) -> Any:
 
 
 def in_a_row(data: bytes) -> Iterator[bytes]:
-    """The JSON objects that stand one behind the other in `data`; what is no whole object is the last item."""
+    """The JSON objects that stand one behind the other in `data`, at most MOST_IN_A_ROW; what is no whole object is the
+    last item."""
     text = data.decode(errors="replace")
     at = 0
-    while (at := _match_end(_BETWEEN_VALUES, text, at)) < len(text):
+    for _ in range(MOST_IN_A_ROW):
+        if (at := match_end(_BETWEEN_VALUES, text, at)) == len(text):
+            return
         end = _end_of_object(text, at)
         yield text[at:end].encode()
         at = end
@@ -92,7 +97,7 @@ class EndFinder:
                 self._after_backslash = False
                 return length
             at = self._leave_text(fragment, at + self._after_backslash)
-        while not self.ended and (at := _match_end(_TO_A_BRACKET, fragment, at)) < length:
+        while not self.ended and (at := match_end(_TO_A_BRACKET, fragment, at)) < length:
             match fragment[at]:
                 case '"':
                     at = self._leave_text(fragment, at + 1)
@@ -106,7 +111,7 @@ class EndFinder:
         return at
 
     def _leave_text(self, fragment: str, at: int) -> int:
-        at = _match_end(_TO_A_QUOTE, fragment, at)
+        at = match_end(_TO_A_QUOTE, fragment, at)
         self._after_backslash = at < len(fragment) and fragment[at] == "\\"
         self._in_text = at == len(fragment) or self._after_backslash
         return len(fragment) if self._in_text else at + 1
@@ -236,7 +241,7 @@ def _integer(value: Any) -> Any:
         return _ODD
 
 
-def _match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
+def match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
     """The end of what an always matching pattern matches from `at` on."""
     found = pattern.match(text, at)
     return found.end() if found else at

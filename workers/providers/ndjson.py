@@ -4,12 +4,15 @@ A server that does not stream may answer with one JSON text that is spread over 
 """
 
 import json
+import re
 
+from workers.providers.json_text import MOST_IN_A_ROW, match_end
 from workers.providers.sse import EventTooLarge
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_BLANK = re.compile(r"\s*+")
 
 
 class Lines:
@@ -54,14 +57,16 @@ class Lines:
 
 
 def json_texts(line: bytes) -> tuple[list[bytes], bytes]:
-    """The JSON texts of a line that holds several, as servers write them that lose a newline, and what is none."""
+    """The JSON texts of a line that holds several, as servers write them that lose a newline, and what is none; at most
+    MOST_IN_A_ROW."""
     text, decoder = line.decode(errors="replace").strip(), json.JSONDecoder(strict=False)
     found: list[bytes] = []
-    while text:
+    at = 0
+    while at < len(text) and len(found) < MOST_IN_A_ROW:
         try:
-            _, end = decoder.raw_decode(text)
+            _, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             break
-        found.append(text[:end].encode())
-        text = text[end:].lstrip()
-    return found, text.encode()
+        found.append(text[at:end].encode())
+        at = match_end(_BLANK, text, end)
+    return found, text[at:].encode()
