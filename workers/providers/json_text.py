@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import inspect
 
+from contracts.wire import all_without_halves
+
 NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What decoding raises for bytes that are no JSON of the wanted form, are no text, or are nested too deeply."""
 
@@ -25,8 +27,6 @@ _TO_A_BRACKET = re.compile(r'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]
 """Everything before a bracket that stands in no text; less, when a text does not end."""
 _TO_A_QUOTE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 """Everything of a text before its end."""
-_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
-_REPLACEMENT = "\ufffd"
 _MAX_DIGITS = 4300
 MOST_IN_A_ROW = 100_000
 """Texts that are read of one event or line: as many as the longest reply has chunks. A server can send millions."""
@@ -54,7 +54,7 @@ def decode_any(data: bytes | msgspec.Raw) -> Any:
             )
         except ValueError:
             raise strictly from None
-        return _without_halves(value)
+        return all_without_halves(value)
 
 
 def in_a_row(data: bytes) -> Iterator[bytes]:
@@ -261,15 +261,3 @@ def _finite(digits: str) -> float | None:
 def _short_enough(digits: str) -> int | None:
     """Python refuses to make a number of more digits, and no number is meant by them."""
     return int(digits) if len(digits) <= _MAX_DIGITS else None
-
-
-def _without_halves(value: Any) -> Any:
-    match value:
-        case str():
-            return _HALF_A_PAIR.sub(_REPLACEMENT, value)
-        case list():
-            return [_without_halves(item) for item in value]
-        case dict():
-            return {_without_halves(name): _without_halves(member) for name, member in value.items()}
-        case _:
-            return value
