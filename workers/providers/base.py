@@ -207,6 +207,7 @@ class Gathering:
             parts = self._tool_calls.setdefault(delta.index, _ToolCallParts())
             parts.id = delta.id or parts.id
             parts.name = delta.name or parts.name
+            self.characters += len(delta.id or "") + len(delta.name or "")
             if delta.arguments:
                 parts.arguments.append(delta.arguments)
                 self.characters += len(delta.arguments)
