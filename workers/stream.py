@@ -71,13 +71,13 @@ class EventStream:
         try:
             event = self._delta(chunk)
         except UnicodeEncodeError:
-            chunk = _whole(chunk)
+            chunk = _without_halves_of_pairs(chunk)
             event = self._delta(chunk)
         try:
             await self._say(event)
         except TooLarge:
-            for part in _split(chunk):
-                await self.delta(part)
+            for smaller in _split(chunk):
+                await self.delta(smaller)
 
     async def retrying(self, error: Error, *, delay_s: float, provider: str, model: str) -> None:
         """Ends this attempt; whatever comes next is the next attempt."""
@@ -261,8 +261,8 @@ def _tool_call(delta: ToolCallDelta) -> bytes:
     return call + b"}"
 
 
-def _whole(chunk: Chunk) -> Chunk:
-    """The same without halves of surrogate pairs."""
+def _without_halves_of_pairs(chunk: Chunk) -> Chunk:
+    """The chunk with U+FFFD in place of halves of surrogate pairs."""
     return Chunk(
         without_halves(chunk.text),
         without_halves(chunk.reasoning),
@@ -274,15 +274,16 @@ def _whole(chunk: Chunk) -> Chunk:
 
 
 def _split(chunk: Chunk) -> list[Chunk]:
-    """Its parts, each of one kind; the halves of one that has a single part. Raises TooLarge for what has no halves."""
-    parts = [
+    """Smaller chunks that say the same, in order: one for each kind of output and each call, or, where there is only
+    one, a chunk for each half of its text. Raises TooLarge when there is no text to halve."""
+    kinds = [
         *([Chunk(reasoning=chunk.reasoning)] if chunk.reasoning else []),
         *([Chunk(text=chunk.text)] if chunk.text else []),
         *([Chunk(refusal=chunk.refusal)] if chunk.refusal else []),
         *(Chunk(tool_calls=(call,)) for call in chunk.tool_calls),
     ]
-    if len(parts) > 1:
-        return parts
+    if len(kinds) > 1:
+        return kinds
     match chunk:
         case Chunk(text=text) if len(text) > 1:
             return [Chunk(text=half) for half in _halves(text)]

@@ -58,17 +58,18 @@ class Process:
         self.command = command
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
         launcher = (sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(command.death_signal)))
-        shared = (command.listener.fileno(),) if command.listener else ()
+        passed = (command.listener.fileno(),) if command.listener else ()
+        listener = str(passed[0]) if passed else ""
         with command.log.open("ab") as log:
             self._child = subprocess.Popen(
-                [*launcher, command.user, "".join(map(str, shared)), "--", *command.argv],
+                [*launcher, command.user, listener, "--", *command.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**inherited, **command.env},
                 cwd=command.cwd or command.log.parent,
                 start_new_session=True,
-                pass_fds=shared,
+                pass_fds=passed,
             )
 
     @property
