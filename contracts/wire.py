@@ -57,7 +57,8 @@ def without_halves(text: str) -> str:
 
 
 def all_without_halves(value: Any) -> Any:
-    """The same for every text in `value`, as deep as it goes."""
+    """`value` with each text in it, names of members too, as `without_halves` makes it; mappings become dicts, and
+    tuples lists."""
     match value:
         case str():
             return value if value.isascii() else without_halves(value)

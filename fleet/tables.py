@@ -77,7 +77,8 @@ class Table:
         yield from self._records()
 
     def _widths(self, shown: Sequence[int], *, tight: bool, within: int) -> list[int] | None:
-        """Of each column; None when they do not fit. Names share what the others leave, and need not get all of it."""
+        """The width of each column; None when they do not fit. Names share what the others leave, and may get less than
+        they need."""
         between = 2 * len(shown) - 1 if tight else 3 * len(shown) + 1
         widths = [self._natural_width(at, tight=tight) for at in shown]
         names = [place for place, at in enumerate(shown) if self._columns[at].folds]

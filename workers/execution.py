@@ -237,7 +237,7 @@ class Execution:
     async def _fail(self, job: Job, error: FleetError) -> Settlement:
         job.delivery.lease.check()
         await job.events.failed(
-            job.told(error), attempts=tuple(job.history), usage=job.bill.usage, cost=job.bill.cost()
+            job.with_left_out(error), attempts=tuple(job.history), usage=job.bill.usage, cost=job.bill.cost()
         )
         note_end(job, self._pool, "failed", error.code)
         return Settlement.ACK

@@ -89,10 +89,10 @@ class Job:
         bounded = f"the answer was bounded to {most} tokens, because that is what was left of the tenant's budget"
         return (*self.left_out, bounded)
 
-    def told(self, error: FleetError) -> Error:
-        """As the agent is told of it: with the fallbacks that could not help."""
-        told = error.to_wire()
-        return told.model_copy(update={"message": "; ".join((told.message, *self.left_out))})
+    def with_left_out(self, error: FleetError) -> Error:
+        """The error as the request's end says it: its message goes on with why fallbacks were left out."""
+        sent = error.to_wire()
+        return sent.model_copy(update={"message": "; ".join((sent.message, *self.left_out))})
 
     def drop_smaller_windows(self, tried: Candidate, error: FleetError) -> None:
         """After `context_length_exceeded`, a fallback whose context window is known to be no larger is no help."""

@@ -42,7 +42,7 @@ class VaultApi:
             return found
 
     async def headers(self, path: str) -> Mapping[str, str]:
-        """Of the answer to a GET of `path`, which nobody has to log in for; none when nobody answers."""
+        """Those of the answer to a GET of `path`, which needs no login; none when nobody answers."""
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         try:
             async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"{self.addr}/v1/{path}") as answer:

@@ -88,7 +88,7 @@ class Azure(OpenAI):
                 model=deployment_of(endpoint, call.model),
                 max_tokens_field=given_limit(further) or max_tokens_field(call),
                 stream_options={"include_usage": True} if _knows_stream_options(endpoint) else None,
-                server=server_of_azure(_names(call)),
+                server=server_of_azure(_model_and_deployment(call)),
             ),
             further,
         )
@@ -163,14 +163,14 @@ def deployment_of(endpoint: Endpoint, model: str) -> str:
 def max_tokens_field(call: Call) -> str:
     """See the module's docstring."""
     endpoint = call.target.endpoint
-    names = _names(call)
+    names = _model_and_deployment(call)
     if not endpoint.api_version and not _is_inference(base_url(endpoint)):
         return "max_tokens" if is_of_another_maker(names) else "max_completion_tokens"
     return "max_completion_tokens" if any(map(_REASONING_MODEL.match, names)) else "max_tokens"
 
 
-def _names(call: Call) -> tuple[str, str]:
-    """Of the model and of its deployment."""
+def _model_and_deployment(call: Call) -> tuple[str, str]:
+    """Either name may tell whose model it is."""
     return call.model, deployment_of(call.target.endpoint, call.model)
 
 

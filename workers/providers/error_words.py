@@ -165,7 +165,7 @@ _USED_UP = _any(
     rf"(?:exceeded|exhausted|reached|used up|hit)\b[^.\n]{{0,40}}?{_ALLOWANCE}",
     r"key (?:budget )?limit exceeded|(?:exceeded|reached|hit)[^.\n]{0,20} monthly limit",
 )
-"""The same, unless the rest of what is said is about a limit for a while."""
+"""Also says that there is no credit, unless other words of the error are about a limit for a while."""
 
 _NAMED_TOO_LONG = _any(
     r"context_?(?:length|window|size|limit)_?exceed|(?:prompt|inputs?|tokens?|context)_too_(?:long|large)"
@@ -178,7 +178,7 @@ _NAMED_NO_CREDIT = _any(
     r"payment_required",
 )
 _NAMED_USED_UP = _any(r"^(?:quota|usage_limit)_?exceeded(?:_error)?$")
-"""The same three in the names of errors."""
+"""How names of errors say what the three tables above say in words."""
 
 _FILTERED = _any(
     # DeepSeek, Kimi, MiniMax, DashScope, OpenRouter

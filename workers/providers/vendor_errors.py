@@ -59,7 +59,7 @@ BY_STATUS: dict[int, type[FleetError]] = {
     529: Overloaded,
     598: ProviderTimeout,
 }
-"""What is not here is the request's fault below 500, and the vendor's from there on (also Cloudflare's 520 to 530)."""
+"""A status that is not listed is InvalidRequest below 500, else ProviderUnavailable (also Cloudflare's 520 to 530)."""
 
 _KEY_LIKE = re.compile(
     r"""
@@ -112,7 +112,7 @@ def of_class(exc: Exception, table: Mapping[str, type[FleetError]]) -> type[Flee
 
 
 def first_of(table: Mapping[str, type[FleetError]], names: Iterable[str]) -> type[FleetError] | None:
-    """What the first of the names that a table has stands for there."""
+    """The error of the first name that is in the table."""
     return next((table[name] for name in names if name in table), None)
 
 
@@ -124,7 +124,7 @@ def cause_of(
     prompt: Iterable[str],
     told_s: float | None = None,
 ) -> type[FleetError] | None:
-    """What an error is by its names and words, or by what sent it; None when its status says it best.
+    """The kind of an error, where its names, its words or its sender tell it; None where only its status does.
 
     `told_s`: when to come back, as the body tells. Words that repeat the prompt are not the vendor's, and count for
     nothing.
