@@ -153,8 +153,8 @@ class Attempts:
                 cost=Cost(amount=book.cost) if book.cost is not None else None,
                 provider=attempt.candidate.provider,
                 model=attempt.candidate.model,
-                response_model=finish.response_model,
-                response_id=finish.response_id,
+                response_model=attempt.response_model,
+                response_id=attempt.response_id,
                 service_tier=finish.service_tier,
                 timings=Timings(
                     queued_s=job.queued_s,

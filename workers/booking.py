@@ -18,6 +18,11 @@ from workers.routing import Candidate
 
 _MAY_HAVE_WORKED = frozenset({ErrorCode.PROVIDER_TIMEOUT, ErrorCode.STREAM_INTERRUPTED, ErrorCode.DEADLINE_EXCEEDED})
 
+_MOST_PARTS = 100
+"""Of a usage; compactions and other models in one call are a few. Each is priced, and kept with the record."""
+_MOST_NAME_CHARS = 256
+"""Of a model and a reply as the vendor calls them."""
+
 NOTHING = Usage(source=UsageSource.VENDOR)
 """A refused call: the vendor said no, and bills nothing."""
 
@@ -42,6 +47,16 @@ class Attempt:
     def answer(self) -> Finish | Stated | None:
         """The vendor's last word on the call."""
         return self.finish or self.stated
+
+    @property
+    def response_model(self) -> str | None:
+        named = self.answer.response_model if self.answer else None
+        return named and named[:_MOST_NAME_CHARS]
+
+    @property
+    def response_id(self) -> str | None:
+        named = self.finish.response_id if self.finish else None
+        return named and named[:_MOST_NAME_CHARS]
 
 
 @dataclass(slots=True)
@@ -93,16 +108,19 @@ def usage_of(attempt: Attempt, request: CompletionRequest, error: FleetError | N
 
 
 def _stated_usage(attempt: Attempt) -> tuple[Usage | None, bool]:
-    """The vendor's last count, and whether it is of the whole reply. One that is no number of tokens is none."""
+    """The vendor's last count, and whether it is of the whole reply. What no reply can have been counted as is none."""
     if attempt.finish and attempt.finish.usage:
         usage, is_final = attempt.finish.usage, True
     elif attempt.stated:
         usage, is_final = attempt.stated.usage, attempt.stated.is_final
     else:
         return None, False
-    if usage and any(plausible(getattr(usage, name)) is None for name in TokenCounts.model_fields):
-        return None, False
-    return usage, is_final
+    return (usage, is_final) if usage is None or _is_plausible(usage) else (None, False)
+
+
+def _is_plausible(usage: Usage) -> bool:
+    counts = (getattr(part, name) for part in (usage, *usage.parts) for name in TokenCounts.model_fields)
+    return len(usage.parts) <= _MOST_PARTS and all(plausible(count) is not None for count in counts)
 
 
 def _covers(stated: Usage, arrived: Gathering) -> bool:
@@ -150,7 +168,7 @@ def record(
         provider_id=attempt.provider_id,
         endpoint=attempt.endpoint,
         model=attempt.candidate.model,
-        response_model=answer.response_model if answer else None,
+        response_model=attempt.response_model,
         outcome=outcome,
         error_code=error_code,
         started_at=attempt.started_at,

@@ -19,7 +19,7 @@ from contracts.errors import (
 from contracts.events import Completed, Delta, Started, Timings
 from contracts.providers import Price, TieredPrice
 from contracts.requests import AssistantMessage, CompletionRequest
-from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSource
+from contracts.usage import Outcome, PriceSource, Usage, UsagePart, UsageRecord, UsageSource
 from workers import booking, tokens
 from workers.booking import NOTHING, Attempt, Bill, usage_of
 from workers.providers.base import Chunk, Finish, Stated
@@ -193,6 +193,20 @@ def test_nothing_is_no_vendors_count_of_something(
         made, error = attempt(*texts, stated=Stated(stated, is_final=True)), CUT
 
     assert usage_of(made, REQUEST, error) == usage
+
+
+@pytest.mark.parametrize("parts", [(UsagePart(),) * 101, (UsagePart(output_tokens=10**12),)], ids=["many", "large"])
+def test_parts_that_no_call_can_have_make_a_usage_none(parts: tuple[UsagePart, ...]) -> None:
+    stated = Usage(input_tokens=10, output_tokens=1, source=UsageSource.VENDOR, parts=parts)
+
+    assert usage_of(attempt("1,233 km", finish=Finish("stop", stated)), REQUEST, None) == estimated(SENT, 2)
+
+
+def test_a_record_holds_no_name_of_a_model_without_an_end() -> None:
+    made = attempt("Hi", finish=Finish("stop", WHOLE, response_model="m" * 10**6, response_id="r" * 10**6))
+
+    assert book(made).response_model == "m" * 256
+    assert made.response_id == "r" * 256
 
 
 def test_what_was_read_at_once_counts_as_many_deltas_as_it_was() -> None:
