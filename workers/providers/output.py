@@ -14,6 +14,8 @@ class Output:
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self._new_calls: dict[int, ToolCallDelta] = {}
+        self._new_arguments: dict[int, list[str]] = {}
+        """What follows the arguments that stand in the new calls: fragments, which are many where a call is long."""
         self._call_pieces = 0
         self.calls = 0
         """All of them."""
@@ -42,8 +44,9 @@ class Output:
 
     def add_arguments(self, index: int, fragment: str, *, pieces: int = 1) -> None:
         """`pieces`: how many of the vendor's deltas the fragment is."""
-        call = self._new_calls.get(index) or ToolCallDelta(index=index)
-        self._new_calls[index] = call.model_copy(update={"arguments": (call.arguments or "") + fragment})
+        if index not in self._new_calls:
+            self._new_calls[index] = ToolCallDelta(index=index)
+        self._new_arguments.setdefault(index, []).append(fragment)
         self._call_pieces += pieces
 
     def take(self) -> Chunk | None:
@@ -62,7 +65,7 @@ class Output:
             text="".join(self.text),
             reasoning="".join(self.reasoning),
             refusal="".join(self.refusal),
-            tool_calls=tuple(self._new_calls.values()),
+            tool_calls=tuple(map(self._with_arguments, self._new_calls.values())),
             pieces=len(self.text) + len(self.reasoning) + len(self.refusal) + self._call_pieces,
         )
         self._answered = self._answered or bool(chunk.text or chunk.refusal or chunk.tool_calls)
@@ -70,8 +73,15 @@ class Output:
         self.reasoning.clear()
         self.refusal.clear()
         self._new_calls.clear()
+        self._new_arguments.clear()
         self._call_pieces = 0
         return chunk
+
+    def _with_arguments(self, call: ToolCallDelta) -> ToolCallDelta:
+        fragments = self._new_arguments.get(call.index)
+        if not fragments:
+            return call
+        return call.model_copy(update={"arguments": "".join([call.arguments or "", *fragments])})
 
     def finish_reason(self, said: FinishReason) -> FinishReason:
         """`said`, unless the calls speak against it: an agent that is told `tool_calls` without any asks for ever."""
