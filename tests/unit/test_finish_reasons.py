@@ -1,8 +1,10 @@
-"""The finish reasons of OpenAI's format, in everybody's words."""
+"""Why replies ended, in everybody's words."""
+
+from typing import Any
 
 import pytest
 
-from workers.providers.openai_finish import BROKE_OFF, meaning, said_reason
+from workers.providers.finish_reasons import broke_off, meaning, stated
 
 
 @pytest.mark.parametrize(
@@ -21,17 +23,35 @@ from workers.providers.openai_finish import BROKE_OFF, meaning, said_reason
             "content_filter",
         ),
         (["BLOCKLIST", "SPII", "sensitive", "refusal", "guardrail_intervened", "ERROR_TOXIC"], "content_filter"),
-        (["error", "network_error", "server-error", "abort", "aborted", "cancelled", "TIMEOUT"], BROKE_OFF),
-        (["insufficient_system_resource", "insufficient_resources", "engine_overloaded"], BROKE_OFF),
-        (["user_cancelled", "abort_by_server", "rate_limit", "generation_failed", "service unavailable"], BROKE_OFF),
+        (["model_armor", "LANGUAGE", "IMAGE_RECITATION", "escalation"], "content_filter"),
+        (["repetition", "continuation"], "length"),
         (["unsafe", "content_blocked", "moderated", "policy_violation"], "content_filter"),
         (["whatever", "OTHER", "function_call_filter: MALFORMED_FUNCTION_CALL", "stopped-by-moonlight"], None),
     ],
 )
 def test_a_reason_means_the_same_in_all_letters(reasons: list[str], meant: str | None) -> None:
     assert {reason: meaning(reason) for reason in reasons} == dict.fromkeys(reasons, meant)
+    assert not any(map(broke_off, reasons))
 
 
-@pytest.mark.parametrize("word", ["", " ", "null", "NULL", "None"])
-def test_a_word_for_no_reason_is_none(word: str) -> None:
-    assert said_reason(word) is None
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("error", "network_error", "server-error", "abort", "aborted", "cancelled", "TIMEOUT"),
+        *("insufficient_system_resource", "insufficient_resources", "engine_overloaded", "preempted", "time limit"),
+        *("user_cancelled", "abort_by_server", "rate_limit", "generation_failed", "service unavailable"),
+    ],
+)
+def test_a_reply_that_broke_off_has_no_other_meaning(reason: str) -> None:
+    assert broke_off(reason)
+    assert meaning(reason) is None
+
+
+@pytest.mark.parametrize("reason", ["", " ", "null", "NULL", "None", None, {}, [], {"type": None}, 5, True])
+def test_no_reason_is_given_yet(reason: Any) -> None:
+    assert stated(reason) is None
+
+
+@pytest.mark.parametrize("reason", ["length", ["length"], {"type": "length", "length": 5}])
+def test_a_reason_may_stand_in_an_object_or_a_list(reason: Any) -> None:
+    assert stated(reason) == "length"

@@ -22,13 +22,11 @@ from workers.providers.error_body import is_error
 from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.output import Output
 from workers.providers.reply_body import ReplyBody
-from workers.providers.sse import Event, EventTooLarge
+from workers.providers.sse import KEEP_ALIVES, Event, EventTooLarge
 from workers.providers.token_counts import plausible
 from workers.providers.vendor_errors import Classify
 
 _TO_BE_CONTINUED = frozenset({"pause_turn", "compaction"})
-_KEEP_ALIVES = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
-"""Events that say nothing, whatever a gateway puts into them."""
 _BLOCK_OF_DELTA = {
     "text_delta": "text",
     "citations_delta": "text",
@@ -278,7 +276,7 @@ class MessageReader:
                 self.error = StreamInterrupted(f"{PROVIDER} ended without a stop_reason", provider=PROVIDER)
         elif event.name == "error":
             self.error = self._classify(None)
-        elif event.data.strip() and event.name not in _KEEP_ALIVES and not may_be_cut:
+        elif event.data.strip() and event.name not in KEEP_ALIVES and not may_be_cut:
             self.error = StreamInterrupted(f"{PROVIDER} sent an event that is no JSON", provider=PROVIDER)
 
     def _begin(self, index: int | None, fields: dict[str, Any]) -> None:

@@ -13,20 +13,17 @@ import msgspec
 
 from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.events import FinishReason
+from workers.providers import finish_reasons
 from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.error_body import is_error
 from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any, in_a_row
 from workers.providers.openai_calls import CallDelta, Function, ToolCalls
-from workers.providers.openai_finish import BROKE_OFF, meaning, said_reason
 from workers.providers.openai_usage import Bill, StatedUsage
 from workers.providers.openai_wanted_back import WantedBack
 from workers.providers.reply_body import ReplyBody
-from workers.providers.sse import Event, EventTooLarge
+from workers.providers.sse import KEEP_ALIVES, Event, EventTooLarge
 from workers.providers.text_deltas import TextDeltas
 from workers.providers.vendor_errors import Classify
-
-_KEEP_ALIVES = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
-"""As the names of events, or as their data."""
 
 _TEXT_PARTS = ("text", "output_text")
 
@@ -49,7 +46,7 @@ class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     message: _Delta | None = None
     """In place of `delta` when the server did not stream; Perplexity has it beside every delta, too."""
-    finish_reason: str | None = None
+    finish_reason: Any = None
     usage: StatedUsage | None = None
     """Moonshot puts it here."""
 
@@ -137,7 +134,7 @@ class ChatReader:
 
     def _finish_reason(self) -> tuple[FinishReason, list[str]]:
         said = self._reason
-        known = meaning(said) if said else None
+        known = finish_reasons.meaning(said) if said else None
         warnings: list[str] = []
         if said is None:
             warnings.append("gave no finish_reason")
@@ -160,7 +157,7 @@ class ChatReader:
 
     def _take_events(self, events: Sequence[Event], *, may_be_cut: bool = False) -> None:
         for event in events:
-            if event.name in _KEEP_ALIVES:
+            if event.name in KEEP_ALIVES:
                 continue
             if event.data.startswith(b"{") or not self._is_word(event):
                 self._take(event, may_be_cut=may_be_cut)
@@ -171,7 +168,7 @@ class ChatReader:
         """Whether the event is the end marker, or only keeps the connection alive."""
         word = event.data.strip(b" \t\r\n\"'").decode(errors="replace").lower()
         self.done = word.startswith("[done]")
-        return self.done or word in _KEEP_ALIVES or word.startswith(":") or (not word and event.name != "error")
+        return self.done or word in KEEP_ALIVES or word.startswith(":") or (not word and event.name != "error")
 
     def _take(self, event: Event, *, may_be_cut: bool) -> None:
         try:
@@ -216,13 +213,16 @@ class ChatReader:
         if choice.finish_reason:
             self._stop(choice.finish_reason)
 
-    def _stop(self, said: str) -> None:
-        if meaning(said) == BROKE_OFF:
+    def _stop(self, reason: Any) -> None:
+        said = finish_reasons.stated(reason)
+        if said is None:
+            return
+        if finish_reasons.broke_off(said):
             self.error = StreamInterrupted(
                 f"{self._provider} broke its reply off ({said[:64]})", provider=self._provider
             )
         else:
-            self._reason = said_reason(said) or self._reason
+            self._reason = said
 
     def _take_delta(self, delta: _Delta) -> None:
         text, reasoning = delta.content, ""
@@ -303,7 +303,7 @@ class ChatReader:
         self._text.end()
         self._reasoning.end()
         self._refusal.end()
-        self._calls.end(is_cut=meaning(self._reason or "") in ("length", "content_filter"))
+        self._calls.end(is_cut=finish_reasons.meaning(self._reason or "") in ("length", "content_filter"))
 
     def _merged(self) -> Chunk | None:
         text = self._text.take() if self._text.new else ""

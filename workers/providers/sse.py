@@ -16,6 +16,8 @@ MAX_EVENT_LINES = 100_000
 """Of data. They are counted again with each read, and empty ones have no bytes to count."""
 MAX_STRAY_BYTES = 64 * 1024
 BOM = b"\xef\xbb\xbf"
+KEEP_ALIVES = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
+"""Names of events that say nothing, whatever a gateway puts into them; some send the word as the data."""
 
 _BEGINS_JSON = b'{}[]" \t'
 """Or continues it: no name of a field begins like that."""
