@@ -177,6 +177,94 @@ def test_arguments_of_another_type_are_told_as_their_json(arguments: Any, told: 
     assert made == [("a", "f", told)]
 
 
+LS = '{"command": "ls"}'
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"index": 0, "id": "a", "type": "function", "name": "f", "arguments": LS}],
+        [{"index": 0, "id": "a", "name": "f", "arguments": ""}, {"index": 0, "arguments": LS[:5]},
+         {"index": 0, "arguments": LS[5:]}],
+        [{"id": "a", "type": "tool_use", "name": "f", "input": {"command": "ls"}}],
+        [{"index": 0, "id": "a", "function": {}, "name": "f", "arguments": LS}],
+    ],
+)  # fmt: skip
+def test_a_call_may_stand_beside_its_function(deltas: list[Fields]) -> None:
+    made, _ = read(*deltas)
+    assert [(id, name, json.loads(arguments)) for id, name, arguments in made] == [("a", "f", {"command": "ls"})]  # noqa: A001
+
+
+def test_a_custom_tool_is_called_with_a_text() -> None:
+    made, _ = read(
+        {"index": 0, "id": "a", "type": "custom", "custom": {"name": "f", "input": ""}},
+        {"index": 0, "custom": {"input": "ls -"}},
+        {"index": 0, "custom": {"input": "la"}},
+    )
+    assert made == [("a", "f", "ls -la")]
+
+
+@pytest.mark.parametrize("number", [0, 5, 1.5])
+def test_fragments_take_the_place_of_a_number(number: float) -> None:
+    made, _ = read(call("f", number, index=0, id="a"), call(None, LS[:9], index=0), call(None, LS[9:], index=0))
+    assert made == [("a", "f", LS)]
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize("are_whole", [True, False])
+def test_arguments_in_a_text_inside_the_text_are_the_object(size: int, are_whole: bool) -> None:
+    twice = json.dumps(LS)
+    fragments = [twice] if are_whole else [twice[at : at + size] for at in range(0, len(twice), size)]
+    deltas = [call("f" if not at else None, part, index=0, id="a") for at, part in enumerate(fragments)]
+    made, _ = read(*deltas, are_whole=are_whole)
+    assert made == [("a", "f", LS)]
+
+
+@pytest.mark.parametrize("text", ['"ls"', '"{ls"', '"[1]"', '"half'])
+def test_a_text_that_holds_no_object_is_told_as_it_is(text: str) -> None:
+    made, _ = read(call("f", text, index=0, id="a"))
+    assert made == [("a", "f", text)]
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        call("f", LS, index=0, id="a"),
+        call("f", LS, id="a"),
+        call(None, "{}", index=0),
+        call(None, "null", index=0),
+        call("f", "", index=0, id="a"),
+        call("f", "{}", index=0, id="a"),
+    ],
+)
+@pytest.mark.parametrize("size", [3, 1000])
+def test_what_repeats_a_call_is_no_other_one(repeated: Fields, size: int) -> None:
+    """vLLM and gateways show the whole call once more beside the finish reason, or an empty object behind it."""
+    fragments = [LS[at : at + size] for at in range(0, len(LS), size)]
+    parts = [call(None, part, index=0) for part in fragments]
+    made, _ = read(call("f", "", index=0, id="a"), *parts, repeated)
+    assert made == [("a", "f", LS)]
+
+
+def test_a_signature_counts_in_a_delta_that_says_nothing_else_new() -> None:
+    made, calls = read(call("f", LS, index=0, id="a"), call("f", LS, index=0, id="a", thought_signature="s"))
+    assert made == [("a", "f", LS)]
+    assert calls.wanted_back() == [{"thought_signature": "s"}]
+
+
+@pytest.mark.parametrize("head", [[], [call("f", "", index=0, id="a")]])
+@pytest.mark.parametrize("sums", [['{"comma', '{"command": "l', LS], ["{", '{"command"', LS, LS], ['{"command"', LS]])
+def test_each_delta_may_hold_all_arguments_so_far(head: list[Fields], sums: list[str]) -> None:
+    made, _ = read(*head, *(call("f", so_far, index=0, id="a") for so_far in sums))
+    assert made == [("a", "f", LS)]
+
+
+@pytest.mark.parametrize("second", ['{"a":1}}', '{"a":{"a":1}}}'])
+def test_an_object_inside_an_object_may_begin_like_it(second: str) -> None:
+    made, _ = read(call("f", '{"a":', index=0, id="a"), call(None, second, index=0))
+    assert made == [("a", "f", '{"a":' + second)]
+
+
 def test_a_call_that_was_cut_before_its_arguments_has_none() -> None:
     made, _ = read(call("f", "", index=0, id="a"), is_cut=True)
     assert made == [("a", "f", "")]

@@ -6,7 +6,7 @@ pieces or again and again, and deltas hold calls that nobody made. What tells ca
 arguments: where one object has ended, another one begins another call.
 
 A call is passed on when its arguments begin, because its name is certain only then, and without arguments at the
-reply's end.
+reply's end. Arguments that are a text inside a text are passed on at the end, too, as the object that they hold.
 """
 
 import re
@@ -16,12 +16,14 @@ import msgspec
 from pydantic import JsonValue
 
 from contracts.events import ToolCallDelta
-from workers.providers import tool_calls
+from workers.providers import reply_arguments, tool_calls
 from workers.providers.json_text import EndFinder
 
 _NO_ARGUMENTS = frozenset({"", "{}", "[]", "null"})
 """As a call without any has them, or one whose arguments are still to come."""
 _OPENS = re.compile(r"\s*[{\[]")
+_OPENS_OBJECT = re.compile(r"\s*\{")
+_BEFORE_A_VALUE = ":,["
 _MOST_PARTED = 1000
 """Calls that are parted by their arguments alone; no model makes more in one reply."""
 
@@ -31,18 +33,38 @@ class Function(msgspec.Struct, gc=False):
     arguments: Any = None
 
 
-_NO_FUNCTION = Function()
+class Custom(msgspec.Struct, gc=False):
+    """A call of a tool that takes a text in place of an object."""
+
+    name: str | None = None
+    input: Any = None
 
 
 class CallDelta(msgspec.Struct, gc=False):
     index: int | None = None
     id: Any = None
     function: Function | None = None
+    custom: Custom | None = None
+    name: str | None = None
+    """Beside the id in place of inside `function`, as the next two: `arguments`, or Anthropic's `input`."""
+    arguments: Any = None
+    input: Any = None
     extra_content: Any = None
     """Gemini's thought signature, at its OpenAI address. The model wants it back, as the next two."""
     provider_specific_fields: Any = None
     """LiteLLM's place for it."""
     thought_signature: Any = None
+
+    def said(self) -> tuple[str, Any]:
+        """The name, empty where there is none, and the arguments."""
+        function = self.function
+        if function is not None and (function.name is not None or function.arguments is not None):
+            name, arguments = function.name, function.arguments
+        elif self.custom is not None:
+            name, arguments = self.custom.name, self.custom.input
+        else:
+            name, arguments = self.name, self.input if self.arguments is None else self.arguments
+        return name.strip() if name else "", arguments
 
     def wanted_back(self) -> dict[str, JsonValue]:
         if not (self.extra_content or self.provider_specific_fields or self.thought_signature):
@@ -71,9 +93,15 @@ class _Call:
         """Whether its id and name have been passed on."""
         self.arguments: list[str] = []
         """What of them has not been passed on."""
+        self.held: list[str] = []
+        """All of them, for as long as they are told apart from what repeats them."""
+        self.whole = ""
+        """The arguments so far, when each delta holds all of them; empty: each holds what is new."""
+        self.quoted: list[str] = []
+        """Arguments that begin as a text inside the text, until it is known what that holds."""
         self.has_arguments = False
-        self.has_placeholder = False
-        """It has shown what may be its arguments, if nothing follows: an empty object."""
+        self.placeholder = ""
+        """What are its arguments if nothing follows: an empty object, or a number, which can be no arguments."""
         self.value = EndFinder()
         self.wanted_back: dict[str, JsonValue] = {}
 
@@ -87,10 +115,38 @@ class _Call:
         if not name or not self.name:
             return False
         if name != self.name:
-            return self.has_arguments or self.has_placeholder or self.index is not None or not self.id
+            return self.has_arguments or bool(self.placeholder) or self.index is not None or not self.id
         if self.value.ended:
             return opens or id != self.id
-        return self.has_placeholder and opens and not id
+        return bool(self.placeholder) and opens and not id
+
+    def is_repeated_by(self, *, id: str, name: str, arguments: str) -> bool:  # noqa: A002
+        """Whether a delta says nothing that this call, whose arguments have ended, has not said."""
+        if not self.value.ended or (id and id != self.id) or (name and not (id and name == self.name)):
+            return False
+        bare = arguments.strip()
+        return bare in _NO_ARGUMENTS or (bool(id) and bare == "".join(self.held).strip())
+
+    def new_in(self, fragment: str) -> str:
+        """What of the arguments in a delta is new.
+
+        Servers that send all of the text in each delta (DashScope's) do so with arguments. It is certain when the
+        second delta begins with the first where no JSON goes on like that.
+        """
+        if self.whole:
+            if not fragment.startswith(self.whole):
+                return "" if self.whole.startswith(fragment) else fragment
+            new, self.whole = fragment[len(self.whole) :], fragment
+            return new
+        if len(self.held) != 1 or self.value.ended:
+            return fragment
+        first = self.held[0]
+        if not (_OPENS_OBJECT.match(first) and fragment.startswith(first) and len(fragment) > len(first)):
+            return fragment
+        if first.rstrip()[-1] in _BEFORE_A_VALUE:
+            return fragment
+        self.whole = fragment
+        return fragment[len(first) :]
 
     def take_name(self, name: str) -> None:
         """A name that comes late, again, or in pieces."""
@@ -137,11 +193,13 @@ class ToolCalls:
 
     def add(self, delta: CallDelta, *, is_whole: bool = False) -> bool:
         """Whether the delta held something of a call. `is_whole`: it is a call of its own and says all about it."""
-        function = delta.function or _NO_FUNCTION
         id = "" if delta.id is None else _as_id(delta.id)  # noqa: A001
-        name = function.name.strip() if function.name else ""
-        arguments = function.arguments if isinstance(function.arguments, str) else _as_text(function.arguments)
+        name, said = delta.said()
+        arguments = said if isinstance(said, str) else _as_text(said)
         call = None if is_whole else self._addressed(delta.index, id=id, name=name, arguments=arguments)
+        if call is not None and call.is_repeated_by(id=id, name=name, arguments=arguments):
+            call.wanted_back.update(delta.wanted_back())
+            return False
         if call is None or call.is_other_than(id=id, name=name, arguments=arguments):
             if not (id or name or arguments.strip()):
                 return False
@@ -150,15 +208,22 @@ class ToolCalls:
             self._identify(call, id=id, name=name)
         if wanted_back := delta.wanted_back():
             call.wanted_back.update(wanted_back)
-        self._add_arguments(call, arguments)
+        if isinstance(said, int | float) and not call.has_arguments:
+            call.placeholder = arguments
+        else:
+            self._add_arguments(call, arguments)
         return bool(name or arguments)
 
     def end(self, *, is_cut: bool) -> None:
         """The reply is over. `is_cut`: it stopped in the middle, so that arguments that are missing stay so."""
+        for call in self._calls:
+            if call.quoted:
+                self._hold(call, reply_arguments.unquoted("".join(call.quoted)))
+                call.quoted.clear()
         self._pass_on(self._waiting)
         for call in self._passed_on:
-            if not call.has_arguments and (call.has_placeholder or not is_cut):
-                self._hold(call, "{}")
+            if not call.has_arguments and (call.placeholder or not is_cut):
+                self._hold(call, call.placeholder or "{}")
 
     def take(self) -> tuple[ToolCallDelta, ...]:
         """What is new since the last time."""
@@ -207,9 +272,15 @@ class ToolCalls:
 
     def _add_arguments(self, call: _Call, fragment: str) -> None:
         """Parts them where one value has ended and another begins."""
-        if not call.has_arguments and (bare := fragment.strip()) in _NO_ARGUMENTS:
-            call.has_placeholder = call.has_placeholder or bool(bare)
-            return
+        if not call.has_arguments:
+            bare = fragment.strip()
+            if call.quoted or bare.startswith('"'):
+                call.quoted.append(fragment)
+                return
+            if bare in _NO_ARGUMENTS:
+                call.placeholder = call.placeholder or (bare and "{}")
+                return
+        fragment = call.new_in(fragment)
         at = 0
         while True:
             end = call.value.feed(fragment, at)
@@ -226,6 +297,7 @@ class ToolCalls:
     def _hold(self, call: _Call, arguments: str) -> None:
         if arguments:
             call.arguments.append(arguments)
+            call.held.append(arguments)
             call.has_arguments = True
             self._tell(call)
 

@@ -27,13 +27,24 @@ def of_value(given: Any) -> str:
     """
     match given:
         case str():
-            return NONE if given.strip() in _SAYS_NONE else given
+            return NONE if given.strip() in _SAYS_NONE else unquoted(given)
         case {**members}:
             return msgspec.json.encode(members).decode()
         case [_, *_]:
             return msgspec.json.encode(given).decode()
         case _:
             return NONE
+
+
+def unquoted(text: str) -> str:
+    """The object that a text holds inside a text, as models and gateways write it that encode it twice."""
+    if not text.lstrip().startswith('"'):
+        return text
+    try:
+        inner = msgspec.json.decode(text)
+        return inner if isinstance(inner, str) and isinstance(msgspec.json.decode(inner), dict) else text
+    except NO_JSON:
+        return text
 
 
 def _leniently(given: msgspec.Raw) -> str:
