@@ -362,6 +362,15 @@ def test_the_end_of_an_event_stream_is_none_without_a_last_line() -> None:
     assert (reader.error.code, reader.finished) == (ErrorCode.STREAM_INTERRUPTED, False)
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"code": 429, "message": "slow down"}', b'{"detail": "no"}', b'{"status": 500, "msg": "no"}']
+)
+@pytest.mark.parametrize("before", [b"", b'{"message":{"content":"a"}}\n'])
+def test_an_error_in_another_form_is_one(body: bytes, before: bytes) -> None:
+    _, reader = said(before + body + b"\n")
+    assert reader.error
+
+
 def test_two_lines_that_lost_their_newline_are_read() -> None:
     chunks, reader = said(b'{"message":{"content":"a"}}{"message":{"content":"b"}}\n{"done":true}{"error":"x"}\n')
     assert (chunks, reader.finished, reader.error) == ([Chunk(text="ab")], True, None)

@@ -10,7 +10,8 @@ from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.usage import Usage, UsageSource
 from workers.providers import finish_reasons, reply_arguments
 from workers.providers.base import Chunk, Finish, Stated
-from workers.providers.json_text import NO_JSON, FieldwiseDecoder
+from workers.providers.error_body import is_error
+from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.ndjson import Lines, json_texts
 from workers.providers.ollama_request import NAME
 from workers.providers.output import Output
@@ -130,6 +131,8 @@ class OllamaReader:
         if said.error:
             self.error = self._classify({"error": said.error})
             return
+        if said.message is None and said.done is None and self._is_error(line):
+            return
         self._model = self._model or said.model
         if said.message:
             self._take_message(said.message)
@@ -147,6 +150,12 @@ class OllamaReader:
             self.error = StreamInterrupted(f"{NAME} ended without a line that says so", provider=NAME)
         elif line.startswith(b"data:") and data:
             self._take(data, may_be_cut=may_be_cut)
+
+    def _is_error(self, line: bytes) -> bool:
+        """Whether a line that is none of a reply is an error in another form, as gateways before Ollama write them."""
+        if is_error(body := decode_any(line)):
+            self.error = self._classify(body)
+        return self.error is not None
 
     def _take_several(self, line: bytes, *, may_be_cut: bool) -> None:
         texts, rest = json_texts(line)
