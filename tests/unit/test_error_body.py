@@ -40,6 +40,22 @@ def test_the_words_are_found_in_any_form(body: Any, message: str, headline: str 
     assert (said.message, said.headline, said.status) == (message, headline, status)
 
 
+@pytest.mark.parametrize(
+    ("fields", "wait_s"),
+    [
+        ({"retry_after": 12}, 12.0),
+        ({"metadata": {"retry_after_seconds": 1.5, "raw": "slow"}}, 1.5),
+        ({"retryAfter": "soon"}, None),
+        ({"retry_after": True}, None),
+        ({"retry_after": -1}, None),
+        ({"retry_after": 1_796_000_000}, None),
+        ({}, None),
+    ],
+)
+def test_a_body_may_tell_when_to_come_back(fields: dict[str, Any], wait_s: float | None) -> None:
+    assert reported({"error": {"message": "slow", **fields}}).retry_after_s == wait_s
+
+
 def test_wrappings_are_followed_to_a_depth() -> None:
     body: Any = "deep"
     for _ in range(500):
@@ -87,6 +103,11 @@ def test_a_status_that_is_no_number_is_none_however_deep_it_is() -> None:
         ({"code": 70000, "msg": "no"}, True),
         ({"code": 0, "message": "Success"}, False),
         ({"error_code": 17, "error_msg": "no"}, True),
+        ({"status": "439", "msg": "no"}, True),
+        ({"status": 500, "message": "no"}, True),
+        ({"status": "error", "message": "no"}, True),
+        ({"status": "processing", "message": "wait"}, False),
+        ({"status": 200, "message": "ok"}, False),
         ({"message": {"role": "assistant"}}, False),
         ({"choices": []}, False),
         ("text", False),

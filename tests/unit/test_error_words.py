@@ -55,6 +55,7 @@ TOO_LONG = {
     "only 32768 tokens, resulting in a maximum input length of 32767 tokens.",
     "sglang": "Requested token count exceeds the model's maximum context length of 131072 tokens.",
     "llama-server": "request (9000 tokens) exceeds the available context size (4096 tokens), try increasing it",
+    "llama-server-older": "Input prompt is too big compared to KV size. Please try increasing KV size.",
     "llama-server-old": "Context size has been exceeded.",
     "lm-studio": "The number of tokens to keep from the initial prompt is greater than the context length.",
     "lm-studio-overflow": "Trying to keep the first 5021 tokens when context the overflows. However, the model "
@@ -245,6 +246,8 @@ def test_names_say_the_cause(adapter: str, status: int, error: dict[str, Any], c
               ErrorCode.RATE_LIMITED),
         (429, "Rate limit reached for gpt-4 on requests per min. Limit: 3 / min. You can increase your rate limit by "
               "adding a payment method to your account.", ErrorCode.RATE_LIMITED),
+        (429, "INSUFFICIENT QUOTA: You exceeded your current limit of concurrent requests.", ErrorCode.RATE_LIMITED),
+        (429, "Insufficient quota: 100 requests per minute", ErrorCode.RATE_LIMITED),
         (400, "The maximum tokens you requested exceeds the model limit of 4096.", ErrorCode.INVALID_REQUEST),
         (401, "Invalid token", ErrorCode.AUTHENTICATION_FAILED),
         (403, "You have no access to this model.", ErrorCode.AUTHENTICATION_FAILED),
@@ -270,6 +273,11 @@ def test_other_errors_stay_what_they_are(adapter: str, status: int, message: str
         (400, "Incorrect API key provided", ErrorCode.AUTHENTICATION_FAILED),
         (403, "API rate limit exceeded for the user", ErrorCode.RATE_LIMITED),
         (400, "Model not found: grok-99", ErrorCode.MODEL_NOT_FOUND),
+        (403, "Your input was flagged by moderation", ErrorCode.CONTENT_FILTERED),
+        (400, "The request was rejected because it was considered high risk", ErrorCode.CONTENT_FILTERED),
+        (None, "Output data may contain inappropriate content.", ErrorCode.CONTENT_FILTERED),
+        (439, "Your API Token has expired.", ErrorCode.AUTHENTICATION_FAILED),
+        (449, "You exceeded your current rate limit", ErrorCode.RATE_LIMITED),
         (None, "unexpected EOF", ErrorCode.PROVIDER_UNAVAILABLE),
     ],
 )

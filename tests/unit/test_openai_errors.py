@@ -140,3 +140,12 @@ def test_a_connection_error_names_the_host_and_the_reason_but_no_key() -> None:
     assert found.code == ErrorCode.PROVIDER_UNAVAILABLE
     assert found.message.startswith("openai cannot be used at 127.0.0.1:1: LocalProtocolError: Illegal header value")
     assert "Zx81" not in found.message
+
+
+def test_the_words_beside_an_error_that_is_only_true_count() -> None:
+    body = {"error": True, "message": "context length exceeded"}
+    response = httpx2.Response(400, json=body, request=httpx2.Request("POST", "http://x.invalid"))
+    error = from_sdk(
+        openai.BadRequestError("no", response=response, body=True), provider="openai", key=None, host="x.invalid"
+    )
+    assert error.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED

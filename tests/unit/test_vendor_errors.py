@@ -45,6 +45,7 @@ KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
         ({"retry-after": "1m"}, "", 60.0),
         ({"retry-after": "1m30s"}, "", 90.0),
         ({"retry-after": "500ms"}, "", 0.5),
+        ({"retry-after": '"7"'}, "", 7.0),
         ({"retry-after": "5, 5"}, "", 5.0),
         ({"retry-after": "5, 30"}, "", 30.0),
         ({"retry-after": "soon, 7"}, "", 7.0),

@@ -21,6 +21,9 @@ _MESSAGES = ("message", "Message", "msg", "error_msg", "error_message", "status_
 _NO_CAUSE = frozenset({"", "error", "fail", "failed", "failure"})
 """Names that only say that it is an error."""
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)s$")
+_WAITS = ("retry_after", "retry_after_seconds", "retryAfter", "retryAfterSeconds")
+_LONGEST_WAIT_S = 86_400
+"""A larger number is a point in time."""
 _PAGE = re.compile(r"\s*<[a-z!?]", re.IGNORECASE)
 """HTML or XML; DashScope's `<400> InternalError…` is neither."""
 _OF_WELL = frozenset({"", "0", "200", "success", "ok", "none"})
@@ -39,7 +42,7 @@ class Reported:
     wording: str = ""
     """All that is said in words, also by the error that it wraps."""
     retry_after_s: float | None = None
-    """Of google.rpc.RetryInfo."""
+    """As the body tells it: google.rpc.RetryInfo, or a field like Cloudflare's `retry_after`."""
     is_page: bool = False
     """It is an HTML page: something in between answered, not the API."""
 
@@ -86,10 +89,16 @@ def is_error(body: object) -> bool:
             return True
         case {"base_resp": {"status_code": int(code)}}:
             return code != 0
+        case {"status": status, "message": str()} | {"status": status, "msg": str()} if _says_error(status):
+            return True
         case {"error_code": code, "error_msg": str()} | {"code": code, "message": str()} | {"code": code, "msg": str()}:
             return str(code).lower() not in _OF_WELL
         case _:
             return False
+
+
+def _says_error(status: object) -> bool:
+    return _is_status(str(status)) or str(status).lower() in _NO_CAUSE - {""}
 
 
 def _of_text(text: str, *, depth: int) -> Reported:
@@ -107,7 +116,8 @@ def _of_fields(fields: Mapping[object, object], *, depth: int) -> Reported:
         return Reported(is_page=True)
     inner = _wrapped(fields, own, depth=depth)
     own = own[:_MOST_WORDS]
-    reasons, retry_after_s = _details(fields.get("details"))
+    reasons, delay_s = _details(fields.get("details"))
+    retry_after_s = _told_wait(fields) if delay_s is None else delay_s
     return Reported(
         message=_joined(own, fields, inner)[:_MOST_WORDS],
         names=(*_names(fields, reasons), *inner.names),
@@ -192,6 +202,17 @@ def _details(details: object) -> tuple[list[str], float | None]:
             case _:
                 pass
     return reasons, retry_after_s
+
+
+def _told_wait(fields: Mapping[object, object]) -> float | None:
+    """The seconds of a field beside the message, or in a gateway's `metadata`."""
+    metadata = fields.get("metadata")
+    for place in (fields, metadata if isinstance(metadata, Mapping) else {}):
+        for name in _WAITS:
+            wait = place.get(name)
+            if isinstance(wait, int | float) and not isinstance(wait, bool) and 0 <= wait <= _LONGEST_WAIT_S:
+                return float(wait)
+    return None
 
 
 def _seconds(duration: object) -> float | None:

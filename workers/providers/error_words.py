@@ -8,6 +8,7 @@ Sources: the vendors' pages on errors, and the words that their servers were see
 """
 
 import re
+from http import HTTPStatus
 
 from contracts.errors import (
     AuthenticationFailed,
@@ -122,7 +123,7 @@ _TOO_LONG = _any(
     r"\b(?:input|prompt)[ _]tokens?\b[^.\n]{0,60}(?:exceed|must be (?:less|smaller) than)",
     r"number of tokens in the (?:prompt|input)[^.\n]{0,40}exceed|too many (?:input|prompt) tokens",
     r"\b(?:prompt|input|request)s? (?:has|have|contains?) too many tokens",
-    r"too many total text bytes|request payload size exceeds",
+    r"too (?:big|large|long) compared to KV size|too many total text bytes|request payload size exceeds",
     # Kimi, GLM, DashScope, Volcengine, SiliconFlow
     rf"{_EXCEED} (?:the )?model token limit|tokens in request more than max tokens|token length exceed",
     r"range of input length should be|exceed max message tokens|must be less than max_seq_len",
@@ -138,7 +139,7 @@ _TOO_LONG = _any(
 )
 
 _NO_CREDIT = _any(
-    rf"(?:insufficient|not enough|out of|no)[ _](?:{_WORD}[ _]){{0,2}}(?:credits?|balance|funds|quota)\b",
+    rf"(?:insufficient|not enough|out of|no)[ _](?:{_WORD}[ _]){{0,2}}(?:credits?|balance|funds)\b",
     r"\b(?:credits?|balance|funds)\b[^.\n]{0,30}?"
     r"(?:insufficient|too low|not enough|depleted|exhausted|used up|negative|run out|ran out)",
     r"(?:don't|doesn't|does not|do not) have (?:any|enough) (?:credits?|balance|funds)",
@@ -161,6 +162,7 @@ _NO_CREDIT = _any(
 _ALLOWANCE = r"(?:quota|usage limit|allowance)"
 _USED_UP = _any(
     r"exceeded your current quota|check your plan and billing",
+    rf"(?:insufficient|not enough|out of|no)[ _](?:{_WORD}[ _]){{0,2}}quota\b",
     rf"{_ALLOWANCE}\b[^.\n]{{0,40}}?(?:exceeded|exhausted|reached|used up|depleted)",
     rf"(?:exceeded|exhausted|reached|used up|hit)\b[^.\n]{{0,40}}?{_ALLOWANCE}",
     r"key (?:budget )?limit exceeded|(?:exceeded|reached|hit)[^.\n]{0,20} monthly limit",
@@ -182,16 +184,18 @@ _NAMED_USED_UP = _any(r"^(?:quota|usage_limit)_?exceeded(?:_error)?$")
 
 _FILTERED = _any(
     # DeepSeek, Kimi, MiniMax, DashScope, OpenRouter
-    r"content exists risk|considered high risk|\bnew_sensitive\b|may contain inappropriate content",
-    r"requires moderation[^\n]{0,80}\bflagged|\b(?:input|prompt) was flagged",
+    r"content exists risk|considered high risk|\bnew_sensitive\b|inappropriate content",
+    r"requires moderation[^\n]{0,80}\bflagged|\b(?:input|prompt) was flagged|flagged (?:by|as|for)\b",
     r"blocked by (?:our |the )?content[ -]filter|content (?:filtering|management) policy",
-    r"不安全或敏感内容|敏感内容|违规内容|内容安全",
+    r"violat\w{0,5} (?:\w{1,20} ){0,3}(?:content|safety|usage) (?:policy|policies|guidelines)",
+    r"敏感|违规|内容安全",
 )
 _FILTERS_UNDER = frozenset({400, 403, 422, 500, None})
 
 _KEY_REFUSED = _any(
     r"(?:invalid|incorrect|expired|revoked|missing|unknown|wrong|no)(?: \w{1,30})? api[ _-]?key",
-    r"api[ _-]?key[^.\n]{0,20}(?:not valid|not found|invalid|incorrect|expired|revoked|missing|required|disabled)",
+    r"api[ _-]?(?:key|token)[^.\n]{0,20}"
+    r"(?:not valid|not found|invalid|incorrect|expired|revoked|missing|required|disabled)",
     r"invalid authentication|authentication (?:failed|error)|user location is not supported",
     r"无效的令牌|身份验证失败|鉴权失败|api ?key ?(?:无效|错误)",
 )
@@ -215,7 +219,11 @@ _NO_MODEL = _any(
 
 _NOT_OF_THE_PROMPT = frozenset({401, 402, 403, 404, 408})
 """Statuses that are about something else than the prompt, whatever the words."""
-_REFUSED = ((_KEY_REFUSED, AuthenticationFailed), (_TOO_OFTEN, RateLimited), (_BUSY, Overloaded))
+_REFUSED = (
+    (_KEY_REFUSED, AuthenticationFailed),
+    (_TOO_OFTEN, RateLimited),
+    (_BUSY, Overloaded),
+)
 _VAGUE: dict[int | None, tuple[tuple[re.Pattern[str], type[FleetError]], ...]] = {
     None: (*_REFUSED, (_NO_MODEL, ModelNotFound), (_PASSES, Overloaded)),
     400: (*_REFUSED, (_NO_MODEL, ModelNotFound)),
@@ -223,6 +231,8 @@ _VAGUE: dict[int | None, tuple[tuple[re.Pattern[str], type[FleetError]], ...]] =
     500: ((_TOO_OFTEN, RateLimited),),
 }
 """Statuses that say little, with the words that count beside them. None: inside a stream."""
+_OF_NO_STANDARD = frozenset(range(400, 500)) - {int(status) for status in HTTPStatus}
+"""Statuses that say as little as 400: iFlow's 439 is a token that has expired, its 449 a rate limit."""
 
 
 def cause(said: Reported, *, status: int | None, comes_back_in_s: float | None) -> type[FleetError] | None:
@@ -246,6 +256,7 @@ def _meant(said: Reported, *, status: int | None, comes_back_in_s: float | None)
         return QuotaExhausted
     if not passes and status not in _NOT_OF_THE_PROMPT and says(_TOO_LONG, _NAMED_TOO_LONG):
         return ContextLengthExceeded
-    if status in _FILTERS_UNDER and _FILTERED.search(said.wording):
+    if (status in _FILTERS_UNDER or status in _OF_NO_STANDARD) and _FILTERED.search(said.wording):
         return ContentFiltered
-    return next((kind for pattern, kind in _VAGUE.get(status, ()) if pattern.search(said.wording)), None)
+    vague = _VAGUE[400] if status in _OF_NO_STANDARD else _VAGUE.get(status, ())
+    return next((kind for pattern, kind in vague if pattern.search(said.wording)), None)

@@ -101,8 +101,8 @@ def from_sdk(
     """What an SDK call raised, as an error of the contract. `prompt`: the texts that were sent."""
     if isinstance(exc, openai.APIStatusError):
         return from_body(
-            # Of xAI's {"code": …, "error": "…"} the SDK keeps the words only.
-            exc.response.text if isinstance(exc.body, str) else exc.body,
+            # The SDK keeps what is in `error` only: of xAI's {"code": …, "error": "…"} the words, of others `true`.
+            exc.body if isinstance(exc.body, dict | list) else exc.response.text,
             provider=provider,
             key=key,
             prompt=prompt,

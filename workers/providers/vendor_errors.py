@@ -239,7 +239,7 @@ def _waits(value: str | None, *, now: datetime, unit_s: float) -> list[float]:
         return []
     if (date := _date(value)) is not None:
         return [max((date - now).total_seconds(), 0.0)]
-    found = (_wait(part.strip(), now=now, unit_s=unit_s) for part in value.split(","))
+    found = (_wait(part.strip(' "'), now=now, unit_s=unit_s) for part in value.split(","))
     return [wait for wait in found if wait is not None]
 
 
