@@ -66,6 +66,7 @@ def test_what_stands_beside_an_odd_field_deep_inside_counts() -> None:
 def test_an_object_in_place_of_a_list_is_its_only_item() -> None:
     assert decode(b'{"items": {"text": "a"}}').items == [_Inner(text="a")]
     assert decode(b'{"items": {}}').items is None
+    assert decode(b'{"items": {"text": "a"}, "index": 1}') == _Outer(items=[_Inner("a")], index=1)
 
 
 def test_an_odd_item_of_a_list_keeps_its_place() -> None:

@@ -170,10 +170,37 @@ def test_an_end_without_usage_is_an_end() -> None:
     assert finish.usage is None
 
 
-@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_reasoning_has_two_names(field: str) -> None:
-    message, _ = read(delta(**{field: "hmm"}), delta("stop"))
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "reasoning_text", "thinking"])
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "hmm",
+        ["h", "mm"],
+        {"text": "hmm"},
+        {"content": "hmm", "type": "thinking"},
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}],
+    ],
+    ids=repr,
+)
+def test_reasoning_has_many_names_and_forms(field: str, thought: Any) -> None:
+    message, _ = read(delta(**{field: thought}), delta("stop"))
     assert message.reasoning == "hmm"
+    assert read({"choices": [{"message": {field: thought}, "finish_reason": "stop"}]})[0].reasoning == "hmm"
+
+
+def test_copilot_gets_its_reasoning_back_as_it_came() -> None:
+    message, finish = read(delta(reasoning_text="hmm"), delta(reasoning_opaque="o"), delta("stop", content="yes"))
+    assert (message.reasoning, message.content) == ("hmm", "yes")
+    assert finish.provider_data == {
+        "openai": {"reasoning_field": "reasoning_text", "message": {"reasoning_opaque": "o"}}
+    }
+
+
+def test_a_thought_is_followed_to_a_depth() -> None:
+    thought: Any = "deep"
+    for _ in range(200):
+        thought = {"text": thought}
+    assert read(delta(reasoning=thought), delta("stop", content="yes"))[0].reasoning is None
 
 
 def test_reasoning_under_both_names_is_said_once() -> None:
@@ -188,6 +215,8 @@ def test_reasoning_under_both_names_is_said_once() -> None:
         ({"reasoning_details": [{"type": "reasoning.summary", "summary": "hmm"}, 5, {"data": "x"}]}, "hmm"),
         ({"reasoning": "hmm", "reasoning_details": [{"type": "reasoning.text", "text": "hmm"}]}, "hmm"),
         ({"reasoning_content": {"odd": 1}, "reasoning": "hmm"}, "hmm"),
+        ({"thinking_blocks": [{"type": "thinking", "thinking": "hmm", "signature": "s"}]}, "hmm"),
+        ({"reasoning": "hmm", "thinking_blocks": [{"type": "thinking", "thinking": "hmm"}]}, "hmm"),
     ],
 )
 def test_reasoning_may_stand_in_its_details(fields: dict[str, Any], reasoning: str) -> None:
@@ -225,8 +254,16 @@ def test_a_server_that_wants_nothing_back_gets_nothing() -> None:
     assert finish.provider_data is None
 
 
-def test_content_can_come_as_parts() -> None:
-    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}
+@pytest.mark.parametrize(
+    "thinking",
+    [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]},
+        {"type": "thinking", "thinking": "hmm"},
+        {"type": "reasoning", "reasoning": "hmm"},
+        {"type": "reasoning", "summary": [{"text": "hmm"}]},
+    ],
+)
+def test_content_can_come_as_parts(thinking: dict[str, Any]) -> None:
     message, _ = read(delta(content=[thinking]), delta(content=[{"type": "text", "text": "yes"}, 7]), delta("stop"))
     assert (message.reasoning, message.content) == ("hmm", "yes")
 
@@ -240,6 +277,7 @@ def test_content_can_come_as_parts() -> None:
         (True, None),
         (["a", "b"], "ab"),
         ({"type": "text", "text": "a"}, "a"),
+        ([{"type": "text", "text": {"value": "a", "annotations": []}}], "a"),
         ([{"text": "a"}, {"type": "output_text", "text": "b"}, {"type": "image_url", "text": "no"}], "ab"),
     ],
 )
@@ -273,6 +311,54 @@ def test_odd_choices_hold_nothing() -> None:
     odd = [{"choices": {}}, {"choices": ""}, {"choices": [{"delta": []}, 5]}, {"choices": [{"delta": "lo"}]}]
     message, _ = read(delta(content="Hel"), *odd, {"choices": [{"delta": {"content": "lo"}}]}, delta("stop"))
     assert message.content == "Hello"
+
+
+def wrapped(form: str, event: dict[str, Any]) -> Any:
+    match form:
+        case "object":
+            return {**event, "choices": event["choices"][0]}
+        case "list":
+            return json.dumps([event])
+        case "text":
+            return json.dumps(json.dumps(event))
+        case envelope:
+            return {"code": 200, "message": "success", envelope: event}
+
+
+FORMS = ["object", "list", "text", "data", "result", "response"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_chunks_may_stand_in_a_wrapping(form: str) -> None:
+    events = [delta(content="Hel"), delta(content="lo"), {**delta("stop"), "usage": USAGE}]
+    message, finish = read(*(wrapped(form, event) for event in events), "[DONE]")
+    assert (message.content, finish.finish_reason) == ("Hello", "stop")
+    assert finish.usage
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_reply_may_stand_in_a_wrapping(form: str) -> None:
+    reply = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": USAGE}
+    body = wrapped(form, reply)
+    message, finish = read(body if isinstance(body, str) else json.dumps(body))
+    assert (message.content, finish.finish_reason) == ("Hello", "stop")
+
+
+@pytest.mark.parametrize("event", [[[[]]], [5, {"x": 1}], {"data": {"data": {"choices": []}}}, {"data": []}, '"{}"'])
+def test_a_wrapping_without_a_chunk_says_nothing(event: Any) -> None:
+    message, _ = read(delta(content="a"), event if isinstance(event, str) else json.dumps(event), delta("stop"))
+    assert message.content == "a"
+
+
+def test_a_choice_may_be_one_of_the_older_api() -> None:
+    message, finish = read({"choices": [{"text": "Hel"}]}, {"choices": [{"text": "lo", "finish_reason": "length"}]})
+    assert (message.content, finish.finish_reason) == ("Hello", "length")
+
+
+def test_a_single_call_may_stand_without_a_list() -> None:
+    message, _ = read(delta("tool_calls", tool_calls=call("f", "{}", id="a")))
+    assert message.tool_calls
+    assert message.tool_calls[0].function.name == "f"
 
 
 def test_a_count_with_a_fraction_does_not_cost_the_text_beside_it() -> None:
@@ -378,6 +464,11 @@ def test_azures_first_chunk_names_nothing() -> None:
         ({"object": "error", "message": "boom", "type": "BadRequestError", "code": 400}, ErrorCode.INVALID_REQUEST),
         ({"message": "Too many requests", "code": 429}, ErrorCode.RATE_LIMITED),
         ({"detail": "boom"}, ErrorCode.PROVIDER_UNAVAILABLE),
+        (
+            {"choices": [{"delta": {}, "finish_reason": "error", "error": {"message": "slow", "code": 429}}]},
+            ErrorCode.RATE_LIMITED,
+        ),
+        ({"status": "449", "msg": "You exceeded your current rate limit"}, ErrorCode.RATE_LIMITED),
     ],
 )
 def test_an_error_in_the_stream_is_one_in_any_form(event: dict[str, Any], code: ErrorCode) -> None:
@@ -391,6 +482,13 @@ def test_an_error_event_is_an_error_whatever_it_holds() -> None:
     chat = reader()
     chat.feed(b'event: error\ndata: {"reason": "boom"}\n\n')
     assert chat.error
+
+
+def test_the_error_line_of_older_llama_servers_is_an_error() -> None:
+    chat = reader()
+    chat.feed(sse(delta(content="a")) + b'error: {"code": 503, "message": "Loading model"}\n\n')
+    assert chat.error
+    assert chat.error.code == ErrorCode.OVERLOADED
 
 
 def test_pings_and_foreign_events_are_skipped() -> None:
@@ -419,6 +517,22 @@ def test_the_end_marker_has_many_forms(done: str) -> None:
     assert (chat.error, chat.done, chat.finished) == (None, True, True)
 
 
+def test_nothing_is_waited_for_behind_the_end_marker_when_the_usage_has_come() -> None:
+    chat = reader()
+    chat.feed(sse({**delta("stop", content="a"), "usage": USAGE}, "[DONE]"))
+    assert chat.done
+
+
+def test_usage_may_stand_behind_the_end_marker() -> None:
+    chat = reader()
+    assert chat.feed(sse(delta(content="a"), delta("stop"), "[DONE]")) == Chunk("a")
+    assert (chat.done, chat.finished) == (False, True)
+    chat.feed(sse("bye", delta(content="b")))
+    assert chat.feed(sse({"choices": [], "usage": USAGE})) is None
+    assert (chat.error, chat.done) == (None, True)
+    assert chat.finish().usage
+
+
 @pytest.mark.parametrize(
     "keep_alive",
     [
@@ -435,7 +549,7 @@ def test_what_keeps_a_connection_alive_says_nothing(keep_alive: bytes) -> None:
     chat = reader()
     events = [sse(delta(content="a")), sse(delta(content="b")), sse(delta("stop")), sse("[DONE]")]
     chunks = [chat.feed(keep_alive + event + keep_alive) for event in events]
-    assert chunks == [Chunk("a"), Chunk("b"), None, None]
+    assert [*chunks, chat.end()] == [Chunk("a"), Chunk("b"), None, None, None]
     assert (chat.error, chat.done) == (None, True)
 
 
@@ -575,6 +689,12 @@ def test_an_event_that_is_no_json_interrupts() -> None:
     assert chat.feed(sse(delta(content="a"), '{"choices": [')) == Chunk(text="a")
     assert chat.error
     assert chat.error.code == ErrorCode.STREAM_INTERRUPTED
+
+
+def test_an_event_that_is_no_json_costs_nothing_behind_the_finish_reason() -> None:
+    message, finish = read(delta("stop", content="a"), "bye", {"choices": [], "usage": USAGE}, "[DONE]")
+    assert message.content == "a"
+    assert finish.usage
 
 
 def test_the_body_holds_what_was_asked_and_nothing_else() -> None:

@@ -60,6 +60,28 @@ def details(*, cached: int | None = None, written: int | None = None, reasoning:
             counts(None, 20, None, prompt_cache_hit_tokens=8, prompt_cache_miss_tokens=2),
             of_vendor(10, 20, cache_read_tokens=8),
         ),
+        (
+            counts(10, 20, 30, cache_read_input_tokens=6, cache_creation_input_tokens=2),
+            of_vendor(10, 20, cache_read_tokens=6, cache_write_tokens=2),
+        ),
+        (
+            {"input_tokens": 2, "output_tokens": 20, "cache_read_input_tokens": 6, "cache_creation_input_tokens": 2},
+            of_vendor(10, 20, cache_read_tokens=6, cache_write_tokens=2),
+        ),
+        (
+            counts(2, 20, 22, cache_read_input_tokens=6, cache_creation_input_tokens=2),
+            of_vendor(10, 20, cache_read_tokens=6, cache_write_tokens=2),
+        ),
+        (
+            counts(10, 20, 30, prompt_tokens_details={"cached_tokens": 6, "cache_creation_input_tokens": 2}),
+            of_vendor(10, 20, cache_read_tokens=6, cache_write_tokens=2),
+        ),
+        (
+            counts(10, 20, 30, prompt_tokens_details={"cached_tokens": 6, "cache_creation_tokens": 2}),
+            of_vendor(10, 20, cache_read_tokens=6, cache_write_tokens=2),
+        ),
+        (counts(10, 20, 30, reasoning_tokens=15), of_vendor(10, 20, reasoning_tokens=15)),
+        (counts(10, 20, None, **details(reasoning=50)), of_vendor(10, 70, reasoning_tokens=50)),
     ],
     ids=[
         "usual",
@@ -72,6 +94,13 @@ def details(*, cached: int | None = None, written: int | None = None, reasoning:
         "DeepSeek",
         "hits left out of the prompt",
         "hits and misses alone",
+        "LiteLLM",
+        "Anthropic's usage as it is",
+        "Anthropic's usage under the format's names",
+        "DashScope's cache writes",
+        "LiteLLM's cache writes",
+        "Perplexity",
+        "more thinking than output",
     ],
 )
 def test_input_and_output_are_totals(stated: dict[str, Any], usage: Usage) -> None:

@@ -121,8 +121,8 @@ class _Call:
         return bool(self.placeholder) and opens and not id
 
     def is_repeated_by(self, *, id: str, name: str, arguments: str) -> bool:  # noqa: A002
-        """Whether a delta says nothing that this call, whose arguments have ended, has not said."""
-        if not self.value.ended or (id and id != self.id) or (name and not (id and name == self.name)):
+        """Whether a delta says nothing that this call has not said, whose arguments have ended."""
+        if (id and id != self.id) or (name and not (id and name == self.name)):
             return False
         bare = arguments.strip()
         return bare in _NO_ARGUMENTS or (bool(id) and bare == "".join(self.held).strip())
@@ -138,12 +138,10 @@ class _Call:
                 return "" if self.whole.startswith(fragment) else fragment
             new, self.whole = fragment[len(self.whole) :], fragment
             return new
-        if len(self.held) != 1 or self.value.ended:
-            return fragment
         first = self.held[0]
         if not (_OPENS_OBJECT.match(first) and fragment.startswith(first) and len(fragment) > len(first)):
             return fragment
-        if first.rstrip()[-1] in _BEFORE_A_VALUE:
+        if self.value.ended or first.rstrip()[-1] in _BEFORE_A_VALUE:
             return fragment
         self.whole = fragment
         return fragment[len(first) :]
@@ -197,7 +195,7 @@ class ToolCalls:
         name, said = delta.said()
         arguments = said if isinstance(said, str) else _as_text(said)
         call = None if is_whole else self._addressed(delta.index, id=id, name=name, arguments=arguments)
-        if call is not None and call.is_repeated_by(id=id, name=name, arguments=arguments):
+        if call is not None and call.value.ended and call.is_repeated_by(id=id, name=name, arguments=arguments):
             call.wanted_back.update(delta.wanted_back())
             return False
         if call is None or call.is_other_than(id=id, name=name, arguments=arguments):
@@ -208,7 +206,7 @@ class ToolCalls:
             self._identify(call, id=id, name=name)
         if wanted_back := delta.wanted_back():
             call.wanted_back.update(wanted_back)
-        if isinstance(said, int | float) and not call.has_arguments:
+        if not isinstance(said, str) and isinstance(said, int | float) and not call.has_arguments:
             call.placeholder = arguments
         else:
             self._add_arguments(call, arguments)
@@ -280,7 +278,8 @@ class ToolCalls:
             if bare in _NO_ARGUMENTS:
                 call.placeholder = call.placeholder or (bare and "{}")
                 return
-        fragment = call.new_in(fragment)
+        if call.whole or len(call.held) == 1:
+            fragment = call.new_in(fragment)
         at = 0
         while True:
             end = call.value.feed(fragment, at)

@@ -2,8 +2,9 @@
 
 OpenAI, Azure OpenAI and every compatible server speak it, each with its oddities. A chunk is read field by field: what
 is odd is left out alone, and what stands beside it counts. Tool calls, usage and finish reasons have a module each;
-here are `[DONE]` without a `finish_reason`, reasoning under four names, content as parts, a whole `message` in place
-of deltas or beside them, several chunks in one event, and a whole JSON reply where a stream was asked.
+here are `[DONE]` without a `finish_reason` or before the usage, reasoning under six names, content as parts, a whole
+`message` in place of deltas or beside them, chunks in a list, in an envelope or several in one event, and a whole JSON
+reply where a stream was asked.
 """
 
 from collections.abc import Sequence
@@ -26,12 +27,22 @@ from workers.providers.text_deltas import TextDeltas
 from workers.providers.vendor_errors import Classify
 
 _TEXT_PARTS = ("text", "output_text")
+_THOUGHT_PARTS = ("thinking", "reasoning")
+_THOUGHTS = ("text", "content", "thinking", "reasoning", "summary")
+"""Where an object may hold the text of a thought."""
+_MOST_LEVELS = 8
+"""Of objects and lists around a text."""
+_ENVELOPES = ("data", "result", "response")
+"""Where gateways put a whole chunk or reply of the format."""
 
 
 class _Delta(msgspec.Struct, gc=False):
     content: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
+    reasoning_text: Any = None
+    """GitHub Copilot's."""
+    thinking: Any = None
     refusal: str | None = None
     tool_calls: list[CallDelta] | None = None
     function_call: Function | None = None
@@ -46,9 +57,13 @@ class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     message: _Delta | None = None
     """In place of `delta` when the server did not stream; Perplexity has it beside every delta, too."""
+    text: str | None = None
+    """In place of `delta` where the server answers as the older completions API."""
     finish_reason: Any = None
     usage: StatedUsage | None = None
     """Moonshot puts it here."""
+    error: Any = None
+    """OpenRouter's, beside the finish reason `error`."""
 
 
 class _Groq(msgspec.Struct, gc=False):
@@ -89,13 +104,15 @@ class ChatReader:
         self._reasoning = TextDeltas()
         self._refusal = TextDeltas()
         self._pieces = 0
+        self._at_end = False
+        """`[DONE]` has come; what may still come is the usage."""
         self.stated: Stated | None = None
         self.done = False
         self.error: FleetError | None = None
 
     @property
     def finished(self) -> bool:
-        return self._reason is not None or (self.done and self._any_output)
+        return self._reason is not None or (self._any_output and (self.done or self._at_end))
 
     @property
     def _any_output(self) -> bool:
@@ -108,14 +125,14 @@ class ChatReader:
             self.error = ProviderUnavailable(f"{self._provider} sent {exc}", provider=self._provider)
             return None
         self._take_events(events)
-        if self.done:
+        if self.done or self._at_end:
             self._release()
         return self._merged()
 
     def end(self) -> Chunk | None:
         """Also what was held back until it was certain."""
         self._take_events(self._body.end(), may_be_cut=True)
-        self.done = self.done or self._body.is_json
+        self.done = self.done or self._at_end or self._body.is_json
         self._release()
         return self._merged()
 
@@ -159,7 +176,9 @@ class ChatReader:
         for event in events:
             if event.name in KEEP_ALIVES:
                 continue
-            if event.data.startswith(b"{") or not self._is_word(event):
+            if self._at_end:
+                self._take_trailer(event)
+            elif event.data.startswith(b"{") or not self._is_word(event):
                 self._take(event, may_be_cut=may_be_cut)
             if self.done or self.error:
                 break
@@ -167,8 +186,19 @@ class ChatReader:
     def _is_word(self, event: Event) -> bool:
         """Whether the event is the end marker, or only keeps the connection alive."""
         word = event.data.strip(b" \t\r\n\"'").decode(errors="replace").lower()
-        self.done = word.startswith("[done]")
-        return self.done or word in KEEP_ALIVES or word.startswith(":") or (not word and event.name != "error")
+        if word.startswith("[done]"):
+            self._at_end = True
+            self.done = self._bill.is_stated or not self.finished
+            return True
+        return word in KEEP_ALIVES or word.startswith(":") or (not word and event.name != "error")
+
+    def _take_trailer(self, event: Event) -> None:
+        """Some servers state the usage behind their end marker. Nothing else counts there."""
+        try:
+            self._state(_decode_chunk(event.data).usage)
+        except NO_JSON:
+            return
+        self.done = self._bill.is_stated
 
     def _take(self, event: Event, *, may_be_cut: bool) -> None:
         try:
@@ -210,7 +240,11 @@ class ChatReader:
             self._take_delta(choice.delta)
         if choice.message is not None:
             self._take_message(choice.message)
-        if choice.finish_reason:
+        if choice.text:
+            self._text.add(choice.text)
+        if choice.error:
+            self.error = self._classify({"error": choice.error})
+        elif choice.finish_reason:
             self._stop(choice.finish_reason)
 
     def _stop(self, reason: Any) -> None:
@@ -230,7 +264,14 @@ class ChatReader:
             text, reasoning = _said_in(text)
         if text:
             self._text.add(text)
-        if delta.reasoning_content or delta.reasoning or delta.reasoning_details:
+        if (
+            delta.reasoning_content
+            or delta.reasoning
+            or delta.reasoning_details
+            or delta.reasoning_text
+            or delta.thinking
+            or delta.thinking_blocks
+        ):
             reasoning = self._reasoning_of(delta) or reasoning
         if reasoning:
             self._reasoning.add(reasoning)
@@ -255,13 +296,18 @@ class ChatReader:
 
     def _reasoning_of(self, delta: _Delta) -> str:
         """Gateways send it under several names at once."""
-        for field, said in (("reasoning_content", delta.reasoning_content), ("reasoning", delta.reasoning)):
-            if said and isinstance(said, str):
+        for field, said in (
+            ("reasoning_content", delta.reasoning_content),
+            ("reasoning", delta.reasoning),
+            ("reasoning_text", delta.reasoning_text),
+            ("thinking", delta.thinking),
+        ):
+            if text := said if isinstance(said, str) else _thought_in(said):
                 self._wanted_back.reasoning_field = self._wanted_back.reasoning_field or field
-                return said
-        if self._wanted_back.reasoning_field or not isinstance(delta.reasoning_details, list):
+                return text
+        if self._wanted_back.reasoning_field:
             return ""
-        return "".join(map(_text_of_detail, delta.reasoning_details))
+        return _thought_in(delta.reasoning_details) or _thought_in(delta.thinking_blocks)
 
     def _take_calls(self, delta: _Delta, *, are_whole: bool = False) -> bool:
         """Whether there were any. Some servers send a call in the old form as well as in the new one."""
@@ -277,7 +323,7 @@ class ChatReader:
         self._wanted_back.add_field("extra_content", delta.extra_content)
 
     def _take_unknown(self, event: Event, *, may_be_cut: bool) -> None:
-        """An error in one of its forms; what is neither that nor a chunk (a proxy's own event) is skipped."""
+        """An error in one of its forms, or chunks in a wrapping; what is neither (a proxy's own event) is skipped."""
         try:
             body = decode_any(event.data)
         except NO_JSON:
@@ -285,6 +331,8 @@ class ChatReader:
             return
         if event.name == "error" or is_error(body):
             self.error = self._classify(body)
+        else:
+            self._take_events([Event("", chunk) for chunk in _unwrapped(body)], may_be_cut=may_be_cut)
 
     def _take_one_by_one(self, event: Event, *, may_be_cut: bool) -> None:
         """Chunks that stand one behind the other in one event."""
@@ -293,7 +341,7 @@ class ChatReader:
                 break
             if len(data) != len(event.data):
                 self._take_events([Event(event.name, data)], may_be_cut=may_be_cut)
-            elif not may_be_cut:
+            elif not may_be_cut and self._reason is None:
                 self.error = StreamInterrupted(
                     f"{self._provider} sent an event that is no JSON", provider=self._provider
                 )
@@ -317,6 +365,20 @@ class ChatReader:
         return chunk
 
 
+def _unwrapped(body: Any) -> list[bytes]:
+    """The chunks in a list, in an envelope, or in a text."""
+    match body:
+        case str() if body.startswith("{"):
+            return [body.encode(errors="replace")]
+        case [{}, *_]:
+            return [msgspec.json.encode(item) for item in body if isinstance(item, dict)]
+        case {}:
+            inner = next((body[name] for name in _ENVELOPES if isinstance(body.get(name), dict)), {})
+            return [msgspec.json.encode(inner)] if "choices" in inner else []
+        case _:
+            return []
+
+
 def _said_in(content: Any) -> tuple[str, str]:
     """Text and reasoning.
 
@@ -331,19 +393,23 @@ def _said_in(content: Any) -> tuple[str, str]:
         match part:
             case str(text):
                 texts.append(text)
-            case {"type": "thinking", "thinking": thinking}:
-                thoughts.append(_said_in(thinking)[0])
-            case {"text": str(text)} if part.get("type", "text") in _TEXT_PARTS:
+            case {"type": kind} if kind in _THOUGHT_PARTS:
+                thoughts.append(_thought_in(part))
+            case {"text": str(text) | {"value": str(text)}} if part.get("type", "text") in _TEXT_PARTS:
                 texts.append(text)
             case _:
                 pass
     return "".join(texts), "".join(thoughts)
 
 
-def _text_of_detail(detail: Any) -> str:
-    """OpenRouter's `reasoning.text` and `reasoning.summary`."""
-    match detail:
-        case {"text": str(text)} | {"summary": str(text)}:
-            return text
+def _thought_in(value: Any, levels: int = _MOST_LEVELS) -> str:
+    """The text of a thought: Mistral's parts, OpenRouter's details, LiteLLM's blocks, an object around the text."""
+    match value:
+        case str():
+            return value
+        case list() if levels:
+            return "".join([_thought_in(item, levels - 1) for item in value])
+        case dict() if levels:
+            return next((text for name in _THOUGHTS if (text := _thought_in(value.get(name), levels - 1))), "")
         case _:
             return ""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from workers.providers.google_request import signs_calls
 
-REASONING_FIELDS = frozenset({"reasoning_content", "reasoning"})
+REASONING_FIELDS = frozenset({"reasoning_content", "reasoning", "reasoning_text"})
 
 OPENAI_MODEL = re.compile(r"^(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|codex-|computer-use)", re.IGNORECASE)
 _MISTRAL = re.compile(r"(?:mini|magi|mi)stral|mixtral|(?:code|dev)stral|(?:pix|vox)tral", re.IGNORECASE)

@@ -13,6 +13,10 @@ from workers.providers.token_counts import plausible
 class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    """LiteLLM's name for it."""
+    cache_creation_input_tokens: int | None = None
+    """DashScope's."""
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
@@ -32,6 +36,11 @@ class StatedUsage(msgspec.Struct, gc=False):
     prompt_cache_hit_tokens: int | None = None
     """DeepSeek's cached tokens, and with the next the whole of its prompt."""
     prompt_cache_miss_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    """Perplexity's."""
+    cache_read_input_tokens: int | None = None
+    """Anthropic's, as the next one; LiteLLM has them beside `prompt_tokens`, which hold them."""
+    cache_creation_input_tokens: int | None = None
     input_tokens: int | None = None
     """The names of OpenAI's Responses API, which gateways leave in place."""
     output_tokens: int | None = None
@@ -50,6 +59,10 @@ class Bill:
         self._cache_write = 0
         self._reasoning = 0
 
+    @property
+    def is_stated(self) -> bool:
+        return bool(self._input or self._output)
+
     def add(self, stated: StatedUsage) -> bool:
         """Whether the statement says anything."""
         hit, miss = _count(stated.prompt_cache_hit_tokens), _count(stated.prompt_cache_miss_tokens)
@@ -61,12 +74,21 @@ class Bill:
             return False
         read_from = stated.prompt_tokens_details or stated.input_tokens_details or _InputDetails()
         made_of = stated.completion_tokens_details or stated.output_tokens_details or _OutputDetails()
+        read = _count(read_from.cached_tokens, stated.cached_tokens, stated.cache_read_input_tokens)
+        written = _count(
+            read_from.cache_write_tokens,
+            read_from.cache_creation_tokens,
+            read_from.cache_creation_input_tokens,
+            stated.cache_creation_input_tokens,
+        )
+        if given and _leaves_out_the_cache(stated, given):
+            given += read + written
         self._input = given or self._input
         self._output = output or self._output
         self._total = _count(stated.total_tokens) if output else max(self._total, _count(stated.total_tokens))
-        self._cache_read = _count(read_from.cached_tokens, stated.cached_tokens) or hit or self._cache_read
-        self._cache_write = _count(read_from.cache_write_tokens) or self._cache_write
-        self._reasoning = _count(made_of.reasoning_tokens) or self._reasoning
+        self._cache_read = read or hit or self._cache_read
+        self._cache_write = written or self._cache_write
+        self._reasoning = _count(made_of.reasoning_tokens, stated.reasoning_tokens) or self._reasoning
         return True
 
     def normalised(self) -> Usage | None:
@@ -74,7 +96,8 @@ class Bill:
 
         A `total_tokens` that is more than its parts is what is billed. What it has on top are cached tokens where a
         server leaves them out of the prompt, and otherwise thinking: xAI's is left out of `completion_tokens`, Gemini's
-        at its OpenAI address stands in the total only.
+        at its OpenAI address stands in the total only. Without a total, thinking that is more than the output cannot be
+        a part of it.
         """
         given, output = self._input, self._output
         if not (given or output):
@@ -85,6 +108,8 @@ class Bill:
                 output = self._total - given
             else:
                 given = self._total - output
+        elif not self._total and self._reasoning > output:
+            output += self._reasoning
         read = min(self._cache_read, given)
         return Usage(
             input_tokens=given,
@@ -102,6 +127,12 @@ class Bill:
             further in (cached, cached + self._reasoning) and further != self._reasoning
         )
         return cached if is_outside and cached <= further else 0
+
+
+def _leaves_out_the_cache(stated: StatedUsage, given: int) -> bool:
+    """Whether the input is Anthropic's, which counts what was not in a cache, under its own name or passed on."""
+    cached = _count(stated.cache_read_input_tokens) + _count(stated.cache_creation_input_tokens)
+    return cached > 0 and (cached > given or not _count(stated.prompt_tokens))
 
 
 def _count(*stated: int | None) -> int:

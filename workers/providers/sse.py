@@ -7,6 +7,7 @@ Three things differ from the standard, because vendors' events are JSON and thei
 - Events that are parted by one line end in place of two are still events: no JSON text has a `}` before a `{`.
 - An event of blank data is a keep-alive, and none of ours. One with a name is passed on: it may be an error.
 - Some servers break a stream off with an error that is no event: JSON on bare lines, which `Decoder.stray` collects.
+  Older llama-servers write `error: {…}`, which becomes an event of that name.
 """
 
 from typing import NamedTuple
@@ -121,6 +122,11 @@ class Decoder:
                 if self._name and self._is_closed():
                     self._complete(events)
                 self._name = line[6:].decode(errors="replace").removeprefix(" ")
+            elif line.startswith(b"error:"):
+                if self._data:
+                    self._complete(events)
+                self._name = "error"
+                self._data.append(line[6:].strip())
             elif line == b"data":
                 self._data.append(b"")
             elif line[0] in _BEGINS_JSON and self._stray_size < MAX_STRAY_BYTES:
