@@ -390,6 +390,16 @@ def test_a_refusal_is_kept_apart() -> None:
     assert (message.refusal, message.content, finish.finish_reason) == ("I cannot.", None, "stop")
 
 
+def test_the_calls_of_a_reply_may_stand_in_a_choice_of_their_own() -> None:
+    text = {"message": {"content": "I look."}, "finish_reason": "tool_calls"}
+    calls = {"message": {"tool_calls": [call("f", "{}", id="a")]}, "finish_reason": "tool_calls"}
+    for choices in ([text, calls], [{**text, "index": 0}, {**calls, "index": 1}]):
+        message, finish = read({"choices": choices})
+        assert (message.content, finish.finish_reason, finish.warnings) == ("I look.", "tool_calls", ())
+        assert message.tool_calls
+        assert message.tool_calls[0].function.name == "f"
+
+
 def test_further_choices_are_ignored() -> None:
     other = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}
     message, finish = read(delta(content="yes"), other, delta("stop"), other)

@@ -217,7 +217,7 @@ class ChatReader:
             self._said_tier = chunk.service_tier
             self._state(chunk.usage, service_tier(chunk.service_tier))
         for choice in chunk.choices or ():
-            if not choice.index:
+            if not choice.index or self._holds_the_calls(choice):
                 self._take_choice(choice)
 
     def _state(self, usage: StatedUsage | None, tier: str | None = None) -> None:
@@ -231,6 +231,14 @@ class ChatReader:
             is_final=says_more and self._reason is not None,
             service_tier=self._service_tier,
             response_model=self._model,
+        )
+
+    def _holds_the_calls(self, choice: _Choice) -> bool:
+        """Whether a further choice holds the calls that the first one ended for, as GitHub Copilot parts them."""
+        said = choice.message or choice.delta
+        is_waiting = self._reason is not None and not self._calls.begun
+        return (
+            is_waiting and bool(said and said.tool_calls) and finish_reasons.meaning(self._reason or "") == "tool_calls"
         )
 
     def _take_choice(self, choice: _Choice) -> None:
