@@ -94,7 +94,9 @@ class _Call:
         self.arguments: list[str] = []
         """What of them has not been passed on."""
         self.held: list[str] = []
-        """All of them, for as long as they are told apart from what repeats them."""
+        """All of them, to know what only repeats them."""
+        self.ended_with: str | None = None
+        """The same as one text, put together once when it is asked for after their end."""
         self.whole = ""
         """The arguments so far, when each delta holds all of them; empty: each holds what is new."""
         self.quoted: list[str] = []
@@ -125,7 +127,11 @@ class _Call:
         if (id and id != self.id) or (name and not (id and name == self.name)):
             return False
         bare = arguments.strip()
-        return bare in _NO_ARGUMENTS or (bool(id) and bare == "".join(self.held).strip())
+        if bare in _NO_ARGUMENTS or not id:
+            return bare in _NO_ARGUMENTS
+        if self.ended_with is None:
+            self.ended_with = "".join(self.held).strip()
+        return bare == self.ended_with
 
     def new_in(self, fragment: str) -> str:
         """What of the arguments in a delta is new.
