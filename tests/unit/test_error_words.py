@@ -273,6 +273,8 @@ def test_other_errors_stay_what_they_are(adapter: str, status: int, message: str
         (400, "Incorrect API key provided", ErrorCode.AUTHENTICATION_FAILED),
         (403, "API rate limit exceeded for the user", ErrorCode.RATE_LIMITED),
         (400, "Model not found: grok-99", ErrorCode.MODEL_NOT_FOUND),
+        (400, "Model is unloaded.", ErrorCode.OVERLOADED),
+        (None, "Loading model", ErrorCode.OVERLOADED),
         (403, "Your input was flagged by moderation", ErrorCode.CONTENT_FILTERED),
         (400, "The request was rejected because it was considered high risk", ErrorCode.CONTENT_FILTERED),
         (None, "Output data may contain inappropriate content.", ErrorCode.CONTENT_FILTERED),

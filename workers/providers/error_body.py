@@ -2,7 +2,7 @@
 
 Nested as OpenAI and Anthropic do, flat as xAI and DashScope, in a list as Gemini's compatible endpoint, under `errors`
 as Cloudflare, under `base_resp` as MiniMax. A gateway wraps the error of the vendor behind it: OpenRouter in
-`metadata.raw`, others as JSON inside the message.
+`metadata.raw`, Vercel in `value`, others as JSON inside the message.
 """
 
 import json
@@ -18,6 +18,8 @@ _MOST_WORDS = 10_000
 _MOST_OF_A_NAME = 100
 _MOST_DETAILS = 20
 _MESSAGES = ("message", "Message", "msg", "error_msg", "error_message", "status_msg", "detail")
+_INNER = ("value", "upstream_error", "provider_error", "original_error", "upstream", "cause")
+"""Where gateways put what the vendor behind them answered: an object, or a text that holds one."""
 _NO_CAUSE = frozenset({"", "error", "fail", "failed", "failure"})
 """Names that only say that it is an error."""
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)s$")
@@ -141,8 +143,20 @@ def _wrapped(fields: Mapping[object, object], own: str, *, depth: int) -> Report
             found = error
         case _:
             begins = min((at for at in (own.find("{"), own.find("[{")) if at >= 0), default=-1)
-            found = _decoded(own[begins:]) if begins >= 0 else None
+            found = _decoded(own[begins:]) if begins >= 0 else _inner(fields)
     return reported(found, depth=depth + 1) if found is not None else Reported()
+
+
+def _inner(fields: Mapping[object, object]) -> object:
+    for name in _INNER:
+        match fields.get(name):
+            case {} as inner if inner:
+                return inner
+            case str() as text if (inner := _decoded(text)) is not None:
+                return inner
+            case _:
+                pass
+    return None
 
 
 def _joined(own: str, fields: Mapping[object, object], inner: Reported) -> str:

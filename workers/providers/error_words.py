@@ -206,6 +206,7 @@ _TOO_OFTEN = _any(
 )
 _BUSY = _any(
     r"(?:currently|temporarily|servers?|service|model|engine|system|is|are) overloaded",
+    r"model (?:is |was |has been )?unloaded|model is (?:currently |still )?loading|^loading model",
     r"(?:at|over) capacity|capacity[^.\n]{0,20}(?:exceeded|exhausted|reached)|(?:no|insufficient) capacity",
     r"(?:server|service|system|model)s?(?: is| are)?(?: currently| too| temporarily)* busy",
     r"(?:due to|under|experiencing) (?:\w{1,30} )?(?:high|heavy) (?:demand|load|traffic)|负载过高|繁忙|过载",
