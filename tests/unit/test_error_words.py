@@ -273,6 +273,16 @@ def test_other_errors_stay_what_they_are(adapter: str, status: int, message: str
         (400, "Incorrect API key provided", ErrorCode.AUTHENTICATION_FAILED),
         (403, "API rate limit exceeded for the user", ErrorCode.RATE_LIMITED),
         (400, "Model not found: grok-99", ErrorCode.MODEL_NOT_FOUND),
+        (
+            429,
+            "litellm.RateLimitError: You exceeded your current quota, please check your plan and billing details.",
+            ErrorCode.QUOTA_EXHAUSTED,
+        ),
+        (
+            400,
+            "The request failed because the input text may contain sensitive information.",
+            ErrorCode.CONTENT_FILTERED,
+        ),
         (400, "Model is unloaded.", ErrorCode.OVERLOADED),
         (None, "Loading model", ErrorCode.OVERLOADED),
         (403, "Your input was flagged by moderation", ErrorCode.CONTENT_FILTERED),

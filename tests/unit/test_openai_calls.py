@@ -188,9 +188,10 @@ LS = '{"command": "ls"}'
          {"index": 0, "arguments": LS[5:]}],
         [{"id": "a", "type": "tool_use", "name": "f", "input": {"command": "ls"}}],
         [{"index": 0, "id": "a", "function": {}, "name": "f", "arguments": LS}],
+        [{"index": 0, "id": "a", "function": {"name": "f", "parameters": {"command": "ls"}}}],
     ],
 )  # fmt: skip
-def test_a_call_may_stand_beside_its_function(deltas: list[Fields]) -> None:
+def test_a_call_may_have_its_words_elsewhere(deltas: list[Fields]) -> None:
     made, _ = read(*deltas)
     assert [(id, name, json.loads(arguments)) for id, name, arguments in made] == [("a", "f", {"command": "ls"})]  # noqa: A001
 

@@ -92,11 +92,12 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 _FOR_A_WHILE = _any(
     r"(?:per[ _-]?|/ ?)(?:second|sec|minute|min|hour|day)(?![a-z])|\b[RT]P[SMDH]\b",
-    r"rate[ _-]?limit|too many requests|throttl|concurren|resource[ _](?:has been )?exhausted",
+    r"rate[ _-]?limit(?!error)|too many requests|throttl|concurren|resource[ _](?:has been )?exhausted",
     r"(?:again|retry) (?:in|after) (?:about |~)?\d",
     r"每分钟|每秒|每天|频率|速率|限流|并发",
 )
-"""A limit that time lifts. Its words speak of tokens and quotas too, and of plans that have more of them."""
+"""A limit that time lifts; not LiteLLM's RateLimitError, which is every 429. Its words speak of tokens and quotas too,
+and of plans that have more of them."""
 
 _MORE_THAN_A_WHOLE_LIMIT = _any(r"request too large")
 """A 413 or 429 for one request that is larger than a whole minute's limit: waiting does not help."""
@@ -188,7 +189,7 @@ _FILTERED = _any(
     r"requires moderation[^\n]{0,80}\bflagged|\b(?:input|prompt) was flagged|flagged (?:by|as|for)\b",
     r"blocked by (?:our |the )?content[ -]filter|content (?:filtering|management) policy",
     r"violat\w{0,5} (?:\w{1,20} ){0,3}(?:content|safety|usage) (?:policy|policies|guidelines)",
-    r"敏感|违规|内容安全",
+    r"sensitive (?:content|information|words?)|敏感|违规|内容安全",
 )
 _FILTERS_UNDER = frozenset({400, 403, 422, 500, None})
 

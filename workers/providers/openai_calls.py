@@ -31,6 +31,8 @@ _MOST_PARTED = 1000
 class Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: Any = None
+    parameters: Any = None
+    """In place of `arguments`, as Llama's models write it and some servers pass it on."""
 
 
 class Custom(msgspec.Struct, gc=False):
@@ -60,6 +62,8 @@ class CallDelta(msgspec.Struct, gc=False):
         function = self.function
         if function is not None and (function.name is not None or function.arguments is not None):
             name, arguments = function.name, function.arguments
+            if arguments is None:
+                arguments = function.parameters
         elif self.custom is not None:
             name, arguments = self.custom.name, self.custom.input
         else:
