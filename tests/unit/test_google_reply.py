@@ -9,9 +9,10 @@ from google.genai.types import FinishReason
 from contracts.errors import ErrorCode, FleetError
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage, UsageSource
-from workers.providers import google_errors
+from workers.providers import google_errors, google_reply
 from workers.providers.base import Chunk, Finish, Gathering
 from workers.providers.google_reply import ReplyReader
+from workers.providers.json_text import decode_any
 
 
 def reader(*warnings: str) -> ReplyReader:
@@ -326,6 +327,30 @@ def test_other_candidates_are_not_read() -> None:
     message, finish = read(sse(event))
     assert [one.function.name for one in message.tool_calls or ()] == ["f"]
     assert finish.provider_data == {"google": {"parts": [call("f", thoughtSignature="s")]}}
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_an_event_is_decoded_as_often_whatever_the_number_of_its_candidates(
+    monkeypatch: pytest.MonkeyPatch, as_list: bool
+) -> None:
+    decoded = 0
+
+    def counting(data: bytes) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return decode_any(data)
+
+    monkeypatch.setattr(google_reply, "decode_any", counting)
+
+    def times_for(candidates: int) -> int:
+        before = decoded
+        made = {"content": {"parts": [call("f", thoughtSignature="s")]}}
+        event = {"candidates": [made] * candidates}
+        message, _ = read(sse([event] if as_list else event, reply(reason="STOP")))
+        assert len(message.tool_calls or ()) == candidates
+        return decoded - before
+
+    assert times_for(50) == times_for(1)
 
 
 @pytest.mark.parametrize(

@@ -180,9 +180,10 @@ class ReplyReader:
             return
         if response.candidates is None and response.usage_metadata is None:
             self._take_unknown(data)
+        raw = _RawParts(data)
         for position, candidate in enumerate(response.candidates or ()):
             if not candidate.index:
-                self._take_candidate(candidate, data, position)
+                self._take_candidate(candidate, raw, position)
 
     def _state(self, usage: _Usage) -> None:
         """Running totals; some servers state one count at the beginning only, and zeros for the others at the end."""
@@ -212,9 +213,9 @@ class ReplyReader:
         if is_error(body) or (isinstance(body, dict) and body.get("message")):
             self.error = self._classify(body)
 
-    def _take_candidate(self, candidate: _Candidate, data: bytes | msgspec.Raw, position: int) -> None:
+    def _take_candidate(self, candidate: _Candidate, raw: "_RawParts", position: int) -> None:
         parts = (candidate.content.parts if candidate.content else None) or ()
-        raw: list[Any] | None = None
+        raw_parts: list[Any] | None = None
         for index, part in enumerate(parts):
             if part.text and part.thought_signature is None and part.function_call is None:
                 if part.thought:
@@ -223,10 +224,10 @@ class ReplyReader:
                     self._output.text.append(part.text)
                     self._parts.add_text(part.text)
                 continue
-            if raw is None:
-                raw = _raw_parts(data, position)
-            if isinstance(raw[index], dict):
-                self._take_special(part, raw[index])
+            if raw_parts is None:
+                raw_parts = raw.of_candidate(position)
+            if isinstance(raw_parts[index], dict):
+                self._take_special(part, raw_parts[index])
         if candidate.finish_reason:
             self._end(_name_of(candidate.finish_reason))
 
@@ -357,10 +358,17 @@ def _traffic(kind: Any) -> str | None:
     return service_tier(kind.removeprefix("ON_DEMAND").removeprefix("_"))
 
 
-def _raw_parts(data: bytes | msgspec.Raw, position: int) -> list[Any]:
-    """The parts of the candidate at `position` with all their fields."""
-    candidate = _each(decode_any(data)["candidates"])[position]
-    return _each(candidate["content"]["parts"])
+class _RawParts:
+    """The parts of an event's candidates with all their fields. The event is decoded once, when they are wanted."""
+
+    def __init__(self, data: bytes | msgspec.Raw) -> None:
+        self._data = data
+        self._candidates: list[Any] | None = None
+
+    def of_candidate(self, position: int) -> list[Any]:
+        if self._candidates is None:
+            self._candidates = _each(decode_any(self._data)["candidates"])
+        return _each(self._candidates[position]["content"]["parts"])
 
 
 def _each(value: Any) -> list[Any]:
