@@ -1,6 +1,7 @@
 """Gemini's replies, in the forms in which they come."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -315,6 +316,15 @@ def test_media_is_left_out_and_said() -> None:
     assert message.content == "Hear."
     assert finish.provider_data is None
     assert finish.warnings == ("google made audio/L16, media, which is not passed on",)
+
+
+def test_what_a_server_names_does_not_make_a_warning_without_an_end() -> None:
+    tools = [{f"tool{number:03d}" + "x" * 1000: {}} for number in range(300)]
+    media = [{"inlineData": {"mimeType": f"image/{number:03d}" + "x" * 1000, "data": "AAAA"}} for number in range(300)]
+    _, finish = read(sse(reply({name: 1 for tool in tools for name in tool}, *tools, *media, reason="STOP")))
+    made, used = finish.warnings
+    assert made.count("image/") == used.count("tool0") == 10
+    assert max(map(len, re.findall(r"[\w/]+", made + used))) == 64
 
 
 def test_other_candidates_are_not_read() -> None:

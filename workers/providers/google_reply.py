@@ -8,7 +8,7 @@ to its place; summaries of thoughts do not, unless they are signed. Media that a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import msgspec
@@ -32,6 +32,8 @@ _USUAL = frozenset({"STOP", "MAX_TOKENS", "SAFETY"})
 _NUMBERED = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION"}
 """As protobuf writes reasons when it is asked for numbers. Gemini's API and Vertex agree on no more of them."""
 _MEDIA = frozenset({"inlineData", "fileData"})
+_MOST_NAMED, _MOST_NAME_CHARS = 10, 64
+"""Of what a server may name, in one warning."""
 _BESIDE_CONTENT = frozenset({"thought", "thoughtSignature", "partMetadata", "videoMetadata", "mediaResolution"})
 
 
@@ -268,7 +270,7 @@ class _Parts:
     def add(self, part: dict[str, JsonValue]) -> None:
         kinds = part.keys() - _BESIDE_CONTENT
         if kinds & _MEDIA:
-            self._media |= {_kind_of_media(part)}
+            _name({_kind_of_media(part)}, to=self._media)
             return
         others = kinds - {"text", "functionCall"}
         is_signed = bool(part.get("thoughtSignature"))
@@ -276,7 +278,7 @@ class _Parts:
             return
         self._end_text()
         self._parts.append(part)
-        self._of_its_tools |= others
+        _name(others, to=self._of_its_tools)
         self._needed = self._needed or bool(others) or is_signed
 
     def kept(self) -> dict[str, JsonValue] | None:
@@ -295,11 +297,18 @@ class _Parts:
             self._text.clear()
 
 
+def _name(names: Set[str], *, to: set[str]) -> None:
+    """Names go into a warning, and are the server's own: no more are kept than one can hold."""
+    for name in sorted(names):
+        if len(to) < _MOST_NAMED:
+            to.add(name[:_MOST_NAME_CHARS])
+
+
 def _kind_of_media(part: dict[str, JsonValue]) -> str:
     for kind in _MEDIA:
         match part.get(kind):
             case {"mimeType": str(media_type)}:
-                return re.split(r"[;\s]", media_type[:64], maxsplit=1)[0]
+                return re.split(r"[;\s]", media_type[:_MOST_NAME_CHARS], maxsplit=1)[0]
             case _:
                 pass
     return "media"
