@@ -13,13 +13,11 @@ from contracts.usage import Cost, Outcome, TokenCounts, Usage, UsageRecord, Usag
 from workers import tokens
 from workers.pricing import price
 from workers.providers.base import Chunk, Finish, Gathering, Stated
-from workers.providers.token_counts import plausible
+from workers.providers.token_counts import MAX_PARTS, plausible
 from workers.routing import Candidate
 
 _MAY_HAVE_WORKED = frozenset({ErrorCode.PROVIDER_TIMEOUT, ErrorCode.STREAM_INTERRUPTED, ErrorCode.DEADLINE_EXCEEDED})
 
-_MOST_PARTS = 100
-"""Of a usage; compactions and other models in one call are a few. Each is priced, and kept with the record."""
 _MOST_NAME_CHARS = 256
 """Of a model and a reply as the vendor calls them."""
 
@@ -120,7 +118,7 @@ def _stated_usage(attempt: Attempt) -> tuple[Usage | None, bool]:
 
 def _is_plausible(usage: Usage) -> bool:
     counts = (getattr(part, name) for part in (usage, *usage.parts) for name in TokenCounts.model_fields)
-    return len(usage.parts) <= _MOST_PARTS and all(plausible(count) is not None for count in counts)
+    return len(usage.parts) <= MAX_PARTS and all(plausible(count) is not None for count in counts)
 
 
 def _covers(stated: Usage, arrived: Gathering) -> bool:

@@ -10,9 +10,10 @@ from anthropic.types.beta import BetaStopReason
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage, UsagePart, UsageSource
-from workers.providers import anthropic_errors
+from workers.providers import anthropic_errors, anthropic_reply
 from workers.providers.anthropic_reply import MessageReader
 from workers.providers.base import Chunk, Finish, Gathering, Stated
+from workers.providers.token_counts import MAX_PARTS
 
 USAGE = {"input_tokens": 3, "output_tokens": 1}
 
@@ -580,6 +581,34 @@ def test_what_is_billed_beside_the_reply_is_a_part_of_the_usage() -> None:
             UsagePart(model="claude-opus-5", input_tokens=50, output_tokens=5),
         ),
     )
+
+
+def test_of_parts_no_more_are_kept_than_show_that_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+
+    def counting(**counts: Any) -> UsagePart:
+        nonlocal made
+        made += 1
+        return UsagePart(**counts)
+
+    monkeypatch.setattr(anthropic_reply, "UsagePart", counting)
+    iterations = [{"type": "message"}, {"type": "compaction", "input_tokens": 1}] * 5_000
+    messages = reader()
+
+    messages.feed(sse(start(iterations=iterations), *[stop()[0]] * 100))
+
+    assert messages.stated
+    assert messages.stated.usage
+    assert len(messages.stated.usage.parts) == made == MAX_PARTS + 1
+
+
+def test_iterations_that_are_no_parts_do_not_count_for_any() -> None:
+    iterations = [{"type": "message"}] * 1_000 + [{"type": "compaction", "input_tokens": 1}]
+
+    usage = read(start(), *text("a"), *stop(iterations=iterations))[1].usage
+
+    assert usage
+    assert usage.parts == (UsagePart(input_tokens=1),)
 
 
 def test_what_a_fallback_model_said_is_its_own_part_of_the_usage() -> None:

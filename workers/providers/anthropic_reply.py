@@ -7,6 +7,7 @@ deltas of kinds that are not known here are kept like that too.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from workers.providers.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.output import Output
 from workers.providers.reply_body import ReplyBody
 from workers.providers.sse import KEEP_ALIVES, Event, EventTooLarge
-from workers.providers.token_counts import plausible
+from workers.providers.token_counts import MAX_PARTS, plausible
 from workers.providers.vendor_errors import Classify
 
 _TO_BE_CONTINUED = frozenset({"pause_turn", "compaction"})
@@ -152,6 +153,8 @@ class MessageReader:
         self._reason: str | None = None
         self._usage = _Usage()
         self._usage_is_final = False
+        self._is_restated = False
+        """Whether usage has come since `stated` was made, which is once for what is read at once."""
         self._blocks: list[_Block] = []
         self._content_of_head: Any = None
         """Of `message_start`: empty by the format, the whole reply from gateways that make up a stream of it."""
@@ -196,7 +199,18 @@ class MessageReader:
                 self._take_no_json(event, may_be_cut=may_be_cut)
             if self.error or self.done:
                 break
+        if self._is_restated:
+            self._is_restated = False
+            self._make_stated()
         return self._output.take()
+
+    def _make_stated(self) -> None:
+        self.stated = Stated(
+            self._billed(),
+            is_final=self._usage_is_final,
+            service_tier=self._usage.served_as,
+            response_model=self._model,
+        )
 
     def _take(self, event: Event) -> None:
         """Raises one of NO_JSON."""
@@ -388,12 +402,7 @@ class MessageReader:
         if final and counted is not None and (counted or not self._usage.output_tokens):
             self._usage_is_final = True
         _merge(usage, into=self._usage)
-        self.stated = Stated(
-            self._billed(),
-            is_final=self._usage_is_final,
-            service_tier=self._usage.served_as,
-            response_model=self._model,
-        )
+        self._is_restated = True
 
     def _stop(self, reason: str | None, details: Any) -> None:
         if reason and finish_reasons.broke_off(reason):
@@ -526,7 +535,10 @@ def _merge(usage: _Usage, *, into: _Usage) -> None:
         into.output_tokens_details = details
     if (written := usage.cache_creation) and plausible(written.ephemeral_1h_input_tokens):
         into.cache_creation = written
-    for name in ("iterations", "service_tier", "speed", "inference_geo"):
+    if usage.iterations:
+        billed_apart = (one for one in usage.iterations if one.type in _OUTSIDE or one.type in _OTHER_MODELS)
+        into.iterations = [*islice(billed_apart, MAX_PARTS + 1)]  # one too many, so that it is known for too many
+    for name in ("service_tier", "speed", "inference_geo"):
         setattr(into, name, getattr(usage, name) or getattr(into, name))
 
 

@@ -1,5 +1,7 @@
 """Token counts as vendors state them, before anybody believes them."""
 
+MAX_PARTS = 100
+"""Of a usage; compactions and other models in one call are a few. Each is priced, and kept with the record."""
 MAX_COUNT = 10**10
 """Tokens. No reply and no prompt comes near it."""
 
