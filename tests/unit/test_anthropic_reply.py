@@ -1,6 +1,8 @@
 """Replies in the format of Anthropic's Messages API, streamed and whole."""
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
@@ -362,6 +364,39 @@ def test_blocks_of_the_vendors_own_tools_are_kept_and_not_shown() -> None:
             ]
         }
     }
+
+
+def cited(times: int) -> list[dict[str, Any]]:
+    return block(*[{"type": "citations_delta", "citation": {}}] * times, type="text", text="")
+
+
+def grown(times: int) -> list[dict[str, Any]]:
+    return block(*[{"type": "compaction_delta", "content": "x" * 100}] * times, type="compaction", content="")
+
+
+def blank_input(times: int) -> list[dict[str, Any]]:
+    return call(*[" "] * times)
+
+
+def stopped_again(times: int) -> list[dict[str, Any]]:
+    begun, given, stopped = call(" ", id="", name="", input=" " * 100 * times)
+    return [begun, given, *[stopped] * times]
+
+
+@pytest.mark.parametrize("events_for", [cited, grown, blank_input, stopped_again])
+def test_a_delta_costs_the_same_after_many_others(events_for: Callable[[int], list[dict[str, Any]]]) -> None:
+    def seconds(deltas: int) -> float:
+        data = sse(start(), *events_for(deltas), *stop())
+        found: list[float] = []
+        for _ in range(3):
+            messages = reader()
+            before = time.process_time()
+            messages.feed(data)
+            messages.finish()
+            found.append(time.process_time() - before)
+        return min(found)
+
+    assert seconds(16_000) < 64 * seconds(1_000), "16 times as much, but for what varies; its square would be 256 times"
 
 
 def test_blocks_of_later_versions_grow_too() -> None:

@@ -121,21 +121,63 @@ class _Block:
     kind: str
     fields: dict[str, Any]
     """As it began, and what came whole since."""
+    grown: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """What came since to texts in `fields`."""
     closed: bool = False
     call: int | None = None
     """Which tool call it is."""
     texts: list[str] = field(default_factory=list[str])
     thoughts: list[str] = field(default_factory=list[str])
     signature: list[str] = field(default_factory=list[str])
+    citations: list[Any] = field(default_factory=list[Any])
     input: list[str] = field(default_factory=list[str])
     held_back: int = 0
     """How many fragments of `input` have not been passed on."""
+    says: str | None = ""
+    """The text of `input` for as long as it may come to nothing, with one blank for those at its end; else None."""
+
+    @property
+    def says_none(self) -> bool:
+        """Whether the fragments so far are no input."""
+        return self.says is not None and self.says.rstrip() in ("", *_SAYS_NONE)
+
+    def add_input(self, fragment: str) -> None:
+        if self.held_back and self.says_none and fragment.lstrip().startswith("{"):
+            self.input.clear()
+            self.says = ""
+        self.input.append(fragment)
+        if self.says is None:
+            return
+        text = (self.says + fragment).lstrip()
+        bare = text.rstrip()
+        may_say_none = any(none.startswith(bare) for none in _SAYS_NONE)
+        self.says = bare + " " * (bare != text) if may_say_none else None
+
+    def grow(self, delta: dict[str, Any]) -> None:
+        """By a delta of a kind that is not known here: texts are appended, everything else is replaced."""
+        for name, value in delta.items():
+            if name == "type":
+                continue
+            if isinstance(value, str) and isinstance(self.fields.get(name), str):
+                self.grown.setdefault(name, []).append(value)
+            else:
+                self.grown.pop(name, None)
+                self.fields[name] = value
+
+    def get(self, name: str) -> Any:
+        """A field as it is now."""
+        if more := self.grown.pop(name, None):
+            self.fields[name] += "".join(more)
+        return self.fields.get(name)
 
     def whole(self) -> dict[str, Any]:
-        block = dict(self.fields)
+        block = {name: self.get(name) for name in self.fields}
         for name, parts in (("text", self.texts), ("thinking", self.thoughts), ("signature", self.signature)):
             if parts or name in block:
                 block[name] = _text(block.get(name)) + "".join(parts)
+        if self.citations:
+            before = block.get("citations")
+            block["citations"] = [*(before if isinstance(before, list) else ()), *self.citations]
         if self.input:
             block["input"] = arguments_object(reply_arguments.of_value("".join(self.input)))
         return block
@@ -296,7 +338,7 @@ class MessageReader:
     def _begin(self, index: int | None, fields: dict[str, Any]) -> None:
         before = self._by_index.get(index)
         if before and not before.closed:
-            if before.call is not None and _id(fields) == before.fields["id"]:
+            if before.call is not None and _id(fields.get("id")) == before.get("id"):
                 return  # announced twice
             self._close(before)
         kind = _kind(fields)
@@ -306,7 +348,7 @@ class MessageReader:
                 self._output.text.append(text)
             case "thinking" if thinking := _text(fields.get("thinking")):
                 self._output.reasoning.append(thinking)
-            case "tool_use" if _id(fields) or _text(fields.get("name")):
+            case "tool_use" if _id(fields.get("id")) or _text(fields.get("name")):
                 self._begin_call(block)
             case _:
                 pass
@@ -318,7 +360,7 @@ class MessageReader:
 
     def _begin_call(self, block: _Block) -> int:
         """The block gets the call's id and name, so that they agree when it comes back with the call's result."""
-        call = self._output.begin_call(id=_id(block.fields), name=_text(block.fields.get("name")))
+        call = self._output.begin_call(id=_id(block.get("id")), name=_text(block.get("name")))
         block.fields |= {"id": call.id, "name": call.name}
         block.call = call.index
         return call.index
@@ -340,10 +382,9 @@ class MessageReader:
             case "signature_delta":
                 block.signature.append(delta.signature or "")
             case "citations_delta":
-                before = block.fields.get("citations")
-                block.fields["citations"] = [*(before if isinstance(before, list) else ()), delta.citation]
+                block.citations.append(delta.citation)
             case _:
-                _grow(block.fields, decode_any(event.data)["delta"])
+                block.grow(decode_any(event.data)["delta"])
 
     def _unannounced(self, index: int | None, kind: str) -> _Block:
         """The block of an index that began none: the newest, if that has no index yet; else what its deltas say."""
@@ -362,16 +403,14 @@ class MessageReader:
             return
         if block.kind in ("text", "thinking"):
             block = self._add(_Block(index, "tool_use", {"type": "tool_use"}))
-        if block.held_back and _says_none(block) and fragment.lstrip().startswith("{"):
-            block.input.clear()
-        block.input.append(fragment)
+        block.add_input(fragment)
         if block.kind != "tool_use":
             return
         if block.held_back or len(block.input) == 1:
             block.held_back += 1
-            fragment = "".join(block.input)
-            if any(none.startswith(fragment.strip()) for none in _SAYS_NONE):
+            if block.says is not None:
                 return
+            fragment = "".join(block.input)
         self._pass_on(block, fragment, pieces=block.held_back or 1)
 
     def _pass_on(self, block: _Block, arguments: str, *, pieces: int) -> None:
@@ -384,8 +423,10 @@ class MessageReader:
         block.closed = True
         if block.kind != "tool_use" or (block.input and not block.held_back):
             return
-        arguments = reply_arguments.of_value(block.fields.get("input") if _says_none(block) else "".join(block.input))
+        arguments = reply_arguments.of_value(block.get("input") if block.says_none else "".join(block.input))
+        block.fields["input"] = arguments
         block.input = [arguments]
+        block.says = arguments if arguments == reply_arguments.NONE else None
         if block.call is not None or arguments != reply_arguments.NONE:
             self._pass_on(block, arguments, pieces=block.held_back)
 
@@ -458,15 +499,9 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _id(fields: dict[str, Any]) -> str:
+def _id(given: Any) -> str:
     """Some servers number their calls."""
-    given = fields.get("id")
     return str(given) if type(given) is int else _text(given)
-
-
-def _says_none(block: _Block) -> bool:
-    """Whether the fragments so far are no input."""
-    return "".join(block.input).strip() in ("", *_SAYS_NONE)
 
 
 def _kind(fields: dict[str, Any]) -> str:
@@ -481,14 +516,6 @@ def _kind_of_delta(delta: _Delta) -> str:
     if delta.partial_json:
         return "input_json_delta"
     return "thinking_delta" if delta.thinking else "signature_delta" if delta.signature else "text_delta"
-
-
-def _grow(fields: dict[str, Any], delta: dict[str, Any]) -> None:
-    """A delta of a kind that is not known here: texts are appended, everything else is replaced."""
-    for name, value in delta.items():
-        before = fields.get(name)
-        if name != "type":
-            fields[name] = before + value if isinstance(before, str) and isinstance(value, str) else value
 
 
 def _is_special(block: dict[str, Any]) -> bool:
