@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from contracts.wire import JsonObject, ModelName, StrictWireModel, Token, UtcTime, WireModel, optional
+from contracts.wire import Items, JsonObject, ModelName, StrictWireModel, Token, UtcTime, WireModel, optional
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_TOOL_CALL_ID_CHARS = 64 * 1024
@@ -64,13 +64,13 @@ class ToolCall(WireModel):
 
 class SystemMessage(WireModel):
     role: Literal["system", "developer"] = "system"
-    content: str | tuple[TextPart, ...]
+    content: str | Items[TextPart]
     name: str | None = optional()
 
 
 class UserMessage(WireModel):
     role: Literal["user"] = "user"
-    content: str | tuple[ContentPart, ...]
+    content: str | Items[ContentPart]
     name: str | None = optional()
 
 
@@ -79,7 +79,7 @@ class AssistantMessage(WireModel):
 
     role: Literal["assistant"] = "assistant"
     content: str | None = None
-    tool_calls: tuple[ToolCall, ...] | None = optional()
+    tool_calls: Items[ToolCall] | None = optional()
     refusal: str | None = optional()
     reasoning: str | None = optional()
     provider_data: JsonObject | None = optional()
@@ -106,7 +106,7 @@ def _said_in(part: Any) -> str:
 class ToolMessage(WireModel):
     role: Literal["tool"] = "tool"
     tool_call_id: ToolCallId
-    content: str | tuple[TextPart, ...]
+    content: str | Items[TextPart]
 
 
 Message = Annotated[
@@ -156,19 +156,19 @@ class CompletionRequest(StrictWireModel):
     tenant: Token
     agent: Token
     model: ModelName
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: Items[Message] = Field(min_length=1)
     stream: bool = True
     max_tokens: int | None = optional(ge=1, le=10_000_000)
     temperature: float | None = optional(ge=0, le=2)
     top_p: float | None = optional(gt=0, le=1)
-    stop: tuple[str, ...] | None = optional(max_length=16)
+    stop: Items[str] | None = optional(max_length=16)
     seed: int | None = optional(ge=-(2**63), lt=2**63)
-    tools: tuple[Tool, ...] | None = optional()
+    tools: Items[Tool] | None = optional()
     tool_choice: Literal["auto", "none", "required"] | NamedToolChoice | None = optional()
     parallel_tool_calls: bool | None = optional()
     response_format: ResponseFormat | None = optional()
     reasoning_effort: ReasoningEffort | None = optional()
-    fallbacks: tuple[ModelName, ...] = Field(default=(), max_length=16)
+    fallbacks: Items[ModelName] = Field(default=(), max_length=16)
     deadline: UtcTime | None = optional()
     """Bounds queueing and calling together; ten minutes after publishing when not given."""
     on_interrupt: OnInterrupt = "restart"

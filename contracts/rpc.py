@@ -3,13 +3,13 @@
 from contracts.errors import Error
 from contracts.requests import Message, Tool
 from contracts.usage import Cost
-from contracts.wire import ModelName, StrictWireModel, WireModel, optional
+from contracts.wire import Items, ModelName, StrictWireModel, WireModel, optional
 
 
 class CountTokens(StrictWireModel):
     model: ModelName
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] | None = optional()
+    messages: Items[Message]
+    tools: Items[Tool] | None = optional()
 
 
 class TokenCount(WireModel):

@@ -4,10 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from pydantic_core import PydanticSerializationError
+
+T = TypeVar("T")
 
 TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"  # noqa: S105 - a subject token
 MODEL_PATTERN = r"^[^\x00-\x20\x7f]{1,256}$"
@@ -46,6 +48,10 @@ def _finite(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 """Any JSON object; NaN and Infinity, which pydantic's parser takes, are no JSON."""
+
+
+Items = Annotated[tuple[T, ...], Field(fail_fast=True)]
+"""A list that is checked up to its first bad item: a request has room for millions, and each would be told."""
 
 
 def without_halves(text: str) -> str:

@@ -239,5 +239,5 @@ def _refusal(error: FleetError) -> Refusal:
 
 
 def _malformed(exc: ValidationError) -> MalformedRequest:
-    fields = sorted({".".join(map(str, e["loc"])) or "body" for e in exc.errors(include_input=False)})
-    return MalformedRequest(f"the question is not valid: {', '.join(fields)[:500]}")
+    fields = sorted({".".join(map(str, e["loc"])) or "body" for e in lenient_json.problems(exc)})
+    return MalformedRequest(f"the question is not valid: {', '.join(fields)[:500] or 'too many fields to name them'}")

@@ -124,9 +124,7 @@ def parse_request(delivery: Delivery) -> tuple[RequestAddress, CompletionRequest
         address = subjects.parse_request(delivery.subject)
         request, body = lenient_json.parse(CompletionRequest, delivery.data)
     except ValidationError as exc:
-        problems = [_problem(e) for e in exc.errors(include_url=False, include_input=False, include_context=False)]
-        more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
-        raise MalformedRequest(f"the request is not valid: {'; '.join(problems[:_SHOWN_PROBLEMS])}{more}") from None
+        raise MalformedRequest(f"the request is not valid: {_problems(exc)}") from None
     except ValueError as exc:
         raise MalformedRequest(str(exc)) from None
     if request.tenant != address.tenant:
@@ -161,6 +159,15 @@ def parse_handover(delivery: Delivery, address: RequestAddress) -> Handover | No
         raise MalformedRequest(f"the header {HANDOVER} names another provider than the subject; agents do not set it")
     known = tuple(text for text in told.remaining if Candidate.parse(text).provider in list(subjects.Provider))
     return told.model_copy(update={"remaining": known, "queued_at": min(told.queued_at, delivery.queued_at)})
+
+
+def _problems(exc: ValidationError) -> str:
+    count = exc.error_count()
+    shown = [_problem(error) for error in lenient_json.problems(exc)[:_SHOWN_PROBLEMS]]
+    if not shown:
+        return f"it has {count} problems, too many to name them"
+    more = f"; and {count - _SHOWN_PROBLEMS} more" if count > _SHOWN_PROBLEMS else ""
+    return "; ".join(shown) + more
 
 
 def _problem(error: ErrorDetails) -> str:

@@ -224,15 +224,15 @@ def test_a_bad_message_is_refused_by_its_index(message: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("characters", "refused"), [(5000, False), (65536, False), (65537, True)])
 def test_an_id_of_a_tool_call_has_room_for_what_a_gateway_keeps_in_it(characters: int, refused: bool) -> None:
     call = {"id": "i" * characters, "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    messages = [
-        {"role": "assistant", "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": call["id"], "content": "x"},
-    ]
-    request = json.dumps({**BASE, "messages": messages})
+    asking = {"role": "assistant", "tool_calls": [call]}
+    answering = {"role": "tool", "tool_call_id": call["id"], "content": "x"}
     if refused:
-        found = places(refusal(CompletionRequest, request))
-        assert {"messages.0.assistant.tool_calls.0.id", "messages.1.tool.tool_call_id"} <= found
+        hello = {"role": "user", "content": "x"}
+        for message, place in ((asking, "assistant.tool_calls.0.id"), (answering, "tool.tool_call_id")):
+            request = json.dumps({**BASE, "messages": [hello, message]})
+            assert places(refusal(CompletionRequest, request)) == {f"messages.1.{place}"}
     else:
+        request = json.dumps({**BASE, "messages": [asking, answering]})
         assert CompletionRequest.model_validate_json(request).messages
 
 

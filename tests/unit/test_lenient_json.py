@@ -108,6 +108,43 @@ def test_what_is_wrong_beside_that_is_refused(data: bytes, says: str) -> None:
         lenient_json.parse(CompletionRequest, data)
 
 
+MANY = [{}] * 1_000_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": MANY},
+        {"messages": [{"role": "user", "content": MANY}]},
+        {"messages": [{"role": "system", "content": MANY}]},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": MANY}]},
+        {"messages": [{"role": "tool", "tool_call_id": "c1", "content": MANY}]},
+        {"tools": MANY},
+        {"stop": MANY},
+        {"fallbacks": MANY},
+    ],
+    ids=["messages", "parts", "texts", "calls", "results", "tools", "stops", "fallbacks"],
+)
+def test_a_list_is_refused_for_its_first_bad_item(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        lenient_json.parse(CompletionRequest, written(**change))
+
+    assert caught.value.error_count() <= 3
+    assert len(lenient_json.problems(caught.value)) == caught.value.error_count()
+
+
+def test_problems_are_built_only_for_as_many_as_somebody_may_read() -> None:
+    def refused(unknown: int) -> ValidationError:
+        with pytest.raises(ValidationError) as caught:
+            lenient_json.parse(CompletionRequest, written(**{f"f{number}": 0 for number in range(unknown)}))
+        assert caught.value.error_count() == unknown
+        return caught.value
+
+    assert [problem["loc"] for problem in lenient_json.problems(refused(2))] == [("f0",), ("f1",)]
+    assert len(lenient_json.problems(refused(1000))) == 1000
+    assert lenient_json.problems(refused(1001)) == []
+
+
 BOTH = {"id": "r1", "agent": "a"}
 
 
