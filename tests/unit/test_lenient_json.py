@@ -175,10 +175,16 @@ def test_names_are_found_in_what_is_no_json(text: str, found: dict[str, str]) ->
     assert lenient_json.top_level_texts(text.encode(), ("id", "agent")) == found
 
 
-def test_no_more_is_read_for_a_name_than_takes_a_moment() -> None:
-    hostile = b'{"x": [' + b"[]," * 200_000 + b'], "id": "r1"'
+@pytest.mark.parametrize("piece", [b"[],", b'"",', b"0,", b"a ", "\u00e9,".encode()])
+def test_no_more_is_read_for_a_name_than_takes_a_moment(piece: bytes) -> None:
+    hostile = b'{"x": [' + piece * 200_000 + b'], "id": "r1"'
 
     assert lenient_json.top_level_texts(hostile, ("id",)) == {}
+
+
+@pytest.mark.parametrize("between", [b" ", b",", b":", b"\n", b"\\", b"-"])
+def test_what_lies_between_pieces_is_passed_over_however_long_it_is(between: bytes) -> None:
+    assert lenient_json.top_level_texts(b"{" + between * 2**20 + b'"id": "r1"', ("id",)) == {"id": "r1"}
 
 
 @pytest.mark.parametrize(
