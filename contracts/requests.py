@@ -156,7 +156,7 @@ class CompletionRequest(StrictWireModel):
     tenant: Token
     agent: Token
     model: ModelName
-    messages: Items[Message] = Field(min_length=1)
+    messages: Items[Message] = Field(json_schema_extra={"minItems": 1})
     stream: bool = True
     max_tokens: int | None = optional(ge=1, le=10_000_000)
     temperature: float | None = optional(ge=0, le=2)
@@ -175,6 +175,14 @@ class CompletionRequest(StrictWireModel):
     provider_options: dict[str, JsonObject] = Field(default_factory=dict)
     """By provider: further fields for the vendor's request body."""
     metadata: JsonObject = Field(default_factory=dict)
+
+    @field_validator("messages")
+    @classmethod
+    def _say_something(cls, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Only asked when all of them are good: `min_length` would also count those before the first bad one."""
+        if not messages:
+            raise ValueError("there must be at least one")
+        return messages
 
     @field_validator("provider_options")
     @classmethod

@@ -52,7 +52,14 @@ def test_the_first_problems_are_named_and_the_others_counted(unknown: int, says:
     assert len(message) < 500
 
 
-def test_of_a_list_the_first_bad_item_is_told() -> None:
-    message = refusal(messages=[*HI, *[{"role": "tool", "content": "x"}] * 100_000])
+@pytest.mark.parametrize("before", [0, 1])
+def test_of_a_list_the_first_bad_item_is_told(before: int) -> None:
+    message = refusal(messages=[*HI * before, *[{"role": "tool", "content": "x"}] * 100_000, *HI])
 
-    assert message == "the request is not valid: messages.1.tool.tool_call_id: Field required"
+    assert message == f"the request is not valid: messages.{before}.tool.tool_call_id: Field required"
+
+
+def test_a_request_without_messages_is_told_so() -> None:
+    assert refusal(messages=[]).startswith(
+        "the request is not valid: messages: Value error, there must be at least one"
+    )
