@@ -24,7 +24,7 @@ up: local
 	@$(BIN)/fleet up
 
 test: dev
-	@$(BIN)/pytest --numprocesses logical --dist loadscope
+	@$(BIN)/pytest --numprocesses logical --dist loadscope --no-loadscope-reorder
 
 lint: dev
 	@$(BIN)/ruff check
