@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from workers.providers import tool_calls
 from workers.providers.base import Chunk, Gathering
 from workers.providers.openai_calls import CallDelta, ToolCalls
 
@@ -313,3 +314,15 @@ def test_what_a_server_wants_back_is_kept_for_each_call() -> None:
 def test_nothing_is_kept_where_no_call_wants_anything_back() -> None:
     _, calls = read(call("f", BONN, index=0, id="a", extra_content={}))
     assert calls.wanted_back() == []
+
+
+def test_a_server_that_names_its_calls_last_makes_no_million_calls() -> None:
+    nameless = [call(arguments="{", index=at) for at in range(3000)]
+    named = [call(f"f{at}", index=at) for at in reversed(range(3000))]
+    made, calls = read(*nameless, *named)
+    assert (len(made), calls.too_many) == (1000, True)
+
+
+def test_a_name_that_never_ends_is_cut() -> None:
+    made, _ = read(call("f", id="c1", index=0), *[call("_more", index=0)] * 1000, call(arguments="{}", index=0))
+    assert [len(name) for _, name, _ in made] == [tool_calls.MAX_NAME_CHARS]

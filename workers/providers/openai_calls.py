@@ -24,8 +24,8 @@ _NO_ARGUMENTS = frozenset({"", "{}", "[]", "null"})
 _OPENS = re.compile(r"\s*[{\[]")
 _OPENS_OBJECT = re.compile(r"\s*\{")
 _BEFORE_A_VALUE = ":,["
-_MOST_PARTED = 1000
-"""Calls that are parted by their arguments alone; no model makes more in one reply."""
+_MOST_CALLS = 1000
+"""No model makes more in one reply."""
 
 
 class Function(msgspec.Struct, gc=False):
@@ -68,7 +68,7 @@ class CallDelta(msgspec.Struct, gc=False):
             name, arguments = self.custom.name, self.custom.input
         else:
             name, arguments = self.name, self.input if self.arguments is None else self.arguments
-        return name.strip() if name else "", arguments
+        return name.strip()[: tool_calls.MAX_NAME_CHARS] if name else "", arguments
 
     def wanted_back(self) -> dict[str, JsonValue]:
         if not (self.extra_content or self.provider_specific_fields or self.thought_signature):
@@ -159,7 +159,8 @@ class _Call:
     def take_name(self, name: str) -> None:
         """A name that comes late, again, or in pieces."""
         if name != self.name and self.index is None:
-            self.name = name if name.startswith(self.name) else self.name + name
+            whole = name if name.startswith(self.name) else self.name + name
+            self.name = whole[: tool_calls.MAX_NAME_CHARS]
 
     def told(self, index: int) -> ToolCallDelta:
         """What is new since it was told last; `index` is ours."""
@@ -175,6 +176,8 @@ class ToolCalls:
     """Gives each call one index and one id, whatever the server numbers them as."""
 
     def __init__(self) -> None:
+        self.too_many = False
+        """Some were left out, because no model makes so many."""
         self._calls: list[_Call] = []
         self._waiting: list[_Call] = []
         """Not passed on yet."""
@@ -210,6 +213,9 @@ class ToolCalls:
             return False
         if call is None or call.is_other_than(id=id, name=name, arguments=arguments):
             if not (id or name or arguments.strip()):
+                return False
+            if len(self._calls) >= _MOST_CALLS:
+                self.too_many = True
                 return False
             call = self._begin(delta.index, id=id, name=name)
         elif id or name:
@@ -293,7 +299,7 @@ class ToolCalls:
         at = 0
         while True:
             end = call.value.feed(fragment, at)
-            if end == len(fragment) or not _OPENS.match(fragment, end) or len(self._calls) >= _MOST_PARTED:
+            if end == len(fragment) or not _OPENS.match(fragment, end) or len(self._calls) >= _MOST_CALLS:
                 self._hold(call, fragment[at:])
                 return
             if not call.has_arguments and fragment[at:end].strip() == "{}":

@@ -157,6 +157,8 @@ class ChatReader:
             warnings.append("gave no finish_reason")
         elif known is None:
             warnings.append(f"gave the unknown finish_reason {said[:64]!r}")
+        if self._calls.too_many:
+            warnings.append("made more tool calls than a reply can have; the last ones are left out")
         if self._calls.unnamed:
             warnings.append("made tool calls without a name, which are left out")
         match known:

@@ -38,7 +38,10 @@ class WantedBack:
         if not value:
             return
         known = self._fields.get(field)
-        self._fields[field] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
+        if isinstance(known, dict) and isinstance(value, dict):
+            known.update(value)
+        else:
+            self._fields[field] = value
 
     def kept(self, tool_calls: list[JsonValue]) -> dict[str, JsonValue] | None:
         """None: nothing is wanted back. `tool_calls`: what is wanted back of each call."""
