@@ -299,6 +299,24 @@ async def test_a_cut_at_any_byte_never_passes_for_an_end(vendor: Vendor, cut: An
         assert answer == "one two", f"cut at byte {at}"
 
 
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (
+            '{"code": "InvalidParameter", "message": "Range of input length should be [1, 30720]"}',
+            "context_length_exceeded",
+        ),
+        ('{"choices": null, "base_resp": {"status_code": 1008, "status_msg": "no"}}', "quota_exhausted"),
+        ('{"errors": [{"message": "rate limit exceeded", "code": 10000}], "success": false}', "rate_limited"),
+        ('{"error_code": 336, "error_msg": "prompt tokens too long"}', "context_length_exceeded"),
+    ],
+)
+async def test_an_error_with_a_status_of_success_is_one(vendor: Vendor, body: str, code: str) -> None:
+    vendor.says(Script(body=body, content_type="application/json"))
+    said, failure = await vendor.fails()
+    assert (said, failure.code) == ("", code)
+
+
 async def test_a_missing_end_marker_is_an_interruption(vendor: Vendor) -> None:
     vendor.says(Script(text="all of it", end_marker=False))
     said, failure = await vendor.fails()
