@@ -250,18 +250,29 @@ async def test_ctrl_c_cancels_a_chat(stack: RunningStack, folder: Path) -> None:
             env=clean_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=_hear_ctrl_c,
         )
         assert chat.stdout is not None
-        async with asyncio.timeout(30):
-            said = await chat.stdout.readexactly(20)
-            chat.send_signal(signal.SIGINT)
-            rest, notes = await chat.communicate()
-            while simulator.ledger.entries[-1].outcome != "hung_up":
-                await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(30):
+                said = await chat.stdout.readexactly(20)
+                chat.send_signal(signal.SIGINT)
+                rest, notes = await chat.communicate()
+                while simulator.ledger.entries[-1].outcome != "hung_up":
+                    await asyncio.sleep(0.05)
+        finally:
+            if chat.returncode is None:
+                chat.kill()
+                await chat.communicate()
 
     assert chat.returncode == 130
     assert (said + rest).endswith(b"\n")
     assert notes == b"cancelled\n"
+
+
+def _hear_ctrl_c() -> None:
+    """As in a terminal: what a shell starts in the background ignores it, and passes that on to these tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_fails_a_chat_in_one_line(stack: RunningStack, folder: Path) -> None:
