@@ -48,10 +48,11 @@ from admin_api.strangers import Strangers
 from admin_api.tally import Tally
 from admin_api.vault import KeyVault
 from admin_api.webhooks import reseal as reseal_webhooks
-from runtime import broker, logs, price_refresh, role
+from runtime import broker, logs, role
 from runtime.broker import Broker, Unreachable
 from runtime.egress import Egress
 from runtime.listener import listen
+from runtime.prices import refresh
 from runtime.sealing import Keyring
 from runtime.tasks import end
 from runtime.vault import VaultSession
@@ -77,7 +78,7 @@ async def serve(stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         listener = listen(settings.llm_http_host, settings.llm_http_port)
         stack.callback(listener.close)
-        await stack.enter_async_context(price_refresh.kept_current(settings))
+        await stack.enter_async_context(refresh.kept_current(settings))
         plane = await stack.enter_async_context(open_control_plane(settings))
         server = _Server(create_app(plane))
         host, port = listener.getsockname()[:2]

@@ -24,7 +24,7 @@ from contracts.subjects import Provider, RpcMethod
 from contracts.usage import PriceSource, plain_decimal
 from contracts.wire import utc_now
 from migrations.schema import llm_providers, tenants
-from runtime import catalogue
+from runtime.prices import catalogue
 
 _TENANTS_AT_ONCE = 10
 _ASK_FOR_S = 8.0

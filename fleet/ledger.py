@@ -12,7 +12,7 @@ from contracts.usage import plain_decimal
 from fleet.tables import Column, Table, name, number
 from migrations.audit import Origin
 from migrations.engine import open_engine
-from runtime import price_refresh
+from runtime.prices import refresh
 from runtime.settings import DatabaseSettings, PriceSettings
 from workers.usage import repricing, verification
 from workers.usage.booking import Amounts
@@ -47,7 +47,7 @@ async def reprice(period: Period, *, tenant: str | None, console: Console) -> No
     """Prices anew, and shows what changed; at the newest prices where workers fetch them too."""
     prices = PriceSettings()
     if prices.llm_prices_refresh_hours:
-        await price_refresh.refresh(prices.llm_prices_url)
+        await refresh.refresh(prices.llm_prices_url)
     amounts = ("attempts", "USD before", "USD after", "unpriced before", "after")
     changed: list[list[str]] = []
     async with _ledger() as engine:

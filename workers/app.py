@@ -13,35 +13,37 @@ from importlib.metadata import version
 from contracts.providers import WorkerPresence
 from contracts.subjects import AUTO
 from contracts.wire import utc_now
-from runtime import broker, logs, price_refresh, probes, role
+from runtime import broker, logs, probes, role
 from runtime.egress import Egress
+from runtime.jetstream.publishing import Publisher
+from runtime.prices import refresh
 from runtime.sealing import Keyring
 from runtime.tasks import end
 from runtime.vault import VaultSession
-from workers import presence, telemetry
-from workers.admission import Admission
-from workers.balance import Balance
-from workers.breaker import Breaker
-from workers.budgets import Budgets
-from workers.cancellations import Cancellations
+from workers import telemetry
 from workers.clock import Clock
-from workers.config import Configuration
-from workers.control import Control
-from workers.endpoints import Endpoints
-from workers.execution import Execution
-from workers.holds import Holds
-from workers.intake import Intake
-from workers.keys import KeyStore
-from workers.memory import until_kept
+from workers.control.cancellations import Cancellations
+from workers.control.rpc import Control
+from workers.endpoints.admission import Endpoints
+from workers.endpoints.circuit_breaker import Breaker
+from workers.endpoints.concurrency import Slots
+from workers.endpoints.configuration import Configuration
+from workers.endpoints.keys import KeyStore
+from workers.endpoints.load_balancing import Balance
+from workers.intake.puller import Intake
+from workers.intake.waiting_room import WaitingRoom
+from workers.jetstream import presence
+from workers.jetstream.server_memory import until_kept
 from workers.providers import registry
 from workers.providers.base import Prepares
-from workers.publisher import Publisher
-from workers.services import Services
+from workers.quotas.budgets import Budgets
+from workers.quotas.holds import Holds
+from workers.quotas.orphaned_holds import Sweeper
+from workers.quotas.rate_limiter import Admission
+from workers.request.events import LiveStreams
+from workers.request.execution import Execution
+from workers.request.services import Services
 from workers.settings import WorkerSettings
-from workers.slots import Slots
-from workers.stream import LiveStreams
-from workers.sweeping import Sweeper
-from workers.waiting import WaitingRoom
 
 _RESOLVER_SLOTS = 64
 _WAITING_PART = 4
@@ -84,7 +86,7 @@ async def run(
         vault = VaultSession(settings)
         stack.push_async_callback(vault.close)
         await vault.start()
-        await stack.enter_async_context(price_refresh.kept_current(settings))
+        await stack.enter_async_context(refresh.kept_current(settings))
 
         config = Configuration(nats)
         keyring = Keyring.from_settings(settings)

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.providers import Limits
+from runtime.prices.pricing import default_model
 from runtime.settings import (
     BrokerSettings,
     LogSettings,
@@ -14,7 +15,6 @@ from runtime.settings import (
     SealingSettings,
     VaultSettings,
 )
-from workers.pricing import default_model
 
 
 class WorkerSettings(

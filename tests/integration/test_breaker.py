@@ -20,7 +20,8 @@ from fleet.local.servers import NatsServer
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.kit import PATIENCE_S
-from workers.breaker import (
+from workers.clock import Clock
+from workers.endpoints.circuit_breaker import (
     COOL_DOWN_LONGEST_S,
     MAX_FAILURES,
     OPEN_FIRST_S,
@@ -30,7 +31,6 @@ from workers.breaker import (
     OutOfService,
     Ticket,
 )
-from workers.clock import Clock
 
 DEAD = Overloaded("no answer")
 

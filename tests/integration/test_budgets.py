@@ -18,15 +18,15 @@ from contracts.providers import BudgetStart, Price, PublishedTenant
 from contracts.requests import CompletionRequest
 from fleet.client import Client
 from runtime.broker import Broker, connect
+from runtime.jetstream.publishing import NotStored, Publisher
 from runtime.settings import BrokerSettings
 from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker, worker_process, worker_settings
 from tests.servers import Vault
-from workers.budgets import BudgetedCall, Budgets
 from workers.clock import Clock
-from workers.holds import Holds
+from workers.intake.waiting_room import WaitingRoom
 from workers.interruption import Interruption
-from workers.publisher import NotStored, Publisher
-from workers.waiting import WaitingRoom
+from workers.quotas.budgets import BudgetedCall, Budgets
+from workers.quotas.holds import Holds
 
 PRICES = {"mock/echo": Price(input_mtok=Decimal(0), output_mtok=Decimal(1_000_000))}
 """A USD for each token of the answer."""

@@ -16,7 +16,7 @@ from runtime.settings import BrokerSettings
 from runtime.tasks import end
 from tests.contract.test_golden import compact
 from tests.kit import PATIENCE_S
-from workers.config import Configuration
+from workers.endpoints.configuration import Configuration
 
 
 def of_tomorrow(golden: str, *path: str) -> bytes:

@@ -16,11 +16,13 @@ from contracts.requests import CompletionRequest, UserMessage
 from contracts.subjects import Priority
 from fleet.client import Client
 from fleet.local.servers import NatsServer
+from runtime.jetstream.publishing import Publisher
 from tests.kit import PATIENCE_S, Plane, connected, plane, until, worker, worker_settings
 from tests.servers import Vault
-from workers import intake, memory, takeover
-from workers.lease import Lost
-from workers.publisher import Publisher
+from workers.intake import puller
+from workers.intake.lease import Lost
+from workers.jetstream import server_memory
+from workers.request import takeover
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ async def test_a_copy_that_a_restarted_server_takes_runs_no_second_time(
     stack: AsyncExitStack, control: Plane, nats: NatsServer, vault: Vault, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     """As from somebody who was cut off when the first one was stored, and has not heard of it."""
-    monkeypatch.setattr(intake, "_CLOCKS", timedelta(0))
+    monkeypatch.setattr(puller, "_CLOCKS", timedelta(0))
     await stack.enter_async_context(worker(worker_settings(nats.url, vault)))
     ear = Ear(control)
     await ear.listen()
@@ -145,13 +147,13 @@ async def test_ids_are_known_from_the_beginning_until_a_server_is_started_anew(
     stack: AsyncExitStack, control: Plane, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = await stack.enter_async_context(connected(nats.url))
-    assert await memory.ids_known_from(connection) < datetime.now(UTC)
+    assert await server_memory.ids_known_from(connection) < datetime.now(UTC)
 
-    monkeypatch.setattr(memory, "_MADE_TOGETHER", timedelta(0))
+    monkeypatch.setattr(server_memory, "_MADE_TOGETHER", timedelta(0))
     await restart(nats, control)
     await until(lambda: connection.reconnects == 1 and connection.connected)
 
-    in_s = (await memory.ids_known_from(connection) - datetime.now(UTC)).total_seconds()
+    in_s = (await server_memory.ids_known_from(connection) - datetime.now(UTC)).total_seconds()
     assert streams.REQUEST_IDS_KNOWN_S - PATIENCE_S < in_s <= streams.REQUEST_IDS_KNOWN_S
 
 

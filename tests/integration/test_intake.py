@@ -15,7 +15,7 @@ from runtime.broker import Broker
 from tests.kit import Plane, connected, plane, until
 from tests.proxy import Proxy
 from tests.servers import Vault
-from workers.intake import Delivery, Intake, Settlement
+from workers.intake.puller import Delivery, Intake, Settlement
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from runtime.settings import VaultSettings, decode_key
 from runtime.vault import VaultSession
 from tests.kit import SEALING_KEY, until
 from tests.servers import Vault
-from workers.keys import FRESH_S, USABLE_S, KeyStore
+from workers.endpoints.keys import FRESH_S, USABLE_S, KeyStore
 
 RING = Keyring([decode_key(SEALING_KEY)])
 

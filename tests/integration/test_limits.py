@@ -24,8 +24,8 @@ from runtime.broker import Broker, connect
 from runtime.settings import BrokerSettings
 from tests.kit import NO_LIMITS, Bill, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
-from workers.admission import Admission
 from workers.clock import Clock
+from workers.quotas.rate_limiter import Admission
 
 
 class DrivenClock(Clock):

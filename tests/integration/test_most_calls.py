@@ -16,7 +16,7 @@ from contracts.subjects import Priority
 from fleet.simulator import Simulator
 from tests.kit import PATIENCE_S, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
-from workers.policy import MAX_ATTEMPTS
+from workers.request.policy import MAX_ATTEMPTS
 
 MODEL = "gpt-4o-mini"
 

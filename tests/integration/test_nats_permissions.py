@@ -19,7 +19,7 @@ from fleet import nats_config
 from fleet.local.servers import NatsServer
 from runtime.broker import Broker
 from tests.permissions.subjects import COLUMNS, NEXT, SUBJECTS, USERS
-from workers.counters import Counters
+from workers.jetstream.counters import Counters
 
 PASSWORD = "a-password"
 FORBIDDEN = "nobody.may"

@@ -11,11 +11,11 @@ from aiohttp import web
 from genai_prices import data_snapshot
 
 from contracts.usage import Usage
-from runtime import catalogue, price_refresh
+from runtime.prices import catalogue, refresh
+from runtime.prices.pricing import price
 from runtime.settings import PriceSettings
 from tests.kit import until
 from tests.web import serving
-from workers.pricing import price
 
 NEVER_IN_THIS_TEST_H = 100.0
 OFTEN_H = 0.05 / 3600
@@ -77,7 +77,7 @@ def cost(model: str = "m") -> Decimal | None:
 
 
 async def test_nothing_is_fetched_unasked(site: Site) -> None:
-    async with price_refresh.kept_current(settings(site, every_h=0)):
+    async with refresh.kept_current(settings(site, every_h=0)):
         assert cost("gpt-4o") == Decimal("2.5")
     assert site.asked == 0
     assert PriceSettings().llm_prices_refresh_hours == 0
@@ -86,7 +86,7 @@ async def test_nothing_is_fetched_unasked(site: Site) -> None:
 async def test_what_was_fetched_is_the_price_from_then_on_and_says_so(site: Site) -> None:
     assert cost() is None
 
-    async with price_refresh.kept_current(settings(site, every_h=NEVER_IN_THIS_TEST_H)):
+    async with refresh.kept_current(settings(site, every_h=NEVER_IN_THIS_TEST_H)):
         await until(lambda: cost() == Decimal("0.15"))
 
     assert cost("gpt-4o") is None
@@ -94,7 +94,7 @@ async def test_what_was_fetched_is_the_price_from_then_on_and_says_so(site: Site
 
 
 async def test_prices_are_fetched_again_and_again(site: Site) -> None:
-    async with price_refresh.kept_current(settings(site, every_h=OFTEN_H)):
+    async with refresh.kept_current(settings(site, every_h=OFTEN_H)):
         await until(lambda: cost() == Decimal("0.15"))
         site.says = published(input_mtok=7)
         await until(lambda: cost() == Decimal(7))
@@ -115,18 +115,18 @@ async def test_prices_are_fetched_again_and_again(site: Site) -> None:
 async def test_a_catalogue_that_cannot_be_read_changes_nothing(site: Site, status: int, says: object) -> None:
     site.status, site.says = status, says
 
-    with pytest.raises(price_refresh.NotRefreshed):
-        await price_refresh.refresh(site.url)
+    with pytest.raises(refresh.NotRefreshed):
+        await refresh.refresh(site.url)
 
     assert cost("gpt-4o") == Decimal("2.5")
     assert " of " not in catalogue.catalogue_version()
 
 
 async def test_a_failure_is_told_once_until_it_is_over(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="runtime.price_refresh")
+    caplog.set_level(logging.INFO, logger="runtime.prices.refresh")
     site.status = 503
 
-    async with price_refresh.kept_current(settings(site, every_h=OFTEN_H)):
+    async with refresh.kept_current(settings(site, every_h=OFTEN_H)):
         await until(lambda: site.asked > 3)
         site.status = 200
         await until(lambda: cost() is not None)

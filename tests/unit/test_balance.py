@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import pytest
 
 from contracts.providers import Endpoint
-from workers.balance import Balance
-from workers.breaker import EndpointId
+from workers.endpoints.circuit_breaker import EndpointId
+from workers.endpoints.load_balancing import Balance
 
 HEAVY, LIGHT, SPARE = (
     Endpoint(name="heavy", weight=3),

@@ -20,10 +20,11 @@ from contracts.events import Completed, Delta, Started, Timings
 from contracts.providers import Price, TieredPrice
 from contracts.requests import AssistantMessage, CompletionRequest
 from contracts.usage import Outcome, PriceSource, Usage, UsagePart, UsageRecord, UsageSource
-from workers import booking, tokens
-from workers.booking import NOTHING, Attempt, Bill, usage_of
+from workers.endpoints.routing import Candidate
+from workers.providers import token_estimates
 from workers.providers.base import Chunk, Finish, Stated
-from workers.routing import Candidate
+from workers.request import usage_records
+from workers.request.usage_records import NOTHING, Attempt, Bill, usage_of
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 REQUEST = CompletionRequest.model_validate(
@@ -35,7 +36,7 @@ REQUEST = CompletionRequest.model_validate(
         "messages": [{"role": "user", "content": "How long is the Rhine?"}],
     }
 )
-SENT = tokens.estimate_input(REQUEST)
+SENT = token_estimates.estimate_input(REQUEST)
 STATED = Usage(input_tokens=1000, output_tokens=1, cache_read_tokens=600, source=UsageSource.VENDOR)
 WHOLE = Usage(input_tokens=1000, output_tokens=50, cache_read_tokens=600, source=UsageSource.VENDOR)
 
@@ -59,7 +60,7 @@ def attempt(
 
 
 def book(made: Attempt, *, error: FleetError | None = None, own: Price | None = None) -> UsageRecord:
-    return booking.record(
+    return usage_records.record(
         REQUEST,
         made,
         outcome=Outcome.FAILED if error else Outcome.COMPLETED,
@@ -286,11 +287,11 @@ def test_a_dead_workers_attempt_is_booked_from_its_events() -> None:
         timings=Timings(queued_s=0, duration_s=1),
     )
 
-    abandoned = booking.attempt_from_events(started, [of_another, started, delta], provider_id="p")
-    done = booking.attempt_from_events(started, [started, delta, completed], provider_id="p")
+    abandoned = usage_records.attempt_from_events(started, [of_another, started, delta], provider_id="p")
+    done = usage_records.attempt_from_events(started, [started, delta, completed], provider_id="p")
 
     short = [Delta(request_id="r", attempt=2, seq=seq, text="a ") for seq in range(1, 68)]
-    of_short = booking.attempt_from_events(started, [started, *short], provider_id="p")
+    of_short = usage_records.attempt_from_events(started, [started, *short], provider_id="p")
 
     assert usage_of(abandoned, REQUEST, None) == estimated(SENT, 100)
     assert usage_of(of_short, REQUEST, None) == estimated(SENT, 67)

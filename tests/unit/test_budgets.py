@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contracts.budget import UNITS_PER_USD
 from contracts.providers import BudgetStart, Price, PublishedTenant
 from contracts.requests import CompletionRequest
-from workers.budgets import (
+from workers.quotas.budgets import (
     LEAST_OUTPUT_TOKENS,
     Ask,
     BudgetedCall,

@@ -6,8 +6,8 @@ from decimal import Decimal
 import pytest
 
 from contracts.usage import PriceSource
-from runtime import catalogue
-from runtime.catalogue import find_prices
+from runtime.prices import catalogue
+from runtime.prices.catalogue import find_prices
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 

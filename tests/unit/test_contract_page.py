@@ -14,8 +14,8 @@ from contracts.requests import DEFAULT_DEADLINE_S, MAX_REQUEST_BYTES, Completion
 from contracts.subjects import Priority, Provider, RpcMethod
 from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSource
 from tests.documents import CONTRACT, quoted, rows, section
-from workers.breaker import MAX_FAILURES
-from workers.policy import (
+from workers.endpoints.circuit_breaker import MAX_FAILURES
+from workers.request.policy import (
     MAX_ATTEMPTS,
     MAX_TRIES_PER_ENDPOINT,
     PATIENCE_S,
@@ -25,7 +25,7 @@ from workers.policy import (
     Situation,
     decide,
 )
-from workers.recovery import MAX_DEAD_ATTEMPTS
+from workers.request.recovery import MAX_DEAD_ATTEMPTS
 
 TEXT = CONTRACT.read_text()
 ERRORS = {

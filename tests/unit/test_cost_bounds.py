@@ -11,11 +11,10 @@ from contracts.providers import LongContextPrices, Price, TieredPrice
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens
 from contracts.usage import Usage
-from workers import tokens
-from workers.cost_bounds import upper_bound
-from workers.output_limits import max_output_tokens
-from workers.pricing import price
-from workers.providers import openai_tokens
+from runtime.prices.pricing import price
+from workers.providers import openai_tokens, token_estimates
+from workers.providers.output_limits import max_output_tokens
+from workers.quotas.cost_bounds import upper_bound
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
@@ -142,7 +141,9 @@ def test_no_bill_exceeds_the_bound(texts: list[str], said: int, read: int, write
         }
     )
     question = CountTokens(model="gpt-4o", messages=request.messages)
-    given_tokens = max(openai_tokens.count(question, model="gpt-4o").input_tokens, tokens.estimate_input(request))
+    given_tokens = max(
+        openai_tokens.count(question, model="gpt-4o").input_tokens, token_estimates.estimate_input(request)
+    )
     usage = Usage(
         input_tokens=given_tokens,
         output_tokens=said,

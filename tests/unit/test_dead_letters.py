@@ -8,9 +8,9 @@ import pytest
 
 from contracts.control import MSG_ID
 from contracts.subjects import Priority
-from workers.dead_letters import reply_address
-from workers.intake import Delivery
-from workers.lease import Leases
+from workers.intake.lease import Leases
+from workers.intake.puller import Delivery
+from workers.request.dead_letters import reply_address
 
 
 def delivery(data: bytes, *, msg_id: str | None = None) -> Delivery:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.fair_queue import FairQueue
+from workers.intake.fair_queue import FairQueue
 
 
 def test_takes_one_of_each_tenant_in_turn() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from contracts.errors import MalformedRequest
 from contracts.subjects import Priority
-from workers.intake import Delivery
-from workers.job import parse_request
-from workers.lease import Leases
+from workers.intake.lease import Leases
+from workers.intake.puller import Delivery
+from workers.request.job import parse_request
 
 
 def refusal(**fields: Any) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts import streams
-from workers.lease import Lease, Leases, Lost
+from workers.intake.lease import Lease, Leases, Lost
 
 
 class Clock:

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.errors import ErrorCode
 from contracts.providers import Limits
-from workers.limits import Count, Limit, Span, Unit, in_force, left_s, longest_exceeded, refusal, window
+from workers.quotas.rate_limits import Count, Limit, Span, Unit, in_force, left_s, longest_exceeded, refusal, window
 from workers.settings import WorkerSettings
 
 DEFAULTS = Limits(requests_per_minute=60, requests_per_day=10_000)

@@ -6,7 +6,7 @@ import pytest
 
 from contracts import errors
 from contracts.errors import BY_CODE, ErrorCode, FleetError
-from workers.policy import (
+from workers.request.policy import (
     BACKOFF_MAX_S,
     MAX_ATTEMPTS,
     MAX_TRIES_PER_ENDPOINT,

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 
 from contracts.providers import Price
 from contracts.usage import MAX_AMOUNT, PriceSource, Usage, UsagePart, UsedPrice
-from runtime import catalogue
-from workers import pricing
-from workers.pricing import price
+from runtime.prices import catalogue, pricing
+from runtime.prices.pricing import price
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 Parts = tuple[UsagePart, ...]

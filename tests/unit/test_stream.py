@@ -8,12 +8,12 @@ import pytest
 from contracts.errors import Overloaded
 from contracts.events import Cancelled, Delta, Event, ToolCallDelta, parse
 from contracts.usage import Usage
+from runtime.jetstream.publishing import TooLarge
 from runtime.tasks import end
 from tests.kit import until
-from workers import stream as stream_module
 from workers.providers.base import Chunk, Gathering
-from workers.publisher import TooLarge
-from workers.stream import EventStream, LiveStreams
+from workers.request import events as stream_module
+from workers.request.events import EventStream, LiveStreams
 
 CHUNKS = [
     Chunk(text="Hello"),

@@ -3,7 +3,7 @@
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens
 from contracts.usage import Usage, UsageSource
-from workers import tokens
+from workers.providers import token_estimates
 
 
 def request(*messages: dict[str, object], **fields: object) -> CompletionRequest:
@@ -13,15 +13,18 @@ def request(*messages: dict[str, object], **fields: object) -> CompletionRequest
 
 
 def test_four_bytes_are_a_token() -> None:
-    assert [tokens.estimate_output(text) for text in ("", "a", "abcd", "abcde", "你好")] == [0, 1, 1, 2, 2]
+    assert [token_estimates.estimate_output(text) for text in ("", "a", "abcd", "abcde", "你好")] == [0, 1, 1, 2, 2]
 
 
 def test_half_a_surrogate_pair_is_counted_too() -> None:
-    assert tokens.estimate_output("\ud83d") == 1
+    assert token_estimates.estimate_output("\ud83d") == 1
 
 
 def test_every_message_costs_its_frame() -> None:
-    assert tokens.estimate_input(request({"role": "user", "content": "abcd"})) == 1 + tokens.TOKENS_PER_MESSAGE
+    assert (
+        token_estimates.estimate_input(request({"role": "user", "content": "abcd"}))
+        == 1 + token_estimates.TOKENS_PER_MESSAGE
+    )
 
 
 def test_an_image_costs_the_same_however_large_its_url_is() -> None:
@@ -29,7 +32,11 @@ def test_an_image_costs_the_same_however_large_its_url_is() -> None:
         return request({"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]})
 
     small, large = with_image("https://example.org/a.png"), with_image("data:image/png;base64," + "A" * 100_000)
-    assert tokens.estimate_input(small) == tokens.estimate_input(large) > tokens.TOKENS_PER_IMAGE
+    assert (
+        token_estimates.estimate_input(small)
+        == token_estimates.estimate_input(large)
+        > token_estimates.TOKENS_PER_IMAGE
+    )
 
 
 def test_tools_and_calls_count() -> None:
@@ -37,14 +44,16 @@ def test_tools_and_calls_count() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"city": "Rome"}'}}
     plain = request({"role": "user", "content": "x"}, {"role": "assistant", "content": None})
     full = request({"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}, tools=[tool])
-    assert tokens.estimate_input(full) > tokens.estimate_input(plain)
+    assert token_estimates.estimate_input(full) > token_estimates.estimate_input(plain)
 
 
 def test_a_question_for_tokens_is_counted_like_a_request() -> None:
     asked = CountTokens.model_validate({"model": "mock/echo", "messages": [{"role": "user", "content": "abcd"}]})
-    assert tokens.estimate_input(asked) == tokens.estimate_input(request({"role": "user", "content": "abcd"}))
+    assert token_estimates.estimate_input(asked) == token_estimates.estimate_input(
+        request({"role": "user", "content": "abcd"})
+    )
 
 
 def test_an_estimate_says_that_it_is_one() -> None:
-    usage = tokens.estimate(request({"role": "user", "content": "abcd"}), "abcdefgh")
+    usage = token_estimates.estimate(request({"role": "user", "content": "abcd"}), "abcdefgh")
     assert usage == Usage(input_tokens=5, output_tokens=2, source=UsageSource.ESTIMATED)

@@ -1,8 +1,8 @@
 """The stay of a request at one candidate."""
 
 from contracts.providers import Endpoint
-from workers.endpoints import Visit
-from workers.routing import Candidate
+from workers.endpoints.admission import Visit
+from workers.endpoints.routing import Candidate
 
 
 def test_counts_the_tries_at_each_endpoint() -> None:

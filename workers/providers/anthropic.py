@@ -18,10 +18,9 @@ from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
-from runtime import catalogue
 from runtime.egress import Egress
-from workers import tokens
-from workers.providers import anthropic_errors, anthropic_request
+from runtime.prices import catalogue
+from workers.providers import anthropic_errors, anthropic_request, token_estimates
 from workers.providers.anthropic_reply import MessageReader
 from workers.providers.anthropic_request import PROVIDER, conversation, messages_request
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
@@ -69,7 +68,7 @@ class Anthropic:
     async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target = call.target
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=PROVIDER)
-        prompt = [text for message in call.request.messages for text in tokens.texts_of(message)]
+        prompt = [text for message in call.request.messages for text in token_estimates.texts_of(message)]
         asked = messages_request(call.request, model=call.model)
         reader = MessageReader(
             classify=lambda body: anthropic_errors.from_body(body, provider=PROVIDER, key=target.key, prompt=prompt),
@@ -92,7 +91,7 @@ class Anthropic:
         """Counted by the vendor, for nothing; a limit of requests per minute holds for it, too."""
         limits = lookup_limits(target.timeouts, provider=PROVIDER)
         body = msgspec.json.encode({"model": model, **conversation(question.messages, question.tools)})
-        prompt = [text for message in question.messages for text in tokens.texts_of(message)]
+        prompt = [text for message in question.messages for text in token_estimates.texts_of(message)]
         async with self._lease(target, prompt) as client:
             response = await limits.wait(
                 client.post(

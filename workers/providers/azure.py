@@ -29,8 +29,8 @@ from contracts.errors import NoProvider
 from contracts.providers import Endpoint
 from contracts.requests import CompletionRequest
 from contracts.rpc import ModelInfo
-from runtime import catalogue
 from runtime.egress import Egress
+from runtime.prices import catalogue
 from workers.providers import entra
 from workers.providers.base import Call, CredentialReplaced, Target
 from workers.providers.openai import OpenAI, encode, get, given_limit, options, post

@@ -6,8 +6,8 @@ from contracts.providers import Price
 from contracts.rpc import CostEstimate, EstimateCost, TokenCount
 from contracts.usage import Cost, Usage, UsageSource
 from contracts.wire import utc_now
-from workers import pricing
-from workers.output_limits import max_output_tokens
+from runtime.prices import pricing
+from workers.providers.output_limits import max_output_tokens
 
 
 def cost_estimate(

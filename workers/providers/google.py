@@ -30,10 +30,9 @@ from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
-from runtime import catalogue
 from runtime.egress import Egress
-from workers import tokens
-from workers.providers import google_errors, google_request
+from runtime.prices import catalogue
+from workers.providers import google_errors, google_request, token_estimates
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
@@ -89,7 +88,7 @@ class Google:
     async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target, request = call.target, call.request
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
-        prompt = [text for message in request.messages for text in tokens.texts_of(message)]
+        prompt = [text for message in request.messages for text in token_estimates.texts_of(message)]
         method, body = _asked(call)
         async with self._lease(target, model=call.model, prompt=prompt) as client:
             path = f"{_path(call.model)}:{method}"
@@ -112,7 +111,7 @@ class Google:
     async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
         prompt = google_request.prompt(question.messages, question.tools, model=model)
         body = {"generateContentRequest": {"model": _path(model), **prompt}}
-        texts = [text for message in question.messages for text in tokens.texts_of(message)]
+        texts = [text for message in question.messages for text in token_estimates.texts_of(message)]
         path = f"{_path(model)}:countTokens"
         counted = await self._looked_up(target, "post", path, _Count, body=body, model=model, prompt=texts)
         return TokenCount(input_tokens=counted.total_tokens, exact=True)

@@ -31,7 +31,7 @@ from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, To
 from contracts.usage import Tokens, Usage, UsageSource
 from contracts.wire import StrictWireModel, optional
 from runtime.egress import Egress
-from workers import tokens
+from workers.providers import token_estimates
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
 from workers.providers.estimates import cost_estimate
 from workers.providers.time_limits import TimeLimits
@@ -155,7 +155,7 @@ class Mock:
             return await gather(stream)
 
     async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
-        return TokenCount(input_tokens=tokens.estimate_input(question), exact=True)
+        return TokenCount(input_tokens=token_estimates.estimate_input(question), exact=True)
 
     async def check_health(self, target: Target) -> None:
         """The mock is always well."""
@@ -224,7 +224,7 @@ def _chunks(request: CompletionRequest, script: Script) -> Iterator[Chunk]:
 
 def _echo(request: CompletionRequest) -> str:
     said = [message for message in request.messages if message.role == "user"]
-    return f"You said: {' '.join(tokens.texts_of(said[-1]))}" if said else "Hello."
+    return f"You said: {' '.join(token_estimates.texts_of(said[-1]))}" if said else "Hello."
 
 
 def _pieces(text: str, script: Script) -> list[str]:
@@ -247,8 +247,8 @@ def _usage(request: CompletionRequest, script: Script, output: str) -> Usage | N
     if stated is None:
         return None
     return Usage(
-        input_tokens=tokens.estimate_input(request) if stated.input_tokens is None else stated.input_tokens,
-        output_tokens=tokens.estimate_output(output) if stated.output_tokens is None else stated.output_tokens,
+        input_tokens=token_estimates.estimate_input(request) if stated.input_tokens is None else stated.input_tokens,
+        output_tokens=token_estimates.estimate_output(output) if stated.output_tokens is None else stated.output_tokens,
         cache_read_tokens=stated.cache_read_tokens,
         cache_write_tokens=stated.cache_write_tokens,
         reasoning_tokens=stated.reasoning_tokens,

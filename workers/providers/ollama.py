@@ -18,8 +18,7 @@ from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
 from runtime.egress import Egress
-from workers import tokens
-from workers.providers import ollama_errors
+from workers.providers import ollama_errors, token_estimates
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
@@ -65,10 +64,10 @@ class Ollama:
     async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target, request = call.target, call.request
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=NAME)
-        prompt = [text for message in request.messages for text in tokens.texts_of(message)]
+        prompt = [text for message in request.messages for text in token_estimates.texts_of(message)]
         reader = OllamaReader(
             classify=lambda body: ollama_errors.from_body(body, model=call.model, key=target.key, prompt=prompt),
-            estimate_input=lambda: tokens.estimate_input(request),
+            estimate_input=lambda: token_estimates.estimate_input(request),
             warnings=ignored(request),
         )
         async with self._lease(target) as client:
@@ -83,7 +82,7 @@ class Ollama:
 
     async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
         """An estimate: Ollama has no endpoint for it, and each model its own vocabulary."""
-        return TokenCount(input_tokens=tokens.estimate_input(question), exact=False)
+        return TokenCount(input_tokens=token_estimates.estimate_input(question), exact=False)
 
     async def check_health(self, target: Target) -> None:
         await self._looked_up(target, _tags)

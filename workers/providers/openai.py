@@ -26,10 +26,9 @@ from contracts.errors import ProviderUnavailable
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
-from runtime import catalogue
 from runtime.egress import Egress
-from workers import tokens
-from workers.providers import openai_errors, openai_request, openai_tokens
+from runtime.prices import catalogue
+from workers.providers import openai_errors, openai_request, openai_tokens, token_estimates
 from workers.providers.base import Call, Completion, Finish, StreamItem, Target, gather
 from workers.providers.client_pool import ClientPool, usable_key
 from workers.providers.estimates import cost_estimate
@@ -80,7 +79,7 @@ class OpenAI:
     async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
         target = call.target
         limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
-        prompt = [text for message in call.request.messages for text in tokens.texts_of(message)]
+        prompt = [text for message in call.request.messages for text in token_estimates.texts_of(message)]
         ignored = openai_request.ignored(call.request, provider=self.name)
         reader = ChatReader(
             provider=self.name,

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Protocol
 
 from contracts.rpc import CountTokens, TokenCount
-from workers import tokens
+from workers.providers import token_estimates
 
 _PER_MESSAGE = 4
 _PER_NAME = 1
@@ -38,18 +38,18 @@ def count(question: CountTokens, *, model: str) -> TokenCount:
     model = model.removeprefix("openai/")
     name = encoding_of(model)
     if name is None:
-        return TokenCount(input_tokens=tokens.estimate_input(question), exact=False)
+        return TokenCount(input_tokens=token_estimates.estimate_input(question), exact=False)
     encoding = _encoding(name)
-    texts = [text for message in question.messages for text in tokens.texts_of(message)]
-    tools = tokens.tool_texts(question)
-    images = sum(tokens.images_in(message) for message in question.messages)
+    texts = [text for message in question.messages for text in token_estimates.texts_of(message)]
+    tools = token_estimates.tool_texts(question)
+    images = sum(token_estimates.images_in(message) for message in question.messages)
     names = sum(bool(getattr(message, "name", None)) for message in question.messages)
     calls = any(message.role == "tool" or getattr(message, "tool_calls", None) for message in question.messages)
     return TokenCount(
         input_tokens=sum(_count(text, encoding) for text in [*texts, *tools])
         + _PER_MESSAGE * len(question.messages)
         + _PER_NAME * names
-        + tokens.TOKENS_PER_IMAGE * images
+        + token_estimates.TOKENS_PER_IMAGE * images
         + (_REPLY_OF_REASONING if _REASONING.match(model) else _REPLY),
         exact=not (images or tools or names or calls or any(len(text) > _PIECE_CHARS for text in texts)),
     )

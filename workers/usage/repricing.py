@@ -20,7 +20,7 @@ from contracts.wire import utc_now
 from migrations import audit
 from migrations.audit import Origin
 from migrations.schema import llm_agent_usage, llm_usage_events, tenants
-from workers.pricing import Priced, price
+from runtime.prices.pricing import Priced, price
 from workers.usage import rollups
 from workers.usage.alerts import pulse
 from workers.usage.alerts.pulse import TenantDay

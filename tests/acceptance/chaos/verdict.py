@@ -13,8 +13,8 @@ from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
 from tests.acceptance.chaos.faults import Ends
 from tests.acceptance.chaos.plan import Cancel
-from workers.policy import MAX_ATTEMPTS, MAX_TRIES_PER_ENDPOINT, SERVICE_PATIENCE_S
-from workers.recovery import MAX_DEAD_ATTEMPTS
+from workers.request.policy import MAX_ATTEMPTS, MAX_TRIES_PER_ENDPOINT, SERVICE_PATIENCE_S
+from workers.request.recovery import MAX_DEAD_ATTEMPTS
 
 RESUMABLE_AFTER_S = 15.0
 """After a restart of NATS, running requests have said their events again by then."""

@@ -6,9 +6,9 @@ import pytest
 
 from contracts.usage import Usage, UsagePart, UsageSource
 from migrations.audit import Origin
+from runtime.prices.pricing import price
 from tests.integration.usage.conftest import Books
 from tests.usage import NOON, record
-from workers.pricing import price
 from workers.usage.ledger import Ledger
 from workers.usage.repricing import reprice
 from workers.usage.verification import Period

@@ -1,0 +1,1 @@
+"""Questions and orders to running workers: cancel, resume, count tokens, list models."""

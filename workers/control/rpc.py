@@ -1,0 +1,245 @@
+"""The control subjects: cancel, resume, and questions (rpc) that a pool answers."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from typing import TypeVar
+
+import nats.errors
+from nats.aio.msg import Msg
+from pydantic import BaseModel, ValidationError
+
+from contracts import streams, subjects
+from contracts.control import Cancel, Resume
+from contracts.errors import (
+    Error,
+    FleetError,
+    InternalError,
+    InvalidRequest,
+    MalformedRequest,
+    NoProvider,
+    ProviderUnavailable,
+    UnknownTenant,
+)
+from contracts.events import parse
+from contracts.providers import PublishedProvider, PublishedTenant
+from contracts.rpc import CountTokens, EndpointHealth, EstimateCost, Health, HealthCheck, Models, Refusal
+from contracts.subjects import RpcMethod
+from contracts.wire import WireModel
+from runtime import lenient_json
+from runtime.broker import Broker
+from runtime.jetstream.direct_get import stored
+from runtime.prices.catalogue import provider_of_model
+from runtime.tasks import end
+from workers.clock import Clock
+from workers.control.cancellations import Cancellations
+from workers.endpoints.configuration import Configuration
+from workers.endpoints.keys import KeyStore
+from workers.endpoints.routing import Routes
+from workers.jetstream import stored_events
+from workers.providers.base import Provider, Target
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+
+_RPC_TIMEOUT_S = 30.0
+_AT_ONCE = 64
+_YIELD_EVERY = 100
+
+
+class Control:
+    """Answers for one worker process. Each question runs in a task of its own, a bounded number at once."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        config: Configuration,
+        keys: KeyStore,
+        cancellations: Cancellations,
+        adapters: Mapping[str, Provider],
+        default_models: Mapping[str, str],
+        clock: Clock,
+    ) -> None:
+        self._broker = broker
+        self._config = config
+        self._keys = keys
+        self._cancellations = cancellations
+        self._adapters = adapters
+        self._default_models = default_models
+        self._clock = clock
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def subscribe(self) -> None:
+        """Every worker hears every cancel; one worker of the fleet, or of the pool, answers each question."""
+        client = self._broker.client
+        await client.subscribe(subjects.ALL_CANCELS, cb=self._on_cancel)
+        self._broker.on_reconnect.append(self._hear_what_was_missed)
+        await self._hear_what_was_missed()
+        await client.subscribe(subjects.ALL_RESUMES, queue="resume", cb=self._in_task(self._resume))
+        for provider in self._adapters:
+            await client.subscribe(subjects.all_rpcs(provider), queue=f"rpc-{provider}", cb=self._in_task(self._answer))
+
+    async def close(self) -> None:
+        await end(*self._tasks)
+
+    async def _hear_what_was_missed(self) -> None:
+        """The cancels that were sent while this worker did not run, or was cut off."""
+        try:
+            async with aclosing(stored(self._broker, stream=streams.CANCELS, subject=subjects.ALL_CANCELS)) as missed:
+                async for cancel in missed:
+                    self._cancel(cancel.subject, cancel.data)
+        except TimeoutError:
+            log.warning("cancels_not_read")
+
+    async def _on_cancel(self, msg: Msg) -> None:
+        self._cancel(msg.subject, msg.data)
+
+    def _cancel(self, subject: str, data: bytes) -> None:
+        try:
+            cancel = Cancel.model_validate_json(data)
+        except ValidationError:
+            log.warning("cancel_malformed", extra={"subject": subject})
+            return
+        self._cancellations.cancel(subjects.tenant_of_control(subject), cancel.request_id)
+
+    def _in_task(self, answer: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+        async def run(msg: Msg) -> None:
+            try:
+                async with self._slots:
+                    await answer(msg)
+            except (nats.errors.Error, TimeoutError) as exc:
+                log.warning("answer_failed", extra={"subject": msg.subject, "error": type(exc).__name__})
+                with suppress(nats.errors.Error):
+                    await self._say(msg, _refusal(ProviderUnavailable(f"NATS did not answer: {type(exc).__name__}")))
+            except Exception:
+                log.exception("answer_crashed", extra={"subject": msg.subject})
+
+        async def start(msg: Msg) -> None:
+            if not msg.reply:
+                return
+            task = asyncio.create_task(run(msg), name=f"answer {msg.subject}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return start
+
+    async def _resume(self, msg: Msg) -> None:
+        tenant = subjects.tenant_of_control(msg.subject)
+        try:
+            ask = Resume.model_validate_json(msg.data)
+        except ValidationError as exc:
+            await self._say(msg, _refusal(_malformed(exc)))
+            return
+        found = 0
+        async with aclosing(
+            stored_events.said(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))
+        ) as stored:
+            async for data in stored:
+                found += 1
+                event = parse(data)
+                if (event.attempt, event.seq) > ask.after:
+                    await self._broker.client.publish(msg.reply, data)
+                if found % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+        if not found:
+            nothing = InvalidRequest(f"no events are stored of request {ask.request_id}; they are kept for 10 minutes")
+            await self._say(msg, _refusal(nothing))
+            return
+        await self._broker.client.publish(msg.reply, b"")
+
+    async def _answer(self, msg: Msg) -> None:
+        provider = msg.subject.split(".")[3]
+        method, tenant = subjects.method_and_tenant_of_rpc(msg.subject)
+        try:
+            async with asyncio.timeout(_RPC_TIMEOUT_S):
+                answer = await self._ask_adapter(provider, method, tenant, msg.data)
+        except FleetError as error:
+            answer = _refusal(error)
+        except ValidationError as exc:
+            answer = _refusal(_malformed(exc))
+        except TimeoutError:
+            answer = _refusal(InternalError(f"{provider} did not answer {method} in {_RPC_TIMEOUT_S:.0f} s"))
+        await self._say(msg, answer)
+
+    async def _ask_adapter(self, provider: str, method: str, tenant: str, data: bytes) -> WireModel:
+        adapter = self._adapters[provider]
+        configured, settings = await self._configured(provider, tenant)
+        match method:
+            case RpcMethod.HEALTH:
+                if configured.revision < (_parse(HealthCheck, data).revision or 0):
+                    raise NoProvider(f"the last change of {provider} of tenant {tenant} has not arrived here yet")
+                return await self._health(adapter, configured)
+            case RpcMethod.MODELS:
+                return Models(models=await adapter.get_supported_models(await self._target(configured)))
+            case RpcMethod.COUNT_TOKENS:
+                question = _parse(CountTokens, data)
+                model = self._model(question.model, configured, settings)
+                return await adapter.count_tokens(question, model=model, target=await self._target(configured))
+            case RpcMethod.ESTIMATE_COST:
+                estimate = _parse(EstimateCost, data)
+                model = self._model(estimate.model, configured, settings)
+                return await adapter.estimate_cost(
+                    estimate, model=model, target=await self._target(configured), prices=settings.prices
+                )
+            case _:
+                raise MalformedRequest(f"there is no method {method[:64]!r}; there are {', '.join(RpcMethod)}")
+
+    async def _configured(self, provider: str, tenant: str) -> tuple[PublishedProvider, PublishedTenant]:
+        settings = await self._config.tenant(tenant)
+        if settings is None:
+            raise UnknownTenant(f"there is no tenant {tenant}")
+        configured = await self._config.provider(tenant, provider)
+        if configured is None:
+            raise NoProvider(f"tenant {tenant} has no active provider {provider}")
+        return configured, settings
+
+    def _model(self, model: str, configured: PublishedProvider, settings: PublishedTenant) -> str:
+        provider = configured.provider_type
+        routes = Routes(
+            tenant=settings,
+            providers={provider: configured},
+            default_models=self._default_models,
+            vendor_of=provider_of_model,
+        )
+        return next(c for c in routes.resolve(model, pool=provider) if c.provider == provider).model
+
+    async def _target(self, configured: PublishedProvider, number: int = 0) -> Target:
+        endpoint = configured.config.all_endpoints()[number]
+        held = await self._keys.of(configured, endpoint.key)
+        return Target(endpoint, configured.config.timeouts, held.secret if held else None)
+
+    async def _health(self, adapter: Provider, configured: PublishedProvider) -> Health:
+        endpoints = configured.config.all_endpoints()
+        checked = [await self._health_of(adapter, configured, number) for number in range(len(endpoints))]
+        return Health(healthy=all(e.healthy for e in checked), endpoints=tuple(checked))
+
+    async def _health_of(self, adapter: Provider, configured: PublishedProvider, number: int) -> EndpointHealth:
+        name = configured.config.all_endpoints()[number].name
+        started = self._clock.monotonic()
+        error: Error | None = None
+        try:
+            await adapter.check_health(await self._target(configured, number))
+        except FleetError as exc:
+            error = exc.to_wire()
+        latency_s = self._clock.monotonic() - started
+        return EndpointHealth(endpoint=name, healthy=error is None, latency_s=latency_s, error=error)
+
+    async def _say(self, msg: Msg, answer: WireModel) -> None:
+        await self._broker.client.publish(msg.reply, answer.to_json())
+
+
+def _parse(model: type[M], data: bytes) -> M:
+    return lenient_json.parse(model, data or b"{}")[0]
+
+
+def _refusal(error: FleetError) -> Refusal:
+    return Refusal(error=error.to_wire())
+
+
+def _malformed(exc: ValidationError) -> MalformedRequest:
+    fields = sorted({".".join(map(str, e["loc"])) or "body" for e in lenient_json.problems(exc)})
+    return MalformedRequest(f"the question is not valid: {', '.join(fields)[:500] or 'too many fields to name them'}")

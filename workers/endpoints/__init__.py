@@ -1,0 +1,1 @@
+"""Where a request may be sent: candidates, circuits, load, concurrency, keys."""

@@ -1,0 +1,1 @@
+"""How requests get from JetStream into a worker, and fairly so."""

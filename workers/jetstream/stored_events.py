@@ -1,0 +1,22 @@
+"""The events of a request as `LLM_REPLIES` keeps them: for resume, and to go on where a dead worker stopped."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from contracts import streams
+from contracts.events import Event, parse
+from runtime.broker import Broker
+from runtime.jetstream.direct_get import stored
+
+
+async def said(broker: Broker, subject: str) -> AsyncGenerator[bytes]:
+    """Every stored event of a reply subject, oldest first. Raises TimeoutError when the server does not answer."""
+    async with aclosing(stored(broker, stream=streams.REPLIES, subject=subject)) as found:
+        async for msg in found:
+            yield msg.data
+
+
+async def events(broker: Broker, subject: str) -> list[Event]:
+    """The stored events, parsed."""
+    async with aclosing(said(broker, subject)) as found:
+        return [parse(data) async for data in found]

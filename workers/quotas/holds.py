@@ -1,0 +1,58 @@
+"""What is kept free of budgets for calls that are under way, as every worker can see it."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from pydantic import ValidationError
+
+from contracts import streams, subjects
+from contracts.budget import Hold
+from runtime.broker import Broker
+from runtime.jetstream.direct_get import stored
+from runtime.jetstream.publishing import Publisher
+
+log = logging.getLogger(__name__)
+
+
+class Holds:
+    def __init__(self, broker: Broker, publisher: Publisher) -> None:
+        self._broker = broker
+        self._publisher = publisher
+
+    async def put(self, hold: Hold) -> None:
+        """Raises NotStored."""
+        await self._publisher.durable(_subject(hold), hold.to_json(), msg_id=f"{hold.name}:{hold.returned}")
+
+    async def empty(self, hold: Hold) -> None:
+        """Raises NotStored."""
+        await self._publisher.durable(_subject(hold), b"", msg_id=f"{hold.name}:empty")
+
+    async def any_beside(self, own: Hold) -> bool:
+        """Whether another call of the tenant is under way. Raises TimeoutError."""
+        async with aclosing(self._matching(f"{own.tenant}.{own.window}.*.*")) as found:
+            async for hold in found:
+                if hold.name != own.name:
+                    return True
+        return False
+
+    async def of_worker(self, worker: str = "*") -> list[Hold]:
+        """Raises TimeoutError."""
+        async with aclosing(self._matching(f"*.*.{worker}.*")) as found:
+            return [hold async for hold in found]
+
+    async def _matching(self, keys: str) -> AsyncGenerator[Hold]:
+        subject = f"$KV.{subjects.HOLDS_BUCKET}.{keys}"
+        async with aclosing(stored(self._broker, stream=streams.HOLDS, subject=subject)) as found:
+            async for msg in found:
+                if not msg.data:
+                    continue
+                try:
+                    yield Hold.model_validate_json(msg.data, extra="ignore")
+                except ValidationError as exc:
+                    log.error("hold_invalid", extra={"subject": msg.subject, "errors": exc.error_count()})
+
+
+def _subject(hold: Hold) -> str:
+    key = subjects.hold_key(hold.tenant, hold.window, hold.worker, hold.slot)
+    return f"$KV.{subjects.HOLDS_BUCKET}.{key}"

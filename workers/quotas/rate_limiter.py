@@ -1,0 +1,104 @@
+"""Holds tenants to their limits: counts a request before anything is done for it, and tokens after they were used.
+
+Counting comes before checking, so that of any number of requests at the same time exactly as many start as the limit
+says; the day takes a refused one back. When the counters do not answer, requests start all the same: a limit bounds
+spending, it is no reason to stop the fleet.
+"""
+
+import asyncio
+import logging
+from datetime import datetime
+from typing import NoReturn
+
+from contracts import subjects
+from contracts.providers import Limits, PublishedTenant
+from contracts.usage import Usage
+from runtime.broker import Broker
+from workers import telemetry
+from workers.clock import Clock
+from workers.jetstream.counters import Counters, Unanswered
+from workers.quotas.rate_limits import Count, Limit, Unit, in_force, longest_exceeded, refusal, window
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 1.0
+"""How long a request waits for the counters before it starts without them."""
+
+
+class Admission:
+    def __init__(self, broker: Broker, *, defaults: Limits, clock: Clock) -> None:
+        self._counters = Counters(broker, within_s=PATIENCE_S)
+        self._defaults = defaults
+        self._clock = clock
+        self._used_up: dict[str, Count] = {}
+        """By tenant: what refuses everything until its window ends, so that a flood costs the counters nothing."""
+        self._blind = False
+
+    async def admit(self, tenant: PublishedTenant, *, key: str, delivered_before: bool = False) -> None:
+        """`key` names the request, so that it counts once. Raises TenantRateLimited.
+
+        One that was counted and delivered again is in: whoever is refused is told so at once.
+        """
+        limits = in_force(tenant.limits, self._defaults)
+        if not limits:
+            return
+        now = self._clock.now()
+        windows = {limit: window(limit.span, now) for limit in limits}
+        used_up = self._used_up.get(tenant.slug)
+        if used_up and windows.get(used_up.limit) == used_up.window and not delivered_before:
+            self._refuse(tenant.slug, used_up.limit, now)
+        asked = (self._count(tenant.slug, limit, windows[limit], key=key) for limit in limits)
+        counts = [count for count in await asyncio.gather(*asked) if count is not None]
+        if (exceeded := longest_exceeded(counts, now)) is None:
+            return
+        if exceeded.exceeded_for_good:
+            self._used_up[tenant.slug] = exceeded
+        for count in counts:
+            if count.limit.takes_back:
+                await self._post(tenant.slug, count.limit, count.window, -1, msg_id=f"{_msg_id(count.limit, key)}-back")
+        self._refuse(tenant.slug, exceeded.limit, now)
+
+    def _refuse(self, tenant: str, limit: Limit, now: datetime) -> NoReturn:
+        telemetry.REFUSALS.labels(limit.name).inc()
+        raise refusal(tenant, limit, now)
+
+    async def count_tokens(self, tenant: PublishedTenant, usage: Usage, *, key: str) -> None:
+        """Books what an attempt used, for the requests that come after. `key` names the attempt."""
+        amount = usage.input_tokens + usage.output_tokens
+        now = self._clock.now()
+        for limit in in_force(tenant.limits, self._defaults):
+            if limit.unit is Unit.TOKENS and amount:
+                await self._post(tenant.slug, limit, window(limit.span, now), amount, msg_id=_msg_id(limit, key))
+
+    async def _count(self, tenant: str, limit: Limit, of: str, *, key: str) -> Count | None:
+        """None when the counter has no objection: it has this request already, or does not answer."""
+        subject = subjects.limit(limit.unit, tenant, of)
+        try:
+            if limit.unit is Unit.REQUESTS:
+                total = await self._counters.add(subject, 1, msg_id=_msg_id(limit, key))
+            else:
+                total = await self._counters.read(subject)
+        except Unanswered as exc:
+            telemetry.UNCHECKED_LIMITS.labels(limit.name).inc()
+            self._note(blind=True, reason=str(exc))
+            return None
+        self._note(blind=False)
+        return None if total is None else Count(limit, of, total)
+
+    async def _post(self, tenant: str, limit: Limit, of: str, amount: int, *, msg_id: str) -> None:
+        try:
+            await self._counters.post(subjects.limit(limit.unit, tenant, of), amount, msg_id=msg_id)
+        except Unanswered as exc:
+            self._note(blind=True, reason=str(exc))
+
+    def _note(self, *, blind: bool, reason: str = "") -> None:
+        """Says once that limits are not kept, and once that they are again."""
+        if blind and not self._blind:
+            log.warning("limits_unchecked", extra={"reason": reason})
+        if self._blind and not blind:
+            log.warning("limits_checked_again")
+        self._blind = blind
+
+
+def _msg_id(limit: Limit, key: str) -> str:
+    return f"{limit.name}-{key}"

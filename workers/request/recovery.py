@@ -1,0 +1,85 @@
+"""Going on where another worker stopped: what the stored events of a request say about its past."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contracts.errors import InternalError
+from contracts.events import Cancelled, Completed, Delta, Event, Failed, FailedAttempt, Retrying, Started
+from workers.endpoints.routing import Candidate
+
+MAX_DEAD_ATTEMPTS = 3
+"""A request whose worker died this often is poison."""
+
+
+class Poisonous(InternalError):
+    """The request kills its workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What happened before this delivery."""
+
+    events: tuple[Event, ...]
+    last: Event
+    last_started: Started | None
+    """Of the last attempt; None when it ended before a vendor was called."""
+    failed: tuple[FailedAttempt, ...]
+    vendor_calls: int
+    dead_attempts: int
+    """Attempts that started and never ended."""
+    output_sent: bool
+    """Whether the last attempt sent output."""
+
+    @property
+    def ended(self) -> bool:
+        return isinstance(self.last, Completed | Failed | Cancelled)
+
+    @property
+    def booked(self) -> bool:
+        """An attempt is booked before `retrying` is said."""
+        return isinstance(self.last, Retrying)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the last attempt's worker died in it."""
+        return self.last_started is not None and isinstance(self.last, Started | Delta)
+
+
+def read(events: Sequence[Event]) -> Past | None:
+    """None when nothing is stored."""
+    if not events:
+        return None
+    ordered = sorted(events, key=lambda e: (e.attempt, e.seq))
+    last = ordered[-1]
+    started = {e.attempt: e for e in ordered if isinstance(e, Started)}
+    ended = {e.attempt: e for e in ordered if isinstance(e, Retrying | Completed | Failed | Cancelled)}
+    failed = tuple(
+        FailedAttempt(provider=s.provider, model=s.model, error=end.error)
+        for number, s in started.items()
+        if isinstance(end := ended.get(number), Retrying)
+    )
+    return Past(
+        events=tuple(ordered),
+        last=last,
+        last_started=started.get(last.attempt),
+        failed=failed,
+        vendor_calls=len(started),
+        dead_attempts=sum(1 for number in started if number not in ended),
+        output_sent=any(isinstance(e, Delta) and e.attempt == last.attempt for e in ordered),
+    )
+
+
+def has_moved(past: Past, *, pool: str) -> bool:
+    """Whether another pool already works on it, or has; that pool's own message carries it on."""
+    return past.last_started is not None and past.last_started.provider != pool
+
+
+def remaining(past: Past, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """What is still to be tried, beginning with the one that was being tried, or was said to come next."""
+    if isinstance(past.last, Retrying):
+        current = Candidate(past.last.next.provider, past.last.next.model)
+    elif past.last_started is not None:
+        current = Candidate(past.last_started.provider, past.last_started.model)
+    else:
+        return list(candidates)
+    return list(candidates[candidates.index(current) :]) if current in candidates else [current, *candidates[1:]]
