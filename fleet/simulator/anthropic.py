@@ -10,7 +10,7 @@ from typing import Any
 from fleet.simulator.openai import REFUSED_KEY, last_user_text
 from fleet.simulator.script import Script, ScriptedToolCall
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
-from workers.providers.token_estimates import estimate_output
+from workers.providers.shared.token_estimates import estimate_output
 
 MODELS = {"claude-sonnet-4-5": 200_000, "claude-haiku-5-5": 1_000_000, "claude-opus-5-5": 1_000_000}
 """With the input tokens that they take."""

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 from fleet.simulator.script import Script
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
-from workers.providers.token_estimates import estimate_output
+from workers.providers.shared.token_estimates import estimate_output
 
 MODELS = ("gemini-2.5-flash", "gemini-2.5-pro", "gemini-3-flash-preview", "gemini-3.8-flash")
 SIGNATURE = base64.b64encode(b"signed by the simulator").decode()

@@ -8,7 +8,7 @@ from typing import Any
 from fleet.simulator.openai import REFUSED_KEY, last_user_text
 from fleet.simulator.script import Script, ScriptedToolCall
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
-from workers.providers.token_estimates import estimate_output
+from workers.providers.shared.token_estimates import estimate_output
 
 MODELS = ("llama3.2:latest", "qwen3:8b", "gpt-oss:20b")
 CONTEXT_WINDOW = 131_072

@@ -9,7 +9,7 @@ from typing import Any
 from fleet.simulator.openai_rules import fault_of
 from fleet.simulator.script import Script
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
-from workers.providers.token_estimates import estimate_output
+from workers.providers.shared.token_estimates import estimate_output
 
 MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-5", "gpt-5-mini", "o4-mini")
 

@@ -14,8 +14,8 @@ from contracts.providers import Endpoint, Timeouts
 from contracts.requests import CompletionRequest
 from fleet.simulator import Script, Simulator
 from tests.pages import ROOT, blocks, call, fields, lines, section
-from workers.providers import mock
 from workers.providers.base import Call, Target
+from workers.providers.mock import adapter as mock
 
 PAGE = "docs/simulator.md"
 OF_MOCK = section(PAGE, "## The provider `mock`")

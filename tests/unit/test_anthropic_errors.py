@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.errors import ErrorCode, FleetError
-from workers.providers.anthropic_errors import BY_ERROR_CODE, BY_SDK_CLASS, from_body, from_sdk
-from workers.providers.vendor_errors import of_class
+from workers.providers.anthropic.errors import BY_ERROR_CODE, BY_SDK_CLASS, from_body, from_sdk
+from workers.providers.shared.errors.vendor_errors import of_class
 
 KEY = SecretStr("sk-ant-api03-Zx81kQpvL0aa93Jw72mmDf55")
 WITH_A_CODE = {

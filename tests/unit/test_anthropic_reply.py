@@ -12,10 +12,11 @@ from anthropic.types.beta import BetaStopReason
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage, UsagePart, UsageSource
-from workers.providers import anthropic_errors, anthropic_reply
-from workers.providers.anthropic_reply import MessageReader
+from workers.providers.anthropic import errors as anthropic_errors
+from workers.providers.anthropic import reply as anthropic_reply
+from workers.providers.anthropic.reply import MessageReader
 from workers.providers.base import Chunk, Finish, Gathering, Stated
-from workers.providers.token_counts import MAX_PARTS
+from workers.providers.shared.replies.token_counts import MAX_PARTS
 
 USAGE = {"input_tokens": 3, "output_tokens": 1}
 

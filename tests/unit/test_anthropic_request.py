@@ -6,8 +6,8 @@ import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
-from workers.providers.anthropic_request import Asked, arguments_object, check, messages_request
-from workers.providers.turns import OPENING
+from workers.providers.anthropic.request import Asked, arguments_object, check, messages_request
+from workers.providers.shared.requests.turns import OPENING
 
 HI = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}

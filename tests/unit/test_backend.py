@@ -41,7 +41,7 @@ def test_nothing_else_changes(code: str) -> None:
         "import contracts.errors\n",
         "import os, workers\n",
         "import runtime.logs as logs\n",
-        'import_module("workers.providers.openai")\n',
+        'import_module("workers.providers.openai.adapter")\n',
         'import_module(f"workers.providers.{name}")\n',
     ],
 )

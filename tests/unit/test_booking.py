@@ -21,8 +21,8 @@ from contracts.providers import Price, TieredPrice
 from contracts.requests import AssistantMessage, CompletionRequest
 from contracts.usage import Outcome, PriceSource, Usage, UsagePart, UsageRecord, UsageSource
 from workers.endpoints.routing import Candidate
-from workers.providers import token_estimates
 from workers.providers.base import Chunk, Finish, Stated
+from workers.providers.shared import token_estimates
 from workers.request import usage_records
 from workers.request.usage_records import NOTHING, Attempt, Bill, usage_of
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from workers.providers.client_pool import ClientPool
+from workers.providers.shared.http.client_pool import ClientPool
 
 
 class Client:

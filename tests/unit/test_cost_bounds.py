@@ -12,8 +12,9 @@ from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens
 from contracts.usage import Usage
 from runtime.prices.pricing import price
-from workers.providers import openai_tokens, token_estimates
-from workers.providers.output_limits import max_output_tokens
+from workers.providers.openai import tokens as openai_tokens
+from workers.providers.shared import token_estimates
+from workers.providers.shared.output_limits import max_output_tokens
 from workers.quotas.cost_bounds import upper_bound
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)

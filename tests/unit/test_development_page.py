@@ -10,7 +10,8 @@ from tests.documents import DEVELOPMENT, quoted, rows, section
 from tests.repository import ROOMS, ROOT, modules, name
 
 PROVIDERS = {provider.value for provider in Provider}
-OF_ONE = re.compile(rf"(?:workers/providers|fleet/simulator)/(?:{'|'.join(PROVIDERS)}|entra)(?:_\w+)?\.py")
+_NAMES = "|".join(PROVIDERS)
+OF_ONE = re.compile(rf"workers/providers/(?:{_NAMES})/\w+\.py|fleet/simulator/(?:{_NAMES}|entra)(?:_\w+)?\.py")
 """A provider's adapter, and its part of the simulator; Entra ID is Azure's."""
 
 

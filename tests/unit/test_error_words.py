@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from contracts.errors import ErrorCode, FleetError
-from workers.providers import anthropic_errors, google_errors, ollama_errors, openai_errors
+from workers.providers.anthropic import errors as anthropic_errors
+from workers.providers.google import errors as google_errors
+from workers.providers.ollama import errors as ollama_errors
+from workers.providers.openai import errors as openai_errors
 
 FromBody = Callable[..., FleetError]
 

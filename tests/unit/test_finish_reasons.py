@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from workers.providers.finish_reasons import broke_off, meaning, stated
+from workers.providers.shared.replies.finish_reasons import broke_off, meaning, stated
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from google.genai import _api_client, errors  # pyright: ignore[reportPrivateUsa
 from pydantic import SecretStr
 
 from contracts.errors import ErrorCode
-from workers.providers.google_errors import BY_SDK_CLASS, from_body, from_sdk
+from workers.providers.google.errors import BY_SDK_CLASS, from_body, from_sdk
 
 KEY = SecretStr("AIzaSyD-Zx81kQpvL0aa93Jw72mmDf55")
 

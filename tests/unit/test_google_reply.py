@@ -10,10 +10,11 @@ from google.genai.types import FinishReason
 from contracts.errors import ErrorCode, FleetError
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage, UsageSource
-from workers.providers import google_errors, google_reply
 from workers.providers.base import Chunk, Finish, Gathering
-from workers.providers.google_reply import ReplyReader
-from workers.providers.json_text import decode_any
+from workers.providers.google import errors as google_errors
+from workers.providers.google import reply as google_reply
+from workers.providers.google.reply import ReplyReader
+from workers.providers.shared.json_text import decode_any
 
 
 def reader(*warnings: str) -> ReplyReader:

@@ -6,8 +6,8 @@ import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
-from workers.providers.google_request import check_supported, ignored, request_body
-from workers.providers.turns import OPENING
+from workers.providers.google.request import check_supported, ignored, request_body
+from workers.providers.shared.requests.turns import OPENING
 
 OLD, BUDGETED, LEVELLED = "gemini-2.0-flash", "gemini-2.5-flash", "gemini-3.8-flash"
 PNG = "data:image/png;base64,iVBORw0KGgo="

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from workers.providers.images import InlineImage, is_inline, read_inline, rewritten
+from workers.providers.shared.requests.images import InlineImage, is_inline, read_inline, rewritten
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.providers.json_text import MOST_IN_A_ROW, NO_JSON, EndFinder, FieldwiseDecoder, decode_any, in_a_row
+from workers.providers.shared.json_text import MOST_IN_A_ROW, NO_JSON, EndFinder, FieldwiseDecoder, decode_any, in_a_row
 
 
 class _Inner(msgspec.Struct):

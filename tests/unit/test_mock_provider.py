@@ -20,7 +20,7 @@ from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens, EstimateCost
 from contracts.usage import UsageSource
 from workers.providers.base import Call, Chunk, Finish, Target
-from workers.providers.mock import Mock
+from workers.providers.mock.adapter import Mock
 
 TARGET = Target(endpoint=Endpoint(), timeouts=Timeouts(), key=None)
 

@@ -12,7 +12,7 @@ from admin_api.publisher import RECONCILE_EVERY_S
 from contracts import streams
 from tests.documents import ARCHITECTURE, BILLING, CONTRACT, GUARANTEES, OPERATIONS, PROVIDERS, README
 from workers.endpoints import circuit_breaker, keys
-from workers.providers.output_limits import max_output_tokens
+from workers.providers.shared.output_limits import max_output_tokens
 from workers.quotas.budgets import LEAST_OUTPUT_TOKENS
 from workers.request import policy, recovery
 from workers.usage.alerts import conditions

@@ -17,12 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.requests import AssistantMessage
-from workers.providers import anthropic_errors, google_errors, ollama_errors
-from workers.providers.anthropic_reply import MessageReader
+from workers.providers.anthropic import errors as anthropic_errors
+from workers.providers.anthropic.reply import MessageReader
 from workers.providers.base import Finish, Gathering
-from workers.providers.google_reply import ReplyReader
-from workers.providers.ollama_reply import OllamaReader
-from workers.providers.reading import Reader
+from workers.providers.google import errors as google_errors
+from workers.providers.google.reply import ReplyReader
+from workers.providers.ollama import errors as ollama_errors
+from workers.providers.ollama.reply import OllamaReader
+from workers.providers.shared.http.reading import Reader
 
 ODD: list[Any] = [
     None,

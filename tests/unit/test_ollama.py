@@ -14,13 +14,13 @@ from contracts.errors import ErrorCode, InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish
-from workers.providers.json_text import MOST_IN_A_ROW
-from workers.providers.ndjson import MAX_LINE_BYTES, Lines, json_texts
-from workers.providers.ollama_errors import BY_HTTPX2_CLASS, from_body, from_exception
-from workers.providers.ollama_reply import OllamaReader
-from workers.providers.ollama_request import chat_body, check, ignored
-from workers.providers.sse import EventTooLarge
-from workers.providers.vendor_errors import of_class
+from workers.providers.ollama.errors import BY_HTTPX2_CLASS, from_body, from_exception
+from workers.providers.ollama.reply import OllamaReader
+from workers.providers.ollama.request import chat_body, check, ignored
+from workers.providers.shared.errors.vendor_errors import of_class
+from workers.providers.shared.http.ndjson import MAX_LINE_BYTES, Lines, json_texts
+from workers.providers.shared.http.sse import EventTooLarge
+from workers.providers.shared.json_text import MOST_IN_A_ROW
 
 KEY = SecretStr("sk-Zx81kQpvL0aa93Jw72mmDf55")
 SDK_ERRORS = {

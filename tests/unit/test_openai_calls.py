@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from workers.providers import tool_calls
 from workers.providers.base import Chunk, Gathering
-from workers.providers.openai_calls import CallDelta, ToolCalls
+from workers.providers.openai.calls import CallDelta, ToolCalls
+from workers.providers.shared.replies import tool_calls
 
 Fields = dict[str, Any]
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage, CompletionRequest
 from contracts.usage import Usage, UsageSource
-from workers.providers import openai_errors
 from workers.providers.base import Chunk, Finish, Gathering
-from workers.providers.openai_chat import ChatReader
-from workers.providers.openai_request import request_body
+from workers.providers.openai import errors as openai_errors
+from workers.providers.openai.reply import ChatReader
+from workers.providers.openai.request import request_body
 
 
 def reader() -> ChatReader:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.errors import ErrorCode
-from workers.providers.openai_errors import BY_SDK_CLASS, from_body, from_sdk
+from workers.providers.openai.errors import BY_SDK_CLASS, from_body, from_sdk
 
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
 

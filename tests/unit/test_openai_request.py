@@ -6,8 +6,8 @@ import pytest
 
 from contracts.errors import InvalidRequest
 from contracts.requests import CompletionRequest
-from workers.providers.openai_request import check, ignored, request_body
-from workers.providers.openai_servers import Server, server_at, server_of_azure
+from workers.providers.openai.request import check, ignored, request_body
+from workers.providers.openai.servers import Server, server_at, server_of_azure
 
 ASKED = {"role": "user", "content": "Hi"}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]

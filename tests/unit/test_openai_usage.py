@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from contracts.usage import Usage, UsageSource
-from workers.providers.openai_usage import Bill, StatedUsage
+from workers.providers.openai.usage import Bill, StatedUsage
 
 
 def bill(*statements: dict[str, Any]) -> Usage | None:

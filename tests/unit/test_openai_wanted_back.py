@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from workers.providers.openai_wanted_back import WantedBack
+from workers.providers.openai.wanted_back import WantedBack
 
 
 def kept_of(*deltas: list[Any], field: str = "reasoning_details") -> Any:

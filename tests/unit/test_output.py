@@ -1,6 +1,6 @@
 """The output of one reply, before it is passed on."""
 
-from workers.providers.output import Output
+from workers.providers.shared.replies.output import Output
 
 
 def test_fragments_of_arguments_that_came_together_are_one_delta() -> None:

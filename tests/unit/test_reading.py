@@ -9,14 +9,16 @@ import pytest
 from contracts.errors import StreamInterrupted
 from contracts.providers import Timeouts
 from contracts.requests import AssistantMessage
-from workers.providers import anthropic_errors, google_errors, openai_errors
-from workers.providers.anthropic_reply import MessageReader
+from workers.providers.anthropic import errors as anthropic_errors
+from workers.providers.anthropic.reply import MessageReader
 from workers.providers.base import Chunk, Finish, Gathering, StreamItem
-from workers.providers.google_reply import ReplyReader
-from workers.providers.openai_chat import ChatReader
-from workers.providers.reading import MAX_KEPT_LEVELS, Reader, read
-from workers.providers.time_limits import TimeLimits
-from workers.providers.transport import ConnectionBroken
+from workers.providers.google import errors as google_errors
+from workers.providers.google.reply import ReplyReader
+from workers.providers.openai import errors as openai_errors
+from workers.providers.openai.reply import ChatReader
+from workers.providers.shared.http.reading import MAX_KEPT_LEVELS, Reader, read
+from workers.providers.shared.http.time_limits import TimeLimits
+from workers.providers.shared.http.transport import ConnectionBroken
 
 
 class BrokenOff:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from workers.providers.reply_body import ReplyBody
-from workers.providers.sse import MAX_EVENT_BYTES, Event, EventTooLarge
+from workers.providers.shared.http.reply_body import ReplyBody
+from workers.providers.shared.http.sse import MAX_EVENT_BYTES, Event, EventTooLarge
 
 
 def test_a_stream_is_its_events() -> None:

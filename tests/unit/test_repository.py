@@ -45,7 +45,7 @@ NOT_IMPORTED = {
 ROLES = {
     "": ("fleet.client",),
     "database": ("migrations",),
-    "worker": ("workers.app", *(f"workers.providers.{provider}" for provider in registry.available())),
+    "worker": ("workers.app", *(f"workers.providers.{provider}.adapter" for provider in registry.available())),
     "usage": ("workers.usage.app", "workers.usage.repricing"),
     "admin": ("admin_api.app",),
     "local": ("fleet.local.up", "fleet.simulator.app"),

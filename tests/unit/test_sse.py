@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.providers import sse
-from workers.providers.sse import MAX_STRAY_BYTES, Decoder, Event, EventTooLarge
+from workers.providers.shared.http import sse
+from workers.providers.shared.http.sse import MAX_STRAY_BYTES, Decoder, Event, EventTooLarge
 
 STREAM = (
     b"\xef\xbb\xbf: welcome\n\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.providers.text_deltas import TextDeltas
+from workers.providers.shared.replies.text_deltas import TextDeltas
 
 
 def read(deltas: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens
 from contracts.usage import Usage, UsageSource
-from workers.providers import token_estimates
+from workers.providers.shared import token_estimates
 
 
 def request(*messages: dict[str, object], **fields: object) -> CompletionRequest:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from workers.providers.tool_schemas import is_without_parameters, object_schema
+from workers.providers.shared.requests.tool_schemas import is_without_parameters, object_schema
 
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 ONE: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from workers.providers import transport
-from workers.providers.transport import ConnectionBroken, Httpx2Reply
+from workers.providers.shared.http import transport
+from workers.providers.shared.http.transport import ConnectionBroken, Httpx2Reply
 
 TEXT = b"data: one\n\n" * 50
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from workers.providers.vendor_errors import (
+from workers.providers.shared.errors.vendor_errors import (
     MAX_MESSAGE_CHARS,
     MAX_RETRY_AFTER_S,
     MAX_WAIT_S,

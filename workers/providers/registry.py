@@ -24,4 +24,4 @@ def load(provider: str, egress: Egress) -> Provider:
     """The adapter of `provider`, which reaches its vendor through `egress`. Raises ValueError when there is none."""
     if provider not in _ADAPTERS:
         raise ValueError(f"there is no adapter for {provider[:80]!r}; there are: {', '.join(available())}")
-    return getattr(import_module(f".{provider}", __package__), _ADAPTERS[provider])(egress)
+    return getattr(import_module(f".{provider}.adapter", __package__), _ADAPTERS[provider])(egress)

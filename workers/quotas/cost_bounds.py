@@ -11,7 +11,7 @@ from contracts.subjects import Provider
 from runtime.prices.catalogue import context_window
 from runtime.prices.pricing import highest
 from workers.providers.base import service_tier
-from workers.providers.output_limits import max_output_tokens
+from workers.providers.shared.output_limits import max_output_tokens
 
 _IMAGE_TOKENS = {Provider.ANTHROPIC: 5_000, Provider.GOOGLE: 10_000}
 """More than a vendor counts for one image. Claude: at most 4,784 ("Vision"). Gemini: 258 a tile, or at most 2,240."""

@@ -12,9 +12,9 @@ from contracts.requests import CompletionRequest
 from contracts.usage import Cost, Outcome, TokenCounts, Usage, UsageRecord, UsageSource, record_id
 from runtime.prices.pricing import price
 from workers.endpoints.routing import Candidate
-from workers.providers import token_estimates
 from workers.providers.base import Chunk, Finish, Gathering, Stated
-from workers.providers.token_counts import MAX_PARTS, plausible
+from workers.providers.shared import token_estimates
+from workers.providers.shared.replies.token_counts import MAX_PARTS, plausible
 
 _MAY_HAVE_WORKED = frozenset({ErrorCode.PROVIDER_TIMEOUT, ErrorCode.STREAM_INTERRUPTED, ErrorCode.DEADLINE_EXCEEDED})
 

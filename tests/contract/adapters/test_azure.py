@@ -17,8 +17,8 @@ from fleet.simulator.tcp import listening
 from fleet.simulator.vendor import HttpAnswer
 from tests.contract.adapters.test_openai import EVERYTHING
 from tests.contract.adapters.vendor import KEY, LOCAL, MODEL, PATIENT, Vendor
+from workers.providers.azure.entra import RENEW_BEFORE_S, Tokens, credentials_of
 from workers.providers.base import CredentialReplaced, Target
-from workers.providers.entra import RENEW_BEFORE_S, Tokens, credentials_of
 
 pytestmark = pytest.mark.parametrize("vendor", ["azure"], indirect=True)
 

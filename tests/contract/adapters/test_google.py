@@ -17,9 +17,9 @@ from fleet.simulator import Script, ScriptedToolCall, Simulator
 from fleet.simulator.google import MODELS
 from fleet.simulator.tcp import listening
 from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
-from workers.providers import google
 from workers.providers.base import Target
-from workers.providers.google import versioned_url
+from workers.providers.google import adapter as google
+from workers.providers.google.adapter import versioned_url
 
 pytestmark = pytest.mark.parametrize("vendor", ["google"], indirect=True)
 

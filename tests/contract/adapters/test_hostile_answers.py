@@ -14,7 +14,7 @@ from contracts.rpc import CountTokens
 from fleet.simulator.tcp import listening
 from runtime.egress import MAX_BODY_BYTES
 from tests.contract.adapters.vendor import Vendor
-from workers.providers import transport
+from workers.providers.shared.http import transport
 
 MOST_BYTES = 96 * 1024**2
 PIECE = 1024**2

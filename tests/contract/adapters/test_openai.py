@@ -11,7 +11,7 @@ from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens
 from fleet.simulator import Script, Simulator
 from tests.contract.adapters.vendor import KEY, LOCAL, MODEL, Vendor
-from workers.providers.openai import OpenAI, max_tokens_field
+from workers.providers.openai.adapter import OpenAI, max_tokens_field
 
 pytestmark = pytest.mark.parametrize("vendor", ["openai"], indirect=True)
 

@@ -1,0 +1,436 @@
+"""A completion request in the format of Anthropic's Messages API.
+
+Further fields go into the body through `provider_options.anthropic`, which wins; three of them are ours:
+
+- `cache`: where prompt caching gets its markers, any of `system`, `tools`, `last_user` (each at its last block)
+- `cache_ttl`: how long it is kept, `5m` (the default) or `1h`
+- `betas`: names for the `anthropic-beta` header
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from anthropic import transform_schema
+
+from contracts.errors import InvalidRequest, UnsupportedFeature
+from contracts.requests import (
+    AssistantMessage,
+    CompletionRequest,
+    ImagePart,
+    Message,
+    NamedToolChoice,
+    SystemMessage,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from workers.providers.anthropic.models import Abilities, abilities
+from workers.providers.shared.requests import images
+from workers.providers.shared.requests.further_options import overlaid
+from workers.providers.shared.requests.tool_arguments import as_object
+from workers.providers.shared.requests.tool_schemas import object_schema
+from workers.providers.shared.requests.turns import OPENING, check_says_something, nothing_said
+
+PROVIDER = "anthropic"
+
+Block = dict[str, Any]
+
+_CACHE_PLACES = ("system", "tools", "last_user")
+_CACHE_TTLS = ("5m", "1h")
+_OURS = frozenset({"cache", "cache_ttl", "betas"})
+
+_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
+"""Of tools and of tool calls; other vendors' ids hold more."""
+
+_MIN_BUDGET = 1_024
+_BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xhigh": 32_768, "max": 32_768}
+"""Tokens to think with, for models that take no effort."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is sent, and what could not be."""
+
+    body: dict[str, Any]
+    betas: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """`provider_options.anthropic`, taken apart."""
+
+    cache: tuple[str, ...] = ()
+    cache_ttl: str | None = None
+    betas: tuple[str, ...] = ()
+    body: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, request: CompletionRequest) -> "_Options":
+        """Raises InvalidRequest."""
+        given = request.provider_options.get(PROVIDER, {})
+        cache, ttl, betas = given.get("cache", []), given.get("cache_ttl"), given.get("betas", [])
+        if not isinstance(cache, list) or not all(place in _CACHE_PLACES for place in cache):
+            raise _invalid("cache", f"a list of {', '.join(_CACHE_PLACES)}")
+        if ttl is not None and ttl not in _CACHE_TTLS:
+            raise _invalid("cache_ttl", " or ".join(_CACHE_TTLS))
+        if not isinstance(betas, list) or not all(isinstance(beta, str) and _is_header(beta) for beta in betas):
+            raise _invalid("betas", "a list of names")
+        return cls(
+            cache=tuple(map(str, cache)),
+            cache_ttl=str(ttl) if ttl else None,
+            betas=tuple(map(str, betas)),
+            body={name: value for name, value in given.items() if name not in _OURS},
+        )
+
+
+def check(request: CompletionRequest) -> None:
+    """Raises UnsupportedFeature for what the API has no form for, InvalidRequest for options that are none and for
+    blank messages."""
+    _Options.of(request)
+    check_says_something(request, provider=PROVIDER)
+    if request.response_format and request.response_format.type == "json_object":
+        raise _unsupported("no JSON without a schema; give response_format a json_schema")
+    for tool in request.tools or ():
+        if _NOT_IN_A_NAME.search(tool.function.name):
+            raise _unsupported(f"no dots in the names of tools, as in {tool.function.name!r}")
+    for image in _images(request):
+        _image_source(image.image_url.url)
+
+
+def messages_request(request: CompletionRequest, *, model: str) -> Asked:
+    """What to send for `request`. Raises as `check` does."""
+    options = _Options.of(request)
+    able = abilities(model)
+    warnings = _ignored(request, options.body)
+    thinking, effort = _thinking(request, able, options.body, warnings)
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": request.max_tokens or able.max_output_tokens,
+        **conversation(request.messages, request.tools),
+        "stream": True,
+        "stop_sequences": _stop_sequences(request, warnings),
+        "tool_choice": _tool_choice(request),
+        "thinking": thinking,
+        "output_config": _present({"effort": effort, "format": _output_format(request, warnings)}) or None,
+    }
+    body = _present(body)
+    _mark_for_cache(body, options)
+    further = dict(options.body)
+    if isinstance(config := further.get("output_config"), dict):
+        further["output_config"] = {**body.get("output_config", {}), **config}
+    return Asked(overlaid(body, further), options.betas, tuple(warnings))
+
+
+def conversation(messages: Sequence[Message], tools: Sequence[Tool] | None) -> dict[str, Any]:
+    """The fields of a body that make up the prompt: `system`, `messages`, `tools`.
+
+    The API takes system messages in front only, turns that alternate, and tool results at the beginning of a turn.
+    System messages alone are what the user says. A conversation begins with the user, for the servers of the format
+    that insist on it (Anthropic's own does not any more). Raises InvalidRequest when all messages are blank.
+    """
+    system: list[Block] = []
+    turns: list[dict[str, Any]] = []
+    kept_ids = _kept_call_ids(messages)
+    for message in messages:
+        if isinstance(message, SystemMessage):
+            system += _texts(message.content)
+            continue
+        role, blocks = _turn(message, kept_ids)
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += blocks
+        elif blocks:
+            turns.append({"role": role, "content": blocks})
+    if not turns and not system:
+        raise nothing_said(PROVIDER)
+    if not turns:
+        turns, system = [{"role": "user", "content": system}], []
+    if turns[0]["role"] == "assistant":
+        turns.insert(0, {"role": "user", "content": _texts(OPENING)})
+    for turn in turns:
+        if turn["role"] == "user":
+            turn["content"].sort(key=_is_no_result)
+    _trim_prefill(turns)
+    return _present(
+        {"system": system or None, "messages": turns, "tools": [_tool(tool) for tool in tools] if tools else None}
+    )
+
+
+def arguments_object(text: str) -> dict[str, Any]:
+    """Arguments as the object that the API wants. Source of the form for broken ones: "Fine-grained tool streaming"."""
+    return as_object(text, otherwise="INVALID_JSON")
+
+
+def _turn(message: UserMessage | AssistantMessage | ToolMessage, kept_ids: frozenset[str]) -> tuple[str, list[Block]]:
+    match message:
+        case UserMessage():
+            return "user", _user_blocks(message)
+        case ToolMessage():
+            return "user", [_tool_result(message, kept_ids)]
+        case AssistantMessage():
+            return "assistant", _assistant_blocks(message)
+        case _:
+            assert_never(message)
+
+
+def _texts(content: str | Sequence[TextPart]) -> list[Block]:
+    """Blank texts are left out: the API refuses them."""
+    texts = [content] if isinstance(content, str) else [part.text for part in content]
+    return [{"type": "text", "text": text} for text in texts if text.strip()]
+
+
+def _user_blocks(message: UserMessage) -> list[Block]:
+    if isinstance(message.content, str):
+        return _texts(message.content)
+    blocks: list[Block] = []
+    for part in message.content:
+        if isinstance(part, ImagePart):
+            blocks.append({"type": "image", "source": _image_source(part.image_url.url)})
+        else:
+            blocks += _texts([part])
+    return blocks
+
+
+def _images(request: CompletionRequest) -> list[ImagePart]:
+    contents = [message.content for message in request.messages if isinstance(message, UserMessage)]
+    parts = [part for content in contents if not isinstance(content, str) for part in content]
+    return [part for part in parts if isinstance(part, ImagePart)]
+
+
+def _image_source(url: str) -> dict[str, str]:
+    if url.startswith("https://"):
+        return {"type": "url", "url": url}
+    if url.startswith("http://"):
+        raise _unsupported("no images by http, only by https")
+    image = images.read_inline(url)
+    if image is None or image.media_type not in _MEDIA_TYPES:
+        raise _unsupported("no such image; send JPEG, PNG, GIF or WebP as a base64 data URL, or an https URL")
+    return {"type": "base64", "media_type": image.media_type, "data": image.base64}
+
+
+def _tool_result(message: ToolMessage, kept_ids: frozenset[str]) -> Block:
+    content = message.content if isinstance(message.content, str) else _texts(message.content)
+    call = message.tool_call_id if message.tool_call_id in kept_ids else _call_id(message.tool_call_id)
+    return {"type": "tool_result", "tool_use_id": call, "content": content}
+
+
+def _assistant_blocks(message: AssistantMessage) -> list[Block]:
+    """Its own blocks as they were, because thinking is signed; else made from what all vendors have."""
+    if kept := _kept_blocks(message):
+        return kept
+    texts = _texts(message.content or message.refusal or "")
+    return [*texts, *(_tool_use(call) for call in message.tool_calls or ())]
+
+
+def _kept_blocks(message: AssistantMessage) -> list[Block]:
+    """Unless they make other calls than the message, whose results would then answer nothing."""
+    match (message.provider_data or {}).get(PROVIDER):
+        case {"content": [*content]}:
+            objects = [dict(block) for block in content if isinstance(block, dict)]
+        case _:
+            return []
+    blocks = [block for block in objects if isinstance(block.get("type"), str)]
+    called = [block.get("id") for block in blocks if block["type"] == "tool_use"]
+    return blocks if called == [call.id for call in message.tool_calls or ()] else []
+
+
+def _kept_call_ids(messages: Sequence[Message]) -> frozenset[str]:
+    """The ids of calls that go back as they came: of servers of this format whose ids are not Anthropic's."""
+    blocks = [block for message in messages if isinstance(message, AssistantMessage) for block in _kept_blocks(message)]
+    return frozenset(id_ for block in blocks if isinstance(id_ := block.get("id"), str))
+
+
+def _tool_use(call: ToolCall) -> Block:
+    return {
+        "type": "tool_use",
+        "id": _call_id(call.id),
+        "name": _clean(call.function.name),
+        "input": arguments_object(call.function.arguments),
+    }
+
+
+def _call_id(given: str) -> str:
+    """An id as the API takes it; two that differ only in what it refuses stay two."""
+    clean = _clean(given)
+    return clean if clean == given else f"{clean}_{hashlib.sha256(given.encode()).hexdigest()[:8]}"
+
+
+def _clean(name: str) -> str:
+    return _NOT_IN_A_NAME.sub("_", name)
+
+
+def _is_no_result(block: Block) -> bool:
+    return block["type"] != "tool_result"
+
+
+def _trim_prefill(turns: list[dict[str, Any]]) -> None:
+    """A reply that is begun for the model must not end in white space."""
+    if turns and turns[-1]["role"] == "assistant":
+        last = turns[-1]["content"][-1]
+        if last.get("type") == "text" and isinstance(text := last.get("text"), str):
+            last["text"] = text.rstrip()
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function = tool.function
+    schema = object_schema(function.parameters)
+    return _present(
+        {
+            "name": function.name,
+            "description": function.description,
+            "input_schema": _enforceable(schema) if function.strict else schema,
+            "strict": function.strict,
+        }
+    )
+
+
+def _tool_choice(request: CompletionRequest) -> dict[str, Any] | None:
+    if not _offers_tools(request):
+        return None
+    one_at_a_time = {"disable_parallel_tool_use": True} if request.parallel_tool_calls is False else {}
+    match request.tool_choice:
+        case NamedToolChoice(function=function):
+            return {"type": "tool", "name": function.name, **one_at_a_time}
+        case "required":
+            return {"type": "any", **one_at_a_time}
+        case "none":
+            return {"type": "none"}
+        case "auto":
+            return {"type": "auto", **one_at_a_time}
+        case None:
+            return {"type": "auto", **one_at_a_time} if one_at_a_time else None
+        case _:
+            assert_never(request.tool_choice)
+
+
+def _offers_tools(request: CompletionRequest) -> bool:
+    """Further options may hold tools of the vendor's own."""
+    return bool(request.tools or request.provider_options.get(PROVIDER, {}).get("tools"))
+
+
+def _forces_a_tool(request: CompletionRequest) -> bool:
+    return request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice)
+
+
+def _thinking(
+    request: CompletionRequest, able: Abilities, further: Mapping[str, Any], warnings: list[str]
+) -> tuple[dict[str, Any] | None, str | None]:
+    """How to think, and how hard."""
+    asked = request.reasoning_effort
+    if asked is None or "thinking" in further:
+        return None, None
+    if asked == "none":
+        return ({"type": "disabled"} if able.thinking else None), None
+    effort = ("low" if asked == "minimal" else asked) if able.thinking == "adaptive" else None
+    why_not = _thinks_not(request, able)
+    if why_not is None and able.thinking == "adaptive":
+        return {"type": "adaptive"}, effort
+    budget = min(_BUDGETS[asked], (further.get("max_tokens") or request.max_tokens or able.max_output_tokens) // 2)
+    if why_not is None and budget >= _MIN_BUDGET:
+        return {"type": "enabled", "budget_tokens": budget}, None
+    warnings.append(f"{PROVIDER} does not think here ({why_not or 'max_tokens leaves no room'})")
+    return None, effort
+
+
+def _thinks_not(request: CompletionRequest, able: Abilities) -> str | None:
+    """Why the API would refuse to think."""
+    if able.thinking is None:
+        return "the model cannot"
+    if _forces_a_tool(request) and _offers_tools(request):
+        return "tool_choice forces a tool"
+    if able.thinking == "budget" and isinstance(request.messages[-1], ToolMessage) and not _thought_before(request):
+        return "the tools were called by a model of another vendor, or one that did not think"
+    return None
+
+
+def _thought_before(request: CompletionRequest) -> bool:
+    """Whether the turn that the tool results belong to has thoughts to continue."""
+    turns = [message for message in request.messages if isinstance(message, AssistantMessage)]
+    return bool(turns) and PROVIDER in (turns[-1].provider_data or {})
+
+
+def _output_format(request: CompletionRequest, warnings: list[str]) -> dict[str, Any] | None:
+    asked = request.response_format
+    if asked is None or asked.json_schema is None:
+        return None
+    schema = asked.json_schema.get("schema")
+    given = schema if isinstance(schema, dict) else {"type": "object", "properties": {}}
+    enforced = _enforceable(given)
+    if enforced != given:
+        warnings.append(f"{PROVIDER} enforces only a part of JSON Schema; the rest was moved into descriptions")
+    return {"type": "json_schema", "schema": enforced}
+
+
+def _enforceable(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` as the SDK fits it to what the API accepts; as it is when that would change its meaning."""
+    if _has_open_objects(schema):
+        return schema
+    try:
+        return transform_schema(schema)
+    except (ValueError, TypeError, AttributeError, AssertionError):
+        return schema
+
+
+def _has_open_objects(schema: object) -> bool:
+    """Whether an object takes keys that are not listed, which the SDK would close."""
+    if isinstance(schema, list):
+        return any(map(_has_open_objects, schema))
+    if not isinstance(schema, dict):
+        return False
+    return bool(schema.get("additionalProperties")) or any(map(_has_open_objects, schema.values()))
+
+
+def _stop_sequences(request: CompletionRequest, warnings: list[str]) -> list[str] | None:
+    given = request.stop or ()
+    taken = [stop for stop in given if stop.strip()]
+    if len(taken) < len(given):
+        warnings.append(f"{PROVIDER} does not stop at white space; such a stop was ignored")
+    return taken or None
+
+
+def _ignored(request: CompletionRequest, further: Mapping[str, Any]) -> list[str]:
+    """What was asked for and has no place in the API."""
+    asked = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
+    ignored = [name for name, value in asked.items() if value is not None and name not in further]
+    if any(getattr(message, "name", None) for message in request.messages):
+        ignored.append("name of a message")
+    if any(image.image_url.detail in ("low", "high") for image in _images(request)):
+        ignored.append("detail of an image")
+    if _forces_a_tool(request) and not _offers_tools(request):
+        ignored.append("tool_choice without tools")
+    return [f"{PROVIDER} takes no {what}; it was ignored" for what in ignored]
+
+
+def _mark_for_cache(body: dict[str, Any], options: _Options) -> None:
+    marker = _present({"type": "ephemeral", "ttl": options.cache_ttl})
+    user_turns = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
+    places = {
+        "system": body.get("system"),
+        "tools": body.get("tools"),
+        "last_user": user_turns[-1] if user_turns else None,
+    }
+    for place in options.cache:
+        if blocks := places[place]:
+            blocks[-1]["cache_control"] = marker
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _is_header(text: str) -> bool:
+    return text.isascii() and text.isprintable() and "," not in text and text.strip() != ""
+
+
+def _unsupported(what: str) -> UnsupportedFeature:
+    return UnsupportedFeature(f"{PROVIDER} takes {what}", provider=PROVIDER)
+
+
+def _invalid(name: str, expected: str) -> InvalidRequest:
+    return InvalidRequest(f"provider_options.{PROVIDER}.{name} must be {expected}", provider=PROVIDER)

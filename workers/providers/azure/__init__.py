@@ -1,0 +1,1 @@
+"""Azure OpenAI: OpenAI's format under Azure's addresses and logins."""

@@ -1,0 +1,382 @@
+"""Gemini's generateContent format: the request that we write.
+
+Source: the API's reference of `models.streamGenerateContent` and its guides on function calling, thinking and thought
+signatures. What OpenAI's vocabulary has and Gemini lacks is refused (`check_supported`) when an answer without it would
+be another one, and otherwise left out with a warning (`ignored`).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, assert_never
+from urllib.parse import urlsplit
+
+import msgspec
+
+from contracts.errors import InvalidRequest, UnsupportedFeature
+from contracts.requests import (
+    AssistantMessage,
+    CompletionRequest,
+    ImagePart,
+    Message,
+    NamedToolChoice,
+    ReasoningEffort,
+    ResponseFormat,
+    SystemMessage,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from workers.providers.shared.json_text import NO_JSON
+from workers.providers.shared.requests import images
+from workers.providers.shared.requests.tool_arguments import as_object
+from workers.providers.shared.requests.tool_schemas import is_without_parameters, object_schema
+from workers.providers.shared.requests.turns import OPENING, check_says_something, nothing_said
+
+NAME = "google"
+MAX_STOPS = 5
+UNSIGNED = "skip_thought_signature_validator"
+"""What Google wants in place of the signature of a call that Gemini did not make, from Gemini 3 on."""
+
+_GENERATION = re.compile(r"^(?:models/)?gemini-(\d+)(?:\.(\d+))?(?![\w.])")
+_NEWEST = (99, 0)
+_THINKS_IN_LEVELS = (3, 0)
+_THINKS = (2, 5)
+_FETCHES_URLS = (2, 5)
+_SCHEMA_BESIDE_TOOLS = (3, 0)
+_SIGNS_CALLS = (3, 0)
+_CAN_THINK_MINIMALLY = re.compile(r"gemini-3(?:\.[156])?-flash")
+_MUST_THINK = re.compile(r"gemini-2\.5-pro")
+_LEAST_BUDGET = 128
+"""Of a 2.5 model that must think."""
+
+_LEVELS: dict[ReasoningEffort, str] = {
+    "none": "MINIMAL",
+    "minimal": "MINIMAL",
+    "low": "LOW",
+    "medium": "MEDIUM",
+    "high": "HIGH",
+    "xhigh": "HIGH",
+    "max": "HIGH",
+}
+_BUDGETS: dict[ReasoningEffort, int] = {
+    "none": 0,
+    "minimal": 1024,
+    "low": 1024,
+    "medium": 8192,
+    "high": 24576,
+    "xhigh": 24576,
+    "max": 24576,
+}
+"""Tokens; those that Google's own OpenAI-compatible endpoint takes."""
+
+_MEDIA_TYPES = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "heic": "image/heic",
+    "heif": "image/heif",
+    "gif": "image/gif",
+}
+_FILES_API = re.compile(r"^https://(?:[\w-]+-)?generativelanguage\.googleapis\.com/\w+/files/")
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def generation(model: str) -> tuple[int, int] | None:
+    """Of a Gemini model; an alias without a version (`gemini-flash-latest`) is of the newest. None: no Gemini model."""
+    if found := _GENERATION.match(model):
+        return int(found[1]), int(found[2] or 0)
+    return _NEWEST if model.removeprefix("models/").startswith("gemini-") else None
+
+
+def signs_calls(model: str) -> bool:
+    """Whether a call without its signature is refused."""
+    of = generation(model)
+    return of is not None and of >= _SIGNS_CALLS
+
+
+def check_supported(request: CompletionRequest, *, model: str) -> None:
+    """Raises UnsupportedFeature, and InvalidRequest when there is nothing to say."""
+    check_says_something(request, provider=NAME)
+    if len(request.stop or ()) > MAX_STOPS:
+        raise _unsupported(f"takes at most {MAX_STOPS} stop sequences")
+    of = generation(model)
+    if of and of < _SCHEMA_BESIDE_TOOLS and request.tools and _wants_json(request.response_format):
+        raise _unsupported(f"cannot both call tools and answer in JSON with {model}")
+    if of and of < _FETCHES_URLS and any(not _FILES_API.match(url) for url in _linked_images(request.messages)):
+        raise _unsupported(f"does not fetch images for {model}; send them as data: URLs")
+
+
+def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
+    """What was asked for and has no effect."""
+    of = generation(model)
+    effort = request.reasoning_effort
+    notes = {
+        "parallel_tool_calls: false is ignored, because Gemini decides how many tools it calls": (
+            request.tools and request.parallel_tool_calls is False
+        ),
+        "strict is ignored, because Gemini's tools do not have it": (
+            any(tool.function.strict for tool in request.tools or ())
+        ),
+        "seed is ignored, because Gemini's have 32 bits": request.seed is not None and not _fits(request.seed),
+        f"reasoning_effort is ignored, because {model} is not known to think": (
+            effort not in (None, "none") and not _thinks(of)
+        ),
+        f"{model} always thinks, with reasoning_effort none as little as it can": (
+            effort == "none" and _thinks(of) and _always_thinks(model)
+        ),
+        "the detail of images is ignored": any(
+            part.image_url.detail in ("low", "high") for part in _images(request.messages)
+        ),
+        "the names of messages are ignored": any(getattr(message, "name", None) for message in request.messages),
+        "tool_choice is ignored, because the request has no tools": (
+            not request.tools and request.tool_choice not in (None, "auto", "none")
+        ),
+    }
+    return tuple(note for note, holds in notes.items() if holds)
+
+
+def request_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
+    """The JSON body of generateContent, whether streamed or not. Raises InvalidRequest."""
+    body = prompt(request.messages, request.tools, model=model)
+    if request.tools and (choice := _tool_choice(request)):
+        body["toolConfig"] = {"functionCallingConfig": choice}
+    generation_config = {
+        "temperature": request.temperature,
+        "topP": request.top_p,
+        "maxOutputTokens": request.max_tokens,
+        "stopSequences": request.stop,
+        "seed": request.seed if request.seed is not None and _fits(request.seed) else None,
+        "thinkingConfig": _thinking(request.reasoning_effort, model=model),
+        **_response_format(request.response_format),
+    }
+    if set_ := {name: value for name, value in generation_config.items() if value is not None}:
+        body["generationConfig"] = set_
+    return body
+
+
+def prompt(messages: Sequence[Message], tools: Sequence[Tool] | None, *, model: str) -> dict[str, Any]:
+    """What counts as input: contents, system instruction and tools. Raises InvalidRequest."""
+    conversation = _Conversation(signs_calls=signs_calls(model))
+    for message in messages:
+        conversation.add(message)
+    body = conversation.written()
+    if tools:
+        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in tools]}]
+    return body
+
+
+class _Conversation:
+    """Turns messages into contents.
+
+    Gemini wants all results of a turn's calls in one content, in the order of the calls; calls only right after the
+    user or other results; and no part without a text.
+    """
+
+    def __init__(self, *, signs_calls: bool) -> None:
+        self._signs_calls = signs_calls
+        self._system: list[dict[str, Any]] = []
+        self._contents: list[dict[str, Any]] = []
+        self._calls: dict[str, tuple[int, dict[str, Any]]] = {}
+        """The calls so far by our id: their order, and how a result names them."""
+        self._results: list[tuple[int, dict[str, Any]]] = []
+
+    def add(self, message: Message) -> None:
+        if not isinstance(message, ToolMessage):
+            self._end_results()
+        match message:
+            case SystemMessage():
+                self._system += _parts(message.content)
+            case UserMessage():
+                if parts := _parts(message.content):
+                    self._contents.append({"role": "user", "parts": parts})
+            case AssistantMessage():
+                self._add_answer(message)
+            case ToolMessage():
+                self._results.append(self._result(message))
+            case _:
+                assert_never(message)
+
+    def written(self) -> dict[str, Any]:
+        self._end_results()
+        if not self._contents and not self._system:
+            raise nothing_said(NAME)
+        if not self._contents:
+            return {"contents": [{"role": "user", "parts": self._system}]}
+        system = {"systemInstruction": {"role": "user", "parts": self._system}} if self._system else {}
+        begins_with_a_call = self._contents[0]["role"] == "model" and bool(_call_parts(self._contents[0]["parts"]))
+        opening = [{"role": "user", "parts": [{"text": OPENING}]}] if begins_with_a_call else []
+        return {"contents": [*opening, *self._contents], **system}
+
+    def _add_answer(self, message: AssistantMessage) -> None:
+        calls = message.tool_calls or ()
+        parts = _kept_parts(message)
+        if parts is None:
+            said = [part for text in (message.content, message.refusal) for part in _parts(text or "")]
+            parts = [*said, *(self._call_part(call, first=index == 0) for index, call in enumerate(calls))]
+        for call, part in zip(calls, _call_parts(parts), strict=True):
+            made = part["functionCall"]
+            named = {"name": made.get("name") or call.function.name}
+            self._calls[call.id] = (len(self._calls), {**named, **({"id": made["id"]} if made.get("id") else {})})
+        if _call_parts(parts) and self._contents and self._contents[-1]["role"] == "model":
+            self._contents[-1]["parts"] += parts
+        elif parts:
+            self._contents.append({"role": "model", "parts": parts})
+
+    def _call_part(self, call: ToolCall, *, first: bool) -> dict[str, Any]:
+        args = as_object(call.function.arguments, otherwise="arguments")
+        made = {"id": call.id, "name": call.function.name, "args": args}
+        signature = {"thoughtSignature": UNSIGNED} if first and self._signs_calls else {}
+        return {"functionCall": made, **signature}
+
+    def _result(self, message: ToolMessage) -> tuple[int, dict[str, Any]]:
+        if message.tool_call_id not in self._calls:
+            raise InvalidRequest(
+                f"a tool message answers the call {message.tool_call_id!r}, which no message before it makes",
+                provider=NAME,
+            )
+        order, named = self._calls[message.tool_call_id]
+        text = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
+        return order, {"functionResponse": {**named, "response": _response(text)}}
+
+    def _end_results(self) -> None:
+        if self._results:
+            parts = [part for _, part in sorted(self._results, key=lambda result: result[0])]
+            self._contents.append({"role": "user", "parts": parts})
+            self._results = []
+
+
+def _kept_parts(message: AssistantMessage) -> list[dict[str, Any]] | None:
+    """The parts as Gemini wrote them, unless the message makes more or fewer calls than they."""
+    match (message.provider_data or {}).get(NAME):
+        case {"parts": [*parts]}:
+            kept = [part for part in parts if isinstance(part, dict)]
+        case _:
+            return None
+    whole = len(kept) == len(parts) and len(_call_parts(kept)) == len(message.tool_calls or ())
+    return kept if whole and kept else None
+
+
+def _call_parts(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [part for part in parts if isinstance(part.get("functionCall"), dict)]
+
+
+def _parts(content: str | Sequence[TextPart | ImagePart]) -> list[dict[str, Any]]:
+    """Without blank texts: the API refuses a part that has no data."""
+    given = [TextPart(text=content)] if isinstance(content, str) else content
+    return [
+        {"text": part.text} if isinstance(part, TextPart) else _image(part.image_url.url)
+        for part in given
+        if isinstance(part, ImagePart) or part.text.strip()
+    ]
+
+
+def _image(url: str) -> dict[str, Any]:
+    if not images.is_inline(url):
+        return {"fileData": {"fileUri": url, **_media_type(url)}}
+    image = images.read_inline(url)
+    if image is None:
+        raise InvalidRequest("an image's data: URL has no media type, or no data in base64", provider=NAME)
+    return {"inlineData": {"mimeType": image.media_type, "data": image.base64}}
+
+
+def _media_type(url: str) -> dict[str, str]:
+    """As far as the path says it; Google asks the server otherwise."""
+    ending = urlsplit(url).path.rpartition(".")[2].lower()
+    return {"mimeType": _MEDIA_TYPES[ending]} if ending in _MEDIA_TYPES else {}
+
+
+def _declaration(tool: Tool) -> dict[str, Any]:
+    function = tool.function
+    schema = object_schema(function.parameters)
+    fields = {
+        "name": function.name,
+        "description": function.description,
+        "parametersJsonSchema": None if is_without_parameters(schema) else schema,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _tool_choice(request: CompletionRequest) -> dict[str, Any] | None:
+    match request.tool_choice:
+        case None:
+            return None
+        case "auto":
+            return {"mode": "AUTO"}
+        case "none":
+            return {"mode": "NONE"}
+        case "required":
+            return {"mode": "ANY"}
+        case NamedToolChoice():
+            return {"mode": "ANY", "allowedFunctionNames": [request.tool_choice.function.name]}
+        case _:
+            assert_never(request.tool_choice)
+
+
+def _response_format(wanted: ResponseFormat | None) -> dict[str, Any]:
+    if wanted is None or not _wants_json(wanted):
+        return {}
+    schema = (wanted.json_schema or {}).get("schema")
+    return {"responseMimeType": "application/json", "responseJsonSchema": schema}
+
+
+def _wants_json(wanted: ResponseFormat | None) -> bool:
+    return wanted is not None and wanted.type != "text"
+
+
+def _thinking(effort: ReasoningEffort | None, *, model: str) -> dict[str, Any] | None:
+    of = generation(model)
+    if effort is None or not _thinks(of):
+        return None
+    shown = {"includeThoughts": True} if effort != "none" else {}
+    if of and of >= _THINKS_IN_LEVELS:
+        level = _LEVELS[effort]
+        if level == "MINIMAL" and not _CAN_THINK_MINIMALLY.search(model):
+            level = "LOW"
+        if level == "MEDIUM" and of == _THINKS_IN_LEVELS and "-pro" in model:
+            level = "HIGH"
+        return {**shown, "thinkingLevel": level}
+    budget = _BUDGETS[effort]
+    return {**shown, "thinkingBudget": budget or (_LEAST_BUDGET if _always_thinks(model) else 0)}
+
+
+def _thinks(of: tuple[int, int] | None) -> bool:
+    return of is not None and of >= _THINKS
+
+
+def _always_thinks(model: str) -> bool:
+    of = generation(model)
+    return bool(_MUST_THINK.search(model)) or (of is not None and of >= _THINKS_IN_LEVELS)
+
+
+def _response(text: str) -> dict[str, Any]:
+    """A tool's result as an object; any other text is its output."""
+    try:
+        return _decode_object(text)
+    except NO_JSON:
+        return {"output": text}
+
+
+def _images(messages: Iterable[Message]) -> list[ImagePart]:
+    return [
+        part
+        for message in messages
+        if isinstance(message, UserMessage) and not isinstance(message.content, str)
+        for part in message.content
+        if isinstance(part, ImagePart)
+    ]
+
+
+def _linked_images(messages: Iterable[Message]) -> list[str]:
+    urls = [part.image_url.url for part in _images(messages)]
+    return [url for url in urls if not images.is_inline(url)]
+
+
+def _fits(seed: int) -> bool:
+    return -(2**31) <= seed < 2**31
+
+
+def _unsupported(what: str) -> UnsupportedFeature:
+    return UnsupportedFeature(f"{NAME} {what}", provider=NAME)

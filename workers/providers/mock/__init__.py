@@ -1,0 +1,1 @@
+"""A vendor that answers as its request says, for demonstrations and tests."""

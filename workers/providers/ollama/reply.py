@@ -1,0 +1,201 @@
+"""Ollama's native chat format: the reply that we read, lines of JSON up to the one with `done: true`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from pydantic import JsonValue
+
+from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
+from contracts.usage import Usage, UsageSource
+from workers.providers.base import Chunk, Finish, Stated
+from workers.providers.ollama.request import NAME
+from workers.providers.shared.errors.error_body import is_error
+from workers.providers.shared.http.ndjson import Lines, json_texts
+from workers.providers.shared.http.sse import EventTooLarge
+from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any
+from workers.providers.shared.replies import finish_reasons, reply_arguments
+from workers.providers.shared.replies.output import Output
+from workers.providers.shared.replies.token_counts import plausible
+
+_WITHOUT_A_PROMPT = frozenset({"load", "unload"})
+"""Why a request ended that only moved a model into memory, or out of it."""
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+"""How a line of an event stream begins; no JSON does."""
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: msgspec.Raw = msgspec.Raw()
+
+
+class _ToolCall(msgspec.Struct, gc=False):
+    id: str | None = None
+    """Newer servers give one."""
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Line(msgspec.Struct, gc=False):
+    model: str | None = None
+    message: _Message | None = None
+    done: bool | None = None
+    """None: missing, or odd."""
+    done_reason: str | None = None
+    prompt_eval_count: int | None = None
+    eval_count: int | None = None
+    error: Any = None
+
+
+_decode_line = FieldwiseDecoder(_Line)
+
+
+class OllamaReader:
+    """Reads one reply. See `workers.providers.shared.http.reading.Reader`."""
+
+    def __init__(
+        self,
+        *,
+        classify: Callable[[object], FleetError],
+        estimate_input: Callable[[], int],
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """`classify`: the error that a line reports. `estimate_input`: for servers that state the output only."""
+        self._classify = classify
+        self._estimate_input = estimate_input
+        self._warnings = tuple(warnings)
+        self._lines = Lines()
+        self._model: str | None = None
+        self._reason: str | None = None
+        self._input_tokens: int | None = None
+        self._output_tokens: int | None = None
+        self._output = Output()
+        self._thought: list[str] = []
+        self.stated: Stated | None = None
+        self.done = False
+        self.error: FleetError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """The end marker and the usage are one line."""
+        return self.done
+
+    def feed(self, data: bytes) -> Chunk | None:
+        try:
+            lines = self._lines.feed(data)
+        except EventTooLarge as exc:
+            self.error = ProviderUnavailable(f"{NAME} sent {exc}", provider=NAME)
+            return None
+        for line in lines:
+            self._take(line)
+            if self.done or self.error:
+                break
+        return self._output.take()
+
+    def end(self) -> Chunk | None:
+        """A reply that is not streamed has no newline at its end."""
+        if (line := self._lines.end()) and not self.done:
+            self._take(line, may_be_cut=True)
+        return self._output.take()
+
+    def finish(self) -> Finish:
+        said = self._reason or "stop"
+        known = "stop" if said in _WITHOUT_A_PROMPT else finish_reasons.meaning(said)
+        unknown = () if known else (f"{NAME} gave the unknown done_reason {said[:64]!r}",)
+        reason = known or "stop"
+        return Finish(
+            finish_reason=self._output.finish_reason(reason),
+            usage=self._usage(),
+            response_model=self._model,
+            provider_data=self._wanted_back(),
+            warnings=(
+                *self._warnings,
+                *unknown,
+                *self._output.warnings(NAME, reason, explained=said in _WITHOUT_A_PROMPT or not known),
+            ),
+        )
+
+    def _take(self, line: bytes, *, may_be_cut: bool = False) -> None:
+        try:
+            said = _decode_line(line)
+        except msgspec.ValidationError:
+            return  # JSON, but no object: nothing in it is part of a reply
+        except NO_JSON:
+            self._take_no_json(line.strip(), may_be_cut=may_be_cut)
+            return
+        if said.error:
+            self.error = self._classify({"error": said.error})
+            return
+        if said.message is None and said.done is None and self._is_error(line):
+            return
+        self._model = self._model or said.model
+        if said.message:
+            self._take_message(said.message)
+        if said.eval_count or said.prompt_eval_count:
+            self._input_tokens = plausible(said.prompt_eval_count) or self._input_tokens
+            self._output_tokens = plausible(said.eval_count) or self._output_tokens
+        if said.done is not False and (said.done or said.done_reason):
+            self._end(said.done_reason)
+
+    def _take_no_json(self, line: bytes, *, may_be_cut: bool) -> None:
+        """Proxies send comments between the lines, or the lines as server-sent events, which may end with `[DONE]`."""
+        if not line.startswith(_FIELDS):
+            self._take_several(line, may_be_cut=may_be_cut)
+        elif (data := line.removeprefix(b"data:").strip()).startswith(b"[DONE]"):
+            self.error = StreamInterrupted(f"{NAME} ended without a line that says so", provider=NAME)
+        elif line.startswith(b"data:") and data:
+            self._take(data, may_be_cut=may_be_cut)
+
+    def _is_error(self, line: bytes) -> bool:
+        """Whether a line that is none of a reply is an error in another form, as gateways before Ollama write them."""
+        if is_error(body := decode_any(line)):
+            self.error = self._classify(body)
+        return self.error is not None
+
+    def _take_several(self, line: bytes, *, may_be_cut: bool) -> None:
+        texts, rest = json_texts(line)
+        several = len(texts) + bool(rest) > 1
+        for text in texts if several else ():
+            if not (self.done or self.error):
+                self._take(text)
+        if (rest or not several) and not (self.done or self.error or may_be_cut):
+            self.error = StreamInterrupted(f"{NAME} sent a line that is no JSON", provider=NAME)
+
+    def _end(self, reason: str | None) -> None:
+        if reason and finish_reasons.broke_off(reason):
+            self.error = StreamInterrupted(f"{NAME} broke its reply off ({reason[:64]})", provider=NAME)
+            return
+        self._reason = reason
+        self.done = True
+
+    def _take_message(self, message: _Message) -> None:
+        if message.content:
+            self._output.text.append(message.content)
+        if message.thinking:
+            self._output.reasoning.append(message.thinking)
+            self._thought.append(message.thinking)
+        if message.tool_calls:
+            for call in message.tool_calls:
+                function = call.function or _Function()
+                arguments = reply_arguments.of_raw(function.arguments)
+                self._output.add_whole_call(id=call.id, name=function.name, arguments=arguments)
+
+    def _usage(self) -> Usage | None:
+        """Counts of zero are left out, and some servers leave out a prompt that was in their cache."""
+        given, out = self._input_tokens, self._output_tokens
+        if given is None and out is None:
+            return None
+        if given is None:
+            return Usage(input_tokens=self._estimate_input(), output_tokens=out or 0, source=UsageSource.ESTIMATED)
+        return Usage(input_tokens=given, output_tokens=out or 0, source=UsageSource.VENDOR)
+
+    def _wanted_back(self) -> dict[str, JsonValue] | None:
+        """A model that thought before it called tools goes on from there when it sees its thoughts again."""
+        if not (self._output.calls and self._thought):
+            return None
+        return {NAME: {"thinking": "".join(self._thought)}}

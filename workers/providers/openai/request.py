@@ -1,0 +1,192 @@
+"""A request in OpenAI's chat completions format, which OpenAI, Azure OpenAI and every compatible server read.
+
+`provider_data.<provider>` of an assistant message, as `openai_chat` wrote it, holds what its server wants back:
+`reasoning_field`, the name of the field that its reasoning came in; `message`, further fields of the message;
+`tool_calls`, further fields of each call. It comes from the agent, so whatever else stands there is passed over.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from contracts.errors import InvalidRequest
+from contracts.requests import AssistantMessage, CompletionRequest, Message, Tool, ToolMessage
+from workers.providers.google.request import UNSIGNED
+from workers.providers.openai.servers import OPENAI, REASONING_FIELDS, Server
+from workers.providers.shared.requests import images
+from workers.providers.shared.requests.tool_schemas import object_schema
+
+REASONING_FIELD = "reasoning_field"
+"""Our own name in `provider_options`, where it wins over that of `provider_data`; null: reasoning never goes back."""
+
+_OF_FLEET = {"reasoning", "provider_data"}
+"""What we add to an assistant message; OpenAI refuses fields that it does not know."""
+_OF_A_MESSAGE = frozenset({"role", "content", "tool_calls", "tool_call_id", "function_call", "refusal", "name"})
+_OF_A_CALL = frozenset({"id", "type", "function", "index"})
+_NOT_IN_A_NAME = re.compile(r"[\s<|\\/>]+")
+"""Of a participant: OpenAI refuses it."""
+_NO_THOUGHTS = " "
+"""Beside messages whose reasoning goes back: DeepSeek refuses a call without the field, Moonshot also an empty one."""
+
+
+def check(request: CompletionRequest, *, provider: str) -> None:
+    """Raises InvalidRequest for options that are none, and when no message is left to be sent."""
+    field = request.provider_options.get(provider, {}).get(REASONING_FIELD)
+    if field is not None and not (isinstance(field, str) and field in REASONING_FIELDS):
+        known = " or ".join(sorted(REASONING_FIELDS))
+        raise InvalidRequest(
+            f"provider_options.{provider}.{REASONING_FIELD} must be {known}, or null", provider=provider
+        )
+    if all(map(_is_empty, request.messages)):
+        raise InvalidRequest("no message of the request has a text or a tool call", provider=provider)
+
+
+def ignored(request: CompletionRequest, *, provider: str) -> tuple[str, ...]:
+    """What was asked for and is left out."""
+    if _offers_tools(request, provider) or request.tool_choice in (None, "auto", "none"):
+        return ()
+    return ("tool_choice was ignored, because the request has no tools",)
+
+
+def request_body(
+    request: CompletionRequest,
+    *,
+    model: str,
+    max_tokens_field: str,
+    stream_options: dict[str, bool] | None,
+    server: Server = OPENAI,
+) -> dict[str, Any]:
+    """The JSON body of a streamed chat completion. `stream_options`: None for servers that do not know them."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": _messages(request, server),
+        "stream": True,
+        "stream_options": stream_options,
+        max_tokens_field: request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "stop": request.stop,
+        "seed": request.seed,
+        "tools": [_tool(tool, server) for tool in request.tools or ()] or None,
+        "response_format": _dumped(request.response_format),
+        "reasoning_effort": request.reasoning_effort,
+    }
+    if _offers_tools(request, server.provider):  # OpenAI refuses both without tools
+        body["tool_choice"] = _dumped(request.tool_choice)
+        body["parallel_tool_calls"] = request.parallel_tool_calls
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _tool(tool: Tool, server: Server) -> dict[str, Any]:
+    """OpenAI's own name for no parameters is to leave them out, which others (Mistral, llama-server) refuse."""
+    sent = tool.model_dump(mode="json")
+    if tool.function.parameters or not server.knows_all_forms:
+        sent["function"]["parameters"] = object_schema(tool.function.parameters)
+    else:
+        sent["function"].pop("parameters", None)
+    return sent
+
+
+def _offers_tools(request: CompletionRequest, provider: str) -> bool:
+    """Further options may hold tools of the vendor's own."""
+    return bool(request.tools or request.provider_options.get(provider, {}).get("tools"))
+
+
+def _messages(request: CompletionRequest, server: Server) -> list[dict[str, Any]]:
+    options = request.provider_options.get(server.provider, {})
+    sent = [_message(message, server, options) for message in request.messages if not _is_empty(message)]
+    if any("reasoning_content" in message for message in sent):
+        for message in sent:
+            if message.get("tool_calls") and not REASONING_FIELDS & message.keys():
+                message["reasoning_content"] = _NO_THOUGHTS
+    return sent
+
+
+def _is_empty(message: Message) -> bool:
+    """An assistant message that says and calls nothing, as of a model that only thought, is refused by OpenAI."""
+    if not isinstance(message, AssistantMessage):
+        return False
+    return not (message.content or message.refusal or message.tool_calls)
+
+
+def _message(message: Message, server: Server, options: Mapping[str, Any]) -> dict[str, Any]:
+    sent = message.model_dump(mode="json", exclude=_OF_FLEET)
+    if name := sent.pop("name", "").strip():
+        sent["name"] = _NOT_IN_A_NAME.sub("_", name)
+    match message:
+        case AssistantMessage():
+            return _assistant_message(message, sent, server, options)
+        case ToolMessage():
+            sent["tool_call_id"] = server.call_id(message.tool_call_id)
+        case _:
+            pass
+    if not isinstance(message.content, str):
+        sent["content"] = _content(sent["content"], server)
+    return sent
+
+
+def _content(parts: list[dict[str, Any]], server: Server) -> str | list[dict[str, Any]]:
+    """Parts as they are; a text, with a line for each part, where nothing else is among them and a list may not be."""
+    if not parts or not (server.knows_all_forms or any(part["type"] != "text" for part in parts)):
+        return "\n".join(part["text"] for part in parts if part["text"])
+    for part in parts:
+        if part["type"] == "image_url":
+            part["image_url"]["url"] = images.rewritten(part["image_url"]["url"])
+    return parts
+
+
+def _assistant_message(
+    message: AssistantMessage, sent: dict[str, Any], server: Server, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    kept = _object((message.provider_data or {}).get(server.provider))
+    if not server.knows_all_forms and (refusal := sent.pop("refusal", None)):
+        sent["content"] = message.content or refusal
+    calls = sent.pop("tool_calls", None)
+    if calls:
+        sent["tool_calls"] = _tool_calls(calls, kept, server)
+    if server.takes_further_fields:
+        sent = {**_without(_object(kept.get("message")), _OF_A_MESSAGE), **sent}
+    field = _reasoning_field(message, kept, server, options)
+    if field and message.reasoning:
+        sent[field] = message.reasoning
+    return sent
+
+
+def _tool_calls(calls: list[dict[str, Any]], kept: Mapping[str, Any], server: Server) -> list[dict[str, Any]]:
+    fields = kept.get("tool_calls") if server.takes_further_fields else None
+    of_calls = fields if isinstance(fields, list) and len(fields) <= len(calls) else []
+    sent = [
+        {**_without(_object(of_calls[at]) if at < len(of_calls) else {}, _OF_A_CALL), **call}
+        for at, call in enumerate(calls)
+    ]
+    for call in sent:
+        call["id"] = server.call_id(call["id"])
+        if call["function"]["arguments"].strip() in ("", "null"):
+            call["function"]["arguments"] = "{}"
+    if server.wants_signed_calls:
+        sent[0].setdefault("extra_content", {"google": {"thought_signature": UNSIGNED}})
+    return sent
+
+
+def _reasoning_field(
+    message: AssistantMessage, kept: Mapping[str, Any], server: Server, options: Mapping[str, Any]
+) -> str | None:
+    """Where the reasoning of a message goes back. None: nowhere."""
+    named = kept.get(REASONING_FIELD)
+    known = named if isinstance(named, str) and named in server.reasoning_fields else None
+    field = known or (server.reasoning_field if message.tool_calls else None)
+    if REASONING_FIELD in options:
+        return options[REASONING_FIELD] if known or message.tool_calls else None
+    return field
+
+
+def _without(fields: Mapping[str, Any], reserved: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in reserved}
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dumped(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value

@@ -1,0 +1,1 @@
+"""What vendors say when they refuse or fail, as the fleet's errors."""

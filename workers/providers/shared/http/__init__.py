@@ -1,0 +1,1 @@
+"""Vendors over HTTP: clients, time limits, bodies, server-sent events."""

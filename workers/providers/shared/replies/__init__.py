@@ -1,0 +1,1 @@
+"""Parts of a reply that several vendors send alike."""

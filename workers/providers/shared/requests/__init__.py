@@ -1,0 +1,1 @@
+"""Parts of a request that several vendors write alike."""
