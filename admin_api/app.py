@@ -14,22 +14,28 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from admin_api import audit_retention, problems, streams
+from admin_api.access.authentication_middleware import Door
+from admin_api.access.authenticator import Gate
+from admin_api.access.failed_logins import Strangers
+from admin_api.access.jwks import KeySet
+from admin_api.access.oidc import Oidc
+from admin_api.access.refusal_counts import Tally
+from admin_api.audit import retention
+from admin_api.configuration.webhooks import reseal as reseal_webhooks
 from admin_api.control_plane import ControlPlane
 from admin_api.database import Database, open_database
-from admin_api.door import Door
-from admin_api.edge import Edge, RequestMetrics
-from admin_api.gate import Gate
-from admin_api.jwks import KeySet
+from admin_api.http import problems
+from admin_api.http.middleware import Edge, RequestMetrics
+from admin_api.http.rate_limiter import Pace
 from admin_api.notices import metrics as notice_metrics
 from admin_api.notices.courier import Courier
 from admin_api.notices.delivery import Channel, Sender
 from admin_api.notices.mail import MailSender
 from admin_api.notices.stream import StreamSender
 from admin_api.notices.webhook import WebhookSender
-from admin_api.oidc import Oidc
-from admin_api.pacing import Pace
-from admin_api.publisher import Publisher
+from admin_api.publishing import stream_repair
+from admin_api.publishing.config_publisher import Publisher
+from admin_api.publishing.key_vault import KeyVault
 from admin_api.routes import (
     alerts,
     audit,
@@ -44,10 +50,6 @@ from admin_api.routes import (
     webhooks,
 )
 from admin_api.settings import AdminSettings
-from admin_api.strangers import Strangers
-from admin_api.tally import Tally
-from admin_api.vault import KeyVault
-from admin_api.webhooks import reseal as reseal_webhooks
 from runtime import broker, logs, role
 from runtime.broker import Broker, Unreachable
 from runtime.egress import Egress
@@ -108,12 +110,12 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
         publisher, tally = Publisher(database, nats), Tally()
         running: dict[str, Coroutine[Any, Any, None]] = {
             "publisher": publisher.keep_reconciled(),
-            "streams": streams.keep_existing(nats, settings),
+            "streams": stream_repair.keep_existing(nats, settings),
             "tally": tally.keep_recorded(database),
             "courier": _courier(settings, database, nats, hooks).keep_delivering(),
         }
         if settings.llm_audit_retention_days is not None:
-            running["retention"] = audit_retention.keep_pruned(database, days=settings.llm_audit_retention_days)
+            running["retention"] = retention.keep_pruned(database, days=settings.llm_audit_retention_days)
         oidc = None
         if settings.llm_oidc_issuer is not None and settings.llm_oidc_audience is not None:
             keys = KeySet(settings.llm_oidc_issuer)

@@ -6,14 +6,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from admin_api.access.authenticator import Gate
+from admin_api.access.failed_logins import Strangers
+from admin_api.access.refusal_counts import Tally
 from admin_api.database import Database
-from admin_api.gate import Gate
+from admin_api.http.rate_limiter import Pace
 from admin_api.notices.webhook import WebhookSender
-from admin_api.pacing import Pace
-from admin_api.publisher import Publisher
-from admin_api.strangers import Strangers
-from admin_api.tally import Tally
-from admin_api.vault import KeyVault
+from admin_api.publishing.config_publisher import Publisher
+from admin_api.publishing.key_vault import KeyVault
 from runtime.broker import Broker
 from runtime.networks import Network
 from runtime.sealing import Keyring

@@ -6,10 +6,10 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from admin_api.auth import Role
-from admin_api.jwks import check_url
+from admin_api.access.jwks import check_url
+from admin_api.access.oidc import Claims
+from admin_api.access.principals import Role
 from admin_api.notices.settings import MailSettings
-from admin_api.oidc import Claims
 from runtime.networks import Network, parse_networks
 from runtime.settings import (
     BrokerSettings,

@@ -18,10 +18,10 @@ from pydantic import SecretStr
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from admin_api import usage
 from admin_api.database import Database, open_database
-from admin_api.paging import Paging
-from admin_api.usage import Filter, GroupBy, Question
+from admin_api.http.pagination import Paging
+from admin_api.operations import usage_reports
+from admin_api.operations.usage_reports import Filter, GroupBy, Question
 from fleet.local.servers import PostgresServer
 from migrations import upgrade
 from migrations.engine import make_engine
@@ -113,12 +113,12 @@ async def _rows(engine: AsyncEngine) -> dict[str, int]:
 
 async def _ask(database: Database, days: Sequence[date], group_by: str, only: dict[str, str]) -> dict[str, Any]:
     groups = [GroupBy(group) for group in group_by.split(",")]
-    question = Question(usage.period(days[0], days[-1]), groups, Filter(**only))
+    question = Question(usage_reports.period(days[0], days[-1]), groups, Filter(**only))
     took: list[float] = []
     size = 0
     for _ in range(_TIMES):
         begun = time.perf_counter()
-        answer = await usage.summarise(database, question, paging=_PAGE)
+        answer = await usage_reports.summarise(database, question, paging=_PAGE)
         size = len(answer.model_dump_json())
         took.append((time.perf_counter() - begun) * 1000)
     asked = f"{group_by} {' '.join(f'{name}={value}' for name, value in only.items())}".rstrip()

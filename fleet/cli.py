@@ -18,7 +18,7 @@ from fleet.foreign_text import say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from admin_api.audit_check import Anchor
+    from admin_api.audit.verification import Anchor
     from fleet.models import OllamaServer
 
 app = typer.Typer(
@@ -481,14 +481,14 @@ def audit_verify(
     """Check that no row of the audit log was altered or removed. Needs DATABASE_URL."""
     import asyncio
 
-    from admin_api import audit_check
+    from admin_api.audit import verification
     from admin_api.database import open_database
     from runtime.settings import DatabaseSettings
 
-    async def check() -> tuple[list[audit_check.Chain], list[audit_check.Anchor]]:
+    async def check() -> tuple[list[verification.Chain], list[verification.Anchor]]:
         async with open_database(DatabaseSettings.model_validate({}).database_url) as database:
-            chains = await audit_check.verify(database, tenant=tenant)
-            return chains, await audit_check.missing(database, _anchors(against, tenant)) if against else []
+            chains = await verification.verify(database, tenant=tenant)
+            return chains, await verification.missing(database, _anchors(against, tenant)) if against else []
 
     chains, missing = asyncio.run(check())
     broken: list[str] = []
@@ -512,15 +512,15 @@ def audit_export(
     """Print the audit log as JSON lines, the newest first. Needs DATABASE_URL."""
     import asyncio
 
-    from admin_api import audit_log
+    from admin_api.audit import log
     from admin_api.database import open_database
     from runtime.settings import DatabaseSettings
 
-    wanted = audit_log.Filter(tenant=tenant, since=audit_log.start(first), before=audit_log.end(last))
+    wanted = log.Filter(tenant=tenant, since=log.start(first), before=log.end(last))
 
     async def export() -> None:
         async with open_database(DatabaseSettings.model_validate({}).database_url) as database:
-            async for lines in audit_log.export(database, wanted):
+            async for lines in log.export(database, wanted):
                 sys.stdout.write(lines)
 
     asyncio.run(export())
@@ -529,7 +529,7 @@ def audit_export(
 def _anchors(export: Path, tenant: str | None) -> "Iterator[Anchor]":
     from pydantic import ValidationError
 
-    from admin_api.audit_check import Anchor
+    from admin_api.audit.verification import Anchor
 
     with export.open("rb") as lines:
         for number, line in enumerate(lines, 1):

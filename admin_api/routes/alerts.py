@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from admin_api import alerts
-from admin_api.alerts import AlertView, Filter, State
-from admin_api.auth import Caller, From, Writer
+from admin_api.access.principals import Caller, From, Writer
 from admin_api.control_plane import Plane
-from admin_api.paging import Page, Paged
+from admin_api.http.pagination import Page, Paged
+from admin_api.operations import alerts
+from admin_api.operations.alerts import AlertView, Filter, State
 from contracts.wire import Token
 
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from admin_api import audit_log
-from admin_api.audit_log import AuditEntry, Filter
-from admin_api.auth import Caller
+from admin_api.access.principals import Caller
+from admin_api.audit import log
+from admin_api.audit.log import AuditEntry, Filter
 from admin_api.control_plane import Plane
-from admin_api.paging import Page, Paged
+from admin_api.http.pagination import Page, Paged
 from contracts.wire import Token
 
 router = APIRouter(prefix="/api/v1/audit", tags=["audit"])
@@ -49,12 +49,12 @@ async def get_audit(
         actor=actor,
         action=action,
         object=about,
-        since=audit_log.start(first),
-        before=audit_log.end(last),
+        since=log.start(first),
+        before=log.end(last),
     )
     if wanted is AuditFormat.JSON_LINES or (wanted is None and _JSON_LINES in accept):
-        return await _streamed(audit_log.export(plane.database, chosen))
-    return await audit_log.page(plane.database, chosen, paging=paging)
+        return await _streamed(log.export(plane.database, chosen))
+    return await log.page(plane.database, chosen, paging=paging)
 
 
 async def _streamed(parts: AsyncGenerator[str]) -> Response:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from admin_api import dead_letters
-from admin_api.auth import Caller, From, Writer
+from admin_api.access.principals import Caller, From, Writer
 from admin_api.control_plane import Plane
-from admin_api.dead_letters import DeadLetter, Filter, OpenLetter, Replayed
-from admin_api.paging import Page, Paged
+from admin_api.http.pagination import Page, Paged
+from admin_api.operations import dead_letters
+from admin_api.operations.dead_letters import DeadLetter, Filter, OpenLetter, Replayed
 from contracts.wire import Token
 
 router = APIRouter(prefix="/api/v1/dead-letters", tags=["dead-letters"])

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from admin_api import workers
-from admin_api.auth import Caller
+from admin_api.access.principals import Caller
 from admin_api.control_plane import Plane
-from admin_api.workers import FleetState
+from admin_api.operations import fleet_state
+from admin_api.operations.fleet_state import FleetState
 
 router = APIRouter(prefix="/api/v1/fleet", tags=["fleet"])
 
@@ -14,4 +14,4 @@ router = APIRouter(prefix="/api/v1/fleet", tags=["fleet"])
 async def get_fleet(plane: Plane, caller: Caller) -> FleetState:
     """The workers that are there, what waits for each pool, and the size of each stream. For all tenants only."""
     caller.must_see(None)
-    return await workers.state(plane)
+    return await fleet_state.state(plane)

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from admin_api import models
-from admin_api.auth import Caller
+from admin_api.access.principals import Caller
 from admin_api.control_plane import Plane
-from admin_api.models import Filter, ModelPage
-from admin_api.paging import Paged
+from admin_api.http.pagination import Paged
+from admin_api.operations import models
+from admin_api.operations.models import Filter, ModelPage
 from contracts.subjects import Provider
 from contracts.wire import Token
 

@@ -7,13 +7,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from admin_api import providers, usage, workers
-from admin_api.auth import Caller, From, Writer
+from admin_api.access.principals import Caller, From, Writer
+from admin_api.configuration import providers
+from admin_api.configuration.providers import Filter, NewProvider, ProviderChange, ProviderView
 from admin_api.control_plane import Plane
-from admin_api.paging import Page, Paged, PagedSums
-from admin_api.providers import Filter, NewProvider, ProviderChange, ProviderView
-from admin_api.usage import Usage
-from admin_api.workers import HealthResult
+from admin_api.http.pagination import Page, Paged, PagedSums
+from admin_api.operations import fleet_state, usage_reports
+from admin_api.operations.fleet_state import HealthResult
+from admin_api.operations.usage_reports import Usage
 from contracts.subjects import Provider
 from contracts.wire import Token
 
@@ -65,7 +66,7 @@ async def deactivate_provider(plane: Plane, caller: Writer, origin: From, provid
 async def test_provider(plane: Plane, caller: Writer, provider_id: uuid.UUID) -> HealthResult:
     """A worker makes one cheap authenticated call to each endpoint, with the stored key."""
     provider = await providers.one(plane, provider_id, caller=caller)
-    return await workers.check_health(plane, provider)
+    return await fleet_state.check_health(plane, provider)
 
 
 @router.get("/{provider_id}/usage")
@@ -78,4 +79,6 @@ async def get_provider_usage(
     last: Annotated[date | None, Query(alias="to")] = None,
 ) -> Usage:
     """Usage by day and model, both days included; the last 30 days unless said otherwise."""
-    return await usage.of_provider(plane, provider_id, usage.period(first, last), paging=paging, caller=caller)
+    return await usage_reports.of_provider(
+        plane, provider_id, usage_reports.period(first, last), paging=paging, caller=caller
+    )

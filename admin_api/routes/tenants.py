@@ -4,11 +4,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from admin_api import tenants
-from admin_api.auth import Admin, Caller, From, Writer
+from admin_api.access.principals import Admin, Caller, From, Writer
+from admin_api.configuration import tenants
+from admin_api.configuration.tenants import NewTenant, Tenant, TenantChange
 from admin_api.control_plane import Plane
-from admin_api.paging import Page, Paged
-from admin_api.tenants import NewTenant, Tenant, TenantChange
+from admin_api.http.pagination import Page, Paged
 
 router = APIRouter(prefix="/api/v1/tenants", tags=["tenants"])
 

@@ -5,11 +5,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from admin_api import tokens
-from admin_api.auth import From, Writer
+from admin_api.access.principals import From, Writer
+from admin_api.configuration import api_tokens
+from admin_api.configuration.api_tokens import AddedToken, NewToken, TokenView
 from admin_api.control_plane import Plane
-from admin_api.paging import Page, Paged
-from admin_api.tokens import AddedToken, NewToken, TokenView
+from admin_api.http.pagination import Page, Paged
 
 router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"])
 
@@ -17,16 +17,16 @@ router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"])
 @router.get("")
 async def list_tokens(plane: Plane, caller: Writer, paging: Paged) -> Page[TokenView]:
     """The tokens that work, of the caller's tenant or of all."""
-    return await tokens.page(plane, tenant=caller.tenant, paging=paging)
+    return await api_tokens.page(plane, tenant=caller.tenant, paging=paging)
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
 async def add_token(plane: Plane, caller: Writer, origin: From, new: NewToken) -> AddedToken:
     """Adds a token. The answer shows it, once."""
-    return await tokens.add(plane, new, caller=caller, origin=origin)
+    return await api_tokens.add(plane, new, caller=caller, origin=origin)
 
 
 @router.delete("/{token_id}", status_code=HTTPStatus.NO_CONTENT)
 async def revoke_token(plane: Plane, caller: Writer, origin: From, token_id: uuid.UUID) -> None:
     """Revokes a token, at once."""
-    await tokens.revoke(plane, token_id, caller=caller, origin=origin)
+    await api_tokens.revoke(plane, token_id, caller=caller, origin=origin)

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import PlainTextResponse
 
-from admin_api import usage
-from admin_api.auth import Caller
+from admin_api.access.principals import Caller
 from admin_api.control_plane import Plane
-from admin_api.paging import PagedSums
-from admin_api.problems import invalid
-from admin_api.usage import Filter, GroupBy, Question, Usage
+from admin_api.http.pagination import PagedSums
+from admin_api.http.problems import invalid
+from admin_api.operations import usage_reports
+from admin_api.operations.usage_reports import Filter, GroupBy, Question, Usage
 from contracts.subjects import Provider
 from contracts.wire import ModelName, Token
 
@@ -46,10 +46,10 @@ async def get_usage(
     """What was used, and what it cost. Both days included; the last 30 days unless said otherwise. As CSV it comes
     whole, without pages."""
     only = Filter(tenant=caller.scope(tenant), provider=provider, model=model, agent=agent)
-    question = Question(usage.period(first, last), _groups(group_by), only)
+    question = Question(usage_reports.period(first, last), _groups(group_by), only)
     if wanted is Format.CSV or (wanted is None and _CSV in accept):
-        return PlainTextResponse(await usage.to_csv(plane.database, question), media_type=_CSV)
-    return await usage.summarise(plane.database, question, paging=paging)
+        return PlainTextResponse(await usage_reports.to_csv(plane.database, question), media_type=_CSV)
+    return await usage_reports.summarise(plane.database, question, paging=paging)
 
 
 def _groups(text: str) -> list[GroupBy]:

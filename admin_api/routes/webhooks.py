@@ -5,11 +5,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from admin_api import webhooks
-from admin_api.auth import From, Writer
+from admin_api.access.principals import From, Writer
+from admin_api.configuration import webhooks
+from admin_api.configuration.webhooks import AddedWebhook, NewWebhook, TrialResult, WebhookView
 from admin_api.control_plane import Plane
-from admin_api.paging import Page, Paged
-from admin_api.webhooks import AddedWebhook, NewWebhook, TrialResult, WebhookView
+from admin_api.http.pagination import Page, Paged
 
 router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"])
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from admin_api.edge import MAX_BODY_BYTES
+from admin_api.http.middleware import MAX_BODY_BYTES
 from admin_api.notices.outbox import KEPT
 from admin_api.notices.webhook import TIMEOUT_S as WEBHOOK_TIMEOUT_S
-from admin_api.publisher import RECONCILE_EVERY_S
+from admin_api.publishing.config_publisher import RECONCILE_EVERY_S
 from contracts import streams
 from tests.documents import ARCHITECTURE, BILLING, CONTRACT, GUARANTEES, OPERATIONS, PROVIDERS, README
 from workers.endpoints import circuit_breaker, keys

@@ -16,11 +16,11 @@ from sqlalchemy import Connection, delete, null, select, table, text, update
 from sqlalchemy import column as sql_column
 
 import migrations
-from admin_api import audit_check, audit_log, audit_retention
-from admin_api.audit_check import Anchor, Chain
-from admin_api.audit_log import Filter
+from admin_api.access.refusal_counts import Tally
+from admin_api.audit import log, retention, verification
+from admin_api.audit.log import Filter
+from admin_api.audit.verification import Anchor, Chain
 from admin_api.database import Database, open_database
-from admin_api.tally import Tally
 from contracts.wire import utc_now
 from migrations import audit
 from migrations.audit import Change, Origin
@@ -54,12 +54,12 @@ async def run(database: Database, *statements: Any) -> None:
 
 
 async def checked(database: Database, tenant: str = "acme") -> Chain:
-    (chain,) = await audit_check.verify(database, tenant=tenant)
+    (chain,) = await verification.verify(database, tenant=tenant)
     return chain
 
 
 async def exported(database: Database) -> list[Anchor]:
-    lines = "".join([part async for part in audit_log.export(database, Filter())]).splitlines()
+    lines = "".join([part async for part in log.export(database, Filter())]).splitlines()
     return [Anchor.model_validate_json(line) for line in lines]
 
 
@@ -67,7 +67,7 @@ async def test_chains_that_nobody_touched_hold(database: Database) -> None:
     await write(database, None, 1)
     await write(database, "acme", 601)
 
-    of_all, of_acme = await audit_check.verify(database)
+    of_all, of_acme = await verification.verify(database)
 
     assert (of_all.tenant, of_all.rows, of_all.broken_at) == (None, 1, None)
     assert (of_acme.tenant, of_acme.rows, of_acme.broken_at) == ("acme", 601, None)
@@ -113,7 +113,7 @@ async def test_a_chain_that_was_removed_as_a_whole_is_found(database: Database) 
     seqs = await write(database, "acme", 2)
     await run(database, delete(rows))
 
-    assert await audit_check.verify(database) == [Chain("acme", broken_at=seqs[-1])]
+    assert await verification.verify(database) == [Chain("acme", broken_at=seqs[-1])]
 
 
 async def test_a_removed_head_is_found(database: Database) -> None:
@@ -127,14 +127,14 @@ async def test_an_earlier_export_shows_what_its_rows_no_longer_do(database: Data
     seqs = await write(database, "acme", 4)
     await write(database, None, 2)
     earlier = await exported(database)
-    assert await audit_check.missing(database, earlier) == []
+    assert await verification.missing(database, earlier) == []
 
     await run(database, delete(rows).where(rows.c.tenant == "acme"), delete(audit_heads))
     await run(database, text("ALTER TABLE audit_log ALTER seq RESTART 1"))
     await write(database, "acme", 4)
 
     assert (await checked(database)).broken_at is None
-    assert {anchor.seq for anchor in await audit_check.missing(database, earlier)} == set(seqs)
+    assert {anchor.seq for anchor in await verification.missing(database, earlier)} == set(seqs)
 
 
 def facts(tenant: str | None, number: int, *, at: datetime) -> dict[str, Any]:
@@ -170,20 +170,20 @@ async def test_pruned_rows_leave_a_chain_that_holds(database: Database) -> None:
     seqs = await write(database, "acme", 2)
     earlier = await exported(database)
 
-    assert await audit_retention.prune(database, days=30) == 3
+    assert await retention.prune(database, days=30) == 3
 
     chain = await checked(database)
     assert (chain.rows, chain.broken_at, chain.pruned_to) == (3, None, seqs[2])
-    newest = (await audit_log.page(database, Filter(), paging=audit_log.Paging())).items[0]
+    newest = (await log.page(database, Filter(), paging=log.Paging())).items[0]
     assert (newest.action, newest.actor, newest.after and newest.after["rows"]) == ("audit.prune", "retention", 3)
-    assert await audit_check.missing(database, earlier) == []
-    assert await audit_retention.prune(database, days=30) == 0
+    assert await verification.missing(database, earlier) == []
+    assert await retention.prune(database, days=30) == 0
 
 
 async def test_what_is_left_after_pruning_is_still_checked(database: Database) -> None:
     await age(database, "acme", days=40, count=3)
     seqs = await write(database, "acme", 3)
-    await audit_retention.prune(database, days=30)
+    await retention.prune(database, days=30)
 
     await run(database, delete(rows).where(rows.c.seq == seqs[3]))
 
@@ -194,7 +194,7 @@ async def test_a_broken_chain_is_not_pruned(database: Database, caplog: pytest.L
     await age(database, "acme", days=40, count=3)
     await run(database, update(rows).where(rows.c.object_id == "1").values(actor="nobody"))
 
-    assert await audit_retention.prune(database, days=30) == 0
+    assert await retention.prune(database, days=30) == 0
 
     assert [record.message for record in caplog.records] == ["audit_broken"]
     assert len(await exported(database)) == 3
@@ -202,9 +202,9 @@ async def test_a_broken_chain_is_not_pruned(database: Database, caplog: pytest.L
 
 async def test_old_rows_that_only_tell_of_pruning_stay(database: Database) -> None:
     await age(database, "acme", days=40, count=1)
-    assert await audit_retention.prune(database, days=30) == 1
+    assert await retention.prune(database, days=30) == 1
 
-    assert await audit_retention.prune(database, days=-1) == 0
+    assert await retention.prune(database, days=-1) == 0
 
 
 def migrate(connection: Connection, revision: str) -> None:
@@ -233,7 +233,10 @@ async def test_rows_from_before_there_were_heads_still_hold(empty_database_url: 
         await connection.run_sync(migrate, "head")
     async with open_database(SecretStr(empty_database_url)) as database:
         seqs = await write(database, "acme", 1)
-        assert [(chain.rows, chain.broken_at) for chain in await audit_check.verify(database)] == [(3, None), (4, None)]
+        assert [(chain.rows, chain.broken_at) for chain in await verification.verify(database)] == [
+            (3, None),
+            (4, None),
+        ]
 
         await run(database, delete(rows).where(rows.c.seq >= seqs[2]))
         assert (await checked(database)).broken_at == seqs[3]
@@ -248,7 +251,7 @@ async def test_what_was_counted_is_written_when_the_process_ends(database: Datab
     keeping.cancel()
     await asyncio.wait([keeping])
 
-    (entry,) = (await audit_log.page(database, Filter(), paging=audit_log.Paging())).items
+    (entry,) = (await log.page(database, Filter(), paging=log.Paging())).items
     assert (entry.action, entry.refusal and entry.refusal["counts"]) == (
         "requests.refuse",
         {"401": {"198.51.100.7": 1}},

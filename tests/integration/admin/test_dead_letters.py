@@ -14,8 +14,8 @@ from nats.aio.client import Client as Nats
 from pydantic import SecretStr
 from sqlalchemy import select, text
 
-from admin_api import dead_letters
 from admin_api.control_plane import ControlPlane
+from admin_api.operations import dead_letters
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.wire import utc_now

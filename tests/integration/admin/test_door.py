@@ -9,13 +9,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from admin_api.access.failed_logins import FAILURES_PER_MINUTE, Strangers
 from admin_api.app import create_app
-from admin_api.audit_log import AuditEntry, Filter, page
+from admin_api.audit.log import AuditEntry, Filter, page
 from admin_api.control_plane import ControlPlane
-from admin_api.pacing import Pace
-from admin_api.paging import Paging
+from admin_api.http.pagination import Paging
+from admin_api.http.rate_limiter import Pace
 from admin_api.settings import AdminSettings
-from admin_api.strangers import FAILURES_PER_MINUTE, Strangers
 from runtime.networks import parse_networks
 from tests.integration.admin.conftest import ADMIN_TOKEN
 

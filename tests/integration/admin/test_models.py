@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from admin_api import models, workers
 from admin_api.control_plane import ControlPlane
+from admin_api.operations import fleet_state, models
 from tests.integration.admin.conftest import NatsWithUsers, client_of, until
 from tests.kit import worker, worker_settings
 from tests.servers import Vault
@@ -136,7 +136,7 @@ async def test_pools_that_do_not_tell_are_named_and_the_rest_is_shown(
     acme: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workers, "_ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(fleet_state, "_ANSWER_TIMEOUT_S", 0.5)
     for provider in ("anthropic", "google", "mock", "ollama"):
         await add(api, acme, provider)
     await add(api, acme, "openai", models=["gpt-4o"])
@@ -165,7 +165,7 @@ async def test_pools_that_do_not_tell_are_named_and_the_rest_is_shown(
 async def test_asks_all_at_once_and_ends_the_page_when_it_takes_too_long(
     api: httpx.AsyncClient, nats_users: NatsWithUsers, acme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(fleet_state, "_ANSWER_TIMEOUT_S", 1.0)
     monkeypatch.setattr(models, "_ASK_FOR_S", 0.5)
     monkeypatch.setattr(models, "_TENANTS_AT_ONCE", 5)
     slugs = [acme, *(f"{acme}-{number}" for number in range(6))]

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import SecretStr
 
-from admin_api import jwks
-from admin_api.jwks import KeySet
-from admin_api.oidc import Claims, Oidc
-from admin_api.problems import Problem
+from admin_api.access import jwks
+from admin_api.access.jwks import KeySet
+from admin_api.access.oidc import Claims, Oidc
+from admin_api.http.problems import Problem
 from tests import issuer as issuers
 from tests.issuer import AUDIENCE, Issuer, ec_key, public
 

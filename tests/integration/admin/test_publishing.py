@@ -8,10 +8,10 @@ import httpx
 from nats.js.kv import KeyValue
 from sqlalchemy import update
 
-from admin_api import published
 from admin_api.app import open_control_plane
 from admin_api.control_plane import ControlPlane
-from admin_api.publisher import Publisher
+from admin_api.publishing import worker_config
+from admin_api.publishing.config_publisher import Publisher
 from admin_api.settings import AdminSettings
 from contracts.providers import PublishedTenant
 from migrations.schema import llm_providers, tenants
@@ -116,7 +116,7 @@ async def test_a_database_that_was_set_back_is_published_again(
 ) -> None:
     bucket = await bucket_of(plane)
     lost = PublishedTenant(slug=acme, revision=40, fallbacks=("openai/lost",))
-    await bucket.put(published.key(lost), lost.to_json())
+    await bucket.put(worker_config.key(lost), lost.to_json())
 
     await plane.publisher.reconcile()
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from admin_api.auth import Principal, Role
-from admin_api.problems import Problem
+from admin_api.access.principals import Principal, Role
+from admin_api.http.problems import Problem
 
 ADMIN = Principal("a", Role.ADMIN)
 TENANT_ADMIN = Principal("t", Role.TENANT_ADMIN, "acme")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from admin_api.models import offered
+from admin_api.operations.models import offered
 from contracts.providers import ProviderConfig
 
 PLAIN = {"name": "plain"}

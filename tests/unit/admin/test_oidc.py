@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from admin_api.auth import Role
-from admin_api.oidc import Claims, principal_of
-from admin_api.problems import Problem
+from admin_api.access.oidc import Claims, principal_of
+from admin_api.access.principals import Role
+from admin_api.http.problems import Problem
 from admin_api.settings import OidcSettings
 
 CLAIMS = Claims()

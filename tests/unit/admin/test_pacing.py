@@ -1,6 +1,6 @@
 """How often something may happen."""
 
-from admin_api.pacing import Pace
+from admin_api.http.rate_limiter import Pace
 
 
 class Clock:

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, Field
 from starlette.middleware import Middleware
 
-from admin_api import problems
 from admin_api.database import DatabaseUnavailable
-from admin_api.edge import MAX_BODY_BYTES, Edge, RequestMetrics
+from admin_api.http import problems
+from admin_api.http.middleware import MAX_BODY_BYTES, Edge, RequestMetrics
 from contracts.wire import Token
 from runtime.vault import VaultDenied, VaultUnavailable
 

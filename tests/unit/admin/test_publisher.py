@@ -1,6 +1,6 @@
 """What the reconciliation decides to write."""
 
-from admin_api.publisher import Entry, compare
+from admin_api.publishing.config_publisher import Entry, compare
 from contracts.providers import PublishedTenant
 
 OLD = PublishedTenant(slug="acme", revision=2)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from admin_api.pacing import Pace
-from admin_api.problems import Problem
-from admin_api.strangers import FAILURES_PER_MINUTE, Strangers, source_of
+from admin_api.access.failed_logins import FAILURES_PER_MINUTE, Strangers, source_of
+from admin_api.http.problems import Problem
+from admin_api.http.rate_limiter import Pace
 
 
 def is_slowed(strangers: Strangers, source: str, token: bytes = b"guess") -> bool:

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, StringConstraints, model_validator
 from sqlalchemy import func, insert, null, or_, select, update
 
-from admin_api import tenants
-from admin_api.auth import Principal, Role
+from admin_api.access.authenticator import PREFIX, hash_of
+from admin_api.access.principals import Principal, Role
+from admin_api.configuration import tenants
 from admin_api.control_plane import ControlPlane
-from admin_api.gate import PREFIX, hash_of
-from admin_api.paging import Page, Paging, read_page
-from admin_api.problems import invalid, not_found
+from admin_api.http.pagination import Page, Paging, read_page
+from admin_api.http.problems import invalid, not_found
 from contracts.wire import Token, utc_now
 from migrations import audit
 from migrations.audit import Change, Origin

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from admin_api.problems import forbidden
+from admin_api.http.problems import forbidden
 from migrations.audit import Origin
 
 BEARER = HTTPBearer(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 from sqlalchemy import Column, Label, Select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api.problems import invalid
+from admin_api.http.problems import invalid
 
 T = TypeVar("T")
 

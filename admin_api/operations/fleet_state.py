@@ -11,9 +11,9 @@ import nats.js.errors
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from admin_api.configuration.providers import ProviderView
 from admin_api.control_plane import ControlPlane
-from admin_api.problems import conflict, unavailable
-from admin_api.providers import ProviderView
+from admin_api.http.problems import conflict, unavailable
 from contracts import streams, subjects
 from contracts.errors import Error, ErrorCode
 from contracts.providers import WorkerPresence

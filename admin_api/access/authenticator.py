@@ -7,10 +7,10 @@ from datetime import timedelta
 from pydantic import SecretStr
 from sqlalchemy import or_, select, update
 
-from admin_api.auth import Principal, Role
+from admin_api.access.oidc import Oidc
+from admin_api.access.principals import Principal, Role
 from admin_api.database import Database
-from admin_api.oidc import Oidc
-from admin_api.problems import unauthorized
+from admin_api.http.problems import unauthorized
 from contracts.wire import utc_now
 from migrations.schema import api_tokens
 

@@ -22,10 +22,10 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
-from admin_api.auth import Principal, Role
+from admin_api.access.principals import Principal, Role
 from admin_api.control_plane import ControlPlane
-from admin_api.paging import Page, Paging, decode, encode
-from admin_api.problems import conflict, not_found, unavailable
+from admin_api.http.pagination import Page, Paging, decode, encode
+from admin_api.http.problems import conflict, not_found, unavailable
 from contracts import subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID, REPLAY
 from contracts.streams import DEAD

@@ -7,14 +7,14 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from admin_api import refusals
-from admin_api.auth import Principal
-from admin_api.bodies import checked
+from admin_api.access import refused_changes
+from admin_api.access.authenticator import hash_of
+from admin_api.access.failed_logins import source_of
+from admin_api.access.principals import Principal
 from admin_api.control_plane import ControlPlane
 from admin_api.database import DatabaseUnavailable
-from admin_api.gate import hash_of
-from admin_api.problems import Problem, answer, convert, unauthorized
-from admin_api.strangers import source_of
+from admin_api.http.json_bodies import checked
+from admin_api.http.problems import Problem, answer, convert, unauthorized
 
 _GUARDED = "/api/"
 _POLICY = '"token"'
@@ -40,7 +40,7 @@ class Door:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(limits)
                 if refused is None:
-                    await refusals.record(self._plane.database, scope, message["status"])
+                    await refused_changes.record(self._plane.database, scope, message["status"])
             await send(message)
 
         try:

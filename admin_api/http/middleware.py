@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from admin_api.problems import Problem, answer
+from admin_api.http.problems import Problem, answer
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, PlainSerializer
 from sqlalchemy import ColumnElement, func, select, update
 
-from admin_api.auth import Principal
+from admin_api.access.principals import Principal
 from admin_api.control_plane import ControlPlane
-from admin_api.paging import Page, Paging, read_page
-from admin_api.problems import not_found
+from admin_api.http.pagination import Page, Paging, read_page
+from admin_api.http.problems import not_found
 from contracts.usage import plain_decimal
 from migrations import audit
 from migrations.audit import Change, Origin

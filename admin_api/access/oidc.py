@@ -19,9 +19,9 @@ from jwt.exceptions import (
 )
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from admin_api.auth import Principal, Role
-from admin_api.jwks import ALGORITHMS, IssuerUnavailable, KeySet
-from admin_api.problems import forbidden, unauthorized, unavailable
+from admin_api.access.jwks import ALGORITHMS, IssuerUnavailable, KeySet
+from admin_api.access.principals import Principal, Role
+from admin_api.http.problems import forbidden, unauthorized, unavailable
 from contracts.wire import Token
 
 ALL_TENANTS = "*"

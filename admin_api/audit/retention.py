@@ -4,7 +4,7 @@ import asyncio
 import logging
 from datetime import datetime, timedelta
 
-from admin_api import audit_check
+from admin_api.audit import verification
 from admin_api.database import Database, DatabaseUnavailable
 from contracts.wire import utc_now
 from migrations import audit
@@ -30,7 +30,7 @@ async def prune(database: Database, *, days: int) -> int:
     """Deletes rows that are older than `days`; returns how many. A chain that does not hold stays: it is evidence."""
     before = utc_now() - timedelta(days=days)
     gone = 0
-    for chain in await audit_check.verify(database):
+    for chain in await verification.verify(database):
         if chain.broken_at is not None:
             log.error("audit_broken", extra={"chain": audit.chain_of(chain.tenant), "seq": chain.broken_at})
             continue

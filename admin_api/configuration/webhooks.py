@@ -10,14 +10,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from sqlalchemy import delete, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api import tenants
-from admin_api.auth import Principal
+from admin_api.access.principals import Principal
+from admin_api.configuration import tenants
 from admin_api.control_plane import ControlPlane
 from admin_api.database import Database
+from admin_api.http.pagination import Page, Paging, read_page
+from admin_api.http.problems import invalid, not_found
 from admin_api.notices import webhook
 from admin_api.notices.delivery import Hook, Undelivered
-from admin_api.paging import Page, Paging, read_page
-from admin_api.problems import invalid, not_found
 from contracts.notices import NoticeKind, TrialNotice, WebhookTrial
 from contracts.wire import Token, utc_now
 from migrations import audit

@@ -10,8 +10,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.control_plane import ControlPlane
-from admin_api.problems import invalid
-from admin_api.vault import KeyMoved
+from admin_api.http.problems import invalid
+from admin_api.publishing.key_vault import KeyMoved
 from contracts.providers import DEFAULT_KEY, KEYLESS, EntraCredentials, ProviderConfig, SealedKey, key_path
 from contracts.subjects import Provider
 from contracts.wire import Token

@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api import provider_keys, published, tenants
-from admin_api.auth import Principal
+from admin_api.access.principals import Principal
+from admin_api.configuration import provider_keys, tenants
+from admin_api.configuration.provider_keys import ApiKey, GivenKeys, KeyChanges, KeyView, NewKeys
 from admin_api.control_plane import ControlPlane
-from admin_api.paging import Page, Paging, read_page
-from admin_api.problems import conflict, invalid, not_found
-from admin_api.provider_keys import ApiKey, GivenKeys, KeyChanges, KeyView, NewKeys
+from admin_api.http.pagination import Page, Paging, read_page
+from admin_api.http.problems import conflict, invalid, not_found
+from admin_api.publishing import worker_config
 from contracts.providers import WITHOUT_COMMON_ADDRESS, ProviderConfig
 from contracts.subjects import Provider
 from contracts.wire import Token
@@ -116,7 +117,7 @@ async def add(plane: ControlPlane, new: NewProvider, origin: Origin) -> Provider
         former = await _unset_default(connection, new.tenant, origin) if new.is_default else []
         row = await (_insert(connection, new, values) if old is None else _update(connection, old, values))
         await _record(connection, "provider.add" if old is None else "provider.reactivate", old, row, origin)
-    await plane.publisher.publish(*map(published.provider, [*former, row]))
+    await plane.publisher.publish(*map(worker_config.provider, [*former, row]))
     await provider_keys.forget(plane, given, tenant=new.tenant, provider=new.provider_type)
     return view(row)
 
@@ -143,7 +144,7 @@ async def change(
             row = await _update(connection, old, values)
             await _record(connection, "provider.rotate" if given.set_now() else "provider.change", old, row, origin)
     if row is not old:
-        await plane.publisher.publish(*map(published.provider, [*former, row]))
+        await plane.publisher.publish(*map(worker_config.provider, [*former, row]))
     await provider_keys.forget(plane, given, tenant=row.tenant, provider=provider)
     return view(row)
 
@@ -156,7 +157,7 @@ async def deactivate(plane: ControlPlane, provider_id: uuid.UUID, *, caller: Pri
             return
         row = await _update(connection, old, {"is_active": False, "is_default": False})
         await _record(connection, "provider.deactivate", old, row, origin)
-    await plane.publisher.publish(published.provider(row))
+    await plane.publisher.publish(worker_config.provider(row))
 
 
 async def one(plane: ControlPlane, provider_id: uuid.UUID, *, caller: Principal) -> ProviderView:

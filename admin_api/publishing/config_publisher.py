@@ -17,9 +17,9 @@ import nats.js.errors
 from nats.js.kv import KeyValue
 from sqlalchemy import Table, select, update
 
-from admin_api import published
 from admin_api.database import Database, DatabaseUnavailable
-from admin_api.published import Published
+from admin_api.publishing import worker_config
+from admin_api.publishing.worker_config import Published
 from contracts import subjects
 from migrations.schema import llm_providers, tenants
 from runtime.broker import Broker, reason
@@ -128,9 +128,9 @@ class Publisher:
             provider_rows = (await connection.execute(select(llm_providers))).all()
         rows: dict[str, Published | None] = {}
         for row in tenant_rows:
-            rows[subjects.config_key_of_tenant(row.slug)] = published.tenant(row)
+            rows[subjects.config_key_of_tenant(row.slug)] = worker_config.tenant(row)
         for row in provider_rows:
-            rows[subjects.config_key_of_provider(row.tenant, row.provider_type)] = published.provider(row)
+            rows[subjects.config_key_of_provider(row.tenant, row.provider_type)] = worker_config.provider(row)
         return rows
 
     async def _overtake(self, ahead: Mapping[str, int]) -> None:
@@ -161,7 +161,7 @@ class Publisher:
 
     async def _put(self, row: Published) -> None:
         bucket = await self._open()
-        key, value = published.key(row), row.to_json()
+        key, value = worker_config.key(row), row.to_json()
         for _ in range(_PUT_TRIES):
             found = await self._get(bucket, key)
             if found.value == value or (found.revision is not None and found.revision > row.revision):

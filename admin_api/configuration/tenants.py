@@ -9,12 +9,12 @@ from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api import published
 from admin_api.control_plane import ControlPlane
+from admin_api.http.pagination import Page, Paging, read_page
+from admin_api.http.problems import conflict, invalid, not_found
 from admin_api.notices.settings import Email
-from admin_api.paging import Page, Paging, read_page
-from admin_api.problems import conflict, invalid, not_found
-from admin_api.published import LIMITS
+from admin_api.publishing import worker_config
+from admin_api.publishing.worker_config import LIMITS
 from contracts.providers import Limits, Price
 from contracts.usage import plain_decimal
 from contracts.wire import ModelName, Token, utc_now
@@ -90,7 +90,7 @@ async def add(plane: ControlPlane, new: NewTenant, origin: Origin) -> Tenant:
             Change("tenant.add", "tenant", new.slug, new.slug, before=None, after=added.model_dump(mode="json")),
             origin,
         )
-    await plane.publisher.publish(published.tenant(row))
+    await plane.publisher.publish(worker_config.tenant(row))
     return added
 
 
@@ -126,7 +126,7 @@ async def change(plane: ControlPlane, slug: str, wanted: TenantChange, origin: O
             ),
             origin,
         )
-    await plane.publisher.publish(published.tenant(row))
+    await plane.publisher.publish(worker_config.tenant(row))
     return changed
 
 

@@ -5,8 +5,8 @@ from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from math import ceil
 
-from admin_api.pacing import Pace
-from admin_api.problems import Problem
+from admin_api.http.problems import Problem
+from admin_api.http.rate_limiter import Pace
 
 FAILURES_PER_MINUTE = 10
 _KNOWN_TOKENS = 10_000

@@ -14,12 +14,12 @@ from pydantic import BaseModel, Field, field_serializer
 from sqlalchemy import ColumnElement, Label, Row, Select, Table, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api import providers
-from admin_api.auth import Principal
+from admin_api.access.principals import Principal
+from admin_api.configuration import providers
 from admin_api.control_plane import ControlPlane
 from admin_api.database import Database
-from admin_api.paging import Paging, read_page
-from admin_api.problems import invalid
+from admin_api.http.pagination import Paging, read_page
+from admin_api.http.problems import invalid
 from contracts.usage import plain_decimal
 from contracts.wire import optional, utc_now
 from migrations.schema import llm_agent_usage, llm_hourly_usage, llm_provider_usage

@@ -9,8 +9,8 @@ from pydantic import AwareDatetime, BaseModel, JsonValue, PlainSerializer, TypeA
 from sqlalchemy import Select, or_, select
 
 from admin_api.database import Database
-from admin_api.paging import Page, Paging, read_page
-from admin_api.problems import invalid
+from admin_api.http.pagination import Page, Paging, read_page
+from admin_api.http.problems import invalid
 from migrations.schema import audit_log
 
 _AT_ONCE = 500

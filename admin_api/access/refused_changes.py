@@ -1,7 +1,7 @@
 """Changes that were asked for by a known caller and not made, in the audit log.
 
 They stand in the chain of the caller's tenant: nobody learns of another tenant's attempts. Callers who are not known
-or come too often are summarised, see admin_api.tally.
+or come too often are summarised, see admin_api.access.refusal_counts.
 """
 
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from admin_api.auth import Principal
+from admin_api.access.principals import Principal
 from admin_api.database import Database, DatabaseUnavailable
 from migrations import audit
 from migrations.audit import Change, Origin

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, PlainSerializer, TypeAdapter
 from sqlalchemy import Row, select
 
-from admin_api import published, workers
 from admin_api.control_plane import ControlPlane
-from admin_api.paging import Page, Paging, decode, encode
-from admin_api.problems import Problem
+from admin_api.http.pagination import Page, Paging, decode, encode
+from admin_api.http.problems import Problem
+from admin_api.operations import fleet_state
+from admin_api.publishing import worker_config
 from contracts import subjects
 from contracts.providers import ProviderConfig, PublishedProvider, PublishedTenant
 from contracts.rpc import ModelInfo, Models, Refusal
@@ -150,7 +151,7 @@ async def _entries(
     """In order; of what comes after `after` only, so that nobody is asked in vain."""
     rows = [row for row in batch.providers if (row.tenant, row.provider_type) >= after[:2]]
     answers = await asyncio.gather(*(_models_of(plane, row) for row in rows))
-    known = {row.slug: published.tenant(row) or PublishedTenant(slug=row.slug) for row in batch.tenants}
+    known = {row.slug: worker_config.tenant(row) or PublishedTenant(slug=row.slug) for row in batch.tenants}
     entries = [entry for tenant in known.values() for entry in _aliases(tenant, wanted.provider)]
     silent: list[Unavailable] = []
     for row, answer in zip(rows, answers, strict=True):
@@ -166,7 +167,7 @@ async def _entries(
 
 async def _models_of(plane: ControlPlane, row: Row[Any]) -> Sequence[ModelInfo] | str:
     """The models, or why nobody could tell them."""
-    provider = published.provider(row)
+    provider = worker_config.provider(row)
     if provider is None:
         return "this version cannot read its configuration"
     named = offered(provider.config)
@@ -176,7 +177,7 @@ async def _models_of(plane: ControlPlane, row: Row[Any]) -> Sequence[ModelInfo] 
 async def _ask(plane: ControlPlane, provider: PublishedProvider) -> Sequence[ModelInfo] | str:
     subject = subjects.rpc(provider.provider_type, RpcMethod.MODELS, provider.tenant)
     try:
-        answer = await workers.ask(plane.broker, subject, b"", answers=_ANSWER)
+        answer = await fleet_state.ask(plane.broker, subject, b"", answers=_ANSWER)
     except Problem as problem:
         return problem.detail
     match answer:

@@ -1,0 +1,1 @@
+"""What admins set: tenants, providers, keys, tokens, webhooks."""

@@ -1,0 +1,1 @@
+"""What every route does alike with HTTP: limits, bodies, pages, errors."""

@@ -1,0 +1,1 @@
+"""What admins ask: the fleet's state, dead letters, alerts, usage, models."""
