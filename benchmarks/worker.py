@@ -196,7 +196,7 @@ async def _bench() -> AsyncGenerator[Bench]:
         async with (
             _process("fleet.simulator", "--ready-file", str(path / "sim.json"), ready=path / "sim.json") as simulator,
             _process(
-                "fleet.cli", "up", "--state", str(path / "state"), "--ready-file", str(path / "up.json"),
+                "fleet", "up", "--state", str(path / "state"), "--ready-file", str(path / "up.json"),
                 ready=path / "up.json",
             ) as up,
         ):  # fmt: skip

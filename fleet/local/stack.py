@@ -17,8 +17,8 @@ from pydantic import Field, SecretStr
 
 from admin_api.notices.settings import MailSettings
 from contracts.subjects import token
-from fleet import nats_config, nats_users, vault_policies
 from fleet.admin_client import AdminApi
+from fleet.deploy import nats_config, nats_users, vault_policies
 from fleet.local.demo_tenant import DEMO_TENANT, set_up
 from fleet.local.process import PortTaken, Process, StartFailed
 from fleet.local.roles import Role, run_once

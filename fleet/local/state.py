@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fleet.local.process import PortTaken, free_port, port_is_free, private_folder, read_json, write_private
+from fleet.files import private_folder, write_private
+from fleet.local.process import PortTaken, free_port, port_is_free, read_json
 
 _LOOPBACK = "127.0.0.1"
 _BACKLOG = 2048

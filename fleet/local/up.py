@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from fleet.foreign_text import in_one_line
 from fleet.local.stack import Stack, Wishes
 from fleet.local.state import State, home_folder
+from fleet.terminal.foreign_text import in_one_line
 from runtime import logs, role
 from runtime.settings import LogSettings
 from runtime.tasks import end
@@ -60,7 +60,7 @@ def hints(folder: Path, wishes: Wishes) -> Iterator[str]:
     """Commands that work as they stand in any shell: with the path of this program, and the folder unless they look
     there by themselves."""
     program = Path(sys.argv[0]).absolute()
-    fleet = [str(program)] if program.name == "fleet" else [sys.executable, "-m", "fleet.cli"]
+    fleet = [str(program)] if program.name == "fleet" else [sys.executable, "-m", "fleet"]
     found = folder == home_folder() and not _ELSEWHERE & os.environ.keys()
     where = [] if found else ["--state", str(folder)]
     if wishes.pools.get("mock"):

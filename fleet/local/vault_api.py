@@ -5,7 +5,7 @@ from typing import Any
 
 import aiohttp
 
-from fleet.vault_policies import APPROLE, MOUNT
+from fleet.deploy.vault_policies import APPROLE, MOUNT
 
 _TIMEOUT_S = 30
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.foreign_text import visible
 from fleet.local.process import free_port
+from fleet.terminal.foreign_text import visible
 from tests.acceptance.running import FLEET, clean_environment, run
 
 SECRET = "do-not-repeat-this"

@@ -12,11 +12,11 @@ import pytest
 from cryptography.fernet import Fernet
 
 from fleet.client import Client
-from fleet.key_import import importing, sources
-from fleet.key_import.importing import Options
-from fleet.key_import.plan import Wish
-from fleet.key_import.rows import Reading
 from fleet.local.state import new_sealing_key
+from fleet.operator.key_import import importing, sources
+from fleet.operator.key_import.importing import Options
+from fleet.operator.key_import.plan import Wish
+from fleet.operator.key_import.rows import Reading
 from fleet.simulator import Script, Simulator
 from tests.acceptance.running import RunningStack, run, running_stack
 

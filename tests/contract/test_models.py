@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from fleet.models import OllamaRefused, OllamaServer, Step
+from fleet.operator.ollama import OllamaRefused, OllamaServer, Step
 from fleet.simulator import Simulator
 from fleet.simulator.ollama import LAYER_BYTES
 from fleet.simulator.tcp import listening
@@ -25,7 +25,7 @@ async def fleet(*arguments: str) -> tuple[int | None, str, str]:
     command = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "fleet.cli",
+        "fleet",
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

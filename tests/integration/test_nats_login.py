@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from contracts.events import Completed
-from fleet import nats_config, nats_seeds, nats_users
 from fleet.client import Client
+from fleet.deploy import nats_config, nats_seeds, nats_users
 from fleet.local.servers import NatsServer
 from fleet.simulator.tcp import listening
 from runtime import broker
@@ -198,7 +198,7 @@ def test_the_command_writes_what_the_server_takes(tmp_path: Path) -> None:
     cert, key = Authority(tmp_path / "ca").certificate("server")
     arguments = ("--tenant", "acme", "--auth", "nkey", "--seeds", str(tmp_path / "seeds"))
     tls = ("--tls-cert", cert, "--tls-key", key, "--tls-client-ca", str(tmp_path / "ca" / "ca.pem"))
-    command = [sys.executable, "-m", "fleet.cli", "nats-config", *arguments, *tls]
+    command = [sys.executable, "-m", "fleet", "nats-config", *arguments, *tls]
     first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
     assert first == second
     assert "password" not in first

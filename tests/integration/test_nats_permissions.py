@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from contracts import streams
-from fleet import nats_config
+from fleet.deploy import nats_config
 from fleet.local.servers import NatsServer
 from runtime.broker import Broker
 from tests.permissions.subjects import COLUMNS, NEXT, SUBJECTS, USERS

@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.providers import SealedKey, key_path
-from fleet import reseal
 from fleet.local.vault_api import VaultApi, VaultRefused
-from fleet.reseal import Outcome, ResealSettings
+from fleet.operator import reseal
+from fleet.operator.reseal import Outcome, ResealSettings
 from runtime.sealing import Keyring, UnsealError
 from runtime.settings import decode_key
 from tests.servers import Vault
@@ -117,7 +117,7 @@ async def test_what_no_key_opens_is_told_and_left_alone(
     env = {"VAULT_ADDR": vault.addr, "LLM_ENCRYPTION_KEY": NEW, "LLM_ENCRYPTION_KEY_PREVIOUS": OLD}
     env["VAULT_ROLE_ID"], env["VAULT_SECRET_ID"] = vault.role("reseal")
 
-    command = (sys.executable, "-m", "fleet.cli", "keys", "reseal")
+    command = (sys.executable, "-m", "fleet", "keys", "reseal")
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, env=env, stdout=pipe, stderr=pipe)
     out, err = (text.decode() for text in await process.communicate())

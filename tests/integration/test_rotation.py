@@ -13,9 +13,9 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.events import Completed, Event
-from fleet import reseal
 from fleet.client import Client
-from fleet.reseal import Outcome, ResealSettings
+from fleet.operator import reseal
+from fleet.operator.reseal import Outcome, ResealSettings
 from fleet.simulator import Script, Simulator
 from runtime.sealing import fingerprint
 from tests.kit import SEALING_KEY, Plane, plane, until, worker, worker_settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from contracts import streams
 from contracts.subjects import AUTO, Priority
-from fleet import nats_users
+from fleet.deploy import nats_users
 
 USERS = {
     user.name: user for user in nats_users.users(tenants=["acme", "globex"], providers=["openai", "anthropic", "mock"])

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from admin_api.settings import AdminSettings
-from fleet import vault_policies
+from fleet.deploy import vault_policies
 from runtime.settings import DatabaseSettings, RoleSettings
 from tests import compose
 from workers.providers import registry
@@ -130,7 +130,7 @@ def test_compose_refuses_to_start_without(missing: str) -> None:
 
 def test_the_nats_configuration_is_current() -> None:
     arguments = [part for provider in PROVIDERS for part in ("--provider", provider)]
-    command = [sys.executable, "-m", "fleet.cli", "nats-config", "--tenant", "demo", *arguments]
+    command = [sys.executable, "-m", "fleet", "nats-config", "--tenant", "demo", *arguments]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60).stdout
     assert (ROOT / "deploy/nats/nats.conf").read_text() == printed
 

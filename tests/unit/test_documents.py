@@ -13,7 +13,7 @@ import typer.main
 
 from admin_api.settings import AdminSettings
 from contracts.subjects import Provider
-from fleet import cli
+from fleet.commands import main
 from runtime.settings import DatabaseSettings, RoleSettings
 from tests.documents import CONTRACT, OPERATIONS, README, documents, fenced, quoted, rows, section
 from tests.repository import ROOMS, ROOT, files, modules, name
@@ -199,7 +199,7 @@ def _tree() -> dict[str, Any]:
             for word, child in command.commands.items():
                 add(f"{path} {word}".strip(), child)
 
-    add("", typer.main.get_command(cli.app))
+    add("", typer.main.get_command(main.app))
     return found
 
 

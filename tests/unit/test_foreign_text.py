@@ -24,10 +24,10 @@ from contracts.events import (
     Timings,
 )
 from contracts.usage import Usage, UsageSource
-from fleet import chat, models, pool_table, usage_report
-from fleet.foreign_text import in_one_line, say, visible
-from fleet.models import Model, Step
-from fleet.tables import Table, name, number
+from fleet.operator import chat, ollama, pool_table, usage_report
+from fleet.operator.ollama import Model, Step
+from fleet.terminal.foreign_text import in_one_line, say, visible
+from fleet.terminal.tables import Table, name, number
 
 NASTY = [
     "[/b]",
@@ -149,7 +149,7 @@ def pools(text: str) -> Any:
 TABLES: dict[str, Callable[[str], Any]] = {
     "usage report": used,
     "status": pools,
-    "models list": lambda text: models.table([(text, Model(text, 1, text, text))]),
+    "models list": lambda text: ollama.table([(text, Model(text, 1, text, text))]),
     "any other": lambda text: Table((name("tenant"), number("events")), [[text, "1"]], totals=["total", "1"]),
 }
 
@@ -172,7 +172,7 @@ def test_a_table(text: str, table: str, width: int, on_terminal: bool) -> None:
 def test_the_steps_of_a_pull(text: str) -> None:
     shown = console(terminal=False)
 
-    models.show([Step(text), Step(text, "sha256:1", 2, 1)], console=shown)
+    ollama.show([Step(text), Step(text, "sha256:1", 2, 1)], console=shown)
 
     assert printed(shown).count(in_one_line(text)) == 2
 

@@ -12,9 +12,9 @@ from pydantic import SecretStr
 
 from contracts.providers import Endpoint, ProviderConfig
 from contracts.subjects import Provider
-from fleet.key_import.plan import Add, Join, Keep, Refuse, Wish, plan
-from fleet.key_import.rows import FoundKey, Reading, Unreadable, Unusable, columns_of, fernet_of, of_rows
-from fleet.key_import.sources import of_variables, read
+from fleet.operator.key_import.plan import Add, Join, Keep, Refuse, Wish, plan
+from fleet.operator.key_import.rows import FoundKey, Reading, Unreadable, Unusable, columns_of, fernet_of, of_rows
+from fleet.operator.key_import.sources import of_variables, read
 from runtime.sealing import fingerprint
 
 KEY = "sk-imported-0123456789"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fleet.modelfile import NoModelfile, parse
+from fleet.operator.modelfile import NoModelfile, parse
 
 WHOLE = '''
 # A plumber.

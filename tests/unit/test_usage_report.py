@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fleet.usage_report import render
+from fleet.operator.usage_report import render
 
 EMPTY = {
     "prompt_tokens": 0,

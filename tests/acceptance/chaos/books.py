@@ -16,7 +16,7 @@ import nats.errors
 from nats.aio.client import Client as Nats
 
 from contracts import streams
-from fleet import nats_users
+from fleet.deploy import nats_users
 from fleet.simulator.ledger import Entry
 
 _POLL_S = 0.2

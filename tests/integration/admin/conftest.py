@@ -20,9 +20,9 @@ from admin_api.app import create_app, open_control_plane
 from admin_api.control_plane import ControlPlane
 from admin_api.settings import AdminSettings
 from contracts.subjects import Provider
-from fleet import nats_config
+from fleet.deploy import nats_config
+from fleet.deploy.nats_users import users
 from fleet.local.servers import NatsServer
-from fleet.nats_users import users
 from tests.servers import Vault
 
 ADMIN_TOKEN = "bootstrap-token-of-the-tests"

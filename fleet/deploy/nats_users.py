@@ -36,7 +36,7 @@ class User:
 def agent(tenant: str) -> User:
     """Any number of agents of one tenant; they see their tenant's replies only, and no JetStream API.
 
-    They have an account of their own, see fleet.nats_config.
+    They have an account of their own, see fleet.deploy.nats_config.
     """
     subjects.token(tenant)
     return User(

@@ -17,7 +17,7 @@ from fleet.admin_client import AdminApi
 from fleet.local.state import default_folder
 
 if TYPE_CHECKING:
-    from fleet.reseal import ResealSettings
+    from fleet.operator.reseal import ResealSettings
 
 
 _FACTS = {"nats_url", "nats_user", "nats_password", "tenant", "admin_url", "admin_token", "vault_addr"}
@@ -87,10 +87,10 @@ def local_tenant(*, state: Path | None) -> str | None:
 
 def resealing(*, state: Path | None) -> "ResealSettings":
     """Raises NotFound."""
+    from fleet.deploy.vault_policies import RESEAL_ROLE
     from fleet.local.servers import VaultServer
     from fleet.local.state import State
-    from fleet.reseal import ResealSettings
-    from fleet.vault_policies import RESEAL_ROLE
+    from fleet.operator.reseal import ResealSettings
 
     if state is None and os.environ.get("VAULT_ADDR"):
         return ResealSettings.model_validate({})

@@ -11,8 +11,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
 from fleet.admin_client import AdminApi
-from fleet.foreign_text import in_one_line
-from fleet.tables import Column, Table, name, number
+from fleet.terminal.foreign_text import in_one_line
+from fleet.terminal.tables import Column, Table, name, number
 
 _COUNTS = {
     "request_count": number("requests", short="reqs"),

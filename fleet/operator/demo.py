@@ -16,12 +16,12 @@ from rich.text import Text
 from contracts.events import Completed, Delta, Event, Failed, Retrying, Started
 from fleet.admin_client import AdminApi
 from fleet.client import Client
-from fleet.foreign_text import visible
 from fleet.local.stack import Stack, Wishes
 from fleet.local.state import State
 from fleet.local.up import until
 from fleet.simulator import Script, Simulator
-from fleet.tables import Column, Table, name, number
+from fleet.terminal.foreign_text import visible
+from fleet.terminal.tables import Column, Table, name, number
 from runtime import role
 
 MODEL = "gpt-4o-mini"

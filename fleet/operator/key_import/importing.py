@@ -7,8 +7,8 @@ from typing import Any, assert_never
 
 from contracts.subjects import token
 from fleet.admin_client import AdminApi, AdminRefused
-from fleet.key_import.plan import Add, Join, Keep, Plan, Refuse, Wish, plan
-from fleet.key_import.rows import Found, FoundKey, Unusable
+from fleet.operator.key_import.plan import Add, Join, Keep, Plan, Refuse, Wish, plan
+from fleet.operator.key_import.rows import Found, FoundKey, Unusable
 from runtime.sealing import fingerprint
 
 _NOT_FOUND = 404

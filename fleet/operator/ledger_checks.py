@@ -9,7 +9,7 @@ from rich.console import Console
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.usage import plain_decimal
-from fleet.tables import Column, Table, name, number
+from fleet.terminal.tables import Column, Table, name, number
 from migrations.audit import Origin
 from migrations.engine import open_engine
 from runtime.prices import refresh

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.providers import DEFAULT_KEY, Endpoint, ProviderConfig
-from fleet.key_import.rows import FoundKey
+from fleet.operator.key_import.rows import FoundKey
 from runtime.sealing import fingerprint
 
 _WHOLE = 100

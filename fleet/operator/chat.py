@@ -8,8 +8,8 @@ from rich.text import Text
 
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started
 from fleet.client import Client
-from fleet.connection import AgentConnection
-from fleet.foreign_text import for_stream, visible
+from fleet.operator.connection import AgentConnection
+from fleet.terminal.foreign_text import for_stream, visible
 
 
 def main(connection: AgentConnection, *, model: str, prompt: str, system: str | None) -> int:

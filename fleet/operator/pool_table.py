@@ -3,7 +3,7 @@
 from typing import Any
 
 from contracts.subjects import AUTO
-from fleet.tables import Table, name, number
+from fleet.terminal.tables import Table, name, number
 
 _QUEUED = ("waiting", "delivered", "redelivered")
 

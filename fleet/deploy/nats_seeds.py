@@ -5,8 +5,8 @@ from pathlib import Path
 
 import nkeys
 
-from fleet.local.process import private_folder, write_private
-from fleet.nats_users import User
+from fleet.deploy.nats_users import User
+from fleet.files import private_folder, write_private
 
 
 class SeedUnusable(Exception):

@@ -17,7 +17,7 @@ from sqlalchemy import table as named
 from sqlalchemy.exc import SQLAlchemyError
 
 from contracts.subjects import Provider
-from fleet.key_import.rows import Found, Reading, Unreadable, of_fields, of_rows
+from fleet.operator.key_import.rows import Found, Reading, Unreadable, of_fields, of_rows
 from migrations.engine import UNREACHABLE, one_line, open_engine
 
 ENVIRONMENT = "env"

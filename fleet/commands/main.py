@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from fleet.foreign_text import say
+from fleet.terminal.foreign_text import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from admin_api.audit.verification import Anchor
-    from fleet.models import OllamaServer
+    from fleet.operator.ollama import OllamaServer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -149,8 +149,9 @@ def usage_report(
     state: StateOption = None,
 ) -> None:
     """Show what was used and what it cost, the last 30 days unless said otherwise."""
-    from fleet import connection, tables
-    from fleet import usage_report as report
+    from fleet.operator import connection
+    from fleet.operator import usage_report as report
+    from fleet.terminal import tables
 
     asked = {"group_by": group_by, "from": _day(first), "to": _day(last)}
     asked |= {"tenant": tenant, "provider": provider, "model": model, "agent": agent}
@@ -164,10 +165,11 @@ def usage_verify(first: FirstDayOption = None, last: LastDayOption = None) -> No
     """Check that the roll-ups are what the events come to. Needs DATABASE_URL."""
     import asyncio
 
-    from fleet import ledger, tables
+    from fleet.operator import ledger_checks
+    from fleet.terminal import tables
     from workers.usage.verification import Period
 
-    if not asyncio.run(ledger.verify(Period(_date(first), _date(last)), console=tables.console())):
+    if not asyncio.run(ledger_checks.verify(Period(_date(first), _date(last)), console=tables.console())):
         raise Refused("roll-ups and events differ; `fleet usage rebuild` makes the roll-ups what the events come to")
 
 
@@ -176,10 +178,11 @@ def usage_rebuild(first: FirstDayOption = None, last: LastDayOption = None) -> N
     """Make the roll-ups what the events come to; consumers may run meanwhile. Needs DATABASE_URL."""
     import asyncio
 
-    from fleet import ledger, tables
+    from fleet.operator import ledger_checks
+    from fleet.terminal import tables
     from workers.usage.verification import Period
 
-    asyncio.run(ledger.rebuild(Period(_date(first), _date(last)), console=tables.console()))
+    asyncio.run(ledger_checks.rebuild(Period(_date(first), _date(last)), console=tables.console()))
 
 
 @usage.command("reprice")
@@ -191,10 +194,11 @@ def usage_reprice(
     """Price what was booked anew, after a price was corrected; the audit log says so. Needs DATABASE_URL."""
     import asyncio
 
-    from fleet import ledger, tables
+    from fleet.operator import ledger_checks
+    from fleet.terminal import tables
     from workers.usage.verification import Period
 
-    asyncio.run(ledger.reprice(Period(first.date(), last.date()), tenant=tenant, console=tables.console()))
+    asyncio.run(ledger_checks.reprice(Period(first.date(), last.date()), tenant=tenant, console=tables.console()))
 
 
 def _date(moment: datetime | None) -> date | None:
@@ -226,7 +230,8 @@ def migrate() -> None:
 @app.command()
 def status(state: StateOption = None) -> None:
     """Show the pools: workers, requests in flight and waiting."""
-    from fleet import connection, pool_table, tables
+    from fleet.operator import connection, pool_table
+    from fleet.terminal import tables
 
     tables.console().print(pool_table.render(connection.admin(state=state).get("fleet")))
 
@@ -240,8 +245,8 @@ def chat(
     state: StateOption = None,
 ) -> int:
     """Stream one completion to the terminal."""
-    from fleet import chat as chatting
-    from fleet import connection
+    from fleet.operator import chat as chatting
+    from fleet.operator import connection
 
     fleet = connection.agent(tenant=tenant, state=state)
     text = _standard_input() if prompt == "-" else _argument(prompt)
@@ -267,7 +272,7 @@ def _argument(text: str) -> str:
 @app.command()
 def demo() -> int:
     """Start everything in a temporary folder, stream two completions, show the bill, stop."""
-    from fleet import demo as demonstration
+    from fleet.operator import demo as demonstration
 
     return demonstration.main()
 
@@ -300,8 +305,8 @@ def nats_config(
 ) -> None:
     """Print a NATS server configuration with one user for each role, pool and tenant."""
     from contracts.subjects import Provider
-    from fleet import nats_config as config
-    from fleet import nats_users
+    from fleet.deploy import nats_config as config
+    from fleet.deploy import nats_users
 
     if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
         raise Refused("TLS needs --tls-cert and --tls-key")
@@ -313,7 +318,7 @@ def nats_config(
             names = "\n".join(f"#   {config.placeholder(user)[1:]}" for user in users)
             head = f"# The server reads these passwords from its environment:\n{names}\n"
         case "nkey":
-            from fleet import nats_seeds
+            from fleet.deploy import nats_seeds
 
             login = config.by_nkey(lambda user: nats_seeds.public_key(user, folder=seeds))
     tls = config.Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
@@ -334,8 +339,8 @@ def simulator(
 @models.command("list")
 def models_list(base_url: BaseUrlOption = None, tenant: TenantOption = None, state: StateOption = None) -> None:
     """Show the models that are there."""
-    from fleet import models as ollama
-    from fleet import tables
+    from fleet.operator import ollama as ollama
+    from fleet.terminal import tables
 
     servers = _ollama_servers(base_url, tenant, state)
     tables.console().print(ollama.table((server.url, model) for server in servers for model in server.models()))
@@ -349,8 +354,8 @@ def models_pull(
     state: StateOption = None,
 ) -> None:
     """Get a model onto every server. A pull that was broken off goes on where it was."""
-    from fleet import models as ollama
-    from fleet import tables
+    from fleet.operator import ollama as ollama
+    from fleet.terminal import tables
 
     for server in _ollama_servers(base_url, tenant, state):
         say(f"{model} to {server.url}")
@@ -368,8 +373,9 @@ def models_create(
     state: StateOption = None,
 ) -> None:
     """Make a model from another one, as a Modelfile says, on every server."""
-    from fleet import modelfile, tables
-    from fleet import models as ollama
+    from fleet.operator import modelfile
+    from fleet.operator import ollama as ollama
+    from fleet.terminal import tables
 
     try:
         made = modelfile.parse(file.read_text(encoding="utf-8"))
@@ -381,8 +387,8 @@ def models_create(
 
 
 def _ollama_servers(base_url: str | None, tenant: str | None, state: Path | None) -> "list[OllamaServer]":
-    from fleet import connection
-    from fleet.models import OllamaServer, key_from_environment, servers_of
+    from fleet.operator import connection
+    from fleet.operator.ollama import OllamaServer, key_from_environment, servers_of
 
     if base_url:
         urls = [base_url]
@@ -432,9 +438,9 @@ def keys_import(
 
     from pydantic import SecretStr
 
-    from fleet import connection
-    from fleet.key_import import importing, rows, sources
-    from fleet.key_import.plan import Wish
+    from fleet.operator import connection
+    from fleet.operator.key_import import importing, rows, sources
+    from fleet.operator.key_import.plan import Wish
 
     if weight is not None and replace:
         raise Refused("--weight and --replace exclude each other")
@@ -461,7 +467,7 @@ def keys_reseal(state: StateOption = None) -> int:
     """Seal every key in Vault with the newest sealing key, while the fleet runs. Safe to break off and to repeat."""
     import asyncio
 
-    from fleet import connection, reseal
+    from fleet.operator import connection, reseal
 
     counts, failed = asyncio.run(reseal.run(connection.resealing(state=state)))
     for key in failed:
@@ -581,7 +587,3 @@ def _line(exc: BaseException) -> str:
     if isinstance(exc, ModuleNotFoundError):
         return f"{exc}; install the extra that brings it, or all of them: pip install '/path/to/the/repository[local]'"
     return " ".join(str(exc).split()) or type(exc).__name__
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from contracts import subjects
-from fleet.nats_users import FLEET_ACCOUNT, SYSTEM_ACCOUNT, User
+from fleet.deploy.nats_users import FLEET_ACCOUNT, SYSTEM_ACCOUNT, User
 
 MAX_PAYLOAD = "8MB"
 

@@ -15,7 +15,7 @@ from rich.table import Column as RichColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from fleet.foreign_text import in_one_line
+from fleet.terminal.foreign_text import in_one_line
 
 _NO_LIMIT = 100_000
 _NARROWEST_NAME = 12

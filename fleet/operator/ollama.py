@@ -19,9 +19,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.text import Text
 
 from fleet.admin_client import AdminApi
-from fleet.foreign_text import in_one_line
-from fleet.modelfile import Modelfile
-from fleet.tables import Column, Table, name
+from fleet.operator.modelfile import Modelfile
+from fleet.terminal.foreign_text import in_one_line
+from fleet.terminal.tables import Column, Table, name
 
 BASE_URL = "http://127.0.0.1:11434"
 _SILENCE_S = 600

@@ -1,0 +1,1 @@
+"""What operators do with a running fleet: chat, reports, checks, keys, models."""

@@ -1,0 +1,1 @@
+"""Vendor keys from files and tables into the fleet."""

@@ -1,0 +1,1 @@
+"""Text for a terminal: foreign text made safe, tables."""
