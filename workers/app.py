@@ -24,12 +24,12 @@ from workers import telemetry
 from workers.clock import Clock
 from workers.control.cancellations import Cancellations
 from workers.control.rpc import Control
-from workers.endpoints.admission import Endpoints
-from workers.endpoints.circuit_breaker import Breaker
-from workers.endpoints.concurrency import Slots
+from workers.endpoints.admission import EndpointGate
+from workers.endpoints.circuit_breaker import CircuitBreaker
+from workers.endpoints.concurrency import ConcurrencyLimit
 from workers.endpoints.configuration import Configuration
 from workers.endpoints.keys import KeyStore
-from workers.endpoints.load_balancing import Balance
+from workers.endpoints.load_balancing import LoadBalancer
 from workers.intake.puller import Intake
 from workers.intake.waiting_room import WaitingRoom
 from workers.jetstream import presence
@@ -38,8 +38,8 @@ from workers.providers import registry
 from workers.providers.base import Prepares
 from workers.quotas.budgets import Budgets
 from workers.quotas.holds import Holds
-from workers.quotas.orphaned_holds import Sweeper
-from workers.quotas.rate_limiter import Admission
+from workers.quotas.orphaned_holds import OrphanedHolds
+from workers.quotas.rate_limiter import RateLimiter
 from workers.request.events import LiveStreams
 from workers.request.execution import Execution
 from workers.request.services import Services
@@ -96,25 +96,25 @@ async def run(
         nats.on_reconnect.append(live.reconnected)
         rng = random.Random()
         waiting = WaitingRoom(seats=max(2, concurrency // _WAITING_PART), rng=rng)
-        breaker = Breaker(nats, worker=name, clock=clock)
-        slots = Slots(nats, worker=name, clock=clock)
+        breaker = CircuitBreaker(nats, worker=name, clock=clock)
+        slots = ConcurrencyLimit(nats, worker=name, clock=clock)
         publisher = Publisher(nats)
         holds = Holds(nats, publisher)
         budgets = Budgets(nats, publisher, holds, waiting=waiting, worker=name, clock=clock, rng=rng)
-        sweeper = Sweeper(nats, budgets, holds, worker=name, clock=clock)
+        sweeper = OrphanedHolds(nats, budgets, holds, worker=name, clock=clock)
         services = Services(
             worker=name,
             broker=nats,
             publisher=publisher,
             config=config,
-            endpoints=Endpoints(
-                breaker=breaker, balance=Balance(rng), slots=slots, keys=keys, waiting=waiting, clock=clock
+            endpoints=EndpointGate(
+                breaker=breaker, balance=LoadBalancer(rng), slots=slots, keys=keys, waiting=waiting, clock=clock
             ),
             keyring=keyring,
             default_models=settings.default_models(),
             cancellations=cancellations,
             live=live,
-            admission=Admission(nats, defaults=settings.default_limits(), clock=clock),
+            admission=RateLimiter(nats, defaults=settings.default_limits(), clock=clock),
             budgets=budgets,
             waiting=waiting,
             clock=clock,

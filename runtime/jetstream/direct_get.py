@@ -17,12 +17,12 @@ _ANSWER_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredMessage:
     subject: str
     data: bytes
 
 
-async def stored(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[Stored]:
+async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[StoredMessage]:
     """Every stored message of a subject, which may have wildcards, oldest first.
 
     Raises TimeoutError when the server does not answer.
@@ -42,7 +42,7 @@ async def stored(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator
                 if "Nats-Stream" not in headers:  # a header Status may be that of the stored message
                     break
                 next_seq = int(headers["Nats-Sequence"]) + 1
-                yield Stored(headers["Nats-Subject"], msg.data)
+                yield StoredMessage(headers["Nats-Subject"], msg.data)
             if headers.get("Status") != "204" or headers.get("Nats-Num-Pending", "0") == "0":
                 return
     finally:

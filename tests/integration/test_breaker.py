@@ -26,11 +26,11 @@ from workers.endpoints.circuit_breaker import (
     MAX_FAILURES,
     OPEN_FIRST_S,
     PROBE_S,
-    Breaker,
-    EndpointId,
+    BreakerToken,
+    CircuitBreaker,
     OutOfService,
-    Ticket,
 )
+from workers.endpoints.names import EndpointId
 
 DEAD = Overloaded("no answer")
 
@@ -46,32 +46,32 @@ class DrivenClock(Clock):
 class Fleet:
     """Two workers, and the endpoint that they call."""
 
-    def __init__(self, one: Breaker, other: Breaker, clock: DrivenClock, endpoint: EndpointId) -> None:
+    def __init__(self, one: CircuitBreaker, other: CircuitBreaker, clock: DrivenClock, endpoint: EndpointId) -> None:
         self.one, self.other, self.clock, self.endpoint = one, other, clock, endpoint
 
-    async def allow(self, breaker: Breaker, *, revision: int = 1) -> Ticket:
+    async def allow(self, breaker: CircuitBreaker, *, revision: int = 1) -> BreakerToken:
         return await breaker.allow(self.endpoint, revision=revision)
 
-    async def fail(self, breaker: Breaker, *errors: FleetError) -> None:
+    async def fail(self, breaker: CircuitBreaker, *errors: FleetError) -> None:
         for error in errors:
             await (await self.allow(breaker)).failed(error)
 
-    async def refusal(self, breaker: Breaker, *, revision: int = 1) -> OutOfService:
+    async def refusal(self, breaker: CircuitBreaker, *, revision: int = 1) -> OutOfService:
         with pytest.raises(OutOfService) as refused:
             await self.allow(breaker, revision=revision)
         return refused.value
 
-    async def is_out(self, breaker: Breaker) -> bool:
+    async def is_out(self, breaker: CircuitBreaker) -> bool:
         try:
             await (await self.allow(breaker)).dropped()
         except OutOfService:
             return True
         return False
 
-    async def until_out(self, breaker: Breaker) -> None:
+    async def until_out(self, breaker: CircuitBreaker) -> None:
         await self.until(breaker, out=True)
 
-    async def until(self, breaker: Breaker, *, out: bool) -> None:
+    async def until(self, breaker: CircuitBreaker, *, out: bool) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while await self.is_out(breaker) is not out:
                 await asyncio.sleep(0.01)
@@ -87,14 +87,14 @@ async def fleet(nats_server: NatsServer, tenant: str) -> AsyncGenerator[Fleet]:
     clock = DrivenClock()
     settings = BrokerSettings.model_validate({"nats_url": nats_server.url})
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        breakers: list[Breaker] = []
+        breakers: list[CircuitBreaker] = []
         tasks: list[asyncio.Task[None]] = []
         for name in ("one", "other"):
             connection = await stack.enter_async_context(
                 broker.connect(settings, name=name, inbox_prefix=f"_ROLE_{name}")
             )
             await broker.ensure_streams(connection, settings)
-            breaker = Breaker(connection, worker=name, clock=clock)
+            breaker = CircuitBreaker(connection, worker=name, clock=clock)
             tasks.append(group.create_task(breaker.bucket.run()))
             await breaker.bucket.wait_until_loaded()
             breakers.append(breaker)
@@ -172,8 +172,8 @@ async def test_the_fleet_sends_one_probe(fleet: Fleet) -> None:
     tries = [fleet.allow(breaker) for breaker in (fleet.one, fleet.other) * 20]
     got = await asyncio.gather(*tries, return_exceptions=True)
 
-    assert sum(isinstance(answer, Ticket) for answer in got) == 1
-    assert all(isinstance(answer, Ticket | OutOfService) for answer in got)
+    assert sum(isinstance(answer, BreakerToken) for answer in got) == 1
+    assert all(isinstance(answer, BreakerToken | OutOfService) for answer in got)
 
 
 async def test_a_probe_that_succeeds_closes_the_circuit_for_all(fleet: Fleet) -> None:

@@ -15,7 +15,8 @@ from runtime.broker import Broker
 from tests.kit import Plane, connected, plane, until
 from tests.proxy import Proxy
 from tests.servers import Vault
-from workers.intake.puller import Delivery, Intake, Settlement
+from workers.intake.delivery import Ack, Acked, Delivery
+from workers.intake.puller import Intake
 
 pytestmark = pytest.mark.slow
 
@@ -58,11 +59,11 @@ class Taker:
         stack.push_async_callback(end)
         return taker
 
-    async def run(self, delivery: Delivery) -> Settlement:
+    async def run(self, delivery: Delivery) -> Ack:
         self.taken.append(delivery)
         await self.may_end.wait()
         self.done += 1
-        return Settlement.ACK
+        return Acked()
 
 
 async def queue(control: Plane) -> ConsumerInfo:

@@ -25,7 +25,7 @@ from runtime.settings import BrokerSettings
 from tests.kit import NO_LIMITS, Bill, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
 from workers.clock import Clock
-from workers.quotas.rate_limiter import Admission
+from workers.quotas.rate_limiter import RateLimiter
 
 
 class DrivenClock(Clock):
@@ -61,16 +61,16 @@ async def connections(stack: AsyncExitStack, nats_url: str) -> list[Broker]:
 
 
 @pytest.fixture
-def workers(connections: list[Broker], clock: DrivenClock) -> list[Admission]:
+def workers(connections: list[Broker], clock: DrivenClock) -> list[RateLimiter]:
     """The admissions of two workers, each with a connection of its own."""
-    return [Admission(connection, defaults=NO_LIMITS, clock=clock) for connection in connections]
+    return [RateLimiter(connection, defaults=NO_LIMITS, clock=clock) for connection in connections]
 
 
 def tenant_with(**limits: int) -> PublishedTenant:
     return PublishedTenant(slug="acme", limits=Limits(**limits))
 
 
-async def starts(admission: Admission, tenant: PublishedTenant, key: object) -> bool:
+async def starts(admission: RateLimiter, tenant: PublishedTenant, key: object) -> bool:
     try:
         await admission.admit(tenant, key=str(key))
     except TenantRateLimited:
@@ -78,18 +78,18 @@ async def starts(admission: Admission, tenant: PublishedTenant, key: object) -> 
     return True
 
 
-async def flood(workers: list[Admission], tenant: PublishedTenant, keys: range) -> int:
+async def flood(workers: list[RateLimiter], tenant: PublishedTenant, keys: range) -> int:
     """How many of these requests start, all asking at once."""
     return sum(await asyncio.gather(*(starts(workers[key % len(workers)], tenant, key) for key in keys)))
 
 
 @pytest.mark.parametrize("limit", ["requests_per_minute", "requests_per_day"])
-async def test_of_many_at_once_exactly_as_many_start_as_the_limit_says(workers: list[Admission], limit: str) -> None:
+async def test_of_many_at_once_exactly_as_many_start_as_the_limit_says(workers: list[RateLimiter], limit: str) -> None:
     assert await flood(workers, tenant_with(**{limit: 37}), range(200)) == 37
 
 
 async def test_a_new_minute_and_a_new_day_begin_with_nothing_used(
-    connections: list[Broker], workers: list[Admission], clock: DrivenClock
+    connections: list[Broker], workers: list[RateLimiter], clock: DrivenClock
 ) -> None:
     tenant = tenant_with(requests_per_minute=5, requests_per_day=28)
 
@@ -107,7 +107,7 @@ async def all_taken_back(connections: list[Broker]) -> None:
 
 
 async def test_what_the_minute_refuses_does_not_use_up_the_day(
-    connections: list[Broker], workers: list[Admission]
+    connections: list[Broker], workers: list[RateLimiter]
 ) -> None:
     assert await flood(workers, tenant_with(requests_per_minute=2, requests_per_day=60), range(50)) == 2
     await all_taken_back(connections)
@@ -116,7 +116,7 @@ async def test_what_the_minute_refuses_does_not_use_up_the_day(
 
 
 async def test_a_flood_beyond_the_minutes_limit_asks_nothing_more_of_nats(
-    connections: list[Broker], workers: list[Admission], clock: DrivenClock
+    connections: list[Broker], workers: list[RateLimiter], clock: DrivenClock
 ) -> None:
     tenant = tenant_with(requests_per_minute=1, requests_per_day=9)
     assert await flood(workers[:1], tenant, range(3)) == 1
@@ -129,7 +129,9 @@ async def test_a_flood_beyond_the_minutes_limit_asks_nothing_more_of_nats(
     assert await starts(workers[0], tenant, "later")
 
 
-async def test_a_request_counts_once_however_often_it_is_taken_up(workers: list[Admission], clock: DrivenClock) -> None:
+async def test_a_request_counts_once_however_often_it_is_taken_up(
+    workers: list[RateLimiter], clock: DrivenClock
+) -> None:
     tenant = tenant_with(requests_per_minute=2, requests_per_day=2)
 
     assert [await starts(workers[n % 2], tenant, "again") for n in range(5)] == [True] * 5
@@ -141,7 +143,7 @@ async def test_a_request_counts_once_however_often_it_is_taken_up(workers: list[
 
 
 async def test_tokens_are_booked_after_use_and_refuse_what_comes_later(
-    connections: list[Broker], workers: list[Admission], clock: DrivenClock
+    connections: list[Broker], workers: list[RateLimiter], clock: DrivenClock
 ) -> None:
     tenant = tenant_with(tokens_per_minute=100, requests_per_day=3)
     first, second = workers
@@ -160,7 +162,7 @@ async def test_tokens_are_booked_after_use_and_refuse_what_comes_later(
 
 async def test_a_tenant_without_limits_asks_nothing_of_nats(stack: AsyncExitStack, nats_url: str) -> None:
     connection = await broker(stack, nats_url)
-    admission = Admission(connection, defaults=NO_LIMITS, clock=Clock())
+    admission = RateLimiter(connection, defaults=NO_LIMITS, clock=Clock())
     sent = connection.client.stats["out_msgs"]
 
     assert await starts(admission, tenant_with(), 1)
@@ -181,7 +183,7 @@ async def test_without_the_counters_requests_start_and_it_is_counted_and_said_on
 ) -> None:
     connection = await broker(stack, nats_url)
     await connection.client.jetstream().delete_stream(streams.LIMITS)
-    admission = Admission(connection, defaults=NO_LIMITS, clock=Clock())
+    admission = RateLimiter(connection, defaults=NO_LIMITS, clock=Clock())
     tenant = tenant_with(requests_per_minute=1, tokens_per_day=1)
     before = unchecked()
 
@@ -195,7 +197,7 @@ async def test_a_server_that_does_not_answer_holds_a_request_up_for_a_second_at_
     nats: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with AsyncExitStack() as stack:
-        admission = Admission(await broker(stack, nats.url), defaults=NO_LIMITS, clock=Clock())
+        admission = RateLimiter(await broker(stack, nats.url), defaults=NO_LIMITS, clock=Clock())
         await nats.kill()
 
         async with asyncio.timeout(8):  # less than ten times a second

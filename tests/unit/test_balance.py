@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import pytest
 
 from contracts.providers import Endpoint
-from workers.endpoints.circuit_breaker import EndpointId
-from workers.endpoints.load_balancing import Balance
+from workers.endpoints.load_balancing import LoadBalancer
+from workers.endpoints.names import EndpointId
 
 HEAVY, LIGHT, SPARE = (
     Endpoint(name="heavy", weight=3),
@@ -21,27 +21,27 @@ def name(endpoint: Endpoint) -> EndpointId:
     return EndpointId("acme", "openai", endpoint.name)
 
 
-def first(balance: Balance, *endpoints: Endpoint) -> Endpoint:
+def first(balance: LoadBalancer, *endpoints: Endpoint) -> Endpoint:
     return balance.order([(name(e), e) for e in endpoints])[0]
 
 
 @pytest.fixture
-def balance() -> Balance:
-    return Balance(random.Random(7))
+def balance() -> LoadBalancer:
+    return LoadBalancer(random.Random(7))
 
 
-def test_idle_endpoints_come_first_as_often_as_they_weigh(balance: Balance) -> None:
+def test_idle_endpoints_come_first_as_often_as_they_weigh(balance: LoadBalancer) -> None:
     chosen = Counter(first(balance, HEAVY, LIGHT, SPARE).name for _ in range(4000))
 
     assert chosen["spare"] == 0
     assert 2.5 < chosen["heavy"] / chosen["light"] < 3.5
 
 
-def test_an_endpoint_without_weight_comes_last(balance: Balance) -> None:
+def test_an_endpoint_without_weight_comes_last(balance: LoadBalancer) -> None:
     assert balance.order([(name(e), e) for e in (SPARE, LIGHT, HEAVY)])[-1] is SPARE
 
 
-def test_the_one_with_the_least_in_flight_for_its_weight_comes_first(balance: Balance) -> None:
+def test_the_one_with_the_least_in_flight_for_its_weight_comes_first(balance: LoadBalancer) -> None:
     with ExitStack() as calls:
         for _ in range(2):
             calls.enter_context(balance.calling(name(HEAVY)))
@@ -51,14 +51,14 @@ def test_the_one_with_the_least_in_flight_for_its_weight_comes_first(balance: Ba
         assert first(balance, HEAVY, LIGHT) is HEAVY
 
 
-def test_calls_at_the_same_time_spread_as_the_weights_say(balance: Balance) -> None:
+def test_calls_at_the_same_time_spread_as_the_weights_say(balance: LoadBalancer) -> None:
     with ExitStack() as calls:
         for _ in range(40):
             calls.enter_context(balance.calling(name(first(balance, HEAVY, LIGHT))))
         assert {e.name: balance.in_flight(name(e)) for e in (HEAVY, LIGHT)} == {"heavy": 30, "light": 10}
 
 
-def test_a_slow_endpoint_gets_less(balance: Balance) -> None:
+def test_a_slow_endpoint_gets_less(balance: LoadBalancer) -> None:
     twin = Endpoint(name="twin", weight=1)
     with balance.calling(name(LIGHT)), balance.calling(name(twin)):
         balance.note_latency(name(LIGHT), 4.0)
@@ -70,7 +70,7 @@ def test_a_slow_endpoint_gets_less(balance: Balance) -> None:
     assert chosen["light"] > 0, "it is still looked at, so that it can recover"
 
 
-def test_latency_is_a_moving_average(balance: Balance) -> None:
+def test_latency_is_a_moving_average(balance: LoadBalancer) -> None:
     twin = Endpoint(name="twin", weight=1)
     with balance.calling(name(LIGHT)), balance.calling(name(twin)):
         balance.note_latency(name(twin), 0.5)

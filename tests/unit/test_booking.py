@@ -20,7 +20,7 @@ from contracts.events import Completed, Delta, Started, Timings
 from contracts.providers import Price, TieredPrice
 from contracts.requests import AssistantMessage, CompletionRequest
 from contracts.usage import Outcome, PriceSource, Usage, UsagePart, UsageRecord, UsageSource
-from workers.endpoints.routing import Candidate
+from workers.endpoints.names import Candidate
 from workers.providers.base import Chunk, Finish, Stated
 from workers.providers.shared import token_estimates
 from workers.request import usage_records

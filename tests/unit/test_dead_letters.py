@@ -8,8 +8,8 @@ import pytest
 
 from contracts.control import MSG_ID
 from contracts.subjects import Priority
+from workers.intake.delivery import Delivery
 from workers.intake.lease import Leases
-from workers.intake.puller import Delivery
 from workers.request.dead_letters import reply_address
 
 

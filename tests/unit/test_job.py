@@ -9,8 +9,8 @@ import pytest
 
 from contracts.errors import MalformedRequest
 from contracts.subjects import Priority
+from workers.intake.delivery import Delivery
 from workers.intake.lease import Leases
-from workers.intake.puller import Delivery
 from workers.request.job import parse_request
 
 

@@ -7,7 +7,8 @@ import pytest
 from contracts.errors import NoProvider, UnknownModel
 from contracts.providers import Endpoint, ProviderConfig, PublishedProvider, PublishedTenant
 from contracts.subjects import Provider
-from workers.endpoints.routing import Candidate, Routes, endpoints_for
+from workers.endpoints.names import Candidate
+from workers.endpoints.routing import Routes, endpoints_for
 
 CATALOGUE = {"gpt-4o-mini": "openai", "claude-sonnet-4-5": "anthropic"}
 

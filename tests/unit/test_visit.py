@@ -1,13 +1,13 @@
 """The stay of a request at one candidate."""
 
 from contracts.providers import Endpoint
-from workers.endpoints.admission import Visit
-from workers.endpoints.routing import Candidate
+from workers.endpoints.admission import CandidateTries
+from workers.endpoints.names import Candidate
 
 
 def test_counts_the_tries_at_each_endpoint() -> None:
     east, west = Endpoint(name="east"), Endpoint(name="west")
-    visit = Visit(Candidate("openai", "gpt-4o"), [east, west])
+    visit = CandidateTries(Candidate("openai", "gpt-4o"), [east, west])
     visit.go_to(east)
     visit.go_to(east)
     assert visit.tries == 2
@@ -19,7 +19,7 @@ def test_counts_the_tries_at_each_endpoint() -> None:
 
 def test_an_endpoint_that_is_called_again_after_another_one_has_its_tries_still() -> None:
     east, west = Endpoint(name="east"), Endpoint(name="west")
-    visit = Visit(Candidate("openai", "gpt-4o"), [east, west])
+    visit = CandidateTries(Candidate("openai", "gpt-4o"), [east, west])
     for endpoint in (east, east, west, east):
         visit.go_to(endpoint)
 
@@ -28,7 +28,7 @@ def test_an_endpoint_that_is_called_again_after_another_one_has_its_tries_still(
 
 def test_may_wait_for_service_again_after_each_call_that_it_made() -> None:
     east = Endpoint(name="east")
-    visit = Visit(Candidate("openai", "gpt-4o"), [east], patience_s=30)
+    visit = CandidateTries(Candidate("openai", "gpt-4o"), [east], patience_s=30)
     visit.go_to(east)
 
     assert visit.patience_s == 0

@@ -29,7 +29,7 @@ from contracts.subjects import RpcMethod
 from contracts.wire import WireModel
 from runtime import lenient_json
 from runtime.broker import Broker
-from runtime.jetstream.direct_get import stored
+from runtime.jetstream import direct_get
 from runtime.prices.catalogue import provider_of_model
 from runtime.tasks import end
 from workers.clock import Clock
@@ -89,7 +89,9 @@ class Control:
     async def _hear_what_was_missed(self) -> None:
         """The cancels that were sent while this worker did not run, or was cut off."""
         try:
-            async with aclosing(stored(self._broker, stream=streams.CANCELS, subject=subjects.ALL_CANCELS)) as missed:
+            async with aclosing(
+                direct_get.messages(self._broker, stream=streams.CANCELS, subject=subjects.ALL_CANCELS)
+            ) as missed:
                 async for cancel in missed:
                     self._cancel(cancel.subject, cancel.data)
         except TimeoutError:
@@ -136,7 +138,7 @@ class Control:
             return
         found = 0
         async with aclosing(
-            stored_events.said(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))
+            stored_events.raw(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))
         ) as stored:
             async for data in stored:
                 found += 1

@@ -10,11 +10,12 @@ from contracts.errors import DeadlineExceeded, FleetError, KeyUnavailable, Unkno
 from contracts.providers import Endpoint, PublishedProvider
 from contracts.subjects import Provider
 from workers.clock import Clock
-from workers.endpoints.circuit_breaker import Breaker, EndpointId, OutOfService, Ticket
-from workers.endpoints.concurrency import Slot, Slots
+from workers.endpoints.circuit_breaker import BreakerToken, CircuitBreaker, OutOfService
+from workers.endpoints.concurrency import ConcurrencyLimit, ConcurrencySlot
 from workers.endpoints.keys import HeldKey, KeyStore
-from workers.endpoints.load_balancing import Balance
-from workers.endpoints.routing import Candidate, endpoints_for
+from workers.endpoints.load_balancing import LoadBalancer
+from workers.endpoints.names import Candidate, EndpointId
+from workers.endpoints.routing import endpoints_for
 from workers.intake.waiting_room import WaitingRoom
 from workers.interruption import Interruption
 from workers.providers.base import CredentialReplaced
@@ -24,7 +25,7 @@ _ALWAYS_IN_SERVICE = frozenset({Provider.MOCK})
 
 
 @dataclass(slots=True)
-class Visit:
+class CandidateTries:
     """The stay of a request at one candidate."""
 
     candidate: Candidate
@@ -54,11 +55,16 @@ class Visit:
         self.endpoints = [endpoint for endpoint in self.endpoints if endpoint is not self.current]
 
 
-class Permit:
+class CallPermit:
     """For one call of an endpoint, which counts as in flight until it is given back. Told how the call goes."""
 
     def __init__(
-        self, of: "Endpoints", name: EndpointId, endpoint: Endpoint, ticket: Ticket | None, slot: Slot | None
+        self,
+        of: "EndpointGate",
+        name: EndpointId,
+        endpoint: Endpoint,
+        ticket: BreakerToken | None,
+        slot: ConcurrencySlot | None,
     ) -> None:
         self.endpoint = endpoint
         self.key: HeldKey | None = None
@@ -99,13 +105,13 @@ class Permit:
             await self._of.slots.release(slot)
 
 
-class Endpoints:
+class EndpointGate:
     def __init__(
         self,
         *,
-        breaker: Breaker,
-        balance: Balance,
-        slots: Slots,
+        breaker: CircuitBreaker,
+        balance: LoadBalancer,
+        slots: ConcurrencyLimit,
         keys: KeyStore,
         waiting: WaitingRoom,
         clock: Clock,
@@ -118,8 +124,8 @@ class Endpoints:
         self._clock = clock
 
     async def enter(
-        self, visit: Visit, configured: PublishedProvider, *, interruption: Interruption, time_left_s: float
-    ) -> Permit:
+        self, visit: CandidateTries, configured: PublishedProvider, *, interruption: Interruption, time_left_s: float
+    ) -> CallPermit:
         """Raises OutOfService when none may be called, KeyUnavailable, UnknownModel, NotNow."""
         if not visit.endpoints:
             offered = endpoints_for(configured.config, visit.candidate.model)
@@ -149,7 +155,7 @@ class Endpoints:
                 raise
             return permit
 
-    async def key_has_changed(self, visit: Visit, *, tenant: str) -> bool:
+    async def key_has_changed(self, visit: CandidateTries, *, tenant: str) -> bool:
         """Reads the key anew, after the vendor refused it."""
         if visit.key is None or visit.current is None:
             return False
@@ -160,8 +166,8 @@ class Endpoints:
         return held.key_version != visit.key.key_version
 
     async def _enter_any(
-        self, visit: Visit, configured: PublishedProvider, interruption: Interruption, *, time_left_s: float
-    ) -> Permit:
+        self, visit: CandidateTries, configured: PublishedProvider, interruption: Interruption, *, time_left_s: float
+    ) -> CallPermit:
         """The first endpoint that is in service and has a free slot; else the first that is in service, once it has.
 
         Raises OutOfService with the soonest time when none is in service.
@@ -180,7 +186,7 @@ class Endpoints:
             slot = await self.slots.take(name, most, at_most_s=0) if most else None
             if slot or not most:
                 visit.go_to(endpoint)
-                return Permit(self, name, endpoint, ticket, slot)
+                return CallPermit(self, name, endpoint, ticket, slot)
             if ticket is not None:
                 await ticket.dropped()
             busy = busy or endpoint
@@ -194,14 +200,16 @@ class Endpoints:
             await self.slots.release(slot)
             raise
         visit.go_to(busy)
-        return Permit(self, name, busy, ticket, slot)
+        return CallPermit(self, name, busy, ticket, slot)
 
-    async def _ticket(self, name: EndpointId, configured: PublishedProvider) -> Ticket | None:
+    async def _ticket(self, name: EndpointId, configured: PublishedProvider) -> BreakerToken | None:
         if name.provider in _ALWAYS_IN_SERVICE:
             return None
         return await self._breaker.allow(name, revision=configured.revision)
 
-    async def _free_slot(self, name: EndpointId, most: int, interruption: Interruption, *, time_left_s: float) -> Slot:
+    async def _free_slot(
+        self, name: EndpointId, most: int, interruption: Interruption, *, time_left_s: float
+    ) -> ConcurrencySlot:
         with self._waiting.seat(name.tenant, due_s=0):
             async with interruption:
                 slot = await self.slots.take(name, most, at_most_s=time_left_s)

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 import nats.errors
 from pydantic import ValidationError
 
-from contracts import health, subjects
+from contracts import subjects
 from contracts.control import MSG_TTL
 from contracts.errors import BY_CODE, ErrorCode, FleetError
 from contracts.health import OpenCircuit
@@ -26,7 +26,8 @@ from runtime.broker import Broker
 from runtime.buckets import BucketWatch
 from workers import telemetry
 from workers.clock import Clock
-from workers.jetstream.signal import News, wait
+from workers.endpoints.names import EndpointId
+from workers.jetstream.signal import Signal, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -59,18 +60,6 @@ BREAKS = frozenset(
     }
 )
 """Errors of the endpoint or its key; all others say that it works."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointId:
-    """An endpoint of a tenant's provider, with the key that it uses."""
-
-    tenant: str
-    provider: str
-    endpoint: str
-
-    def __str__(self) -> str:
-        return health.key_of_circuit(self.tenant, self.provider, self.endpoint)
 
 
 class OutOfService(Exception):
@@ -109,13 +98,13 @@ class _Circuit:
         self.failures = 0
 
 
-class Breaker:
+class CircuitBreaker:
     def __init__(self, broker: Broker, *, worker: str, clock: Clock) -> None:
         self._broker = broker
         self._worker = worker
         self._clock = clock
         self._circuits: dict[str, _Circuit] = {}
-        self._news = News()
+        self._changed = Signal()
         broker.on_reconnect.append(self._reconnected)
         self.bucket = BucketWatch(
             broker,
@@ -125,29 +114,29 @@ class Breaker:
             forget_all_but=self._forget_all_but,
         )
 
-    async def allow(self, endpoint: EndpointId, *, revision: int) -> "Ticket":
+    async def allow(self, endpoint: EndpointId, *, revision: int) -> "BreakerToken":
         """A ticket for one call. Raises OutOfService. `revision` is that of the provider's configuration."""
         circuit = self._circuits.setdefault(str(endpoint), _Circuit())
         entry = circuit.entry
         if entry is None:
-            return Ticket(self, endpoint, revision=revision, epoch=circuit.epoch)
+            return BreakerToken(self, endpoint, revision=revision, epoch=circuit.epoch)
         left_s = self._left_s(entry)
         if entry.revision < revision or left_s < -_KEPT_S:
             await self._close(endpoint, circuit)
-            return Ticket(self, endpoint, revision=revision, epoch=circuit.epoch)
+            return BreakerToken(self, endpoint, revision=revision, epoch=circuit.epoch)
         if left_s > 0 or circuit.claiming or not await self._claim(endpoint, circuit, entry):
             raise OutOfService(endpoint, entry.reason, max(left_s, _SOON_S))
-        return Ticket(self, endpoint, revision=revision, epoch=circuit.epoch, probes=entry.opened_at)
+        return BreakerToken(self, endpoint, revision=revision, epoch=circuit.epoch, probes=entry.opened_at)
 
     async def wait(self, endpoints: Sequence[EndpointId], *, at_most_s: float) -> None:
         """Until one of them may be called or probed, or the time is over."""
         give_up = self._clock.monotonic() + at_most_s
         while (left_s := give_up - self._clock.monotonic()) > 0:
-            news = self._news.next
+            changed = self._changed.next
             due_s = min(self._due_s(endpoint) for endpoint in endpoints)
             if due_s <= 0:
                 return
-            await wait(news, at_most_s=min(due_s, left_s))
+            await wait_for(changed, at_most_s=min(due_s, left_s))
 
     async def note_success(self, endpoint: EndpointId, *, epoch: int, probes: datetime | None) -> None:
         """A probe that was overtaken by another one is as good an answer, as long as the circuit was not closed."""
@@ -182,7 +171,7 @@ class Breaker:
             worker=self._worker,
         )
         circuit.set(entry)
-        self._news.tell()
+        self._changed.notify_all()
         telemetry.CIRCUITS_OPENED.labels(endpoint.provider, error.code).inc()
         log.warning("circuit_opened", extra={"circuit": str(endpoint), "reason": error.code, "open_s": open_s})
         await self._write(endpoint, circuit, entry)
@@ -194,12 +183,12 @@ class Breaker:
             return
         due = circuit.entry.model_copy(update={"until": self._clock.now()})
         circuit.set(due)
-        self._news.tell()
+        self._changed.notify_all()
         await self._write(endpoint, circuit, due, expected=circuit.sequence)
 
     async def _close(self, endpoint: EndpointId, circuit: _Circuit) -> None:
         circuit.set(None)
-        self._news.tell()
+        self._changed.notify_all()
         log.warning("circuit_closed", extra={"circuit": str(endpoint)})
         headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", MSG_TTL: str(_KEPT_S)}
         try:
@@ -216,7 +205,7 @@ class Breaker:
             won = await self._write(endpoint, circuit, taken, expected=circuit.sequence)
         finally:
             circuit.claiming = False
-            self._news.tell()
+            self._changed.notify_all()
         if circuit.entry is entry:  # else the watch was faster
             soon = entry.model_copy(update={"until": self._clock.now() + timedelta(seconds=_SOON_S)})
             circuit.set(taken if won else soon)
@@ -257,14 +246,14 @@ class Breaker:
                 log.error("circuit_invalid", extra={"circuit": key, "errors": exc.error_count()})
         if entry is not None or circuit.entry is not None:
             circuit.set(entry)
-            self._news.tell()
+            self._changed.notify_all()
 
     def _forget_all_but(self, seen: set[str]) -> None:
         """What is not in the bucket any more is closed."""
         for key, circuit in self._circuits.items():
             if key not in seen and circuit.entry is not None:
                 circuit.set(None)
-        self._news.tell()
+        self._changed.notify_all()
 
     async def _reconnected(self) -> None:
         """A server that was restarted has lost the bucket, and counts from 1 again."""
@@ -281,11 +270,17 @@ class Breaker:
         return (entry.until - self._clock.now()).total_seconds()
 
 
-class Ticket:
+class BreakerToken:
     """For one call; told once how it went."""
 
     def __init__(
-        self, breaker: Breaker, endpoint: EndpointId, *, revision: int, epoch: int, probes: datetime | None = None
+        self,
+        breaker: CircuitBreaker,
+        endpoint: EndpointId,
+        *,
+        revision: int,
+        epoch: int,
+        probes: datetime | None = None,
     ) -> None:
         """`probes`: when the circuit opened that this call is to try; None when it is closed."""
         self._breaker = breaker

@@ -17,7 +17,8 @@ from contracts.control import MSG_TTL
 from runtime.broker import Broker
 from runtime.buckets import BucketWatch
 from workers.clock import Clock
-from workers.endpoints.circuit_breaker import EXPECTED_SEQUENCE, NOTHING_THERE, EndpointId
+from workers.endpoints.circuit_breaker import EXPECTED_SEQUENCE, NOTHING_THERE
+from workers.endpoints.names import EndpointId
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class _Seen:
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class ConcurrencySlot:
     """Held by a request of this worker."""
 
     endpoint: EndpointId
@@ -49,20 +50,20 @@ class Slot:
     refreshed_at: float
 
 
-class Slots:
+class ConcurrencyLimit:
     def __init__(self, broker: Broker, *, worker: str, clock: Clock) -> None:
         self._broker = broker
         self._worker = worker
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
-        self._held: dict[str, Slot] = {}
-        self._waiting: dict[EndpointId, deque[asyncio.Future[Slot | None]]] = {}
+        self._held: dict[str, ConcurrencySlot] = {}
+        self._waiting: dict[EndpointId, deque[asyncio.Future[ConcurrencySlot | None]]] = {}
         broker.on_reconnect.append(self._reconnected)
         self.bucket = BucketWatch(
             broker, subjects.HEALTH_BUCKET, keys="slot.>", take=self._take, forget_all_but=self._forget_all_but
         )
 
-    async def take(self, endpoint: EndpointId, most: int, *, at_most_s: float) -> Slot | None:
+    async def take(self, endpoint: EndpointId, most: int, *, at_most_s: float) -> ConcurrencySlot | None:
         """A slot, waited for in turn. None: there was none in time."""
         give_up = self._clock.monotonic() + at_most_s
         line = self._waiting.setdefault(endpoint, deque())
@@ -74,9 +75,11 @@ class Slots:
                 return slot
         return None
 
-    async def _stand_in(self, line: deque[asyncio.Future[Slot | None]], for_s: float) -> Slot | None:
-        """The slot that somebody left here. None: there is news, or the time is over."""
-        mine: asyncio.Future[Slot | None] = asyncio.get_running_loop().create_future()
+    async def _stand_in(
+        self, line: deque[asyncio.Future[ConcurrencySlot | None]], for_s: float
+    ) -> ConcurrencySlot | None:
+        """The slot that somebody left here. None when something has changed, or the time is over."""
+        mine: asyncio.Future[ConcurrencySlot | None] = asyncio.get_running_loop().create_future()
         line.append(mine)
         try:
             await asyncio.wait({mine}, timeout=for_s)
@@ -89,7 +92,7 @@ class Slots:
                 line.remove(mine)
         return mine.result() if mine.done() else None
 
-    async def release(self, slot: Slot) -> None:
+    async def release(self, slot: ConcurrencySlot) -> None:
         """To the next request in line here, else for every worker."""
         if self._held.get(slot.key) is not slot:
             return  # it was lost to another worker, while this one was stopped
@@ -121,7 +124,7 @@ class Slots:
                     continue
                 slot.refreshed_at = now
 
-    def _next_in_line(self, endpoint: EndpointId) -> asyncio.Future[Slot | None] | None:
+    def _next_in_line(self, endpoint: EndpointId) -> asyncio.Future[ConcurrencySlot | None] | None:
         line = self._waiting.get(endpoint)
         while line:
             heir = line.popleft()
@@ -129,13 +132,13 @@ class Slots:
                 return heir
         return None
 
-    async def _claim_any(self, endpoint: EndpointId, most: int) -> Slot | None:
+    async def _claim_any(self, endpoint: EndpointId, most: int) -> ConcurrencySlot | None:
         for number in range(most):
             key = f"slot.{endpoint.tenant}.{endpoint.provider}.{endpoint.endpoint}.{number}"
             seen = self._seen.setdefault(key, _Seen())
             if not seen.holder and key not in self._held and await self._claim(key, seen):
                 now = self._clock.monotonic()
-                slot = self._held[key] = Slot(endpoint, key, taken_at=now, refreshed_at=now)
+                slot = self._held[key] = ConcurrencySlot(endpoint, key, taken_at=now, refreshed_at=now)
                 return slot
         return None
 
@@ -176,7 +179,7 @@ class Slots:
             self._wake(key)
 
     def _wake(self, key: str) -> None:
-        """A free slot is news for one request in line."""
+        """A free slot wakes one request in line."""
         _, tenant, provider, endpoint, _ = key.split(".")
         if heir := self._next_in_line(EndpointId(tenant, provider, endpoint)):
             heir.set_result(None)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from contracts.providers import Endpoint
-from workers.endpoints.circuit_breaker import EndpointId
+from workers.endpoints.names import EndpointId
 
 _ALPHA = 0.2
 """Weight of the newest latency in its moving average."""
@@ -28,7 +28,7 @@ class _Load:
     """To the first output, as an exponentially weighted moving average; None: not known yet."""
 
 
-class Balance:
+class LoadBalancer:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._loads: OrderedDict[EndpointId, _Load] = OrderedDict()

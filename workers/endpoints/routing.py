@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from contracts.errors import NoProvider, UnknownModel
 from contracts.providers import Endpoint, ProviderConfig, PublishedProvider, PublishedTenant
 from contracts.subjects import Provider
+from workers.endpoints.names import Candidate
 
 _PROVIDERS = frozenset(p.value for p in Provider)
 _FAMILIES = (
@@ -21,22 +22,6 @@ _FAMILIES = (
 
 _SENTENCE_CHARS, _MOST_SENTENCES = 250, 16
 """Of why fallbacks were left out: they travel in a header, and NATS bounds those."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A provider and its own name of a model."""
-
-    provider: str
-    model: str
-
-    def __str__(self) -> str:
-        return f"{self.provider}/{self.model}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Candidate":
-        provider, _, model = text.partition("/")
-        return cls(provider, model)
 
 
 @dataclass(frozen=True, slots=True)

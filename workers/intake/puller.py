@@ -15,7 +15,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import Enum, auto
 from typing import assert_never
 
 import nats.errors
@@ -28,8 +27,9 @@ from runtime.broker import Broker
 from runtime.jetstream.publishing import NotStored
 from runtime.tasks import end
 from workers import telemetry
+from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, NotAcked, NotNow, Terminated
 from workers.intake.fair_queue import FairQueue
-from workers.intake.lease import Lease, Leases, Lost
+from workers.intake.lease import Leases, Lost
 from workers.jetstream.server_memory import REQUEST_IDS_KNOWN, ids_known_from
 
 log = logging.getLogger(__name__)
@@ -52,51 +52,8 @@ _GIVE_BACK_S = 5.0
 """For booking what was interrupted, after the grace period."""
 
 
-class Settlement(Enum):
-    """What becomes of a message after it was worked on."""
-
-    ACK = auto()
-    NAK = auto()
-    """Give it back for another worker."""
-    TERM = auto()
-    """It can never be worked on."""
-
-
-class NotNow(Exception):
-    """The request cannot go on yet, and is to be delivered again after a while."""
-
-    def __init__(self, delay_s: float) -> None:
-        super().__init__(f"not for {delay_s:.1f} s")
-        self.delay_s = delay_s
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Delivery:
-    """A request as JetStream delivered it."""
-
-    subject: str
-    data: bytes
-    headers: dict[str, str]
-    ack_subject: str
-    deliveries: int
-    """1 the first time."""
-    queued_at: datetime
-    """When it entered the stream."""
-    priority: Priority
-    stream_seq: int
-    may_be_again: bool
-    """It was stored before we met this server, which may have given it to a worker, been killed and forgotten that."""
-    ids_known: bool
-    """When it was stored, JetStream knew the ids of all that was stored before, and would have dropped a copy."""
-    lease: Lease
-    """Whether it is still this worker's."""
-
-    @property
-    def tenant(self) -> str:
-        return self.subject.rsplit(".", 1)[-1]
-
-
-Run = Callable[[Delivery], Awaitable[Settlement]]
+Run = Callable[[Delivery], Awaitable[Ack]]
+"""Works on one request, and says what becomes of its message."""
 
 
 @dataclass(slots=True)
@@ -339,18 +296,21 @@ class Intake:
             source.asked = 0
             await self._ask(source)
 
-    async def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
+    async def _settle(self, delivery: Delivery, ack: Ack) -> None:
         """Not when it is another worker's by now: what that one is doing would be nobody's, should it die."""
-        delivery.lease.check()
-        match settlement:
-            case Settlement.ACK:
+        match ack:
+            case Acked():
+                delivery.lease.check()
                 await self._say(delivery, b"+ACK")
-            case Settlement.NAK:
-                await self._say(delivery, b"-NAK")
-            case Settlement.TERM:
+            case GaveBack(delay_s):
+                await self._give_back(delivery, delay_s=delay_s)
+            case Terminated():
+                delivery.lease.check()
                 await self._say(delivery, b"+TERM")
+            case NotAcked():
+                log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
             case _:
-                assert_never(settlement)
+                assert_never(ack)
 
     async def _give_back(self, delivery: Delivery, *, delay_s: float = 0) -> None:
         """Not when it is another worker's by now: that one would get it a second time."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from workers.intake.puller import NotNow
+from workers.intake.delivery import NotNow
 
 _SOON_S, _LATEST_S = 1.0, 10.0
 

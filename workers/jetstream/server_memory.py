@@ -19,14 +19,14 @@ _MADE_TOGETHER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class ServerMemory:
     """Of events, as the server's clock has it. A cluster hides that it lost them: there a stream keeps its date."""
 
     begins_at: datetime
     age_s: float
 
 
-async def memory(broker: Broker) -> Memory | None:
+async def replies_kept_since(broker: Broker) -> ServerMemory | None:
     """None while the stream is not there: what is said now is kept by nobody.
 
     Raises nats.errors.Error when the server does not answer.
@@ -35,7 +35,7 @@ async def memory(broker: Broker) -> Memory | None:
     if "created" not in info:
         return None
     begins_at = datetime.fromisoformat(info["created"])
-    return Memory(begins_at, (datetime.fromisoformat(info["ts"]) - begins_at).total_seconds())
+    return ServerMemory(begins_at, (datetime.fromisoformat(info["ts"]) - begins_at).total_seconds())
 
 
 async def ids_known_from(broker: Broker) -> datetime:
@@ -45,7 +45,7 @@ async def ids_known_from(broker: Broker) -> datetime:
     as it would have known them, an agent or a worker that did not hear that its message was stored may store it again.
     """
     try:
-        kept, asked = await memory(broker), await _info(broker, streams.REQUESTS)
+        kept, asked = await replies_kept_since(broker), await _info(broker, streams.REQUESTS)
     except nats.errors.Error:
         return datetime.now(UTC) + REQUEST_IDS_KNOWN
     if kept is None or "created" not in asked:
@@ -64,6 +64,6 @@ async def until_kept(broker: Broker) -> None:
     """Returns when the server says that events are stored."""
     while True:
         with suppress(nats.errors.Error):
-            if await memory(broker) is not None:
+            if await replies_kept_since(broker) is not None:
                 return
         await asyncio.sleep(_LOOK_S)

@@ -1,25 +1,28 @@
-"""Telling everybody who waits that something has changed."""
+"""A signal that many may wait for, and that may be given again and again."""
 
 import asyncio
 from contextlib import suppress
 
 
-class News:
+class Signal:
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
     @property
     def next(self) -> asyncio.Event:
-        """Set by the next news. Who takes it before looking misses nothing that happens while looking."""
+        """The event that the next notification sets.
+
+        Who takes it before looking misses nothing that happens while looking.
+        """
         return self._next
 
-    def tell(self) -> None:
-        told, self._next = self._next, asyncio.Event()
-        told.set()
+    def notify_all(self) -> None:
+        current, self._next = self._next, asyncio.Event()
+        current.set()
 
 
-async def wait(news: asyncio.Event, *, at_most_s: float) -> None:
-    """Until the news, or the time is over."""
+async def wait_for(signal: asyncio.Event, *, at_most_s: float) -> None:
+    """Returns when `signal` is set, or after `at_most_s` seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(at_most_s):
-            await news.wait()
+            await signal.wait()

@@ -6,17 +6,17 @@ from contextlib import aclosing
 from contracts import streams
 from contracts.events import Event, parse
 from runtime.broker import Broker
-from runtime.jetstream.direct_get import stored
+from runtime.jetstream import direct_get
 
 
-async def said(broker: Broker, subject: str) -> AsyncGenerator[bytes]:
+async def raw(broker: Broker, subject: str) -> AsyncGenerator[bytes]:
     """Every stored event of a reply subject, oldest first. Raises TimeoutError when the server does not answer."""
-    async with aclosing(stored(broker, stream=streams.REPLIES, subject=subject)) as found:
+    async with aclosing(direct_get.messages(broker, stream=streams.REPLIES, subject=subject)) as found:
         async for msg in found:
             yield msg.data
 
 
 async def events(broker: Broker, subject: str) -> list[Event]:
     """The stored events, parsed."""
-    async with aclosing(said(broker, subject)) as found:
+    async with aclosing(raw(broker, subject)) as found:
         return [parse(data) async for data in found]

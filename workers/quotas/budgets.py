@@ -33,7 +33,7 @@ from workers.clock import Clock
 from workers.intake.waiting_room import WaitingRoom
 from workers.interruption import Interruption
 from workers.jetstream.counters import INCREMENT, Counters, Unanswered
-from workers.jetstream.signal import News, wait
+from workers.jetstream.signal import Signal, wait_for
 from workers.quotas.cost_bounds import bounds_its_output, upper_bound
 from workers.quotas.holds import Holds
 from workers.quotas.rate_limits import Span, left_s
@@ -129,7 +129,7 @@ class Budgets:
         self._new_slots = itertools.count()
         self._outstanding: set[int] = set()
         """Numbers of holds that are not settled."""
-        self._settled = News()
+        self._settled = Signal()
         self._accounts: dict[str, _Account] = {}
         self._owed: list[Hold] = []
 
@@ -183,7 +183,7 @@ class Budgets:
                         "deadline"
                     ) from None
             async with interruption:
-                await wait(settled, at_most_s=min(left_s, _LOOK_S * (0.5 + self._rng.random())))
+                await wait_for(settled, at_most_s=min(left_s, _LOOK_S * (0.5 + self._rng.random())))
 
     async def _try(self, tenant: PublishedTenant, call: BudgetedCall, ask: Ask, account: _Account) -> Reservation:
         hold = Hold(
@@ -253,7 +253,7 @@ class Budgets:
             await self._post(subjects.budget(tenant.slug, window), units(book.cost), msg_id=f"{book.id}:{window}")
         if reservation:
             await self.release(reservation.hold)
-            self._settled.tell()
+            self._settled.notify_all()
 
     async def release(self, hold: Hold) -> None:
         """Raises NotStored."""
@@ -277,7 +277,7 @@ class Budgets:
             await self._post(subject, hold.units, msg_id=f"{hold.name}+")
             await self._post(subject, -hold.returned, msg_id=f"{hold.name}~")
         await self.release(hold)
-        self._settled.tell()
+        self._settled.notify_all()
         log.warning("hold_released", extra={"hold": hold.name, "tenant": hold.tenant})
 
     def owe(self, hold: Hold) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from contracts import streams, subjects
 from contracts.budget import Hold
 from runtime.broker import Broker
-from runtime.jetstream.direct_get import stored
+from runtime.jetstream import direct_get
 from runtime.jetstream.publishing import Publisher
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Holds:
 
     async def _matching(self, keys: str) -> AsyncGenerator[Hold]:
         subject = f"$KV.{subjects.HOLDS_BUCKET}.{keys}"
-        async with aclosing(stored(self._broker, stream=streams.HOLDS, subject=subject)) as found:
+        async with aclosing(direct_get.messages(self._broker, stream=streams.HOLDS, subject=subject)) as found:
             async for msg in found:
                 if not msg.data:
                     continue

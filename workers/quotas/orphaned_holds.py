@@ -17,7 +17,7 @@ GONE_S = 20.0
 _LOOK_S = 5.0
 
 
-class Sweeper:
+class OrphanedHolds:
     def __init__(self, broker: Broker, budgets: Budgets, holds: Holds, *, worker: str, clock: Clock) -> None:
         self._budgets = budgets
         self._holds = holds

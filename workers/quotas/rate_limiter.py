@@ -25,7 +25,7 @@ PATIENCE_S = 1.0
 """How long a request waits for the counters before it starts without them."""
 
 
-class Admission:
+class RateLimiter:
     def __init__(self, broker: Broker, *, defaults: Limits, clock: Clock) -> None:
         self._counters = Counters(broker, within_s=PATIENCE_S)
         self._defaults = defaults

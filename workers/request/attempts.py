@@ -11,15 +11,15 @@ from contracts.providers import PublishedProvider
 from contracts.usage import Cost, Outcome
 from runtime.jetstream.publishing import TooLarge
 from workers import telemetry
-from workers.endpoints.admission import Permit, Visit
+from workers.endpoints.admission import CallPermit, CandidateTries
 from workers.endpoints.circuit_breaker import OutOfService
-from workers.endpoints.routing import Candidate
-from workers.intake.puller import Settlement
+from workers.endpoints.names import Candidate
+from workers.intake.delivery import Ack, Acked, GaveBack
 from workers.interruption import Interrupted, Reason
 from workers.providers.base import Call, Chunk, Finish, Provider, Stated, Target
 from workers.request.job import Job
 from workers.request.services import Services
-from workers.request.settlement import Accounts
+from workers.request.settlement import Settlement
 from workers.request.usage_records import Attempt
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _TOO_LONG = "the answer is larger than one message may be; bound it with max_tok
 
 
 @dataclass(frozen=True, slots=True)
-class Setback:
+class AttemptFailed:
     """An attempt came to nothing."""
 
     error: FleetError
@@ -37,13 +37,13 @@ class Setback:
     """No endpoint may be called for this long."""
 
 
-class Attempts:
-    def __init__(self, pool: str, services: Services, accounts: Accounts) -> None:
+class AttemptRunner:
+    def __init__(self, pool: str, services: Services, accounts: Settlement) -> None:
         self._pool = pool
         self._use = services
         self._accounts = accounts
 
-    async def make(self, job: Job, adapter: Provider, visit: Visit) -> Settlement | Setback:
+    async def make(self, job: Job, adapter: Provider, visit: CandidateTries) -> Ack | AttemptFailed:
         """One vendor call, or the error that prevented it.
 
         A settlement says that the attempt ended the request, and what becomes of its message.
@@ -58,10 +58,10 @@ class Attempts:
             )
         except OutOfService as exc:
             await self._accounts.unreserve(job)
-            return Setback(exc.to_error(), out_of_service_s=exc.retry_after_s)
+            return AttemptFailed(exc.to_error(), out_of_service_s=exc.retry_after_s)
         except FleetError as error:
             await self._accounts.unreserve(job)
-            return Setback(error)
+            return AttemptFailed(error)
         except BaseException:
             await self._accounts.unreserve(job)
             raise
@@ -69,8 +69,8 @@ class Attempts:
             return await self._call_endpoint(job, adapter, visit, configured, permit)
 
     async def _call_endpoint(
-        self, job: Job, adapter: Provider, visit: Visit, configured: PublishedProvider, permit: Permit
-    ) -> Settlement | Setback:
+        self, job: Job, adapter: Provider, visit: CandidateTries, configured: PublishedProvider, permit: CallPermit
+    ) -> Ack | AttemptFailed:
         attempt = Attempt(
             number=job.events.attempt,
             candidate=visit.candidate,
@@ -88,8 +88,8 @@ class Attempts:
         return await self._call_vendor(job, adapter, attempt, call, permit)
 
     async def _call_vendor(
-        self, job: Job, adapter: Provider, attempt: Attempt, call: Call, permit: Permit
-    ) -> Settlement | Setback:
+        self, job: Job, adapter: Provider, attempt: Attempt, call: Call, permit: CallPermit
+    ) -> Ack | AttemptFailed:
         job.delivery.lease.check()
         job.attempts += 1
         if job.attempts == 1:
@@ -115,7 +115,7 @@ class Attempts:
         await permit.completed()
         return await self._complete(job, attempt)
 
-    async def _stream(self, job: Job, adapter: Provider, attempt: Attempt, call: Call, permit: Permit) -> None:
+    async def _stream(self, job: Job, adapter: Provider, attempt: Attempt, call: Call, permit: CallPermit) -> None:
         most = self._use.broker.client.max_payload
         async with aclosing(adapter.stream_completion(call)) as chunks:
             async for item in chunks:
@@ -140,7 +140,7 @@ class Attempts:
         except TooLarge:
             raise InvalidRequest(_TOO_LONG) from None
 
-    async def _complete(self, job: Job, attempt: Attempt) -> Settlement:
+    async def _complete(self, job: Job, attempt: Attempt) -> Ack:
         finish = attempt.finish
         if finish is None:
             raise AssertionError(f"the adapter of {self._pool} ended without a Finish and without an error")
@@ -169,9 +169,9 @@ class Attempts:
             raise InvalidRequest(_TOO_LONG) from None
         await self._accounts.book(job, book)
         note_end(job, self._pool, "completed", "")
-        return Settlement.ACK
+        return Acked()
 
-    async def _set_back(self, job: Job, attempt: Attempt, error: FleetError) -> Setback:
+    async def _set_back(self, job: Job, attempt: Attempt, error: FleetError) -> AttemptFailed:
         book = self._accounts.record(job, attempt, outcome=Outcome.FAILED, error=error)
         await self._accounts.book(job, book)
         job.bill.add(book)
@@ -179,9 +179,9 @@ class Attempts:
             FailedAttempt(provider=attempt.candidate.provider, model=attempt.candidate.model, error=error.to_wire())
         )
         log.debug("attempt_failed", extra={**job.log_facts(), "attempt": attempt.number, "code": error.code})
-        return Setback(error, output_sent=attempt.gathering.started)
+        return AttemptFailed(error, output_sent=attempt.gathering.started)
 
-    async def end_interrupted(self, job: Job, reason: Reason, attempt: Attempt | None = None) -> Settlement:
+    async def end_interrupted(self, job: Job, reason: Reason, attempt: Attempt | None = None) -> Ack:
         """The agent cancelled, or this worker has to go; with an attempt, that one is booked."""
         match reason:
             case Reason.CANCELLED:
@@ -192,13 +192,13 @@ class Attempts:
                 if book:
                     await self._accounts.book(job, book)
                 note_end(job, self._pool, "cancelled", "")
-                return Settlement.ACK
+                return Acked()
             case Reason.DRAINING:
                 if attempt:
                     error = StreamInterrupted("the worker was stopped; another one goes on", provider=self._pool)
                     await self._set_back(job, attempt, error)
                     await job.say_retrying(error, next_up=attempt.candidate)
-                return Settlement.NAK
+                return GaveBack()
             case _:
                 assert_never(reason)
 

@@ -11,7 +11,7 @@ from contracts.wire import TOKEN_PATTERN, utc_now
 from runtime import lenient_json
 from runtime.jetstream.publishing import Publisher, TooLarge
 from workers import telemetry
-from workers.intake.puller import Delivery
+from workers.intake.delivery import Delivery
 
 log = logging.getLogger(__name__)
 

@@ -24,20 +24,21 @@ from contracts.subjects import Provider as ProviderName
 from runtime.jetstream.publishing import NotStored
 from runtime.prices.catalogue import provider_of_model
 from workers import telemetry
-from workers.endpoints.admission import Visit
-from workers.endpoints.routing import Candidate, Routes
+from workers.endpoints.admission import CandidateTries
+from workers.endpoints.names import Candidate
+from workers.endpoints.routing import Routes
+from workers.intake.delivery import Ack, Acked, Delivery, NotNow, Terminated
 from workers.intake.lease import Lost
-from workers.intake.puller import Delivery, NotNow, Settlement
 from workers.interruption import Interrupted, Interruption
 from workers.providers.base import CredentialReplaced, Provider
 from workers.request import policy, recovery, usage_records
-from workers.request.attempts import Attempts, Setback, note_end
+from workers.request.attempts import AttemptFailed, AttemptRunner, note_end
 from workers.request.dead_letters import bury, reply_address
 from workers.request.events import EventStream
 from workers.request.handover import hand_over, is_proven
 from workers.request.job import Job, check_model, parse_handover, parse_request
 from workers.request.services import Services
-from workers.request.settlement import Accounts
+from workers.request.settlement import Settlement
 from workers.request.takeover import Takeover
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,11 @@ class Execution:
         self._pool = pool
         self._adapter = adapter
         self._use = services
-        accounts = Accounts(services)
-        self._attempts = Attempts(pool, services, accounts)
+        accounts = Settlement(services)
+        self._attempts = AttemptRunner(pool, services, accounts)
         self._takeover = Takeover(pool, services, accounts)
 
-    async def run(self, delivery: Delivery) -> Settlement:
+    async def run(self, delivery: Delivery) -> Ack:
         """Raises only what means "deliver this again": NATS does not confirm, or a bug of ours after the end."""
         if delivery.deliveries > 1:
             telemetry.REDELIVERIES.labels(self._pool).inc()
@@ -94,7 +95,7 @@ class Execution:
             await self._use.live.say_what_was_lost(job.events)
             return settlement
 
-    async def _run(self, job: Job) -> Settlement:
+    async def _run(self, job: Job) -> Ack:
         try:
             return await self._serve(job)
         except Interrupted as interrupted:
@@ -112,7 +113,7 @@ class Execution:
             log.exception("request_crashed", extra=job.log_facts())
             return await self._fail(job, InternalError("the fleet failed on this request; its operators can see why"))
 
-    async def _serve(self, job: Job) -> Settlement:
+    async def _serve(self, job: Job) -> Ack:
         await self._inherit(job)
         if (settled := await self._takeover.settle_the_past(job)) is not None:
             return settled
@@ -123,8 +124,8 @@ class Execution:
             candidate = job.candidates.pop(0)
             if candidate.provider != self._pool or self._adapter is None:
                 return await self._move(job, candidate)
-            result = await self._try(job, self._adapter, Visit(candidate))
-            if isinstance(result, Settlement):
+            result = await self._try(job, self._adapter, CandidateTries(candidate))
+            if isinstance(result, Ack):
                 return result
             await job.say_retrying(result, next_up=job.candidates[0])
 
@@ -164,7 +165,7 @@ class Execution:
                 job.tenant, key=str(job.delivery.stream_seq), delivered_before=delivered_before
             )
 
-    async def _move(self, job: Job, to: Candidate) -> Settlement:
+    async def _move(self, job: Job, to: Candidate) -> Ack:
         if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:
             raise NoProvider(f"the request was handed over {job.handover.hops} times and found no provider")
         await hand_over(
@@ -176,13 +177,13 @@ class Execution:
             time_left_s=self._time_left_s(job),
         )
         log.info("handed_over", extra={**job.log_facts(), "to": str(to)})
-        return Settlement.ACK
+        return Acked()
 
-    async def _try(self, job: Job, adapter: Provider, visit: Visit) -> Settlement | FleetError:
+    async def _try(self, job: Job, adapter: Provider, visit: CandidateTries) -> Ack | FleetError:
         """Works on one candidate until the request has ended, or the error that makes the next candidate due."""
         while True:
             result = await self._attempts.make(job, adapter, visit)
-            if isinstance(result, Settlement):
+            if isinstance(result, Ack):
                 return result
             error = result.error
             job.drop_smaller_windows(visit.candidate, error)
@@ -208,7 +209,7 @@ class Execution:
                     raise error
             self._check_deadline(job)
 
-    async def _decide(self, job: Job, visit: Visit, setback: Setback) -> policy.Decision:
+    async def _decide(self, job: Job, visit: CandidateTries, setback: AttemptFailed) -> policy.Decision:
         return policy.decide(
             setback.error,
             policy.Situation(
@@ -226,7 +227,7 @@ class Execution:
             ),
         )
 
-    async def _has_newer_credential(self, job: Job, visit: Visit, error: FleetError) -> bool:
+    async def _has_newer_credential(self, job: Job, visit: CandidateTries, error: FleetError) -> bool:
         """The key is read anew once for each candidate."""
         if isinstance(error, CredentialReplaced):
             return True
@@ -235,15 +236,15 @@ class Execution:
         visit.key_read_anew = True
         return await self._use.endpoints.key_has_changed(visit, tenant=job.address.tenant)
 
-    async def _fail(self, job: Job, error: FleetError) -> Settlement:
+    async def _fail(self, job: Job, error: FleetError) -> Ack:
         job.delivery.lease.check()
         await job.events.failed(
             job.with_left_out(error), attempts=tuple(job.history), usage=job.bill.usage, cost=job.bill.cost()
         )
         note_end(job, self._pool, "failed", error.code)
-        return Settlement.ACK
+        return Acked()
 
-    async def _reject(self, delivery: Delivery, error: MalformedRequest) -> Settlement:
+    async def _reject(self, delivery: Delivery, error: MalformedRequest) -> Ack:
         """Not a request that could be worked on: the bytes are kept, and the agent is told where it can be known."""
         await bury(self._use.publisher, delivery, error, provider=self._pool)
         if address := reply_address(delivery):
@@ -257,7 +258,7 @@ class Execution:
             nothing = usage_records.Bill()
             await events.failed(error.to_wire(), attempts=(), usage=nothing.usage, cost=nothing.cost())
         telemetry.REQUESTS.labels(self._pool, "failed", error.code).inc()
-        return Settlement.TERM
+        return Terminated()
 
     def _check_deadline(self, job: Job) -> None:
         if self._time_left_s(job) <= 0:

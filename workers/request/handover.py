@@ -14,7 +14,7 @@ from contracts.errors import InvalidRequest, QueueFull
 from runtime.jetstream.publishing import Publisher, SubjectFull, TooLarge
 from runtime.sealing import Keyring, UnsealError
 from workers import telemetry
-from workers.endpoints.routing import Candidate
+from workers.endpoints.names import Candidate
 from workers.request.job import Job
 
 _TTL_SLACK_S = 60

@@ -15,8 +15,8 @@ from contracts.requests import DEFAULT_DEADLINE_S, CompletionRequest
 from contracts.subjects import RequestAddress
 from runtime import lenient_json
 from runtime.prices.catalogue import context_window
-from workers.endpoints.routing import Candidate
-from workers.intake.puller import Delivery
+from workers.endpoints.names import Candidate
+from workers.intake.delivery import Delivery
 from workers.interruption import Interruption
 from workers.quotas.budgets import Reservation
 from workers.request.events import EventStream

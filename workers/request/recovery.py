@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from contracts.errors import InternalError
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, FailedAttempt, Retrying, Started
-from workers.endpoints.routing import Candidate
+from workers.endpoints.names import Candidate
 
 MAX_DEAD_ATTEMPTS = 3
 """A request whose worker died this often is poison."""

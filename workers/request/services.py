@@ -9,11 +9,11 @@ from runtime.jetstream.publishing import Publisher
 from runtime.sealing import Keyring
 from workers.clock import Clock
 from workers.control.cancellations import Cancellations
-from workers.endpoints.admission import Endpoints
+from workers.endpoints.admission import EndpointGate
 from workers.endpoints.configuration import Configuration
 from workers.intake.waiting_room import WaitingRoom
 from workers.quotas.budgets import Budgets
-from workers.quotas.rate_limiter import Admission
+from workers.quotas.rate_limiter import RateLimiter
 from workers.request.events import LiveStreams
 
 
@@ -23,12 +23,12 @@ class Services:
     broker: Broker
     publisher: Publisher
     config: Configuration
-    endpoints: Endpoints
+    endpoints: EndpointGate
     keyring: Keyring
     default_models: Mapping[str, str]
     cancellations: Cancellations
     live: LiveStreams
-    admission: Admission
+    admission: RateLimiter
     budgets: Budgets
     waiting: WaitingRoom
     clock: Clock

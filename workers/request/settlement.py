@@ -8,7 +8,7 @@ from contracts.events import Started
 from contracts.usage import Outcome, UsageRecord
 from runtime.jetstream.publishing import TooLarge
 from workers import telemetry
-from workers.endpoints.routing import Candidate
+from workers.endpoints.names import Candidate
 from workers.quotas.budgets import BudgetedCall
 from workers.request import recovery, usage_records
 from workers.request.job import Job
@@ -18,7 +18,7 @@ from workers.request.usage_records import Attempt
 log = logging.getLogger(__name__)
 
 
-class Accounts:
+class Settlement:
     def __init__(self, services: Services) -> None:
         self._use = services
 

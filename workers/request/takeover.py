@@ -5,14 +5,14 @@ import logging
 import nats.errors
 
 from contracts.errors import StreamInterrupted
-from workers.intake.puller import NotNow, Settlement
+from workers.intake.delivery import Ack, Acked, NotNow
 from workers.jetstream import stored_events
-from workers.jetstream.server_memory import Memory, memory
+from workers.jetstream.server_memory import ServerMemory, replies_kept_since
 from workers.request import policy, recovery
 from workers.request.events import SAID_AGAIN_S
 from workers.request.job import Job
 from workers.request.services import Services
-from workers.request.settlement import Accounts
+from workers.request.settlement import Settlement
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,12 @@ _WAITS = 5
 
 
 class Takeover:
-    def __init__(self, pool: str, services: Services, accounts: Accounts) -> None:
+    def __init__(self, pool: str, services: Services, accounts: Settlement) -> None:
         self._pool = pool
         self._use = services
         self._accounts = accounts
 
-    async def settle_the_past(self, job: Job) -> Settlement | None:
+    async def settle_the_past(self, job: Job) -> Ack | None:
         """What an earlier delivery left to do: books what is not booked. None: the request goes on here."""
         if not job.may_have_a_past:
             return None
@@ -40,11 +40,11 @@ class Takeover:
             job.events.go_on_after(past.last)
             return None
         if recovery.has_moved(past, pool=self._pool):
-            return Settlement.ACK
+            return Acked()
         if past.last_started is not None and not past.booked:
             await self._accounts.book_dead(job, past, past.last_started)
         if past.ended:
-            return Settlement.ACK
+            return Acked()
         job.attempts += past.vendor_calls
         job.history += past.failed
         job.candidates = recovery.remaining(past, job.candidates)
@@ -70,7 +70,7 @@ class Takeover:
             past = recovery.read([event for event in events if event.attempt >= job.events.attempt])
             if job.delivery.deliveries == 1 and not job.delivery.may_be_again:
                 return past, False
-            kept = await memory(self._use.broker)
+            kept = await replies_kept_since(self._use.broker)
         except (nats.errors.Error, TimeoutError) as exc:
             raise NotNow(_NO_ANSWER_S) from exc
         if kept is not None and kept.begins_at <= job.delivery.queued_at:
@@ -79,7 +79,7 @@ class Takeover:
             self._wait_for_others(job, kept)
         return past, True
 
-    def _wait_for_others(self, job: Job, kept: Memory | None) -> None:
+    def _wait_for_others(self, job: Job, kept: ServerMemory | None) -> None:
         """Raises NotNow as long as other workers may yet say again what they had said."""
         waits = job.delivery.may_be_again and job.delivery.deliveries <= _WAITS
         if waits and (kept is None or kept.age_s < SAID_AGAIN_S):

@@ -11,7 +11,7 @@ from contracts.providers import Price
 from contracts.requests import CompletionRequest
 from contracts.usage import Cost, Outcome, TokenCounts, Usage, UsageRecord, UsageSource, record_id
 from runtime.prices.pricing import price
-from workers.endpoints.routing import Candidate
+from workers.endpoints.names import Candidate
 from workers.providers.base import Chunk, Finish, Gathering, Stated
 from workers.providers.shared import token_estimates
 from workers.providers.shared.replies.token_counts import MAX_PARTS, plausible

@@ -1,0 +1,68 @@
+"""A request as JetStream delivered it, and what JetStream is told of it afterwards."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.subjects import Priority
+from workers.intake.lease import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The request is done, or another message carries it on: it leaves the queue (`+ACK`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GaveBack:
+    """Another worker, or this one later, works on the request (`-NAK`)."""
+
+    delay_s: float = 0.0
+    """JetStream delivers it again after so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """The message can never be worked on, and is not delivered again (`+TERM`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotAcked:
+    """Nothing is said: the request may be another worker's by now."""
+
+
+Ack = Acked | GaveBack | Terminated | NotAcked
+"""What JetStream is told of a message after it was worked on."""
+
+
+class NotNow(Exception):
+    """The request cannot go on yet, and is to be delivered again after a while."""
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__(f"not for {delay_s:.1f} s")
+        self.delay_s = delay_s
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """A request as JetStream delivered it."""
+
+    subject: str
+    data: bytes
+    headers: dict[str, str]
+    ack_subject: str
+    deliveries: int
+    """1 the first time."""
+    queued_at: datetime
+    """When it entered the stream."""
+    priority: Priority
+    stream_seq: int
+    may_be_again: bool
+    """It was stored before we met this server, which may have given it to a worker, been killed and forgotten that."""
+    ids_known: bool
+    """When it was stored, JetStream knew the ids of all that was stored before, and would have dropped a copy."""
+    lease: Lease
+    """Whether it is still this worker's."""
+
+    @property
+    def tenant(self) -> str:
+        return self.subject.rsplit(".", 1)[-1]
