@@ -117,34 +117,50 @@ class RequestError(FleetError):
 
 
 class MalformedRequest(RequestError):
+    """The request is no JSON, breaks the schema, is too large, or names another tenant than its subject does."""
+
     code = ErrorCode.MALFORMED_REQUEST
 
 
 class UnknownTenant(RequestError):
+    """The tenant of the request or of the question is not configured."""
+
     code = ErrorCode.UNKNOWN_TENANT
 
 
 class UnknownModel(RequestError):
+    """No provider of the tenant offers the model, or a provider was named that has no default model."""
+
     code = ErrorCode.UNKNOWN_MODEL
 
 
 class NoProvider(RequestError):
+    """The tenant has no active provider for the request, or its endpoint is at an address that must not be called."""
+
     code = ErrorCode.NO_PROVIDER
 
 
 class UnsupportedFeature(RequestError):
+    """The provider's interface cannot express something that the request asks for."""
+
     code = ErrorCode.UNSUPPORTED_FEATURE
 
 
 class InvalidRequest(RequestError):
+    """The vendor refuses the request as wrong, or the request or its answer cannot be passed on as it is."""
+
     code = ErrorCode.INVALID_REQUEST
 
 
 class ContextLengthExceeded(RequestError):
+    """The request, with the room for its answer, is longer than the model's context window."""
+
     code = ErrorCode.CONTEXT_LENGTH_EXCEEDED
 
 
 class ContentFiltered(RequestError):
+    """The vendor's safety rules refuse the request before there is an answer."""
+
     code = ErrorCode.CONTENT_FILTERED
 
 
@@ -153,21 +169,32 @@ class VendorError(FleetError):
 
 
 class RateLimited(VendorError):
+    """The vendor answers that too much was asked of it in too short a time; `retry_after_s` is when it named one."""
+
     code = ErrorCode.RATE_LIMITED
     retryable = True
 
 
 class Overloaded(VendorError):
+    """The vendor answers that it has no capacity at the moment."""
+
     code = ErrorCode.OVERLOADED
     retryable = True
 
 
 class ProviderUnavailable(VendorError):
+    """The vendor cannot be reached, fails, or answers with what is no answer (a proxy's page).
+
+    The client also raises it when NATS or the fleet's workers cannot be asked.
+    """
+
     code = ErrorCode.PROVIDER_UNAVAILABLE
     retryable = True
 
 
 class ProviderTimeout(VendorError):
+    """The vendor did not connect, begin, go on or end within the time limits of the provider."""
+
     code = ErrorCode.PROVIDER_TIMEOUT
     retryable = True
 
@@ -180,14 +207,20 @@ class StreamInterrupted(VendorError):
 
 
 class AuthenticationFailed(VendorError):
+    """The vendor refuses the key (401, 403), or the stored key is none that the provider's `auth` can use."""
+
     code = ErrorCode.AUTHENTICATION_FAILED
 
 
 class QuotaExhausted(VendorError):
+    """The vendor account's credit or quota is used up; waiting does not bring it back."""
+
     code = ErrorCode.QUOTA_EXHAUSTED
 
 
 class ModelNotFound(VendorError):
+    """The vendor has no such model or deployment, or the account may not use it."""
+
     code = ErrorCode.MODEL_NOT_FOUND
 
 
@@ -198,18 +231,26 @@ class LimitError(FleetError):
 
 
 class TenantRateLimited(LimitError):
+    """The tenant's requests or tokens of this minute or day are used up."""
+
     code = ErrorCode.TENANT_RATE_LIMITED
 
 
 class BudgetExceeded(LimitError):
+    """What is left of the tenant's daily budget does not cover the next call."""
+
     code = ErrorCode.BUDGET_EXCEEDED
 
 
 class QueueFull(LimitError):
+    """The tenant's queue for a pool holds as many requests as it may."""
+
     code = ErrorCode.QUEUE_FULL
 
 
 class DeadlineExceeded(FleetError):
+    """The request's deadline passed before it was complete."""
+
     code = ErrorCode.DEADLINE_EXCEEDED
 
 
@@ -221,6 +262,8 @@ class KeyUnavailable(FleetError):
 
 
 class InternalError(FleetError):
+    """The fleet itself failed on the request: a bug, or a request that killed the workers which ran it."""
+
     code = ErrorCode.INTERNAL
 
 

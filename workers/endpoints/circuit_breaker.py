@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from contracts import subjects
 from contracts.control import MSG_TTL
+from contracts.error_rules import RULES
 from contracts.errors import BY_CODE, ErrorCode, FleetError
 from contracts.health import OpenCircuit
 from runtime.broker import Broker
@@ -48,18 +49,6 @@ _ANSWER_S = 1.0
 _SOON_S = 0.1
 NOTHING_THERE = "wrong last sequence: 0"
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
-
-BREAKS = frozenset(
-    {
-        ErrorCode.OVERLOADED,
-        ErrorCode.PROVIDER_UNAVAILABLE,
-        ErrorCode.PROVIDER_TIMEOUT,
-        ErrorCode.STREAM_INTERRUPTED,
-        ErrorCode.AUTHENTICATION_FAILED,
-        ErrorCode.QUOTA_EXHAUSTED,
-    }
-)
-"""Errors of the endpoint or its key; all others say that it works."""
 
 
 class OutOfService(Exception):
@@ -297,7 +286,7 @@ class BreakerToken:
             await self._breaker.note_success(self._endpoint, epoch=self._epoch, probes=self._probes)
 
     async def failed(self, error: FleetError) -> None:
-        if error.code not in BREAKS and error.code is not ErrorCode.RATE_LIMITED:
+        if not RULES[error.code].breaks_circuit and error.code is not ErrorCode.RATE_LIMITED:
             await self.succeeded()
         elif not self._told:
             self._told = True

@@ -1,11 +1,13 @@
 """What follows an error: a pure decision, made from the error and from how far the request has come.
 
-The table of codes is the contract's (docs/contract.md, "Errors"). There is no other retry loop around vendor calls: SDK
-retries are off, adapters make one call for each attempt, and the execution only carries out what is decided here.
+What each code allows stands in contracts/error_rules.py, and in docs/contract.md, "Errors". There is no other retry
+loop around vendor calls: SDK retries are off, adapters make one call for each attempt, and the execution only carries
+out what is decided here.
 """
 
 from dataclasses import dataclass
 
+from contracts.error_rules import RULES, Remedy
 from contracts.errors import ErrorCode, FleetError
 from contracts.requests import OnInterrupt
 
@@ -19,33 +21,6 @@ PATIENCE_S = 15.0
 SERVICE_PATIENCE_S = 30.0
 """How long a request waits for an endpoint that fails to come back, when there is no alternative. For one that only
 asked to wait, it waits until its deadline."""
-
-_TRANSIENT = {
-    ErrorCode.RATE_LIMITED,
-    ErrorCode.OVERLOADED,
-    ErrorCode.PROVIDER_UNAVAILABLE,
-    ErrorCode.PROVIDER_TIMEOUT,
-    ErrorCode.STREAM_INTERRUPTED,
-    ErrorCode.KEY_UNAVAILABLE,
-}
-_TRY_ELSEWHERE = {
-    ErrorCode.AUTHENTICATION_FAILED,
-    ErrorCode.QUOTA_EXHAUSTED,
-    ErrorCode.MODEL_NOT_FOUND,
-}
-_NEXT_FALLBACK = {
-    ErrorCode.UNSUPPORTED_FEATURE,
-    ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-    ErrorCode.NO_PROVIDER,
-    ErrorCode.UNKNOWN_MODEL,
-}
-_BROKEN_OFF = {
-    ErrorCode.OVERLOADED,
-    ErrorCode.PROVIDER_UNAVAILABLE,
-    ErrorCode.PROVIDER_TIMEOUT,
-    ErrorCode.STREAM_INTERRUPTED,
-    ErrorCode.RATE_LIMITED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +82,20 @@ Decision = RetryHere | AwaitService | NextEndpoint | NextFallback | Fail | FailI
 
 
 def decide(error: FleetError, now: Situation) -> Decision:
+    rule = RULES[error.code]
     if now.out_of_service_s is not None:
         return _await_or_move(error, now, out_of_service_s=now.out_of_service_s)
-    if now.output_sent and now.on_interrupt == "fail" and error.code in _BROKEN_OFF:
+    if now.output_sent and now.on_interrupt == "fail" and rule.breaks_stream:
         return FailInterrupted()
     if now.attempts >= MAX_ATTEMPTS:
         return Fail()
     if now.has_newer_credential and now.tries_here < MAX_TRIES_PER_ENDPOINT:
         return RetryHere(0)
-    if error.code in _TRANSIENT:
+    if rule.remedy is Remedy.RETRY:
         return _wait_or_move(error, now)
-    if error.code in _TRY_ELSEWHERE and now.endpoints_left:
+    if rule.remedy is Remedy.OTHER_ENDPOINT and now.endpoints_left:
         return NextEndpoint()
-    if error.code in _TRY_ELSEWHERE | _NEXT_FALLBACK and now.fallbacks_left:
+    if rule.remedy is not Remedy.FAIL and now.fallbacks_left:
         return NextFallback()
     return Fail()
 

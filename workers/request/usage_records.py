@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
+from contracts.error_rules import RULES
 from contracts.errors import ErrorCode, FleetError, from_wire
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started
 from contracts.providers import Price
@@ -15,8 +16,6 @@ from workers.endpoints.names import Candidate
 from workers.providers.base import Chunk, Finish, Gathering, Stated
 from workers.providers.shared import token_estimates
 from workers.providers.shared.replies.token_counts import MAX_PARTS, plausible
-
-_MAY_HAVE_WORKED = frozenset({ErrorCode.PROVIDER_TIMEOUT, ErrorCode.STREAM_INTERRUPTED, ErrorCode.DEADLINE_EXCEEDED})
 
 _MOST_NAME_CHARS = 256
 """Of a model and a reply as the vendor calls them."""
@@ -132,7 +131,7 @@ def _was_worked_on(attempt: Attempt, error: FleetError | None) -> bool:
     """Also true when nobody can know: a vendor that was asked and silent may have worked, and bills it."""
     if error is None or attempt.answer is not None or attempt.gathering.started:
         return True
-    return error.status is None and error.code in _MAY_HAVE_WORKED
+    return error.status is None and RULES[error.code].may_have_worked
 
 
 def record(

@@ -23,6 +23,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
+from contracts.error_rules import RULES
 from contracts.errors import BY_CODE, ErrorCode, FleetError, InvalidRequest, StreamInterrupted
 from contracts.events import FinishReason, ToolCallDelta
 from contracts.providers import Price
@@ -37,24 +38,12 @@ from workers.providers.shared.cost_estimates import cost_estimate
 from workers.providers.shared.http.time_limits import TimeLimits
 
 _REMEMBERED_REQUESTS = 10_000
-_ON_LINE = frozenset(ErrorCode) - {
-    ErrorCode.MALFORMED_REQUEST,
-    ErrorCode.UNKNOWN_TENANT,
-    ErrorCode.UNKNOWN_MODEL,
-    ErrorCode.NO_PROVIDER,
-    ErrorCode.TENANT_RATE_LIMITED,
-    ErrorCode.BUDGET_EXCEEDED,
-    ErrorCode.QUEUE_FULL,
-    ErrorCode.DEADLINE_EXCEEDED,
-    ErrorCode.KEY_UNAVAILABLE,
-    ErrorCode.INTERNAL,
-}
-"""The codes that a call of a vendor can end with."""
 
 
 def _of_a_vendor(code: ErrorCode) -> ErrorCode:
-    if code not in _ON_LINE:
-        raise ValueError(f"no vendor fails with {code}; one of {', '.join(sorted(_ON_LINE))} is needed")
+    if not RULES[code].can_come_from_vendor:
+        possible = sorted(other for other, rule in RULES.items() if rule.can_come_from_vendor)
+        raise ValueError(f"no vendor fails with {code}; one of {', '.join(possible)} is needed")
     return code
 
 
