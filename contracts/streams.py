@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from contracts import subjects
+from contracts import jetstream_codes, subjects
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import AUTO, Priority, Provider
 
@@ -45,7 +45,6 @@ _DAY = 86_400 * _SECOND
 _COUNTER_BYTES = 256 * 1024**2
 """About two million counters; beyond it those go that were not touched for longest."""
 _NOT_FOUND = 404
-_ALREADY_EXISTS = {10058, 10148, 10013, 10105}
 
 Request = Callable[[str, bytes], Awaitable[bytes]]
 """Sends a request to a subject and returns the answer's payload."""
@@ -293,7 +292,7 @@ async def _ensure_stream(request: Request, config: Config) -> None:
         try:
             await _call(request, f"$JS.API.STREAM.CREATE.{name}", config)
         except JetStreamError as race:
-            if race.err_code not in _ALREADY_EXISTS:
+            if race.err_code not in jetstream_codes.ALREADY_EXISTS:
                 raise
         return
     for field in _LOSES_DATA:

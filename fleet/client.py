@@ -32,7 +32,7 @@ from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from contracts import subjects
+from contracts import jetstream_codes, subjects
 from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume
 from contracts.errors import (
     DeadlineExceeded,
@@ -73,7 +73,6 @@ _GAP_S = 0.5
 _LOST_S, _UNKNOWN_S = 5.0, 30.0
 """An event that is not stored either is given up after so long; and after so long where nobody answers. By then workers
 have said again what a restarted server had forgotten. The stream goes on without it: `completed` holds the answer."""
-_SUBJECT_FULL = 10077
 _HEADER_ROOM_BYTES = 1024
 """The server counts headers, and closes the connection of who sends too much."""
 
@@ -410,7 +409,7 @@ class Client:
                 )
                 return
             except nats.js.errors.APIError as exc:
-                full = exc.err_code == _SUBJECT_FULL
+                full = exc.err_code == jetstream_codes.STORE_FAILED
                 problem = exc.description or str(exc)
                 if not full and exc.code != 503:
                     raise InvalidRequest(f"NATS refused the request: {problem}") from exc

@@ -18,7 +18,7 @@ import nats.errors
 from nats.aio.client import Client as Nats
 from nats.aio.client import Srv
 
-from contracts import streams
+from contracts import jetstream_codes, streams
 from runtime.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ CONNECT_TIMEOUT_S = 5
 RECONNECT_WAIT_S = 0.5
 REQUEST_TIMEOUT_S = 10
 _CLOSE_S = 1.0
-_NO_PEERS = 10005
-"""JetStream's error code for too few nodes to place a stream on."""
 _PEERS_S, _PEERS_AGAIN_S = 15.0, 0.5
 _PENDING_BYTES = 64 * 1024 * 1024
 
@@ -197,7 +195,7 @@ async def _ensure(broker: Broker, settings: BrokerSettings) -> None:
         try:
             await streams.ensure(broker.request, settings.sizes())
         except streams.JetStreamError as exc:
-            if exc.err_code != _NO_PEERS or time.monotonic() > give_up:
+            if exc.err_code != jetstream_codes.NO_PEERS or time.monotonic() > give_up:
                 raise
             await asyncio.sleep(_PEERS_AGAIN_S)
         else:

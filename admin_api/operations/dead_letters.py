@@ -26,7 +26,7 @@ from admin_api.access.principals import Principal, Role
 from admin_api.control_plane import ControlPlane
 from admin_api.http.pagination import Page, Paging, decode, encode
 from admin_api.http.problems import conflict, not_found, unavailable
-from contracts import subjects
+from contracts import jetstream_codes, subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID, REPLAY
 from contracts.streams import DEAD
 from contracts.wire import TOKEN_PATTERN
@@ -49,7 +49,6 @@ _OPEN_UP_TO = 64 * 1024
 """Bytes of a letter that is opened for a list, to see whose it is."""
 _OPEN_AT_ONCE = 16
 _IDLE_CONSUMER_S = 30
-_QUEUE_FULL = 10077
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 _TIME: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
@@ -332,7 +331,7 @@ def _nats_errors() -> Generator[None]:
     try:
         yield
     except nats.js.errors.APIError as exc:
-        if exc.err_code == _QUEUE_FULL:
+        if exc.err_code == jetstream_codes.STORE_FAILED:
             raise unavailable("the tenant's queue is full; try again later") from exc
         raise unavailable(f"JetStream refuses: {exc.description}") from exc
     except (nats.errors.Error, TimeoutError) as exc:

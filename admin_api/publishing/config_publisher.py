@@ -20,7 +20,7 @@ from sqlalchemy import Table, select, update
 from admin_api.database import Database, DatabaseUnavailable
 from admin_api.publishing import worker_config
 from admin_api.publishing.worker_config import Published
-from contracts import subjects
+from contracts import jetstream_codes, subjects
 from migrations.schema import llm_providers, tenants
 from runtime.broker import Broker, reason
 
@@ -32,7 +32,6 @@ _TIMEOUT_S = 5
 _SNAPSHOT_TIMEOUT_S = 30
 _PUT_TRIES = 5
 
-_WRONG_LAST_SEQUENCE = (10071, 10164)
 _NATS_ERRORS = (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError)
 
 
@@ -185,7 +184,7 @@ class Publisher:
         try:
             await bucket.delete(key, last=seen.sequence)
         except nats.js.errors.APIError as exc:
-            if exc.err_code not in _WRONG_LAST_SEQUENCE:
+            if exc.err_code not in jetstream_codes.LOST_COMPARE_AND_SET:
                 raise
 
     async def _open(self) -> KeyValue:

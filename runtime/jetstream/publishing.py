@@ -7,6 +7,7 @@ import nats.errors
 import nats.js.errors
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from contracts import jetstream_codes
 from contracts.control import MSG_ID
 from runtime.broker import Broker
 
@@ -15,10 +16,6 @@ log = logging.getLogger(__name__)
 _ACK_TIMEOUT_S = 2.0
 _TRIES = 20
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 1.0
-MAX_MESSAGES_PER_SUBJECT = 10077
-"""JetStream's error code for a subject that is full."""
-_HEADERS_TOO_LARGE = 10097
-"""JetStream's error code for more than 64 KiB of headers."""
 
 _PASSING = (nats.errors.TimeoutError, nats.js.errors.NoStreamResponseError, nats.js.errors.ServiceUnavailableError)
 
@@ -71,9 +68,9 @@ class Publisher:
         except _PASSING as exc:
             raise NotStored(f"{subject}: not confirmed after {_TRIES} tries") from exc
         except nats.js.errors.APIError as exc:
-            if exc.err_code == MAX_MESSAGES_PER_SUBJECT:
+            if exc.err_code == jetstream_codes.STORE_FAILED:
                 raise SubjectFull(subject) from exc
-            if exc.err_code == _HEADERS_TOO_LARGE:
+            if exc.err_code == jetstream_codes.HEADERS_TOO_LARGE:
                 raise TooLarge(subject) from exc
             raise NotStored(f"{subject}: {exc.description}") from exc
 

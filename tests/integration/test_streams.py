@@ -11,7 +11,7 @@ import pytest_asyncio
 from nats.aio.client import Client
 from nats.js.errors import APIError, NoStreamResponseError
 
-from contracts import streams, subjects
+from contracts import jetstream_codes, streams, subjects
 from contracts.control import MSG_ID, MSG_TTL
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.streams import JetStreamError, Sizes, StreamMismatch
@@ -175,7 +175,7 @@ async def test_refuses_a_pool_that_reads_other_subjects(client: Client, request_
 async def test_says_what_the_server_refuses(request_api: streams.Request) -> None:
     with pytest.raises(JetStreamError, match=r"LLM_REQUESTS: .*replicas") as refused:
         await streams.ensure(request_api, Sizes(replicas=3))
-    assert refused.value.err_code == 10074
+    assert refused.value.err_code == jetstream_codes.REPLICAS_NOT_SUPPORTED
 
 
 async def create(client: Client, name: str, wrong: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ async def test_a_tenant_that_floods_is_stopped_and_others_are_not(client: Client
         await js.publish(SUBJECT, b"{}", headers={MSG_ID: f"r{number}"})
     with pytest.raises(APIError) as refused:
         await js.publish(SUBJECT, b"{}", headers={MSG_ID: "r2"})
-    assert refused.value.err_code == 10077
+    assert refused.value.err_code == jetstream_codes.STORE_FAILED
     await js.publish(subjects.request("openai", Priority.INTERACTIVE, "quiet"), b"{}", headers={MSG_ID: "q0"})
     await js.publish(subjects.request("openai", Priority.BACKGROUND, "acme"), b"{}", headers={MSG_ID: "b0"})
 
