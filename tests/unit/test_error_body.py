@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from workers.providers.shared.errors.error_body import NOTHING, is_error, reported
+from workers.providers.shared.errors.body import NOTHING, is_error, reported
 
 
 @pytest.mark.parametrize(

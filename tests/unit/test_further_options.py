@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from workers.providers.shared.requests.further_options import merged, overlaid
+from workers.providers.shared.requests.options import merged, overlaid
 
 
 @pytest.mark.parametrize("put", [overlaid, merged])

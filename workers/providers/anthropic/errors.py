@@ -1,6 +1,6 @@
 """The one table from what the anthropic SDK raises, and what the vendor reports, to the errors of the contract.
 
-Order: the code of the cause, the words for a refused text, what all vendors' names and words mean (`error_words`; many
+Order: the code of the cause, the words for a refused text, what all vendors' names and words mean (`words.py`; many
 servers speak this API), the type, the HTTP status, and last the SDK's class. Inside a stream there is no status.
 """
 
@@ -26,7 +26,7 @@ from contracts.errors import (
     RateLimited,
 )
 from contracts.wire import utc_now
-from workers.providers.shared.errors.error_body import Reported, reported
+from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.vendor_errors import answered, cause_of, first_of, of_class, of_status, redact
 from workers.providers.shared.http.transport import describe
 

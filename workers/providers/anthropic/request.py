@@ -31,7 +31,7 @@ from contracts.requests import (
 )
 from workers.providers.anthropic.models import Abilities, abilities
 from workers.providers.shared.requests import images
-from workers.providers.shared.requests.further_options import overlaid
+from workers.providers.shared.requests.options import overlaid
 from workers.providers.shared.requests.tool_arguments import as_object
 from workers.providers.shared.requests.tool_schemas import object_schema
 from workers.providers.shared.requests.turns import OPENING, check_says_something, nothing_said

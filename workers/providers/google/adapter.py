@@ -44,7 +44,7 @@ from workers.providers.shared.http.reading import read_to_end
 from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
 from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 from workers.providers.shared.json_text import NO_JSON
-from workers.providers.shared.requests.further_options import merged
+from workers.providers.shared.requests.options import merged
 
 BASE_URL = "https://generativelanguage.googleapis.com"
 MODELS_PER_PAGE = 1000

@@ -1,7 +1,7 @@
 """The one table from what google-genai raises, and what Gemini reports, to the errors of the contract.
 
 Order: the reason that the details name (google.rpc.ErrorInfo), the words for which Google has no name of its own, what
-all vendors' names and words mean (`error_words`), the HTTP status, the status's name (google.rpc.Code), and last the
+all vendors' names and words mean (`words.py`), the HTTP status, the status's name (google.rpc.Code), and last the
 SDK's class.
 Source: https://cloud.google.com/apis/design/errors and "Troubleshooting" of the Gemini API.
 """
@@ -26,7 +26,7 @@ from contracts.errors import (
     RateLimited,
     StreamInterrupted,
 )
-from workers.providers.shared.errors.error_body import Reported, reported
+from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.vendor_errors import (
     BY_STATUS,
     answered,

@@ -18,7 +18,7 @@ from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.events import ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish, Stated, service_tier
-from workers.providers.shared.errors.error_body import is_error
+from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.reply_body import ReplyBody
 from workers.providers.shared.http.sse import Event, EventTooLarge

@@ -1,6 +1,6 @@
 """From what Ollama reports to the errors of the contract: `{"error": "…"}`, with a status or inside the stream.
 
-There are no codes, so words decide: Ollama's own, then what all vendors' words mean (`error_words`; other servers speak
+There are no codes, so words decide: Ollama's own, then what all vendors' words mean (`words.py`; other servers speak
 its API too, and its cloud passes on the words of others), then the status.
 """
 
@@ -23,7 +23,7 @@ from contracts.errors import (
     QuotaExhausted,
     UnsupportedFeature,
 )
-from workers.providers.shared.errors.error_body import Reported, reported
+from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.vendor_errors import answered, cause_of, of_class, of_status
 from workers.providers.shared.http.transport import describe
 from workers.providers.shared.json_text import NO_JSON

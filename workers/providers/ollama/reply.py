@@ -10,7 +10,7 @@ from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish, Stated
 from workers.providers.ollama.request import NAME
-from workers.providers.shared.errors.error_body import is_error
+from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.http.ndjson import Lines, json_texts
 from workers.providers.shared.http.sse import EventTooLarge
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any

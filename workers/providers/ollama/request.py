@@ -23,7 +23,7 @@ from contracts.requests import (
     UserMessage,
 )
 from workers.providers.shared.requests import images
-from workers.providers.shared.requests.further_options import overlaid
+from workers.providers.shared.requests.options import overlaid
 from workers.providers.shared.requests.tool_arguments import as_object
 from workers.providers.shared.requests.tool_schemas import object_schema
 

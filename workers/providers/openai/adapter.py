@@ -42,7 +42,7 @@ from workers.providers.shared.http.reading import read_to_end
 from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
 from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 from workers.providers.shared.json_text import NO_JSON
-from workers.providers.shared.requests.further_options import overlaid
+from workers.providers.shared.requests.options import overlaid
 
 BASE_URL = "https://api.openai.com/v1"
 

@@ -1,7 +1,7 @@
 """The one table from what the openai SDK raises, and what its vendors report, to the errors of the contract.
 
 Azure OpenAI and compatible servers report in the same forms. Order: codes that say the cause, what all vendors' names
-and words mean (`error_words`), vague names, the HTTP status, and last the SDK's class.
+and words mean (`words.py`), vague names, the HTTP status, and last the SDK's class.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ from contracts.errors import (
     ProviderUnavailable,
     RateLimited,
 )
-from workers.providers.shared.errors.error_body import Reported, reported
+from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.vendor_errors import answered, cause_of, first_of, of_class, of_status, redact
 from workers.providers.shared.http.transport import describe
 
@@ -61,7 +61,7 @@ _BY_CODE: dict[str, type[FleetError]] = {
     "invalid_organization": AuthenticationFailed,
     "unsupported_country_region_territory": AuthenticationFailed,
 }
-"""Those that say the cause, besides the ones in `error_words`."""
+"""Those that say the cause, besides the ones in `words.py`."""
 _BY_VAGUE_NAME: dict[str, type[FleetError]] = {
     "rate_limit_exceeded": RateLimited,
     "ratelimitreached": RateLimited,

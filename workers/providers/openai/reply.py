@@ -18,7 +18,7 @@ from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.openai.calls import CallDelta, Function, ToolCalls
 from workers.providers.openai.usage import Bill, StatedUsage
 from workers.providers.openai.wanted_back import WantedBack
-from workers.providers.shared.errors.error_body import is_error
+from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.reply_body import ReplyBody
 from workers.providers.shared.http.sse import KEEP_ALIVES, Event, EventTooLarge

@@ -23,8 +23,8 @@ from contracts.errors import (
     RateLimited,
 )
 from contracts.wire import utc_now
-from workers.providers.shared.errors import error_words
-from workers.providers.shared.errors.error_body import Reported
+from workers.providers.shared.errors import words
+from workers.providers.shared.errors.body import Reported
 
 MAX_MESSAGE_CHARS = 500
 MAX_WAIT_S = 86_400.0
@@ -134,7 +134,7 @@ def cause_of(
     if repeats(said.wording, prompt):
         said = replace(said, wording="")
     comes_back_in_s = retry_after_s(headers, now=utc_now(), text=said.wording, told_s=told_s)
-    return error_words.cause(said, status=status, comes_back_in_s=comes_back_in_s)
+    return words.cause(said, status=status, comes_back_in_s=comes_back_in_s)
 
 
 def _refused_on_the_way(said: Reported, *, status: int | None, headers: Mapping[str, str]) -> bool:

@@ -21,7 +21,7 @@ from contracts.errors import (
     QuotaExhausted,
     RateLimited,
 )
-from workers.providers.shared.errors.error_body import Reported
+from workers.providers.shared.errors.body import Reported
 
 SOON_S = 3600.0
 """Who says to come back within this time has a limit for a while, not an account without credit."""
