@@ -137,6 +137,7 @@ async def run(
                 slots=concurrency,
                 run=Execution(provider, adapter, services).run,
                 interrupt=cancellations.interrupt_all,
+                clock=clock,
             )
             for provider, adapter in adapters.items()
         }
@@ -146,6 +147,7 @@ async def run(
             slots=_RESOLVER_SLOTS,
             run=Execution(AUTO, None, services).run,
             interrupt=cancellations.interrupt_all,
+            clock=clock,
         )
         for provider, intake in pools.items():
             telemetry.IN_FLIGHT.labels(provider).set_function(lambda intake=intake: intake.in_flight)

@@ -19,9 +19,9 @@ from fleet.local.servers import NatsServer
 from runtime.jetstream.publishing import Publisher
 from tests.kit import PATIENCE_S, Plane, connected, plane, until, worker, worker_settings
 from tests.servers import Vault
-from workers.intake import puller
+from workers.clock import Clock
 from workers.intake.lease import Lost
-from workers.jetstream import server_memory
+from workers.jetstream.server_memory import ids_known_from
 from workers.request import takeover
 
 
@@ -100,10 +100,9 @@ async def until_stored(control: Plane, messages: int = 1) -> None:
 
 @pytest.mark.parametrize("by", ["its agent", "the worker that handed it over"])
 async def test_a_copy_that_a_restarted_server_takes_runs_no_second_time(
-    stack: AsyncExitStack, control: Plane, nats: NatsServer, vault: Vault, monkeypatch: pytest.MonkeyPatch, by: str
+    stack: AsyncExitStack, control: Plane, nats: NatsServer, vault: Vault, by: str
 ) -> None:
     """As from somebody who was cut off when the first one was stored, and has not heard of it."""
-    monkeypatch.setattr(puller, "_CLOCKS", timedelta(0))
     await stack.enter_async_context(worker(worker_settings(nats.url, vault)))
     ear = Ear(control)
     await ear.listen()
@@ -144,16 +143,16 @@ async def test_no_number_is_used_that_a_restarted_server_may_have_forgotten(
 
 
 async def test_ids_are_known_from_the_beginning_until_a_server_is_started_anew(
-    stack: AsyncExitStack, control: Plane, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+    stack: AsyncExitStack, control: Plane, nats: NatsServer
 ) -> None:
     connection = await stack.enter_async_context(connected(nats.url))
-    assert await server_memory.ids_known_from(connection) < datetime.now(UTC)
+    assert await ids_known_from(connection, clock=Clock()) < datetime.now(UTC)
 
-    monkeypatch.setattr(server_memory, "_MADE_TOGETHER", timedelta(0))
     await restart(nats, control)
     await until(lambda: connection.reconnects == 1 and connection.connected)
 
-    in_s = (await server_memory.ids_known_from(connection) - datetime.now(UTC)).total_seconds()
+    known_from = await ids_known_from(connection, clock=Clock(), made_within=timedelta(0))
+    in_s = (known_from - datetime.now(UTC)).total_seconds()
     assert streams.REQUEST_IDS_KNOWN_S - PATIENCE_S < in_s <= streams.REQUEST_IDS_KNOWN_S
 
 

@@ -15,6 +15,7 @@ from runtime.broker import Broker
 from tests.kit import Plane, connected, plane, until
 from tests.proxy import Proxy
 from tests.servers import Vault
+from workers.clock import Clock
 from workers.intake.delivery import Ack, Acked, Delivery
 from workers.intake.puller import Intake
 
@@ -48,7 +49,9 @@ class Taker:
     async def at(cls, port: int, stack: AsyncExitStack) -> "Taker":
         taker = cls(await stack.enter_async_context(connected(f"nats://127.0.0.1:{port}")))
         stop = asyncio.Event()
-        intake = Intake(taker.connection, provider="mock", slots=1, run=taker.run, interrupt=lambda: None)
+        intake = Intake(
+            taker.connection, provider="mock", slots=1, run=taker.run, interrupt=lambda: None, clock=Clock()
+        )
         serving = asyncio.create_task(intake.serve(stop, grace_s=0))
 
         async def end() -> None:
