@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
-from anthropic.types import StopReason
-from anthropic.types.beta import BetaStopReason
 
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage
@@ -450,6 +448,9 @@ def test_says_why_it_ended(said: Any, meant: str, warns: bool) -> None:
 
 
 def test_every_stop_reason_of_the_sdk_is_known() -> None:
+    from anthropic.types import StopReason
+    from anthropic.types.beta import BetaStopReason
+
     for said in {*get_args(StopReason), *get_args(BetaStopReason)}:
         assert not any("unknown" in warning for warning in read(start(), *text("a"), *stop(said))[1].warnings)
 

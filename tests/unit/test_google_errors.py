@@ -1,44 +1,12 @@
 """The table from Google's errors to ours."""
 
-import inspect
-
 import pytest
-from google.genai import _api_client, errors  # pyright: ignore[reportPrivateUsage]
 from pydantic import SecretStr
 
 from contracts.errors import ErrorCode
-from workers.providers.google.errors import BY_SDK_CLASS, from_body, from_sdk
+from workers.providers.google.errors import from_body
 
 KEY = SecretStr("AIzaSyD-Zx81kQpvL0aa93Jw72mmDf55")
-
-
-def below(error: type[Exception]) -> set[type[Exception]]:
-    return {error}.union(*(below(child) for child in error.__subclasses__()))
-
-
-SDK_ERRORS = sorted(
-    {error.__name__ for error in below(errors.APIError)}
-    | {
-        name
-        for module in (errors, _api_client)
-        for name, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, Exception)
-        and not issubclass(value, Warning)
-        and value.__module__.startswith("google.genai")
-    }
-)
-"""Everything that its errors module and its client define, and every API error wherever it is defined. The Interactions
-API raises errors of its own; no call of ours is one."""
-
-
-@pytest.mark.parametrize("error", SDK_ERRORS)
-def test_every_error_of_the_sdk_is_mapped(error: str) -> None:
-    assert error in BY_SDK_CLASS
-
-
-def test_no_mapping_has_outlived_its_class() -> None:
-    assert set(BY_SDK_CLASS) <= set(SDK_ERRORS)
 
 
 def info(reason: str) -> dict[str, object]:
@@ -167,11 +135,3 @@ def test_any_body_is_an_error(body: object) -> None:
 def test_no_key_leaves_with_an_error() -> None:
     error = {"message": f"API key not valid: {KEY.get_secret_value()}", "details": [info("API_KEY_INVALID")]}
     assert "Zx81" not in from_body({"error": error}, provider="google", key=KEY, status=400).message
-
-
-def test_what_the_sdk_cannot_read_is_unavailable() -> None:
-    found = from_sdk(errors.UnknownApiResponseError("no JSON"), provider="google", key=KEY, host="127.0.0.1:1")
-    assert (found.code, found.message.split(":")[0]) == (
-        ErrorCode.PROVIDER_UNAVAILABLE,
-        "google cannot be used at 127.0.0.1",
-    )

@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import pytest
-from google.genai.types import FinishReason
 
 from contracts.errors import ErrorCode, FleetError
 from contracts.requests import AssistantMessage
@@ -127,6 +126,8 @@ FINISH_REASONS = {
 
 
 def test_every_finish_reason_of_the_sdk_has_a_meaning_here() -> None:
+    from google.genai.types import FinishReason
+
     assert {reason.value for reason in FinishReason} - {"FINISH_REASON_UNSPECIFIED"} == set(FINISH_REASONS)
 
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
-import anthropic
 from pydantic import SecretStr
 
 from contracts.errors import (
@@ -98,10 +97,13 @@ _FILTERED = re.compile(r"blocked by (?:our )?content filter|content filtering po
 
 
 def from_sdk(
-    exc: anthropic.AnthropicError, *, key: SecretStr | None, provider: str, host: str, prompt: Iterable[str] = ()
+    exc: Exception, *, key: SecretStr | None, provider: str, host: str, prompt: Iterable[str] = ()
 ) -> FleetError:
     """What an SDK call raised, as an error of the contract. `prompt`: the texts that were sent."""
-    if isinstance(exc, anthropic.APIStatusError):
+    # Here, because the SDK takes a second to import, and what reads bodies needs nothing of it.
+    from anthropic import APIStatusError
+
+    if isinstance(exc, APIStatusError):
         return from_body(
             exc.body, provider=provider, key=key, prompt=prompt, status=exc.status_code, headers=exc.response.headers
         )

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from anthropic import transform_schema
-
 from contracts.errors import InvalidRequest, UnsupportedFeature
 from contracts.requests import (
     AssistantMessage,
@@ -371,6 +369,9 @@ def _enforceable(schema: dict[str, Any]) -> dict[str, Any]:
     """`schema` as the SDK fits it to what the API accepts; as it is when that would change its meaning."""
     if _has_open_objects(schema):
         return schema
+    # Here, because the SDK takes a second to import, and most of this module needs nothing of it.
+    from anthropic import transform_schema
+
     try:
         return transform_schema(schema)
     except (ValueError, TypeError, AttributeError, AssertionError):

@@ -9,7 +9,6 @@ Source: https://cloud.google.com/apis/design/errors and "Troubleshooting" of the
 import re
 from collections.abc import Iterable, Mapping
 
-from google.genai import errors
 from pydantic import SecretStr
 
 from contracts.errors import (
@@ -100,7 +99,10 @@ def from_sdk(
     exc: Exception, *, provider: str, key: SecretStr | None, host: str, prompt: Iterable[str] = ()
 ) -> FleetError:
     """What an SDK call raised, as an error of the contract. `prompt`: the texts that were sent."""
-    if isinstance(exc, errors.APIError):
+    # Here, because the SDK takes a second to import, and what reads bodies needs nothing of it.
+    from google.genai.errors import APIError
+
+    if isinstance(exc, APIError):
         headers = getattr(exc.response, "headers", None)
         return from_body(exc.details, provider=provider, key=key, prompt=prompt, status=exc.code, headers=headers)
     return of_class(exc, BY_SDK_CLASS)(

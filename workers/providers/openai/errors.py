@@ -6,7 +6,6 @@ and words mean (`words.py`), vague names, the HTTP status, and last the SDK's cl
 
 from collections.abc import Iterable, Mapping
 
-import openai
 from pydantic import SecretStr
 
 from contracts.errors import (
@@ -96,10 +95,13 @@ _BY_VAGUEST_NAME: dict[str, type[FleetError]] = {
 
 
 def from_sdk(
-    exc: openai.OpenAIError, *, provider: str, key: SecretStr | None, host: str, prompt: Iterable[str] = ()
+    exc: Exception, *, provider: str, key: SecretStr | None, host: str, prompt: Iterable[str] = ()
 ) -> FleetError:
     """What an SDK call raised, as an error of the contract. `prompt`: the texts that were sent."""
-    if isinstance(exc, openai.APIStatusError):
+    # Here, because the SDK takes half a second to import, and what reads bodies needs nothing of it.
+    from openai import APIStatusError
+
+    if isinstance(exc, APIStatusError):
         return from_body(
             # The SDK keeps what is in `error` only: of xAI's {"code": …, "error": "…"} the words, of others `true`.
             exc.body if isinstance(exc.body, dict | list) else exc.response.text,
