@@ -17,10 +17,11 @@ pytest, not even when it is killed.
 """
 
 import asyncio
+import gc
 import os
 import shutil
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
@@ -37,6 +38,20 @@ from tests.servers import StoppableDatabase, Vault
 _CONTAINER_START_S = 60
 
 T = TypeVar("T")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects without the garbage collector, which would look through every imported module again and again.
+
+    Modules stay as long as the process, so later collections need not look at them either.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture
