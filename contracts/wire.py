@@ -1,12 +1,21 @@
-"""The two kinds of wire model, and the tokens that may stand in a subject."""
+"""The two kinds of wire model, the tokens that may stand in a subject, and errors as one line."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic_core import PydanticSerializationError
 
 T = TypeVar("T")
@@ -74,6 +83,36 @@ def all_without_halves(value: Any) -> Any:
             return [all_without_halves(item) for item in value]
         case _:
             return value
+
+
+_PROBLEMS_NAMED = 5
+_PROBLEMS_BUILT = 1000
+_NAME_CHARS, _PATH_CHARS, _MESSAGE_CHARS = 64, 200, 300
+
+
+def errors_in_one_line(exc: ValidationError, *, name: Callable[[str], str] = str, missing: str | None = None) -> str:
+    """Which fields are wrong and why, on one line and without their values.
+
+    Up to five are named and the others counted. `name` makes a field's name of its path, as `messages.0.role`;
+    `missing` is said of a field that is not there, in place of pydantic's words.
+    """
+    count = exc.error_count()
+    # pydantic builds all problems or none, and a text has room for a million.
+    if count > _PROBLEMS_BUILT:
+        return f"it has {count} problems, too many to name them"
+    named: list[str] = []
+    for error in exc.errors(include_url=False, include_input=False, include_context=False)[:_PROBLEMS_NAMED]:
+        # What is in a path is the sender's: the names of members that are unknown.
+        path = name(".".join(str(part)[:_NAME_CHARS] for part in error["loc"])[:_PATH_CHARS])
+        why = missing if missing and error["type"] == "missing" else error["msg"].removeprefix("Value error, ")
+        named.append(f"{path}: {why[:_MESSAGE_CHARS]}" if path else why[:_MESSAGE_CHARS])
+    more = f"; and {count - _PROBLEMS_NAMED} more" if count > _PROBLEMS_NAMED else ""
+    return " ".join(("; ".join(named) + more).split())
+
+
+def reason(exc: BaseException) -> str:
+    """What went wrong: the exception's class and what it says, if it says anything."""
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 def utc_now() -> datetime:

@@ -47,7 +47,7 @@ from contracts.events import Cancelled, Completed, Event, Failed, Terminal, pars
 from contracts.requests import DEFAULT_DEADLINE_S, MAX_REQUEST_BYTES, CompletionRequest
 from contracts.rpc import Refusal
 from contracts.subjects import AUTO, Priority, Provider
-from contracts.wire import all_without_halves
+from contracts.wire import all_without_halves, errors_in_one_line
 
 __all__ = ["Client", "RequestCancelled", "Stream"]
 
@@ -523,11 +523,6 @@ def _malformed(what: str) -> Generator[None]:
     try:
         yield
     except ValidationError as exc:
-        raise MalformedRequest(f"{what} is not valid: {_problems(exc)}") from None
+        raise MalformedRequest(f"{what} is not valid: {errors_in_one_line(exc)}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as exc:
         raise MalformedRequest(f"{what} is not valid: {exc}") from exc
-
-
-def _problems(exc: ValidationError) -> str:
-    errors = exc.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(f"{'.'.join(map(str, e['loc']))[:200]}: {e['msg']}" for e in errors[:5])

@@ -11,13 +11,11 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import from_json
 
 from contracts.wire import without_halves
 
 M = TypeVar("M", bound=BaseModel)
-
-_MOST_PROBLEMS = 1000
 
 _PIECES_READ = 100_000
 """Strings, words and brackets that are looked at for a name; what lies between two of them is passed over in one step.
@@ -52,16 +50,6 @@ def parse(model: type[M], data: bytes) -> tuple[M, bytes]:
         if not _is_no_json(exc) or (mended := _mended(data)) is None:
             raise
     return model.model_validate_json(mended, strict=True), mended
-
-
-def problems(exc: ValidationError) -> list[ErrorDetails]:
-    """What is wrong with a text, field by field; nothing where that is more than anybody would read.
-
-    pydantic builds all problems or none, and a text has room for a million.
-    """
-    if exc.error_count() > _MOST_PROBLEMS:
-        return []
-    return exc.errors(include_url=False, include_input=False, include_context=False)
 
 
 def told(data: bytes, names: Collection[str]) -> Mapping[str, Any]:
@@ -112,7 +100,7 @@ def top_level_texts(data: bytes, names: Collection[str]) -> dict[str, str]:
 
 
 def _is_no_json(exc: ValidationError) -> bool:
-    return exc.error_count() == 1 and problems(exc)[0]["type"] == "json_invalid"
+    return exc.error_count() == 1 and exc.errors(include_input=False)[0]["type"] == "json_invalid"
 
 
 def _mended(data: bytes) -> bytes | None:

@@ -2,13 +2,14 @@
 
 import base64
 import binascii
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.streams import Sizes
+from contracts.wire import errors_in_one_line
 from runtime.networks import Network, parse_networks
 
 
@@ -143,13 +144,7 @@ def _host(server: str) -> str | None:
 
 def explain(exc: ValidationError) -> str:
     """Which settings are missing or wrong, and why, on one line and without their values."""
-    return "; ".join(_explain(error) for error in exc.errors(include_url=False, include_input=False))
-
-
-def _explain(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"]).upper()
-    why = "is not set" if error["type"] == "missing" else error["msg"].removeprefix("Value error, ")
-    return f"{name}: {why}"
+    return errors_in_one_line(exc, name=str.upper, missing="is not set")
 
 
 def decode_key(key: SecretStr) -> bytes:

@@ -60,6 +60,4 @@ def test_of_a_list_the_first_bad_item_is_told(before: int) -> None:
 
 
 def test_a_request_without_messages_is_told_so() -> None:
-    assert refusal(messages=[]).startswith(
-        "the request is not valid: messages: Value error, there must be at least one"
-    )
+    assert refusal(messages=[]) == "the request is not valid: messages: there must be at least one"

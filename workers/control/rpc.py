@@ -26,7 +26,7 @@ from contracts.events import parse
 from contracts.providers import PublishedProvider, PublishedTenant
 from contracts.rpc import CountTokens, EndpointHealth, EstimateCost, Health, HealthCheck, Models, Refusal
 from contracts.subjects import RpcMethod
-from contracts.wire import WireModel
+from contracts.wire import WireModel, errors_in_one_line
 from runtime import lenient_json
 from runtime.broker import Broker
 from runtime.jetstream import direct_get
@@ -243,5 +243,4 @@ def _refusal(error: FleetError) -> Refusal:
 
 
 def _malformed(exc: ValidationError) -> MalformedRequest:
-    fields = sorted({".".join(map(str, e["loc"])) or "body" for e in lenient_json.problems(exc)})
-    return MalformedRequest(f"the question is not valid: {', '.join(fields)[:500] or 'too many fields to name them'}")
+    return MalformedRequest(f"the question is not valid: {errors_in_one_line(exc)}")

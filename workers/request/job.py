@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from contracts import subjects
 from contracts.control import HANDOVER, MSG_ID, REPLAY, Handover
@@ -13,6 +12,7 @@ from contracts.events import FailedAttempt
 from contracts.providers import PublishedTenant
 from contracts.requests import DEFAULT_DEADLINE_S, CompletionRequest
 from contracts.subjects import RequestAddress
+from contracts.wire import errors_in_one_line
 from runtime import lenient_json
 from runtime.prices.catalogue import context_window
 from workers.endpoints.names import Candidate
@@ -21,8 +21,6 @@ from workers.interruption import Interruption
 from workers.quotas.budgets import Reservation
 from workers.request.events import EventStream
 from workers.request.usage_records import Bill
-
-_SHOWN_PROBLEMS = 5
 
 
 @dataclass(slots=True)
@@ -124,7 +122,7 @@ def parse_request(delivery: Delivery) -> tuple[RequestAddress, CompletionRequest
         address = subjects.parse_request(delivery.subject)
         request, body = lenient_json.parse(CompletionRequest, delivery.data)
     except ValidationError as exc:
-        raise MalformedRequest(f"the request is not valid: {_problems(exc)}") from None
+        raise MalformedRequest(f"the request is not valid: {errors_in_one_line(exc)}") from None
     except ValueError as exc:
         raise MalformedRequest(str(exc)) from None
     if request.tenant != address.tenant:
@@ -159,17 +157,3 @@ def parse_handover(delivery: Delivery, address: RequestAddress) -> Handover | No
         raise MalformedRequest(f"the header {HANDOVER} names another provider than the subject; agents do not set it")
     known = tuple(text for text in told.remaining if Candidate.parse(text).provider in list(subjects.Provider))
     return told.model_copy(update={"remaining": known, "queued_at": min(told.queued_at, delivery.queued_at)})
-
-
-def _problems(exc: ValidationError) -> str:
-    count = exc.error_count()
-    shown = [_problem(error) for error in lenient_json.problems(exc)[:_SHOWN_PROBLEMS]]
-    if not shown:
-        return f"it has {count} problems, too many to name them"
-    more = f"; and {count - _SHOWN_PROBLEMS} more" if count > _SHOWN_PROBLEMS else ""
-    return "; ".join(shown) + more
-
-
-def _problem(error: ErrorDetails) -> str:
-    where = ".".join(str(part)[:64] for part in error["loc"])
-    return f"{where}: {error['msg']}" if where else error["msg"]

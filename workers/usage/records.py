@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from contracts import subjects
 from contracts.usage import UsageRecord, record_id
+from contracts.wire import errors_in_one_line
 
 _SUBJECT = subjects.USAGE.removesuffix(".>")
 _NUL_ESCAPE = b"\\u0000"
@@ -25,19 +26,12 @@ def parse(subject: str, payload: bytes) -> UsageRecord:
             # PostgreSQL's text holds no NUL, and a bill must not be lost over one.
             record = UsageRecord.model_validate(_without_nul(json.loads(payload)))
     except (ValidationError, RecursionError) as exc:
-        raise Malformed(_why(exc)) from None
+        raise Malformed("nested too deep" if isinstance(exc, RecursionError) else errors_in_one_line(exc)) from None
     if subject != f"{_SUBJECT}.{record.provider}.{record.tenant}":
         raise Malformed("provider and tenant differ from the subject's")
     if record.id != record_id(record.request_id, record.attempt):
         raise Malformed("id is not <request_id>:<attempt>")
     return record
-
-
-def _why(exc: ValidationError | RecursionError) -> str:
-    if isinstance(exc, RecursionError):
-        return "nested too deep"
-    errors = exc.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, error['loc'])) or 'record'}: {error['msg']}" for error in errors[:5])
 
 
 def _without_nul(value: Any) -> Any:

@@ -291,8 +291,8 @@ async def test_entra_that_is_not_there_is_unavailable(vendor: Vendor) -> None:
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
-        ("sk-an-ordinary-key", "no JSON object"),
-        ("[]", "no JSON object"),
+        ("sk-an-ordinary-key", "Invalid JSON"),
+        ("[]", "Input should be an object"),
         ('{"tenant_id": "t", "client_id": "c"}', "client_secret"),
         ('{"tenant_id": "../t", "client_id": "c", "client_secret": "s3cret"}', "tenant_id"),
         (

@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 
 from contracts.errors import AuthenticationFailed, ProviderUnavailable
 from contracts.providers import EntraCredentials
-from contracts.wire import utc_now
+from contracts.wire import errors_in_one_line, utc_now
 from runtime.egress import Egress
 from workers.providers.shared.errors.vendor_errors import redact, retry_after_s
 from workers.providers.shared.http.transport import CONNECTION_ERRORS, describe
@@ -61,11 +61,9 @@ def credentials_of(key: SecretStr | None) -> EntraCredentials:
     try:
         return EntraCredentials.model_validate_json(key.get_secret_value() if key else "")
     except ValidationError as exc:
-        wrong = ", ".join(
-            sorted({".".join(map(str, error["loc"])) for error in exc.errors(include_input=False)} - {""})
-        )
+        wrong = errors_in_one_line(exc)
     raise AuthenticationFailed(
-        f"the stored key for azure is no Entra ID credential ({wrong or 'no JSON object'}): it must be a JSON object "
+        f"the stored key for azure is no Entra ID credential ({wrong}): it must be a JSON object "
         "with tenant_id, client_id and client_secret; store it anew with PUT /api/v1/llm-providers/{id}",
         provider="azure",
     )

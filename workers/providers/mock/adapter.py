@@ -21,7 +21,6 @@ from contextlib import aclosing
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
-from pydantic_core import ErrorDetails
 
 from contracts.error_rules import RULES
 from contracts.errors import BY_CODE, ErrorCode, FleetError, InvalidRequest, StreamInterrupted
@@ -30,7 +29,7 @@ from contracts.providers import Price
 from contracts.requests import CompletionRequest, ToolName
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
 from contracts.usage import Tokens, Usage, UsageSource
-from contracts.wire import StrictWireModel, optional
+from contracts.wire import StrictWireModel, errors_in_one_line, optional
 from runtime.egress import Egress
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
 from workers.providers.shared import token_estimates
@@ -175,12 +174,7 @@ def _script(request: CompletionRequest) -> Script:
     try:
         return Script.model_validate(request.provider_options.get("mock", {}))
     except ValidationError as exc:
-        reasons = "; ".join(_reason(error) for error in exc.errors(include_input=False))
-        raise InvalidRequest(f"provider_options.mock is no script: {reasons}", provider="mock") from exc
-
-
-def _reason(error: ErrorDetails) -> str:
-    return f"{'.'.join(str(part) for part in error['loc'])}: {error['msg'].removeprefix('Value error, ')}"
+        raise InvalidRequest(f"provider_options.mock is no script: {errors_in_one_line(exc)}", provider="mock") from exc
 
 
 def _stop_here(script: Script, failure: ScriptedFailure | None, *, after: int) -> None:
