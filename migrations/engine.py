@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from runtime.broker import Unreachable, reason
+from contracts.wire import reason
+from runtime.broker import Unreachable
 
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 60

@@ -19,6 +19,7 @@ from nats.aio.client import Client as Nats
 from nats.aio.client import Srv
 
 from contracts import jetstream_codes, streams
+from contracts.wire import reason
 from runtime.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
@@ -222,8 +223,3 @@ def login(settings: BrokerSettings) -> dict[str, Any]:
 def address(url: str) -> str:
     """Host and port of each server, never its credentials."""
     return ", ".join(f"{p.hostname}:{p.port or 4222}" for p in (urlsplit(u.strip()) for u in url.split(",")))
-
-
-def reason(exc: BaseException) -> str:
-    """What went wrong, in one line."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__

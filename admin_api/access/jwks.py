@@ -14,7 +14,7 @@ from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 from pydantic import BaseModel, Field, JsonValue
 
-from runtime.broker import reason
+from contracts.wire import reason
 from runtime.networks import literal_addresses
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from admin_api.database import Database, DatabaseUnavailable
 from admin_api.notices import metrics, outbox
 from admin_api.notices.delivery import Channel, Outgoing, Retries, Sender, Target, Undelivered
-from runtime.broker import reason
+from contracts.wire import reason
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import nats.js.errors
 from admin_api.notices.delivery import Outgoing, Undelivered
 from contracts.control import MSG_ID
 from contracts.notices import CONTENT_TYPE, subject_of
-from runtime.broker import Broker, reason
+from contracts.wire import reason
+from runtime.broker import Broker
 
 _PUBACK_TIMEOUT_S = 5
 

@@ -29,11 +29,11 @@ from admin_api.http.problems import conflict, not_found, unavailable
 from contracts import jetstream_codes, subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID, REPLAY
 from contracts.streams import DEAD
-from contracts.wire import TOKEN_PATTERN
+from contracts.wire import TOKEN_PATTERN, reason
 from migrations import audit
 from migrations.audit import Change, Origin
 from runtime import lenient_json
-from runtime.broker import Broker, reason
+from runtime.broker import Broker
 
 _SIZE = "Nats-Msg-Size"
 _TIMEOUT_S = 5

@@ -19,8 +19,8 @@ from contracts.errors import Error, ErrorCode
 from contracts.providers import WorkerPresence
 from contracts.rpc import EndpointHealth, Health, HealthCheck, Refusal
 from contracts.subjects import AUTO, Priority, Provider, RpcMethod
-from contracts.wire import optional
-from runtime.broker import Broker, reason
+from contracts.wire import optional, reason
+from runtime.broker import Broker
 
 log = logging.getLogger(__name__)
 

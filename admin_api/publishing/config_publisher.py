@@ -21,8 +21,9 @@ from admin_api.database import Database, DatabaseUnavailable
 from admin_api.publishing import worker_config
 from admin_api.publishing.worker_config import Published
 from contracts import jetstream_codes, subjects
+from contracts.wire import reason
 from migrations.schema import llm_providers, tenants
-from runtime.broker import Broker, reason
+from runtime.broker import Broker
 
 log = logging.getLogger(__name__)
 

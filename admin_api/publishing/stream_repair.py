@@ -10,8 +10,9 @@ import logging
 import nats.errors
 
 from contracts.streams import JetStreamError, StreamMismatch
+from contracts.wire import reason
 from runtime import broker
-from runtime.broker import Broker, Unreachable, reason
+from runtime.broker import Broker, Unreachable
 from runtime.settings import BrokerSettings
 
 log = logging.getLogger(__name__)

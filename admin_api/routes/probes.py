@@ -14,7 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from admin_api.control_plane import ControlPlane, Plane
 from admin_api.database import DatabaseUnavailable
 from contracts import streams
-from runtime.broker import Unreachable, reason
+from contracts.wire import reason
+from runtime.broker import Unreachable
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ from typing import Protocol
 import anyio
 import httpx2
 
+from contracts.wire import reason
+
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 """Unpacked. Many times the longest answer that fits into one message, token by token."""
 _BACKLOG_BYTES = 1024 * 1024
@@ -159,4 +161,4 @@ def describe(exc: BaseException) -> str:
     """What went wrong on the network, in one line; the innermost cause says it best."""
     while exc.__cause__ is not None:
         exc = exc.__cause__
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    return reason(exc)
