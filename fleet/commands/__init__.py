@@ -1,1 +1,1 @@
-"""What people type: one module for each group of commands."""
+"""The command line: one module for each group of commands, and `main.py`, which lists them."""

@@ -1,0 +1,56 @@
+"""`fleet nats-config` and `fleet asyncapi`: who may do what on NATS, and what is said there."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fleet.commands.options import Refused
+
+
+def asyncapi() -> None:
+    """Print the AsyncAPI 3 document of everything on NATS."""
+    from contracts import asyncapi as description
+
+    typer.echo(json.dumps(description.document(), indent=2))
+
+
+def nats_config(
+    tenant: Annotated[list[str] | None, typer.Option(help="Its agents get a user; may be repeated.")] = None,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="Its pool gets a user; may be repeated. Default: all.")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address of the server.")] = "0.0.0.0:4222",
+    store_dir: Annotated[str, typer.Option(help="Where JetStream keeps its files.")] = "/data/jetstream",
+    auth: Annotated[Literal["password", "nkey"], typer.Option(help="How users log in.")] = "password",
+    seeds: Annotated[
+        Path, typer.Option(help="Folder of the users' nkey seeds; those that are missing are made.", file_okay=False)
+    ] = Path("nats-seeds"),
+    tls_cert: Annotated[str | None, typer.Option(help="The server's certificate; turns TLS on.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key.")] = None,
+    tls_client_ca: Annotated[
+        str | None, typer.Option(help="Who signs the certificates that clients must have.")
+    ] = None,
+) -> None:
+    """Print a NATS server configuration with one user for each role, pool and tenant."""
+    from contracts.subjects import Provider
+    from fleet.deploy import nats_config as config
+    from fleet.deploy import nats_users
+
+    if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
+        raise Refused("TLS needs --tls-cert and --tls-key")
+    users = nats_users.users(tenants=tenant or [], providers=provider or [p.value for p in Provider])
+    head = ""
+    match auth:
+        case "password":
+            login = config.by_password(config.placeholder)
+            names = "\n".join(f"#   {config.placeholder(user)[1:]}" for user in users)
+            head = f"# The server reads these passwords from its environment:\n{names}\n"
+        case "nkey":
+            from fleet.deploy import nats_seeds
+
+            login = config.by_nkey(lambda user: nats_seeds.public_key(user, folder=seeds))
+    tls = config.Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    accounts = config.accounts(users, login=login)
+    typer.echo(head + config.server(listen=listen, store_dir=store_dir, accounts=accounts, tls=tls))
