@@ -41,6 +41,7 @@ docs: dev
 	@$(BIN)/python -m contracts.schemas
 	@$(BIN)/python -m admin_api.openapi > docs/openapi.json
 	@$(BIN)/python -m tests.permissions.document
+	@$(BIN)/python -m tests.architecture
 
 sbom: dev
 	@mkdir -p build

@@ -1,7 +1,7 @@
 """The Markdown documents as tests read them: their tables and what they quote as code."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.repository import ROOT, files
@@ -18,6 +18,7 @@ PROVIDERS = ROOT / "docs" / "providers.md"
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"`([^`\n]+)`")
+_GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CELLS = re.compile(r"(?<!\\)\|")
 
 
@@ -32,6 +33,11 @@ def section(page: Path, title: str) -> str:
     found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,6}} |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"{page.name} has no section {title!r}"
     return found[2]
+
+
+def generated(text: str, parts: Mapping[str, str]) -> str:
+    """A page in which each generated part, between its two comments, is the one of that name."""
+    return _GENERATED.sub(lambda part: f"{part[1]}\n{parts[part[2]].strip()}\n\n{part[3]}", text)
 
 
 def rows(text: str, head: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""`fleet audit`: the audit log, checked and exported."""
+"""The commands of `audit`: the audit log, checked and exported."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`fleet keys`: vendors' keys imported and sealed anew, and new keys to seal them with."""
+"""The commands of `keys`: vendors' keys imported and sealed anew, and new keys to seal them with."""
 
 import os
 from typing import Annotated

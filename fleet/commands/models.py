@@ -1,4 +1,4 @@
-"""`fleet models`: the models of Ollama servers, listed, pulled and created."""
+"""The commands of `models`: the models of Ollama servers, listed, pulled and created."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,22 +1,20 @@
 """Writes the tables of permissions into docs/security.md."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
+from tests.documents import generated
 from tests.permissions.http import ENDPOINTS, Endpoint, Kind
 from tests.permissions.subjects import COLUMNS, SECTIONS, Subject
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
-BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def page(text: str) -> str:
     """The page with its generated blocks made anew."""
-    blocks = {"endpoints": _endpoints(), "subjects": "".join(_sections())}
-    return BLOCK.sub(lambda block: f"{block[1]}{blocks[block[2]]}\n{block[3]}", text)
+    return generated(text, {"endpoints": _endpoints(), "subjects": "".join(_sections())})
 
 
 def _endpoints() -> str:

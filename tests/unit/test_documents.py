@@ -33,7 +33,7 @@ MODULE = re.compile(r"\bpython -m ((?:benchmarks|contracts|admin_api|tests|fleet
 PATH = re.compile(r"^(?:\.ci|deploy|docs|tests|benchmarks|requirements|" + "|".join(ROOMS) + r")/[\w./-]+$")
 TEST = re.compile(r"\btest_\w+\b")
 VARIABLE = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
-METRIC = re.compile(r"^fleet_[a-z_]+")
+METRIC = re.compile(r"^fleet_[a-z_]+\b(?!\.)")
 ROLES: dict[str, type[RoleSettings]] = {
     "migrate": DatabaseSettings,
     "admin": AdminSettings,

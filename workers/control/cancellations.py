@@ -1,4 +1,4 @@
-"""Which requests are to stop: those that run here, and those that this worker may yet be given.
+"""Which requests are to stop: those that run here, and those that this worker may still be given.
 
 A cancel reaches every worker at once, but the request may still be in the queue; so each worker remembers the ids for
 as long as a request may live.
