@@ -5,14 +5,13 @@ no other program can have the port, not even while the role is started again, an
 A connection that is made meanwhile waits until it is accepted.
 """
 
-import asyncio
-import http.client
 import math
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fleet.local import http
 from fleet.local.process import Command, Process
 
 _PROBE_TIMEOUT_S = 2
@@ -48,7 +47,11 @@ class Role:
             await self.process.stop(timeout_s=self._stop_within_s)
 
     async def _ready(self) -> bool:
-        return await asyncio.to_thread(_is_ready, self.port)
+        try:
+            answer = await http.ask(f"http://127.0.0.1:{self.port}/readyz", timeout_s=_PROBE_TIMEOUT_S)
+        except OSError:
+            return False
+        return answer.status == 200
 
 
 async def run_once(name: str, arguments: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
@@ -59,14 +62,3 @@ async def run_once(name: str, arguments: Sequence[str], *, env: Mapping[str, str
             raise process.failed()
     finally:
         await process.kill()
-
-
-def _is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_TIMEOUT_S)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

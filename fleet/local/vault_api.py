@@ -1,13 +1,14 @@
 """The few calls of Vault's and OpenBao's HTTP API that set a server up for the fleet."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
-
 from fleet.deploy.vault_policies import APPROLE, MOUNT
+from fleet.local import http
 
 _TIMEOUT_S = 30
+_PROBE_TIMEOUT_S = 2
 
 Credentials = tuple[str, str]
 """(role_id, secret_id)"""
@@ -22,32 +23,35 @@ class VaultRefused(Exception):
 
 
 class VaultApi:
-    """A server at `addr`, asked as `token` (None: nobody in particular)."""
+    """The server at `addr`, asked with `token`; None: without one, as is enough for what needs no login."""
 
     def __init__(self, addr: str, token: str | None = None) -> None:
         self.addr = addr
-        self._headers = {"X-Vault-Token": token} if token else {}
+        self._headers = {"Content-Type": "application/json", **({"X-Vault-Token": token} if token else {})}
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Raises VaultRefused, and OSError or aiohttp.ClientError when nobody answers."""
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        async with (
-            aiohttp.ClientSession(timeout=timeout, headers=self._headers) as http,
-            http.request(method, f"{self.addr}/v1/{path}", json=body) as answer,
-        ):
-            found = await answer.json() if answer.status != 204 else None
-            if answer.status >= 400:
-                errors = (found or {}).get("errors")
-                raise VaultRefused(f"{method} {path}: {answer.status} {errors}", status=answer.status)
-            return found
+        """The answer's JSON, None when it is empty. Raises VaultRefused, and OSError when nobody answers."""
+        answer = await http.ask(
+            f"{self.addr}/v1/{path}",
+            method=method,
+            headers=self._headers,
+            body=None if body is None else json.dumps(body).encode(),
+            timeout_s=_TIMEOUT_S,
+        )
+        try:
+            found = json.loads(answer.body or b"null")
+        except ValueError:
+            raise ConnectionError(f"{method} {path}: {answer.status}, and no JSON") from None
+        if answer.status >= 400:
+            errors = (found or {}).get("errors")
+            raise VaultRefused(f"{method} {path}: {answer.status} {errors}", status=answer.status)
+        return found
 
     async def headers(self, path: str) -> Mapping[str, str]:
-        """Those of the answer to a GET of `path`, which needs no login; none when nobody answers."""
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        """The headers of the answer to a GET of `path`, which needs no login; empty when nobody answers."""
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"{self.addr}/v1/{path}") as answer:
-                return answer.headers
-        except (aiohttp.ClientError, OSError):
+            return (await http.ask(f"{self.addr}/v1/{path}", timeout_s=_PROBE_TIMEOUT_S)).headers
+        except OSError:
             return {}
 
 
@@ -64,6 +68,7 @@ async def configure(root: VaultApi, policies: Mapping[str, str]) -> None:
 
 
 async def new_credentials(root: VaultApi, name: str) -> Credentials:
+    """A new secret id of the AppRole `name`, with its role id."""
     role = f"auth/{APPROLE}/role/{name}"
     role_id = (await root.call("GET", f"{role}/role-id"))["data"]["role_id"]
     secret_id = (await root.call("POST", f"{role}/secret-id", {}))["data"]["secret_id"]
