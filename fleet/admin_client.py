@@ -1,4 +1,4 @@
-"""The admin API, as the commands use it. Needs the standard library only."""
+"""The admin API as the commands call it, with the standard library, which is there wherever a command is."""
 
 import json
 import time
@@ -11,11 +11,12 @@ from pydantic import SecretStr
 
 _TIMEOUT_S = 30
 _TRIES = 4
+"""Of a call that the API refuses as one too many."""
 _LONGEST_WAIT_S = 10
 
 
 class AdminRefused(Exception):
-    """The admin API cannot be reached, or said no. The message says why."""
+    """The admin API cannot be reached, or said no. The message says why. `status` None: there was no answer."""
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -23,7 +24,10 @@ class AdminRefused(Exception):
 
 
 class AdminApi:
-    """Blocking calls of `/api/v1`; a coroutine runs them in a thread."""
+    """Blocking calls of `/api/v1`; a coroutine runs them in a thread. `path` is what follows after that, with a query.
+
+    Each answers with the JSON that came, None when nothing did, and raises AdminRefused.
+    """
 
     def __init__(self, url: str, token: SecretStr) -> None:
         self._url = url.rstrip("/")
@@ -31,6 +35,16 @@ class AdminApi:
 
     def get(self, path: str) -> Any:
         return self._call("GET", path)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is something at `path`."""
+        try:
+            self._call("GET", path)
+        except AdminRefused as exc:
+            if exc.status == HTTPStatus.NOT_FOUND:
+                return False
+            raise
+        return True
 
     def post(self, path: str, body: Any) -> Any:
         return self._call("POST", path, body)
@@ -63,25 +77,22 @@ class AdminApi:
 
 
 def _answer(request: urllib.request.Request) -> Any:
-    """Comes again, a few times, as late as it is told to when it came too often."""
-    for _ in range(_TRIES - 1):
+    """The answer's JSON; of one request too many, tries again after the time that the API names."""
+    tries = 0
+    while True:
+        tries += 1
         try:
-            return _answer_at_once(request)
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+                return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as exc:
-            if exc.code != HTTPStatus.TOO_MANY_REQUESTS:
+            if exc.code != HTTPStatus.TOO_MANY_REQUESTS or tries == _TRIES:
                 raise
             with exc:
                 time.sleep(min(float(exc.headers.get("Retry-After", 1)), _LONGEST_WAIT_S))
-    return _answer_at_once(request)
-
-
-def _answer_at_once(request: urllib.request.Request) -> Any:
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-        return json.loads(answer.read() or b"null")
 
 
 def _problem(body: bytes) -> str:
-    """What RFC 9457 problem details say, in one line."""
+    """RFC 9457 problem details in one line; empty when the body holds none."""
     try:
         found = json.loads(body)
     except ValueError:

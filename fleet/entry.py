@@ -5,6 +5,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
+    """Runs the command line, or ends with exit code 2 and what to install."""
     try:
         from fleet.commands.main import main as run
     except ModuleNotFoundError as exc:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def private_folder(path: Path) -> Path:
-    """`path`, made if need be, for its owner only."""
+    """Makes the folder `path`, if it is missing, and lets only its owner in. Returns it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.chmod(0o700)
     return path

@@ -21,7 +21,6 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _SECBIT_NO_SETUID_FIXUP = 1 << 2
 CAP_DAC_OVERRIDE = 1
-CAP_DAC_READ_SEARCH = 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _LISTENER_DESCRIPTOR = 3
 
@@ -35,6 +34,7 @@ class _CapData(ctypes.Structure):
 
 
 def main(arguments: list[str]) -> None:
+    """Becomes the program; returns only when it cannot, by ending the process with the reason."""
     parent, signal_number, user, listener, separator, *program = arguments
     if separator != "--" or not program:
         sys.exit("usage: launch.py PARENT SIGNAL USER LISTENER -- PROGRAM …")
@@ -43,8 +43,10 @@ def main(arguments: list[str]) -> None:
     if user:
         become(user, keeping=CAP_DAC_OVERRIDE)
     if sys.platform == "linux":
-        # Last, because the kernel forgets it when credentials change.
+        # The kernel forgets the death signal when credentials change, so it is asked for after `become`; it keeps it
+        # over the exec of a program without set-user-id bits or file capabilities (prctl(2)).
         _prctl(_PR_SET_PDEATHSIG, int(signal_number))
+        # A parent that died before the line above sends no signal any more. Whoever adopted us is not it.
         if os.getppid() != int(parent):
             sys.exit("the supervisor died first")
     try:
@@ -54,7 +56,11 @@ def main(arguments: list[str]) -> None:
 
 
 def hand_over(listener: int) -> None:
-    """The process id stays the same over the exec, and no other process may take the socket for its own."""
+    """Makes the open socket descriptor 3, and says so in the environment, for the program to be.
+
+    LISTEN_PID names it: the process id stays the same over the exec, and a child that inherits the environment does not
+    take the socket for its own.
+    """
     if listener != _LISTENER_DESCRIPTOR:
         os.dup2(listener, _LISTENER_DESCRIPTOR)
         os.close(listener)
@@ -63,12 +69,15 @@ def hand_over(listener: int) -> None:
 
 
 def become(user: str, *, keeping: int) -> None:
-    """Changes from root to `user`, with one capability that lasts across an exec.
+    """Changes from root to `user`, with the one capability `keeping`, which lasts across an exec.
 
     NO_SETUID_FIXUP, besides keeping capabilities across setuid, makes access(2) honour them: PostgreSQL asks it
     whether its own binaries can be read.
     """
     who = pwd.getpwnam(user)
+    # Before setuid, which would take all capabilities away; then all but one are given up, and that one is made
+    # ambient, because only ambient capabilities survive the exec of a program that has none of its own
+    # (capabilities(7)).
     _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(who.pw_gid)

@@ -18,15 +18,14 @@ from fleet.terminal.foreign_text import in_one_line
 from runtime.tasks import end
 
 POLL_S = 0.02
-_LAUNCHER = Path(launch.__file__)
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
+
 Ready = Callable[[], Coroutine[Any, Any, bool]]
 """Asks a program that was started whether it can be used now."""
 
-_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
-
 
 class StartFailed(Exception):
-    """A program did not come up. The message names it, its last words and its log."""
+    """A program did not come up. The message names it, the last line of its log and where that is."""
 
 
 class PortTaken(StartFailed):
@@ -46,18 +45,19 @@ class Command:
     """Whom to become, when we are root and the program refuses to be; see launch.py."""
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
-    """What it gets when we die."""
+    """What the kernel sends it when this process dies."""
     listener: socket.socket | None = None
-    """An open socket that it accepts connections from; see launch.py. None: it opens its own."""
+    """An open socket that it accepts connections from, see launch.py; None when it opens its own."""
 
 
 class Process:
-    """One run of a command. Start it from the main thread: the kernel ties the child to the thread that forked it."""
+    """One run of a command. Start it from the main thread: the death signal comes when the thread dies that forked the
+    child, which in any other thread may be long before the process does (prctl(2), PR_SET_PDEATHSIG)."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
-        launcher = (sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(command.death_signal)))
+        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(command.death_signal)))
         passed = (command.listener.fileno(),) if command.listener else ()
         listener = str(passed[0]) if passed else ""
         with command.log.open("ab") as log:
@@ -90,6 +90,7 @@ class Process:
             self._child.send_signal(sig)
 
     async def exited(self) -> int:
+        """Waits for the end, and says how it ended; see `returncode`."""
         while (code := self._child.poll()) is None:  # noqa: ASYNC110 - nothing but the kernel knows
             await asyncio.sleep(POLL_S)
         return code
@@ -110,16 +111,17 @@ class Process:
     async def wait_until(self, ready: Ready, *, timeout_s: float = 30) -> None:
         """Returns when `ready()` says yes. Raises StartFailed when it exits first or takes too long."""
         deadline = time.monotonic() + timeout_s
-        while not await self._is(ready):
+        while not await self._answers_itself(ready):
             if not self.alive:
                 raise self.failed()
             if time.monotonic() > deadline:
-                raise StartFailed(f"{self.command.name} did not answer within {timeout_s:g} s: {self.last_words()}")
+                raise StartFailed(f"{self.command.name} did not answer within {timeout_s:g} s: {self.last_line()}")
             await asyncio.sleep(POLL_S)
 
-    async def _is(self, ready: Ready) -> bool:
-        """What `ready()` says; no as soon as the program has ended, whoever else might answer in its place."""
-        asked, ended = asyncio.create_task(ready()), asyncio.create_task(self.exited())
+    async def _answers_itself(self, ready: Ready) -> bool:
+        """Whether `ready()` says yes while the program runs: once it has ended, it may be another one that answers."""
+        asked = asyncio.create_task(ready(), name=f"ask {self.command.name}")
+        ended = asyncio.create_task(self.exited(), name=f"end of {self.command.name}")
         try:
             await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
             return self.alive and asked.done() and asked.result()
@@ -127,9 +129,10 @@ class Process:
             await end(asked, ended)
 
     def failed(self) -> StartFailed:
-        return StartFailed(f"{self.command.name} ended with code {self.returncode}: {self.last_words()}")
+        """The error of a program that has ended although it should run."""
+        return StartFailed(f"{self.command.name} ended with code {self.returncode}: {self.last_line()}")
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """The last line of its log, and where the rest is."""
         lines = self.command.log.read_text(errors="replace").strip().splitlines()
         return f"{in_one_line(lines[-1][:500]) if lines else 'it said nothing'} (log: {self.command.log})"
@@ -143,6 +146,7 @@ def free_port() -> int:
 
 
 def port_is_free(port: int) -> bool:
+    """Whether a server could listen at this TCP port of 127.0.0.1 now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -153,7 +157,7 @@ def port_is_free(port: int) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """What `fleet.files.write_private` wrote. Raises FileNotFoundError, and StartFailed when it is no JSON."""
+    """The JSON in a file of the state folder. Raises FileNotFoundError, and StartFailed when it is none."""
     try:
         return json.loads(path.read_text())
     except ValueError:

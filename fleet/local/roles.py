@@ -1,8 +1,8 @@
 """A role of the fleet as a child process: the same command and environment that an operator would give it.
 
-It does not open its port itself: it is given a socket that listens already and stays open for as long as we live. So
-no other program can have the port, not even while the role is started again, and whatever answers there is the role.
-A connection that is made meanwhile waits until it is accepted.
+A role does not open its port itself. It is given a socket that listens already, and that the supervisor keeps open for
+as long as it lives. So no other program can take the port, not even while the role is started again, and whatever
+answers there is the role. A connection that is made while no role runs waits in the socket's backlog.
 """
 
 import math
@@ -18,7 +18,7 @@ _PROBE_TIMEOUT_S = 2
 
 
 class Role:
-    """One process of a role. Ready when its /readyz says so."""
+    """One process of a role, which is ready when its /readyz says so."""
 
     def __init__(
         self,
@@ -39,10 +39,12 @@ class Role:
         self._stop_within_s = stop_within_s
 
     async def start(self, *, timeout_s: float = math.inf) -> None:
+        """Returns when the role is ready. Raises StartFailed."""
         self.process = Process(self._command)
         await self.process.wait_until(self._ready, timeout_s=timeout_s)
 
     async def stop(self) -> None:
+        """Asks the process to stop, and kills it when it has not in time."""
         if self.process:
             await self.process.stop(timeout_s=self._stop_within_s)
 
@@ -55,7 +57,7 @@ class Role:
 
 
 async def run_once(name: str, arguments: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
-    """A command that ends by itself. Raises StartFailed when it does not end well."""
+    """Runs a command that ends by itself. Raises StartFailed when its exit code is not 0."""
     process = Process(Command(name, (sys.executable, "-P", "-m", "fleet", *arguments), log, env=env))
     try:
         if await process.exited() != 0:

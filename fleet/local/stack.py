@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from socket import socket
 from typing import Annotated, Any
@@ -30,9 +31,9 @@ from runtime.settings import BrokerSettings, RoleSettings
 
 DATABASE = "fleet"
 STOP_WITHIN_S = 15
-"""From a signal until everything has ended; that is what `fleet up` promises."""
+"""What `fleet up` promises: from a signal until everything has ended."""
 LONGEST_DRAIN_S = 3
-"""What that leaves for streams: afterwards there are the other roles and then the servers to stop."""
+"""What STOP_WITHIN_S leaves for streams: the other roles and then the servers stop after them."""
 _WORKER_STOP_S = 5
 _ROLE_STOP_S = 5
 _START_TIMEOUT_S = 60
@@ -55,6 +56,7 @@ _PASSED_ON = (
     "NO_PROXY",
     "SSL_CERT_FILE",
 )
+"""What an operator may tune for all roles. No secrets are among them."""
 
 Say = Callable[[str], None]
 """Tells whoever started the stack what happens."""
@@ -62,7 +64,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """None: a free one, the same as at the last run if that is free."""
+    """The ports that were asked for. None: that of the last run if it is free, else any free one."""
 
     nats: int | None = None
     postgres: int | None = None
@@ -81,11 +83,13 @@ class Wishes:
 
 
 class DrainSettings(RoleSettings):
+    """How long streams may go on after a signal, as the operator wishes; see `Stack.drain_s`."""
+
     llm_drain_grace_s: Annotated[float, Field(ge=0)] = LONGEST_DRAIN_S
 
 
-class Broker:
-    """The NATS server together with its streams: those in memory are gone when it was restarted."""
+class NatsWithStreams:
+    """The NATS server together with its streams: those in memory are gone after a restart, and are made anew."""
 
     def __init__(self, server: NatsServer, operator: nats_users.User, password: SecretStr) -> None:
         self._server = server
@@ -109,7 +113,7 @@ class Broker:
 
 
 class Stack:
-    """Started once, kept running until it is stopped."""
+    """All servers and roles of a fleet: `start` once, `keep_running` until cancelled, `stop` in any case."""
 
     def __init__(self, state: State, wishes: Wishes, *, say: Say) -> None:
         self._state = state
@@ -121,11 +125,13 @@ class Stack:
         self._nats = NatsServer(
             state.folder / "nats",
             port=state.port("nats", wanted=ports.nats),
-            accounts=nats_config.accounts(self._users, login=nats_config.by_password(self._quoted_password)),
+            accounts=nats_config.accounts(
+                self._users, login=nats_config.by_password(lambda user: nats_config.quoted(self._password(user)))
+            ),
             log=state.log("nats"),
         )
         operator = nats_users.operator()
-        self._broker = Broker(self._nats, operator, SecretStr(self._password(operator)))
+        self._nats_with_streams = NatsWithStreams(self._nats, operator, SecretStr(self._password(operator)))
         self._vault = VaultServer(
             state.folder / "vault",
             providers=list(wishes.pools),
@@ -161,22 +167,27 @@ class Stack:
         await self._start_servers()
         database_url = await self._postgres.ensure_database(DATABASE)
         self._say("the database is brought up to date")
-        await self._migrate(database_url)
+        env = {**_of_environment(_PASSED_ON), "DATABASE_URL": database_url}
+        await run_once("migrate", ["migrate"], env=env, log=self._state.log("migrate"))
         self._roles = self._make_roles(database_url)
-        await self._start_roles()
+        async with asyncio.TaskGroup() as group:
+            for role in self._all_roles():
+                group.create_task(self._start(role.name, role.start), name=f"start {role.name}")
         self._say(f"tenant {DEMO_TENANT} is set up")
-        await asyncio.to_thread(set_up, self.admin, openai_key=os.environ.get("OPENAI_API_KEY"))
+        openai_key = os.environ.get("OPENAI_API_KEY")
+        await asyncio.to_thread(set_up, self.admin, openai_key=SecretStr(openai_key) if openai_key else None)
         self._write_ready()
 
     async def keep_running(self) -> None:
-        """Until cancelled."""
+        """Starts again what dies, until it is cancelled."""
         parts: dict[str, Part] = {**self._servers(), **{role.name: role for role in self._all_roles()}}
         async with asyncio.TaskGroup() as group:
             for name, part in parts.items():
                 group.create_task(keep_running(name, part, on_restart=self._write_ready), name=f"keep {name}")
 
     async def stop(self) -> None:
-        """In order: nobody takes new work, then it is booked, then the servers go; 5 s each at most."""
+        """Ends the workers, so that nobody takes new work; then the other roles, which book what was done; then the
+        servers. Each of the three takes 5 s at most."""
         self._state.forget_ready(self._wishes.ready_file)
         workers = [role for name, roles in self._roles.items() if name not in ("usage", "admin") for role in roles]
         others = [role for role in self._all_roles() if role not in workers]
@@ -184,7 +195,7 @@ class Stack:
             await asyncio.gather(*(part.stop() for part in parts))
 
     def facts(self) -> dict[str, Any]:
-        """The ready file."""
+        """What the ready file says: addresses, credentials, process ids."""
         agent = nats_users.agent(DEMO_TENANT)
         return {
             "nats_url": self._nats.url,
@@ -205,40 +216,35 @@ class Stack:
         self._state.write_ready(self.facts(), self._wishes.ready_file)
 
     def _servers(self) -> dict[str, Part]:
-        return {"nats": self._broker, "vault": self._vault, "postgres": self._postgres}
+        return {"nats": self._nats_with_streams, "vault": self._vault, "postgres": self._postgres}
 
     def _all_roles(self) -> list[Role]:
         return [role for roles in self._roles.values() for role in roles]
 
     async def _start_servers(self) -> None:
-        ports = self._wishes.ports
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._start_server("nats", self._broker, self._nats, wanted=ports.nats))
-            group.create_task(self._start_server("vault", self._vault, self._vault, wanted=ports.vault))
-            group.create_task(self._start_server("postgres", self._postgres, self._postgres, wanted=ports.postgres))
+        """Side by side. A server whose port another program has taken since it was chosen gets another one, unless its
+        port was asked for: nobody has been told of it so far."""
+        servers = {
+            "nats": (self._nats, self._wishes.ports.nats),
+            "vault": (self._vault, self._wishes.ports.vault),
+            "postgres": (self._postgres, self._wishes.ports.postgres),
+        }
 
-    async def _start_server(
-        self, name: str, part: Part, server: NatsServer | VaultServer | PostgresServer, *, wanted: int | None
-    ) -> None:
-        """A port that another program has taken meanwhile is changed, unless it was asked for: nobody knows it yet."""
-
-        async def start() -> None:
+        async def start(name: str, part: Part) -> None:
             try:
                 await part.start()
             except PortTaken:
+                server, wanted = servers[name]
                 if wanted is None:
                     server.port = self._state.port(name)
                 raise
 
-        await self._start(name, start)
-
-    async def _start_roles(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for role in self._all_roles():
-                group.create_task(self._start(role.name, role.start))
+            for name, part in self._servers().items():
+                group.create_task(self._start(name, partial(start, name, part)), name=f"start {name}")
 
     async def _start(self, name: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """More than one try, because a predecessor that was killed may still be letting go of its files and ports."""
+        """Tries more than once: a predecessor that was killed may still be letting go of its files and ports."""
         async with asyncio.timeout(_START_TIMEOUT_S):
             for tried in range(1, _START_TRIES + 1):
                 try:
@@ -251,14 +257,11 @@ class Stack:
                     self._say(f"{name} answers")
                     return
 
-    async def _migrate(self, database_url: str) -> None:
-        env = {**_passed_on(), "DATABASE_URL": database_url}
-        await run_once("migrate", ["migrate"], env=env, log=self._state.log("migrate"))
-
     def _make_roles(self, database_url: str) -> dict[str, list[Role]]:
+        usage_env = {**self._common_env(nats_users.usage()), "DATABASE_URL": database_url}
         return {
             "admin": [self._admin_role(database_url)],
-            "usage": [self._usage_role(database_url)],
+            "usage": [self._role("usage", ["usage"], env=usage_env)],
             **{
                 f"worker-{provider}": [self._worker_role(provider, number) for number in range(1, count + 1)]
                 for provider, count in self._wishes.pools.items()
@@ -276,10 +279,6 @@ class Stack:
             "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
         }
         return self._role("admin", ["admin"], env=env, listener=self._admin_listener)
-
-    def _usage_role(self, database_url: str) -> Role:
-        env = {**self._common_env(nats_users.usage()), "DATABASE_URL": database_url}
-        return self._role("usage", ["usage"], env=env)
 
     def _worker_role(self, provider: str, number: int) -> Role:
         env = {
@@ -307,7 +306,7 @@ class Stack:
 
     def _common_env(self, user: nats_users.User) -> dict[str, str]:
         return {
-            **_passed_on(),
+            **_of_environment(_PASSED_ON),
             "NATS_URL": self._nats.url,
             "NATS_USER": user.name,
             "NATS_PASSWORD": self._password(user),
@@ -321,12 +320,10 @@ class Stack:
     def _password(self, user: nats_users.User) -> str:
         return self._state.secret(f"nats_{user.name}", _new_token)
 
-    def _quoted_password(self, user: nats_users.User) -> str:
-        return nats_config.quoted(self._password(user))
-
 
 def pool_sizes(available: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
-    """One worker for each provider that has an adapter; `wanted` changes that: `openai=3`. Raises ValueError."""
+    """Worker processes by provider: one for each in `available`, unless `wanted` says otherwise, as `openai=3`. Raises
+    ValueError."""
     sizes = dict.fromkeys(available, 1)
     for wish in wanted:
         provider, _, count = wish.partition("=")
@@ -342,15 +339,10 @@ def _new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def _passed_on() -> dict[str, str]:
-    """What an operator may tune for all roles. No secrets among them."""
-    return _of_environment(_PASSED_ON)
-
-
 def _of_environment(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _private_networks() -> str:
-    """The loopback, where simulators and local servers are, and what the operator adds."""
+    """LLM_ALLOWED_PRIVATE_NETWORKS: loopback, where simulators and local servers are, and what the operator adds."""
     return ",".join(filter(None, (_LOOPBACK, os.environ.get("LLM_ALLOWED_PRIVATE_NETWORKS"))))

@@ -1,4 +1,4 @@
-"""What a local stack keeps in its folder: secrets, ports, logs, the ready file, and the lock that makes it its own."""
+"""What a local stack keeps in its folder: secrets, ports, logs, the ready file, and a lock against a second stack."""
 
 import base64
 import errno
@@ -24,7 +24,7 @@ class StateInUse(Exception):
 
 
 class State:
-    """One stack's folder, readable by its owner only."""
+    """The folder of one stack, readable by its owner only, and the sockets of its roles, open while it is locked."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = private_folder(folder.absolute())
@@ -34,7 +34,8 @@ class State:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """For as long as the stack runs; the kernel gives the lock up when we die. Raises StateInUse."""
+        """Keeps every other stack from this folder; the kernel gives the lock up when the process dies. Closes the
+        listeners at the end. Raises StateInUse."""
         with (self.folder / "lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,16 +60,16 @@ class State:
         return kept[name]
 
     def sealing_keys(self) -> dict[str, str]:
-        """As roles get them. A key of the environment takes the place of the stack's own, which still opens what it
-        sealed."""
+        """The variables with the sealing keys. A key of the environment takes the place of the stack's own, which stays
+        as a previous one, so that what it sealed can be opened."""
         own = self.secret("encryption_key", new_sealing_key)
         newest = os.environ.get("LLM_ENCRYPTION_KEY") or own
         previous = [os.environ.get("LLM_ENCRYPTION_KEY_PREVIOUS", ""), own if own != newest else ""]
         return {"LLM_ENCRYPTION_KEY": newest, "LLM_ENCRYPTION_KEY_PREVIOUS": ",".join(filter(None, previous))}
 
     def port(self, name: str, *, wanted: int | None = None) -> int:
-        """`wanted`, else the one of the last run, else any free one: for a server that opens its port itself, and may
-        find it taken by then. Raises PortTaken."""
+        """A port for a server that opens it itself, and may find it taken by then: `wanted`, else that of the last run
+        if it is free, else any free one. Raises PortTaken when `wanted` is not free."""
         if wanted is not None:
             _open(name, wanted).close()
         before = self._port_before(name)
@@ -77,8 +78,8 @@ class State:
         return port
 
     def listener(self, name: str, *, wanted: int | None = None) -> socket.socket:
-        """A socket that listens at `wanted`, else at the port of the last run, else at any free one; open for as long
-        as the stack runs. Raises PortTaken."""
+        """A socket that listens at `wanted`, else at the port of the last run if it is free, else at any free one. It
+        is open for as long as the stack runs. Raises PortTaken when `wanted` is not free."""
         try:
             found = _open(name, wanted or self._port_before(name) or 0)
         except PortTaken:
@@ -97,7 +98,7 @@ class State:
         write_private(self.folder / "ports.json", json.dumps(kept))
 
     def log(self, name: str) -> Path:
-        """A fresh log; the one before is kept as `<name>.log.1`."""
+        """Makes a fresh log, and keeps the one before as `<name>.log.1`. Returns its path."""
         log = self.logs / f"{name}.log"
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
@@ -105,10 +106,12 @@ class State:
         return log
 
     def write_ready(self, facts: Mapping[str, Any], also: Path | None) -> None:
+        """Writes the ready file, and a copy of it to `also` if there is one."""
         for path in filter(None, (self.ready_file, also)):
             write_private(path, json.dumps(facts, indent=2) + "\n")
 
     def forget_ready(self, also: Path | None) -> None:
+        """Removes the ready file and its copy: nothing answers as they say."""
         for path in filter(None, (self.ready_file, also)):
             path.unlink(missing_ok=True)
 
@@ -123,17 +126,18 @@ def _open(name: str, port: int) -> socket.socket:
 
 
 def new_sealing_key() -> str:
-    """Base64 of 32 random bytes."""
+    """A new key for LLM_ENCRYPTION_KEY: base64 of 32 random bytes."""
     return base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def default_folder() -> Path:
+    """Where a stack keeps its state unless it is told otherwise: below XDG_STATE_HOME, else below the home folder."""
     base = os.environ.get("XDG_STATE_HOME")
     return Path(base).expanduser() / "fleet" if base else home_folder()
 
 
 def home_folder() -> Path:
-    """The default, whatever the environment says."""
+    """The default where the environment has no XDG_STATE_HOME."""
     return Path("~/.local/state/fleet").expanduser()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fleet.local.process import Process, StartFailed
+from runtime.backoff import exponential_s
 from runtime.broker import Unreachable
 
 log = logging.getLogger(__name__)
@@ -14,25 +15,29 @@ log = logging.getLogger(__name__)
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
 STABLE_AFTER_S = 30.0
-"""Who ran this long starts with a clean slate."""
+"""A part that ran for so long before it died begins again with the shortest wait."""
 
 
 class Part(Protocol):
     """A server or a role."""
 
     @property
-    def process(self) -> Process | None: ...
+    def process(self) -> Process | None:
+        """The process of the last start; None before the first."""
+        ...
 
     async def start(self) -> None:
         """Returns when it answers. Raises StartFailed."""
         ...
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """Ends the process, if there is one. Safe to repeat."""
+        ...
 
 
 def wait_before_restart(failures: int) -> float:
-    """Seconds, after that many deaths in a row."""
-    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (failures - 1))
+    """How many seconds to wait after that many deaths in a row."""
+    return exponential_s(FIRST_WAIT_S, failures=failures, longest_s=LONGEST_WAIT_S)
 
 
 async def keep_running(name: str, part: Part, *, on_restart: Callable[[], None]) -> None:
@@ -53,7 +58,7 @@ async def keep_running(name: str, part: Part, *, on_restart: Callable[[], None])
 
 
 async def _starts(name: str, part: Part) -> bool:
-    """Whether it answers now. Otherwise nothing of it runs, and the log says why."""
+    """Starts the part. Whether it answers now; otherwise nothing of it runs, and the log says why."""
     try:
         await part.start()
     except (StartFailed, Unreachable) as exc:

@@ -19,11 +19,14 @@ from runtime.settings import LogSettings
 from runtime.tasks import end
 
 _ELSEWHERE = {"NATS_URL", "LLM_ADMIN_URL"}
-"""Where commands look for a fleet before they look for one on this machine."""
+"""Variables that lead commands to another fleet, before they look for one on this machine."""
 
 
 def main(folder: Path, wishes: Wishes) -> int:
-    """Raises StateInUse, PortTaken, StartFailed, AdminRefused; those of a running start come in a group."""
+    """Runs a stack until a signal says stop; returns the exit code.
+
+    Raises StateInUse, PortTaken, StartFailed, AdminRefused; what fails while parts start side by side comes in a group.
+    """
 
     async def start(stop: asyncio.Event) -> None:
         logs.configure(LogSettings(llm_log_format="plain"))
@@ -36,7 +39,7 @@ def main(folder: Path, wishes: Wishes) -> int:
 
 
 async def run(state: State, wishes: Wishes, *, stop: asyncio.Event, console: Console) -> None:
-    """Returns when `stop` is set and everything has ended."""
+    """Starts the stack, says on `console` what to try, keeps it running until `stop` is set, and ends everything."""
     with state.locked():
         stack = Stack(state, wishes, say=lambda line: console.print(f"  {line}"))
         console.print(f"Starting the fleet in {in_one_line(str(state.folder))}")
@@ -57,7 +60,7 @@ async def run(state: State, wishes: Wishes, *, stop: asyncio.Event, console: Con
 
 
 def hints(folder: Path, wishes: Wishes) -> Iterator[str]:
-    """Commands that work as they stand in any shell: with the path of this program, and the folder unless they look
+    """Commands to try, as they work in any shell: with the path of this program, and with the folder unless they look
     there by themselves."""
     program = Path(sys.argv[0]).absolute()
     fleet = [str(program)] if program.name == "fleet" else [sys.executable, "-m", "fleet"]
@@ -70,8 +73,8 @@ def hints(folder: Path, wishes: Wishes) -> Iterator[str]:
 
 async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     """Whether `work` came to its end before `stop` was set. What it raises is raised."""
-    working = asyncio.create_task(work)
-    stopping = asyncio.create_task(stop.wait())
+    working = asyncio.create_task(work, name="work until stop")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():

@@ -87,7 +87,7 @@ class Deployment:
     async def run_to_the_end(self, service: str, *argv: str) -> None:
         process = self.start(service, *argv)
         async with asyncio.timeout(READY_WITHIN_S):
-            assert await process.exited() == 0, process.last_words()
+            assert await process.exited() == 0, process.last_line()
 
     def start_role(self, service: str) -> Process:
         return self.start(service, str(BIN / "fleet"), *self.services[service]["command"])
@@ -197,7 +197,7 @@ async def test_the_deployed_roles_become_healthy_serve_and_stop(deployment: Depl
     for role in reversed(ROLES):
         process = deployment.running[role]
         await process.stop(timeout_s=STOPPED_WITHIN_S)
-        assert process.returncode == 0, process.last_words()
+        assert process.returncode == 0, process.last_line()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`fleet up` as CONTRACT.md section 6 says."""
+"""`fleet up` as a user runs it: what is ready and when, what its processes get to see, and how it ends."""
 
 import asyncio
 import json

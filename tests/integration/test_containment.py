@@ -9,10 +9,11 @@ import psutil
 import pytest
 
 from fleet.client import Client
-from fleet.local.launch import CAP_DAC_READ_SEARCH, become
+from fleet.local.launch import become
 from tests.kit import plane, worker_process
 from tests.servers import Vault
 
+CAP_DAC_READ_SEARCH = 2
 ROOT = Path(__file__).resolve().parents[2]
 
 
