@@ -32,7 +32,7 @@ from workers.endpoints.keys import KeyStore
 from workers.endpoints.load_balancing import LoadBalancer
 from workers.intake.puller import Intake
 from workers.intake.waiting_room import WaitingRoom
-from workers.jetstream import presence
+from workers.jetstream.presence import Presence
 from workers.jetstream.server_memory import until_kept
 from workers.providers import registry
 from workers.providers.base import Prepares
@@ -184,7 +184,8 @@ async def run(
             refreshing = background.create_task(slots.refresh(), name="refresh slots")
             sweeping = background.create_task(sweeper.run(), name="sweep")
             await control.subscribe()
-            announcing = background.create_task(presence.announce(nats, describe), name="presence")
+            presence = Presence(nats, worker=name)
+            announcing = background.create_task(presence.announce(describe), name="presence")
             closed = background.create_task(_stop_when_closed(nats, stop), name="broker closed")
             vault_watch = background.create_task(vault.watch(), name="vault watch")
             repeating = background.create_task(live.repeat_after_reconnects(), name="repeat events")
@@ -195,7 +196,7 @@ async def run(
                     intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")
             await end(*watches, refreshing, sweeping, announcing, closed, vault_watch, repeating)
         if nats.connected:
-            await presence.withdraw(nats, name)
+            await presence.withdraw()
 
 
 async def _stop_when_closed(nats: broker.Broker, stop: asyncio.Event) -> None:

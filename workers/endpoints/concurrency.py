@@ -5,39 +5,33 @@ by its TTL when its worker died. So the bound is exact, and nothing is left over
 """
 
 import asyncio
-import json
 import logging
 from collections import deque
 from dataclasses import dataclass
+from typing import assert_never
 
 import nats.errors
 
 from contracts import subjects
-from contracts.control import MSG_TTL
 from runtime.broker import Broker
 from runtime.buckets import BucketWatch
+from runtime.jetstream.register import Lost, Register, Unanswered, Won
+from runtime.tasks import every
 from workers.clock import Clock
-from workers.endpoints.circuit_breaker import EXPECTED_SEQUENCE, NOTHING_THERE
 from workers.endpoints.names import EndpointId
 
 log = logging.getLogger(__name__)
 
-_TTL_S = 15
+_TTL_S = 15.0
 _REFRESH_S = 4.0
 _LOCAL_S = 2.0
 """A slot goes from one request to the next of the same worker for this long, then other workers have a chance."""
 _LOOK_S = 1.0
 """A waiting request looks again by itself this often, should it not have heard of a free slot."""
 _ANSWER_S = 1.0
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What the bucket says of a slot."""
-
-    sequence: int = 0
-    holder: str = ""
-    """A worker; empty: free."""
+_FREE = ""
+_SOMEBODY = "?"
+"""Holds a slot that this worker did not get; the watch will tell who it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,23 +44,30 @@ class ConcurrencySlot:
     refreshed_at: float
 
 
+_Line = deque[asyncio.Future[ConcurrencySlot | None]]
+"""Requests of this worker that wait for a slot of an endpoint. Each is woken once: with a slot that was left to it, or
+with None, when it should look for one."""
+
+
 class ConcurrencyLimit:
     def __init__(self, broker: Broker, *, worker: str, clock: Clock) -> None:
-        self._broker = broker
         self._worker = worker
         self._clock = clock
-        self._seen: dict[str, _Seen] = {}
+        self._holders: dict[str, str] = {}
+        """By key, the worker that has the slot, as far as is known."""
         self._held: dict[str, ConcurrencySlot] = {}
-        self._waiting: dict[EndpointId, deque[asyncio.Future[ConcurrencySlot | None]]] = {}
-        broker.on_reconnect.append(self._reconnected)
+        """By key, the slots that requests of this worker have."""
+        self._lines: dict[EndpointId, _Line] = {}
+        self._register = Register(broker, bucket=subjects.HEALTH_BUCKET, answer_within_s=_ANSWER_S)
+        broker.on_reconnect.append(self._say_again)  # after the register's own
         self.bucket = BucketWatch(
             broker, subjects.HEALTH_BUCKET, keys="slot.>", take=self._take, forget_all_but=self._forget_all_but
         )
 
     async def take(self, endpoint: EndpointId, most: int, *, at_most_s: float) -> ConcurrencySlot | None:
-        """A slot, waited for in turn. None: there was none in time."""
+        """One of the `most` slots of the endpoint, waited for in turn. None: there was none in time."""
         give_up = self._clock.monotonic() + at_most_s
-        line = self._waiting.setdefault(endpoint, deque())
+        line = self._lines.setdefault(endpoint, deque())
         if not line and (slot := await self._claim_any(endpoint, most)):
             return slot
         while (left_s := give_up - self._clock.monotonic()) > 0:
@@ -75,9 +76,7 @@ class ConcurrencyLimit:
                 return slot
         return None
 
-    async def _stand_in(
-        self, line: deque[asyncio.Future[ConcurrencySlot | None]], for_s: float
-    ) -> ConcurrencySlot | None:
+    async def _stand_in(self, line: _Line, for_s: float) -> ConcurrencySlot | None:
         """The slot that somebody left here. None when something has changed, or the time is over."""
         mine: asyncio.Future[ConcurrencySlot | None] = asyncio.get_running_loop().create_future()
         line.append(mine)
@@ -96,105 +95,96 @@ class ConcurrencyLimit:
         """To the next request in line here, else for every worker."""
         if self._held.get(slot.key) is not slot:
             return  # it was lost to another worker, while this one was stopped
-        if self._clock.monotonic() - slot.taken_at < _LOCAL_S and (heir := self._next_in_line(slot.endpoint)):
-            heir.set_result(slot)
+        if self._clock.monotonic() - slot.taken_at < _LOCAL_S and self._wake_next(slot.endpoint, slot):
             return
         del self._held[slot.key]
-        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", MSG_TTL: str(_TTL_S)}
         try:
-            await self._broker.client.publish(_subject(slot.key), b"", headers=headers)
+            await self._register.purge(slot.key, ttl_s=_TTL_S)
         except nats.errors.Error as exc:
             log.warning("slot_not_released", extra={"slot": slot.key, "error": type(exc).__name__})
 
     async def refresh(self) -> None:
         """Runs for ever."""
-        while True:
-            await self._clock.sleep(_REFRESH_S)
-            now = self._clock.monotonic()
-            for slot in list(self._held.values()):
-                if now - slot.refreshed_at > _TTL_S:
-                    del self._held[slot.key]
-                    continue
-                try:
-                    await self._broker.client.publish(
-                        _subject(slot.key), self._worker.encode(), headers={MSG_TTL: str(_TTL_S)}
-                    )
-                except nats.errors.Error as exc:
-                    log.warning("slot_not_refreshed", extra={"slot": slot.key, "error": type(exc).__name__})
-                    continue
-                slot.refreshed_at = now
+        await every(
+            _REFRESH_S,
+            self._refresh_held,
+            log=log,
+            failure_event="slots_not_refreshed",
+            first_after_s=_REFRESH_S,
+            sleep=self._clock.sleep,
+        )
 
-    def _next_in_line(self, endpoint: EndpointId) -> asyncio.Future[ConcurrencySlot | None] | None:
-        line = self._waiting.get(endpoint)
+    async def _refresh_held(self) -> None:
+        now = self._clock.monotonic()
+        for slot in list(self._held.values()):
+            if now - slot.refreshed_at > _TTL_S:
+                del self._held[slot.key]
+                continue
+            try:
+                await self._register.put(slot.key, self._worker.encode(), ttl_s=_TTL_S)
+            except nats.errors.Error as exc:
+                log.warning("slot_not_refreshed", extra={"slot": slot.key, "error": type(exc).__name__})
+                continue
+            slot.refreshed_at = now
+
+    def _wake_next(self, endpoint: EndpointId, slot: ConcurrencySlot | None) -> bool:
+        """Gives the slot, or word of a free one, to the next request in line; whether there was one."""
+        line = self._lines.get(endpoint)
         while line:
             heir = line.popleft()
             if not heir.done():
-                return heir
-        return None
+                heir.set_result(slot)
+                return True
+        return False
 
     async def _claim_any(self, endpoint: EndpointId, most: int) -> ConcurrencySlot | None:
         for number in range(most):
             key = f"slot.{endpoint.tenant}.{endpoint.provider}.{endpoint.endpoint}.{number}"
-            seen = self._seen.setdefault(key, _Seen())
-            if not seen.holder and key not in self._held and await self._claim(key, seen):
+            is_free = self._holders.get(key, _FREE) == _FREE and key not in self._held
+            if is_free and await self._claim(key):
                 now = self._clock.monotonic()
                 slot = self._held[key] = ConcurrencySlot(endpoint, key, taken_at=now, refreshed_at=now)
                 return slot
         return None
 
-    async def _claim(self, key: str, seen: _Seen) -> bool:
-        expected = seen.sequence
-        seen.holder = self._worker  # so that no other request here tries at the same time
-        while True:
-            headers = {EXPECTED_SEQUENCE: str(expected), MSG_TTL: str(_TTL_S)}
-            try:
-                answer = await self._broker.client.request(
-                    _subject(key), self._worker.encode(), timeout=_ANSWER_S, headers=headers
-                )
-            except nats.errors.Error as exc:
-                log.warning("slot_not_taken", extra={"slot": key, "error": type(exc).__name__})
-                seen.holder = ""
-                return False
-            except asyncio.CancelledError:
-                seen.holder = ""
-                raise
-            stored = json.loads(answer.data)
-            if "error" not in stored:
-                seen.sequence = max(seen.sequence, int(stored["seq"]))
+    async def _claim(self, key: str) -> bool:
+        self._holders[key] = self._worker  # so that no other request here tries at the same time
+        try:
+            outcome = await self._register.claim(key, self._worker.encode(), ttl_s=_TTL_S)
+        except asyncio.CancelledError:
+            self._holders[key] = _FREE
+            raise
+        match outcome:
+            case Won():
                 return True
-            if expected == 0 or not stored["error"].get("description", "").endswith(NOTHING_THERE):
-                seen.holder = "?"  # the watch will tell
+            case Lost():
+                if self._holders.get(key) == self._worker:  # else the watch has told already
+                    self._holders[key] = _SOMEBODY
                 return False
-            expected = 0  # the marker of its end is gone, too
+            case Unanswered(reason):
+                log.warning("slot_not_taken", extra={"slot": key, "error": reason})
+                self._holders[key] = _FREE
+                return False
+            case _:
+                assert_never(outcome)
 
     def _take(self, key: str, value: bytes | None, sequence: int) -> None:
-        seen = self._seen.setdefault(key, _Seen())
-        if sequence < seen.sequence:
+        if not self._register.is_news(key, sequence):
             return
-        seen.sequence = sequence
-        seen.holder = value.decode(errors="replace") if value else ""
-        if seen.holder not in ("", self._worker):
+        holder = self._holders[key] = value.decode(errors="replace") if value else _FREE
+        if holder not in (_FREE, self._worker):
             self._held.pop(key, None)
-        if not seen.holder and key not in self._held:
-            self._wake(key)
-
-    def _wake(self, key: str) -> None:
-        """A free slot wakes one request in line."""
-        _, tenant, provider, endpoint, _ = key.split(".")
-        if heir := self._next_in_line(EndpointId(tenant, provider, endpoint)):
-            heir.set_result(None)
+        if holder == _FREE and key not in self._held:
+            _, tenant, provider, endpoint, _ = key.split(".")
+            self._wake_next(EndpointId(tenant, provider, endpoint), None)
 
     def _forget_all_but(self, seen: set[str]) -> None:
-        for key in [key for key in self._seen if key not in seen and key not in self._held]:
-            del self._seen[key]
+        gone = [key for key in self._holders if key not in seen and key not in self._held]
+        for key in gone:
+            del self._holders[key]
+        self._register.forget(gone)
 
-    async def _reconnected(self) -> None:
-        """A server that was restarted has lost the bucket, and counts from 1 again; what is held is said again."""
-        for seen in self._seen.values():
-            seen.sequence = 0
+    async def _say_again(self) -> None:
+        """After a reconnect: a server that was started anew has lost the bucket, and what is held here is not free."""
         for slot in self._held.values():
-            await self._broker.client.publish(_subject(slot.key), self._worker.encode(), headers={MSG_TTL: str(_TTL_S)})
-
-
-def _subject(key: str) -> str:
-    return f"$KV.{subjects.HEALTH_BUCKET}.{key}"
+            await self._register.put(slot.key, self._worker.encode(), ttl_s=_TTL_S)

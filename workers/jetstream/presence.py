@@ -1,38 +1,36 @@
-"""This worker's entry in `llm_health`: refreshed while it lives, gone by its TTL soon after it does not."""
+"""A worker's entry in `llm_health`: refreshed while it lives, gone by its TTL soon after it does not."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 
 import nats.errors
 
 from contracts import subjects
-from contracts.control import MSG_TTL
 from contracts.providers import WorkerPresence
 from runtime.broker import Broker
+from runtime.jetstream.register import Register
+from runtime.tasks import every
 
 log = logging.getLogger(__name__)
 
 _REFRESH_S = 3.0
-_TTL_S = 10
+_TTL_S = 10.0
+_ANSWER_S = 1.0
 
 
-async def announce(broker: Broker, describe: Callable[[], WorkerPresence]) -> None:
-    """Runs for ever."""
-    while True:
-        presence = describe()
-        try:
-            await broker.client.publish(
-                f"$KV.{subjects.HEALTH_BUCKET}.worker.{presence.name}",
-                presence.to_json(),
-                headers={MSG_TTL: str(_TTL_S)},
-            )
-        except nats.errors.Error as exc:
-            log.warning("presence_failed", extra={"error": type(exc).__name__})
-        await asyncio.sleep(_REFRESH_S)
+class Presence:
+    def __init__(self, broker: Broker, *, worker: str) -> None:
+        self._register = Register(broker, bucket=subjects.HEALTH_BUCKET, answer_within_s=_ANSWER_S)
+        self._key = f"worker.{worker}"
 
+    async def announce(self, describe: Callable[[], WorkerPresence]) -> None:
+        """Runs for ever."""
 
-async def withdraw(broker: Broker, name: str) -> None:
-    await broker.client.publish(
-        f"$KV.{subjects.HEALTH_BUCKET}.worker.{name}", b"", headers={"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
-    )
+        async def refresh() -> None:
+            await self._register.put(self._key, describe().to_json(), ttl_s=_TTL_S)
+
+        await every(_REFRESH_S, refresh, log=log, failure_event="presence_failed", expected=(nats.errors.Error,))
+
+    async def withdraw(self) -> None:
+        """Says that the worker is gone. Raises nats.errors.Error."""
+        await self._register.purge(self._key, ttl_s=_TTL_S)
