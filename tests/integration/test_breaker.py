@@ -21,15 +21,8 @@ from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.kit import PATIENCE_S
 from workers.clock import Clock
-from workers.endpoints.circuit_breaker import (
-    COOL_DOWN_LONGEST_S,
-    MAX_FAILURES,
-    OPEN_FIRST_S,
-    PROBE_S,
-    BreakerToken,
-    CircuitBreaker,
-    OutOfService,
-)
+from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES, OPEN_FIRST_S, PROBE_S
+from workers.endpoints.circuit_breaker import BreakerToken, CircuitBreaker, OutOfService
 from workers.endpoints.names import EndpointId
 
 DEAD = Overloaded("no answer")

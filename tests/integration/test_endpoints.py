@@ -13,7 +13,7 @@ from fleet.client import Client
 from fleet.simulator import Script, Simulator
 from tests.kit import Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
-from workers.endpoints.circuit_breaker import COOL_DOWN_LONGEST_S, MAX_FAILURES
+from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES
 
 MODEL = "gpt-4o-mini"
 

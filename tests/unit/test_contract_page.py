@@ -14,7 +14,7 @@ from contracts.requests import DEFAULT_DEADLINE_S, MAX_REQUEST_BYTES, Completion
 from contracts.subjects import Priority, Provider, RpcMethod
 from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSource
 from tests.documents import CONTRACT, quoted, rows, section
-from workers.endpoints.circuit_breaker import MAX_FAILURES
+from workers.endpoints.circuit import MAX_FAILURES
 from workers.request.policy import (
     MAX_ATTEMPTS,
     MAX_TRIES_PER_ENDPOINT,

@@ -11,7 +11,7 @@ from admin_api.notices.webhook import TIMEOUT_S as WEBHOOK_TIMEOUT_S
 from admin_api.publishing.config_publisher import RECONCILE_EVERY_S
 from contracts import streams
 from tests.documents import ARCHITECTURE, BILLING, CONTRACT, GUARANTEES, OPERATIONS, PROVIDERS, README
-from workers.endpoints import circuit_breaker, keys
+from workers.endpoints import circuit, keys
 from workers.providers.shared.output_limits import max_output_tokens
 from workers.quotas.budgets import LEAST_OUTPUT_TOKENS
 from workers.request import policy, recovery
@@ -38,12 +38,11 @@ CANCELS_KEPT_H = STREAMS[streams.CANCELS]["max_age"] // (3600 * 1_000_000_000)
         (GUARANTEES, f"at most {policy.MAX_ATTEMPTS} vendor calls, at most {policy.MAX_TRIES_PER_ENDPOINT} at one"),
         (GUARANTEES, f"waits for one of them, {policy.SERVICE_PATIENCE_S:.0f} s at most"),
         (GUARANTEES, f"A request that kills {WORDS[recovery.MAX_DEAD_ATTEMPTS]} workers"),
-        (GUARANTEES, f"at most {WORDS[circuit_breaker.MAX_FAILURES]} calls for each worker"),
+        (GUARANTEES, f"at most {WORDS[circuit.MAX_FAILURES]} calls for each worker"),
         (GUARANTEES, f"reaches back {WORDS[streams.REQUEST_IDS_KNOWN_S // 60]} minutes"),
         (
             OPERATIONS,
-            f"for {circuit_breaker.OPEN_FIRST_S:.0f} s and twice as long each time, "
-            f"{circuit_breaker.OPEN_MAX_S:.0f} s at most",
+            f"for {circuit.OPEN_FIRST_S:.0f} s and twice as long each time, {circuit.OPEN_MAX_S:.0f} s at most",
         ),
         (OPERATIONS, f"waits for it, {policy.SERVICE_PATIENCE_S:.0f} s at most"),
         (OPERATIONS, f"come again {streams.ACK_WAIT_S} s after its last heartbeat"),

@@ -31,3 +31,9 @@ class EndpointId:
 
     def __str__(self) -> str:
         return health.key_of_circuit(self.tenant, self.provider, self.endpoint)
+
+    @classmethod
+    def of_circuit(cls, key: str) -> "EndpointId":
+        """The endpoint whose circuit lies under this key of the bucket `llm_health`; `str` is the other way."""
+        _, tenant, provider, endpoint = key.split(".")
+        return cls(tenant, provider, endpoint)
