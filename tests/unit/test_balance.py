@@ -61,8 +61,8 @@ def test_calls_at_the_same_time_spread_as_the_weights_say(balance: LoadBalancer)
 def test_a_slow_endpoint_gets_less(balance: LoadBalancer) -> None:
     twin = Endpoint(name="twin", weight=1)
     with balance.calling(name(LIGHT)), balance.calling(name(twin)):
-        balance.note_latency(name(LIGHT), 4.0)
-        balance.note_latency(name(twin), 0.2)
+        balance.observe_latency(name(LIGHT), 4.0)
+        balance.observe_latency(name(twin), 0.2)
 
     chosen = Counter(first(balance, LIGHT, twin).name for _ in range(2000))
 
@@ -73,10 +73,10 @@ def test_a_slow_endpoint_gets_less(balance: LoadBalancer) -> None:
 def test_latency_is_a_moving_average(balance: LoadBalancer) -> None:
     twin = Endpoint(name="twin", weight=1)
     with balance.calling(name(LIGHT)), balance.calling(name(twin)):
-        balance.note_latency(name(twin), 0.5)
-        balance.note_latency(name(LIGHT), 60.0)
+        balance.observe_latency(name(twin), 0.5)
+        balance.observe_latency(name(LIGHT), 60.0)
         for _ in range(40):
-            balance.note_latency(name(LIGHT), 0.5)
+            balance.observe_latency(name(LIGHT), 0.5)
 
     chosen = Counter(first(balance, LIGHT, twin).name for _ in range(2000))
 

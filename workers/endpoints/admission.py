@@ -1,6 +1,7 @@
 """From a candidate to the right to call one of its endpoints: in service, not too busy, and with its key."""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,12 +22,12 @@ from workers.interruption import Interruption
 from workers.providers.base import CredentialReplaced
 
 _ALWAYS_IN_SERVICE = frozenset({Provider.MOCK})
-"""Whose requests script their own failures, which say nothing about the next one."""
+"""Providers without a circuit: their requests script their own failures, which say nothing about the next one."""
 
 
 @dataclass(slots=True)
 class CandidateTries:
-    """The stay of a request at one candidate."""
+    """What a request has tried at one candidate, and what is left to be tried there."""
 
     candidate: Candidate
     endpoints: list[Endpoint] = field(default_factory=list[Endpoint])
@@ -36,7 +37,7 @@ class CandidateTries:
     tried: Counter[str] = field(default_factory=Counter[str])
     """How often each endpoint was called, by name."""
     patience_s: float = 0
-    """How long it may wait for an endpoint to be in service; each call that it makes gives it patience anew."""
+    """How long it may wait for an endpoint to be in service. Each call that is made ends it."""
     key: HeldKey | None = None
     key_read_anew: bool = False
 
@@ -60,20 +61,24 @@ class CallPermit:
 
     def __init__(
         self,
-        of: "EndpointGate",
         name: EndpointId,
         endpoint: Endpoint,
-        ticket: BreakerToken | None,
+        *,
+        token: BreakerToken | None,
         slot: ConcurrencySlot | None,
+        load_balancer: LoadBalancer,
+        slots: ConcurrencyLimit,
     ) -> None:
+        """`token`: None where the endpoint has no circuit; `slot`: None where calls at the same time have no bound."""
         self.endpoint = endpoint
         self.key: HeldKey | None = None
-        self._of = of
         self._name = name
-        self._ticket = ticket
+        self._token = token
         self._slot = slot
-        self._load = ExitStack()
-        self._load.enter_context(of.balance.calling(name))
+        self._slots = slots
+        self._load_balancer = load_balancer
+        self._in_flight = ExitStack()
+        self._in_flight.enter_context(load_balancer.calling(name))
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,25 +89,44 @@ class CallPermit:
         await self.give_back()
 
     async def first_output(self, after_s: float) -> None:
-        self._of.balance.note_latency(self._name, after_s)
+        self._load_balancer.observe_latency(self._name, after_s)
         await self.completed()
 
     async def completed(self) -> None:
-        if self._ticket is not None:
-            await self._ticket.succeeded()
+        if self._token is not None:
+            await self._token.succeeded()
 
     async def failed(self, error: FleetError) -> None:
         """A credential that was replaced says nothing of the endpoint."""
-        if self._ticket is not None and not isinstance(error, CredentialReplaced):
-            await self._ticket.failed(error)
+        if self._token is not None and not isinstance(error, CredentialReplaced):
+            await self._token.failed(error)
 
     async def give_back(self) -> None:
-        self._load.close()
-        if self._ticket is not None:
-            await self._ticket.dropped()
+        self._in_flight.close()
+        if self._token is not None:
+            await self._token.dropped()
         if self._slot is not None:
             slot, self._slot = self._slot, None
-            await self._of.slots.release(slot)
+            await self._slots.release(slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """An endpoint is in service, and as many calls as it may have are under way."""
+
+    endpoint: Endpoint
+
+
+def worth_waiting_for(looked_at: Sequence[Busy | OutOfService]) -> Busy | OutOfService:
+    """What a request waits for when no endpoint could be called at once. `looked_at` are the refusals, in order.
+
+    The first endpoint that is only busy, because a slot there may be free any moment; when none is in service, the
+    one that is back soonest.
+    """
+    busy = next((refusal for refusal in looked_at if isinstance(refusal, Busy)), None)
+    if busy is not None:
+        return busy
+    return min((refusal for refusal in looked_at if isinstance(refusal, OutOfService)), key=lambda r: r.retry_after_s)
 
 
 class EndpointGate:
@@ -116,109 +140,113 @@ class EndpointGate:
         waiting: WaitingRoom,
         clock: Clock,
     ) -> None:
-        self.balance = balance
-        self.slots = slots
         self._breaker = breaker
+        self._load_balancer = balance
+        self._slots = slots
         self._keys = keys
         self._waiting = waiting
         self._clock = clock
 
     async def enter(
-        self, visit: CandidateTries, configured: PublishedProvider, *, interruption: Interruption, time_left_s: float
+        self, tries: CandidateTries, configured: PublishedProvider, *, interruption: Interruption, time_left_s: float
     ) -> CallPermit:
-        """Raises OutOfService when none may be called, KeyUnavailable, UnknownModel, NotNow."""
-        if not visit.endpoints:
-            offered = endpoints_for(configured.config, visit.candidate.model)
-            if not offered:
-                raise UnknownModel(
-                    f"no endpoint of {configured.provider_type} of tenant {configured.tenant} "
-                    f"has {visit.candidate.model!r}"
-                )
-            visit.endpoints = self.balance.order([(_name(configured, e), e) for e in offered])
-        give_up = self._clock.monotonic() + visit.patience_s
-        while True:
-            try:
-                permit = await self._enter_any(visit, configured, interruption, time_left_s=time_left_s)
-            except OutOfService as exc:
-                left_s = give_up - self._clock.monotonic()
-                if left_s <= 0:
-                    raise
-                with self._waiting.seat(configured.tenant, due_s=exc.retry_after_s):
-                    async with interruption:
-                        await self._breaker.wait([_name(configured, e) for e in visit.endpoints], at_most_s=left_s)
-                continue
-            try:
-                async with interruption:
-                    permit.key = visit.key = await self._keys.of(configured, permit.endpoint.key)
-            except BaseException:
-                await permit.give_back()
-                raise
-            return permit
+        """The right to one call, waited for as long as `tries` may.
 
-    async def key_has_changed(self, visit: CandidateTries, *, tenant: str) -> bool:
+        Raises OutOfService when no endpoint may be called, DeadlineExceeded, KeyUnavailable, UnknownModel, NotNow.
+        """
+        if not tries.endpoints:
+            tries.endpoints = self._in_order(configured, tries.candidate.model)
+        give_up = self._clock.monotonic() + tries.patience_s
+        while True:
+            found = await self._first_free(tries.endpoints, configured)
+            if isinstance(found, Busy):
+                found = await self._when_free(found.endpoint, configured, interruption, time_left_s=time_left_s)
+            if isinstance(found, CallPermit):
+                break
+            left_s = give_up - self._clock.monotonic()
+            if left_s <= 0:
+                raise found
+            with self._waiting.seat(configured.tenant, due_s=found.retry_after_s):
+                async with interruption:
+                    await self._breaker.wait([_name(configured, e) for e in tries.endpoints], at_most_s=left_s)
+        tries.go_to(found.endpoint)
+        try:
+            async with interruption:
+                found.key = tries.key = await self._keys.of(configured, found.endpoint.key)
+        except BaseException:
+            await found.give_back()
+            raise
+        return found
+
+    async def key_has_changed(self, tries: CandidateTries, *, tenant: str) -> bool:
         """Reads the key anew, after the vendor refused it."""
-        if visit.key is None or visit.current is None:
+        if tries.key is None or tries.current is None:
             return False
         try:
-            held = await self._keys.read_anew(tenant=tenant, provider=visit.candidate.provider, name=visit.current.key)
+            held = await self._keys.read_anew(tenant=tenant, provider=tries.candidate.provider, name=tries.current.key)
         except KeyUnavailable:
             return False
-        return held.key_version != visit.key.key_version
+        return held.key_version != tries.key.key_version
 
-    async def _enter_any(
-        self, visit: CandidateTries, configured: PublishedProvider, interruption: Interruption, *, time_left_s: float
-    ) -> CallPermit:
-        """The first endpoint that is in service and has a free slot; else the first that is in service, once it has.
+    def _in_order(self, configured: PublishedProvider, model: str) -> list[Endpoint]:
+        offered = endpoints_for(configured.config, model)
+        if not offered:
+            raise UnknownModel(f"no endpoint of {configured.provider_type} of tenant {configured.tenant} has {model!r}")
+        return self._load_balancer.order([(_name(configured, e), e) for e in offered])
 
-        Raises OutOfService with the soonest time when none is in service.
-        """
+    async def _first_free(
+        self, endpoints: Sequence[Endpoint], configured: PublishedProvider
+    ) -> CallPermit | Busy | OutOfService:
+        """The first endpoint that is in service and has a free slot; without one, what to wait for."""
         most = configured.config.max_concurrency
-        soonest: OutOfService | None = None
-        busy: Endpoint | None = None
-        for endpoint in visit.endpoints:
+        refusals: list[Busy | OutOfService] = []
+        for endpoint in endpoints:
             name = _name(configured, endpoint)
             try:
-                ticket = await self._ticket(name, configured)
+                token = await self._token(name, configured)
             except OutOfService as exc:
-                if soonest is None or exc.retry_after_s < soonest.retry_after_s:
-                    soonest = exc
+                refusals.append(exc)
                 continue
-            slot = await self.slots.take(name, most, at_most_s=0) if most else None
+            slot = await self._slots.take(name, most, at_most_s=0) if most else None
             if slot or not most:
-                visit.go_to(endpoint)
-                return CallPermit(self, name, endpoint, ticket, slot)
-            if ticket is not None:
-                await ticket.dropped()
-            busy = busy or endpoint
-        if busy is None or most is None:
-            raise soonest or AssertionError("a visit has endpoints")
-        name = _name(configured, busy)
-        slot = await self._free_slot(name, most, interruption, time_left_s=time_left_s)
-        try:
-            ticket = await self._ticket(name, configured)
-        except BaseException:
-            await self.slots.release(slot)
-            raise
-        visit.go_to(busy)
-        return CallPermit(self, name, busy, ticket, slot)
+                return self._permit(name, endpoint, token, slot)
+            if token is not None:  # it may be the fleet's only probe
+                await token.dropped()
+            refusals.append(Busy(endpoint))
+        return worth_waiting_for(refusals)
 
-    async def _ticket(self, name: EndpointId, configured: PublishedProvider) -> BreakerToken | None:
-        if name.provider in _ALWAYS_IN_SERVICE:
-            return None
-        return await self._breaker.allow(name, revision=configured.revision)
-
-    async def _free_slot(
-        self, name: EndpointId, most: int, interruption: Interruption, *, time_left_s: float
-    ) -> ConcurrencySlot:
+    async def _when_free(
+        self, endpoint: Endpoint, configured: PublishedProvider, interruption: Interruption, *, time_left_s: float
+    ) -> CallPermit | OutOfService:
+        """Waits for a slot; by then the endpoint may be out of service. Raises DeadlineExceeded, NotNow."""
+        name, most = _name(configured, endpoint), configured.config.max_concurrency or 0
         with self._waiting.seat(name.tenant, due_s=0):
             async with interruption:
-                slot = await self.slots.take(name, most, at_most_s=time_left_s)
+                slot = await self._slots.take(name, most, at_most_s=time_left_s)
         if slot is None:
             raise DeadlineExceeded(
                 f"the {most} calls that {name.provider} of tenant {name.tenant} may have at once were all taken "
                 "until the deadline"
             )
-        return slot
+        try:
+            token = await self._token(name, configured)
+        except OutOfService as exc:
+            await self._slots.release(slot)
+            return exc
+        except BaseException:
+            await self._slots.release(slot)
+            raise
+        return self._permit(name, endpoint, token, slot)
+
+    async def _token(self, name: EndpointId, configured: PublishedProvider) -> BreakerToken | None:
+        if name.provider in _ALWAYS_IN_SERVICE:
+            return None
+        return await self._breaker.allow(name, revision=configured.revision)
+
+    def _permit(
+        self, name: EndpointId, endpoint: Endpoint, token: BreakerToken | None, slot: ConcurrencySlot | None
+    ) -> CallPermit:
+        return CallPermit(name, endpoint, token=token, slot=slot, load_balancer=self._load_balancer, slots=self._slots)
 
 
 def _name(configured: PublishedProvider, endpoint: Endpoint) -> EndpointId:

@@ -64,8 +64,8 @@ class LoadBalancer:
             load.in_flight -= 1
             self._forget_old()
 
-    def note_latency(self, endpoint: EndpointId, seconds: float) -> None:
-        """Of a call in flight, to its first output."""
+    def observe_latency(self, endpoint: EndpointId, seconds: float) -> None:
+        """A call that is in flight has had its first output after so many seconds."""
         load = self._loads[endpoint]
         load.latency_s = seconds if load.latency_s is None else load.latency_s + _ALPHA * (seconds - load.latency_s)
 
