@@ -25,7 +25,8 @@ from tests.servers import Vault
 from workers.clock import Clock
 from workers.intake.waiting_room import WaitingRoom
 from workers.interruption import Interruption
-from workers.quotas.budgets import BudgetedCall, Budgets
+from workers.quotas.budgets import Budgets
+from workers.quotas.cost_bounds import BudgetedCall
 from workers.quotas.holds import Holds
 
 PRICES = {"mock/echo": Price(input_mtok=Decimal(0), output_mtok=Decimal(1_000_000))}
@@ -249,7 +250,7 @@ async def test_a_reservation_that_failed_leaves_no_hold_however_late_it_was(nats
         with pytest.raises(NotStored):
             await budgets.reserve(tenant, call, interruption=Interruption())
         await shop.control.make_streams()
-        await budgets.release_owed()
+        await budgets.release_pending()
         holds.may_be_put.set()
         await asyncio.gather(*(put for put in holds.puts if put), return_exceptions=True)
 

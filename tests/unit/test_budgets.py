@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from contracts.budget import UNITS_PER_USD
 from contracts.providers import BudgetStart, Price, PublishedTenant
 from contracts.requests import CompletionRequest
-from workers.quotas.budgets import (
+from workers.quotas.budgets import limit_of, share, window_of
+from workers.quotas.cost_bounds import (
     LEAST_OUTPUT_TOKENS,
     Ask,
     BudgetedCall,
     affordable_tokens,
-    limit_of,
-    share,
     units,
     what_it_needs,
-    window_of,
 )
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

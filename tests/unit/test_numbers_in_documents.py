@@ -13,7 +13,7 @@ from contracts import streams
 from tests.documents import ARCHITECTURE, BILLING, CONTRACT, GUARANTEES, OPERATIONS, PROVIDERS, README
 from workers.endpoints import circuit, keys
 from workers.providers.shared.output_limits import max_output_tokens
-from workers.quotas.budgets import LEAST_OUTPUT_TOKENS
+from workers.quotas.cost_bounds import LEAST_OUTPUT_TOKENS
 from workers.request import policy, recovery
 from workers.usage.alerts import conditions
 from workers.usage.partitions import DAYS_AHEAD

@@ -1,10 +1,15 @@
-"""The most that a call can cost, before it is made: what a budget has to keep free for it."""
+"""What a call can cost before it is made: the most that a budget has to keep free for it, and what an amount affords.
+
+Amounts are USD, or the budgets' units (`contracts.budget.UNITS_PER_USD`), which are whole numbers.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from contracts.budget import UNITS_PER_USD
 from contracts.providers import Price
 from contracts.requests import CompletionRequest, ImagePart, UserMessage
 from contracts.subjects import Provider
@@ -20,12 +25,74 @@ _IMAGE_TOKENS_ELSEWHERE = 50_000
 
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "maxOutputTokens", "num_predict")
 _REPLIES = ("n", "candidateCount")
+_TIERS = ("service_tier", "serviceTier", "speed", "inference_geo")
+
+LEAST_OUTPUT_TOKENS = 256
+"""An answer that is bounded by what is left of the budget is not bounded shorter than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetedCall:
+    """A call that is about to be made."""
+
+    request: CompletionRequest
+    provider: str
+    model: str
+    at: datetime
+    deadline: datetime
+
+    def most(self, prices: Mapping[str, Price], *, max_tokens: int | None = None) -> int | None:
+        """Units that it can cost, with an answer as long as the request says or as `max_tokens`; None when no price is
+        known."""
+        request = self.request if max_tokens is None else self.request.model_copy(update={"max_tokens": max_tokens})
+        bound = upper_bound(request, provider=self.provider, model=self.model, at=self.at, overrides=prices)
+        return None if bound is None else units(bound)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a call needs, in units."""
+
+    whole: int
+    """The most that it can cost."""
+    least: int
+    """With the shortest answer that it can be bounded to; as `whole` when the request says how long it may be."""
+
+
+def what_it_needs(call: BudgetedCall, *, prices: Mapping[str, Price]) -> Ask | None:
+    """The answer is None when no price is known."""
+    whole = call.most(prices)
+    if whole is None:
+        return None
+    if _output_limit(call.request, _further(call.request, call.provider)) is not None:
+        return Ask(whole, whole)
+    return Ask(whole, min(whole, call.most(prices, max_tokens=LEAST_OUTPUT_TOKENS) or whole))
+
+
+def affordable_tokens(kept: int, call: BudgetedCall, *, prices: Mapping[str, Price]) -> int:
+    """The longest answer whose most expensive bill is within `kept` units."""
+
+    def fits(max_tokens: int) -> bool:
+        return (call.most(prices, max_tokens=max_tokens) or 0) <= kept
+
+    low, high = LEAST_OUTPUT_TOKENS, 2 * LEAST_OUTPUT_TOKENS
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def units(usd: Decimal) -> int:
+    """Rounded up, so that a sum of units is never less than the sum of amounts."""
+    return int((usd * UNITS_PER_USD).to_integral_value(ROUND_CEILING))
 
 
 def upper_bound(
     request: CompletionRequest, *, provider: str, model: str, at: datetime, overrides: Mapping[str, Price]
 ) -> Decimal | None:
-    """USD; None when no price is known.
+    """The most that the vendor can bill, in USD; None when no price is known.
 
     A token is at least a byte, so the request's JSON has more bytes than the prompt has tokens; an image counts as the
     most that the vendor counts for one. The output is bounded by the request, else by the model. What the vendor does
@@ -36,6 +103,7 @@ def upper_bound(
     given = _input_tokens(request, provider)
     said = _output_limit(request, further) or max_output_tokens(provider, model)
     replies = max((value for name in _REPLIES if (value := _count(further, name))), default=1)
+    tier = service_tier(*(further.get(name) for name in _TIERS))
     return highest(
         input_tokens=given if window is None else min(given, window),
         output_tokens=said * replies,
@@ -43,13 +111,8 @@ def upper_bound(
         model=model,
         at=at,
         overrides=overrides,
-        service_tier=_asked_tier(further),
+        service_tier=tier,
     )
-
-
-def bounds_its_output(request: CompletionRequest, provider: str) -> bool:
-    """Whether the request itself says how long the answer may be."""
-    return _output_limit(request, _further(request, provider)) is not None
 
 
 def _input_tokens(request: CompletionRequest, provider: str) -> int:
@@ -65,13 +128,9 @@ def _input_tokens(request: CompletionRequest, provider: str) -> int:
 
 
 def _output_limit(request: CompletionRequest, further: Mapping[str, Any]) -> int | None:
-    """The larger one when further options give another, because they win."""
+    """How long the request itself says that the answer may be: the largest, because further options win."""
     limits = [_count(further, name) for name in _OUTPUT_LIMITS]
     return max((limit for limit in (*limits, request.max_tokens) if limit), default=None)
-
-
-def _asked_tier(further: Mapping[str, Any]) -> str | None:
-    return service_tier(*(further.get(name) for name in ("service_tier", "serviceTier", "speed", "inference_geo")))
 
 
 def _further(request: CompletionRequest, provider: str) -> dict[str, Any]:

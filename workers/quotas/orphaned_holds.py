@@ -1,4 +1,4 @@
-"""Releasing what dead workers kept free of budgets. Every worker does it; each step counts once."""
+"""Giving back what dead workers kept free of budgets. Every worker does it for all others; each step counts once."""
 
 import logging
 
@@ -6,6 +6,7 @@ from contracts import subjects
 from runtime.broker import Broker
 from runtime.buckets import BucketWatch
 from runtime.jetstream.publishing import NotStored
+from runtime.tasks import every
 from workers.clock import Clock
 from workers.quotas.budgets import Budgets
 from workers.quotas.holds import Holds
@@ -25,7 +26,7 @@ class OrphanedHolds:
         self._clock = clock
         self._present: set[str] = set()
         self._gone: dict[str, float] = {}
-        """When each was found to be gone."""
+        """When each worker was found to be gone, by a monotonic clock."""
         self.bucket = BucketWatch(
             broker, subjects.HEALTH_BUCKET, keys="worker.>", take=self._take, forget_all_but=self._forget_all_but
         )
@@ -33,20 +34,19 @@ class OrphanedHolds:
     async def run(self) -> None:
         """Runs for ever."""
         await self._clock.sleep(GONE_S)
-        await self._sweep_strangers()
-        while True:
-            await self._clock.sleep(_LOOK_S)
-            now = self._clock.monotonic()
-            try:
-                await self._budgets.release_owed()
-                for name in [name for name, since in self._gone.items() if now - since > GONE_S]:
-                    await self._sweep(name)
-                    del self._gone[name]
-            except (NotStored, TimeoutError) as exc:
-                log.warning("sweep_failed", extra={"error": str(exc)})
+        await self._find_dead_before_us()
+        await every(
+            _LOOK_S,
+            self._settle,
+            log=log,
+            failure_event="sweep_failed",
+            expected=(NotStored, TimeoutError),
+            first_after_s=_LOOK_S,
+            sleep=self._clock.sleep,
+        )
 
-    async def _sweep_strangers(self) -> None:
-        """Of those that died while no worker was there to see it."""
+    async def _find_dead_before_us(self) -> None:
+        """Workers that died while no other was there to see it have holds, and no sign of life within `GONE_S`."""
         try:
             holds = await self._holds.of_worker()
         except TimeoutError:
@@ -55,9 +55,14 @@ class OrphanedHolds:
         for name in {hold.worker for hold in holds} - self._present - {self._worker}:
             self._gone.setdefault(name, self._clock.monotonic() - GONE_S)
 
-    async def _sweep(self, name: str) -> None:
-        for hold in await self._holds.of_worker(name):
-            await self._budgets.release_of_the_dead(hold)
+    async def _settle(self) -> None:
+        """First what this worker itself could not release, then the holds of workers that are dead by now."""
+        now = self._clock.monotonic()
+        await self._budgets.release_pending()
+        for name in [name for name, since in self._gone.items() if now - since > GONE_S]:
+            for hold in await self._holds.of_worker(name):
+                await self._budgets.settle_orphan(hold)
+            del self._gone[name]
 
     def _take(self, key: str, value: bytes | None, _: int) -> None:
         name = key.removeprefix("worker.")

@@ -21,18 +21,18 @@ from workers.quotas.rate_limits import Count, Limit, Unit, in_force, longest_exc
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 1.0
+COUNTERS_ANSWER_WITHIN_S = 1.0
 """How long a request waits for the counters before it starts without them."""
 
 
 class RateLimiter:
     def __init__(self, broker: Broker, *, defaults: Limits, clock: Clock) -> None:
-        self._counters = Counters(broker, within_s=PATIENCE_S)
+        self._counters = Counters(broker, within_s=COUNTERS_ANSWER_WITHIN_S)
         self._defaults = defaults
         self._clock = clock
         self._used_up: dict[str, Count] = {}
-        """By tenant: what refuses everything until its window ends, so that a flood costs the counters nothing."""
-        self._blind = False
+        """The count that refuses all requests of a tenant until its window ends: a flood costs the counters nothing."""
+        self._answered = True
 
     async def admit(self, tenant: PublishedTenant, *, key: str, delivered_before: bool = False) -> None:
         """`key` names the request, so that it counts once. Raises TenantRateLimited.
@@ -70,9 +70,9 @@ class RateLimiter:
             if limit.unit is Unit.TOKENS and amount:
                 await self._post(tenant.slug, limit, window(limit.span, now), amount, msg_id=_msg_id(limit, key))
 
-    async def _count(self, tenant: str, limit: Limit, of: str, *, key: str) -> Count | None:
+    async def _count(self, tenant: str, limit: Limit, in_window: str, *, key: str) -> Count | None:
         """None when the counter has no objection: it has this request already, or does not answer."""
-        subject = subjects.limit(limit.unit, tenant, of)
+        subject = subjects.limit(limit.unit, tenant, in_window)
         try:
             if limit.unit is Unit.REQUESTS:
                 total = await self._counters.add(subject, 1, msg_id=_msg_id(limit, key))
@@ -80,24 +80,24 @@ class RateLimiter:
                 total = await self._counters.read(subject)
         except Unanswered as exc:
             telemetry.UNCHECKED_LIMITS.labels(limit.name).inc()
-            self._note(blind=True, reason=str(exc))
+            self._note_unchecked(str(exc))
             return None
-        self._note(blind=False)
-        return None if total is None else Count(limit, of, total)
-
-    async def _post(self, tenant: str, limit: Limit, of: str, amount: int, *, msg_id: str) -> None:
-        try:
-            await self._counters.post(subjects.limit(limit.unit, tenant, of), amount, msg_id=msg_id)
-        except Unanswered as exc:
-            self._note(blind=True, reason=str(exc))
-
-    def _note(self, *, blind: bool, reason: str = "") -> None:
-        """Says once that limits are not kept, and once that they are again."""
-        if blind and not self._blind:
-            log.warning("limits_unchecked", extra={"reason": reason})
-        if self._blind and not blind:
+        if not self._answered:
             log.warning("limits_checked_again")
-        self._blind = blind
+        self._answered = True
+        return None if total is None else Count(limit, in_window, total)
+
+    async def _post(self, tenant: str, limit: Limit, in_window: str, amount: int, *, msg_id: str) -> None:
+        try:
+            await self._counters.post(subjects.limit(limit.unit, tenant, in_window), amount, msg_id=msg_id)
+        except Unanswered as exc:
+            self._note_unchecked(str(exc))
+
+    def _note_unchecked(self, reason: str) -> None:
+        """Says once that limits are not kept, until they are again."""
+        if self._answered:
+            log.warning("limits_unchecked", extra={"reason": reason})
+        self._answered = False
 
 
 def _msg_id(limit: Limit, key: str) -> str:

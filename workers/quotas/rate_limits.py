@@ -110,7 +110,7 @@ def left_s(span: Span, at: datetime) -> float:
 
 
 def longest_exceeded(counts: Sequence[Count], at: datetime) -> Count | None:
-    """Of the limits that are exceeded the one that stays so longest; None: the request may start."""
+    """The exceeded limit that stays so longest; None when no limit is exceeded, and the request may start."""
     return max((count for count in counts if count.exceeded), key=lambda c: left_s(c.limit.span, at), default=None)
 
 

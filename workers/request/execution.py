@@ -91,7 +91,7 @@ class Execution:
                 settlement = await self._run(job)
             finally:
                 if job.reservation is not None:
-                    self._use.budgets.owe(job.reservation.hold)
+                    self._use.budgets.release_later(job.reservation.hold)
             await self._use.live.say_what_was_lost(job.events)
             return settlement
 

@@ -9,7 +9,7 @@ from contracts.usage import Outcome, UsageRecord
 from runtime.jetstream.publishing import TooLarge
 from workers import telemetry
 from workers.endpoints.names import Candidate
-from workers.quotas.budgets import BudgetedCall
+from workers.quotas.cost_bounds import BudgetedCall
 from workers.request import recovery, usage_records
 from workers.request.job import Job
 from workers.request.services import Services
