@@ -95,7 +95,7 @@ async def run(
         live = LiveStreams(lambda: nats.reconnects, partial(until_kept, nats))
         nats.on_reconnect.append(live.reconnected)
         rng = random.Random()
-        waiting = WaitingRoom(seats=max(2, concurrency // _WAITING_PART), rng=rng)
+        waiting = WaitingRoom(places=max(2, concurrency // _WAITING_PART), rng=rng)
         breaker = CircuitBreaker(nats, worker=name, clock=clock)
         slots = ConcurrencyLimit(nats, worker=name, clock=clock)
         publisher = Publisher(nats)

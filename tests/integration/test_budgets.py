@@ -231,7 +231,7 @@ async def test_a_reservation_that_failed_leaves_no_hold_however_late_it_was(nats
     async with connect(settings, name="tester", inbox_prefix="_ROLE_tester") as broker:
         publisher, rng, clock = Publisher(broker), random.Random(1), Clock()
         holds = LateHolds(broker, publisher)
-        waiting = WaitingRoom(seats=2, rng=rng)
+        waiting = WaitingRoom(places=2, rng=rng)
         budgets = Budgets(broker, publisher, holds, waiting=waiting, worker="late", clock=clock, rng=rng)
         tenant = PublishedTenant(slug=shop.control.tenant, daily_budget_usd=Decimal(100), prices=PRICES)
         request = CompletionRequest.model_validate(

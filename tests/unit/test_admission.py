@@ -80,7 +80,7 @@ class Worker:
             balance=LoadBalancer(rng),
             slots=self.slots,
             keys=KeyStore(nothing, nothing, clock=clock.monotonic),
-            waiting=WaitingRoom(seats=places, rng=rng),
+            waiting=WaitingRoom(places=places, rng=rng),
             clock=clock,
         )
 

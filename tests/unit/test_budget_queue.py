@@ -89,7 +89,7 @@ class Worker:
             connection,
             nats,
             nats,
-            waiting=WaitingRoom(seats=places, rng=rng),
+            waiting=WaitingRoom(places=places, rng=rng),
             worker=name,
             clock=self.clock,
             rng=rng,

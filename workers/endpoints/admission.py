@@ -166,7 +166,7 @@ class EndpointGate:
             left_s = give_up - self._clock.monotonic()
             if left_s <= 0:
                 raise found
-            with self._waiting.seat(configured.tenant, due_s=found.retry_after_s):
+            with self._waiting.place(configured.tenant, due_s=found.retry_after_s):
                 async with interruption:
                     await self._breaker.wait([_name(configured, e) for e in tries.endpoints], at_most_s=left_s)
         tries.go_to(found.endpoint)
@@ -220,7 +220,7 @@ class EndpointGate:
     ) -> CallPermit | OutOfService:
         """Waits for a slot; by then the endpoint may be out of service. Raises DeadlineExceeded, NotNow."""
         name, most = _name(configured, endpoint), configured.config.max_concurrency or 0
-        with self._waiting.seat(name.tenant, due_s=0):
+        with self._waiting.place(name.tenant, due_s=0):
             async with interruption:
                 slot = await self._slots.take(name, most, at_most_s=time_left_s)
         if slot is None:

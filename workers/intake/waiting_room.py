@@ -1,4 +1,4 @@
-"""Waiting for something while holding a slot, bounded for each tenant so that none can fill a worker by waiting."""
+"""Waiting while a request keeps its slot of the intake: bounded for each tenant, so that none can fill a worker by it."""
 
 import random
 from collections import Counter
@@ -11,16 +11,20 @@ _SOON_S, _LATEST_S = 1.0, 10.0
 
 
 class WaitingRoom:
-    def __init__(self, *, seats: int, rng: random.Random) -> None:
-        """`seats` are those of one tenant."""
-        self._seats = seats
+    def __init__(self, *, places: int, rng: random.Random) -> None:
+        """`places` are those of one tenant: how many of its requests may wait at the same time."""
+        self._places = places
         self._rng = rng
         self._taken: Counter[str] = Counter()
 
     @contextmanager
-    def seat(self, tenant: str, *, due_s: float) -> Generator[None]:
-        """Raises NotNow when the tenant's seats are taken; the request comes again around the time it would be due."""
-        if self._taken[tenant] >= self._seats:
+    def place(self, tenant: str, *, due_s: float) -> Generator[None]:
+        """One of the tenant's places, for as long as the block runs.
+
+        Raises NotNow when all are taken. Then the request goes back to the queue, and comes again around the time when
+        what it waits for is due, in `due_s` seconds.
+        """
+        if self._taken[tenant] >= self._places:
             raise NotNow(min(max(due_s, _SOON_S), _LATEST_S) * (1 + self._rng.random()))
         self._taken[tenant] += 1
         try:

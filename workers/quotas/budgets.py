@@ -152,7 +152,7 @@ class Budgets:
             reserved = await self._keep_free(tenant, call, ask, account)
             if isinstance(reserved, Reservation):
                 return reserved
-        with self._waiting.seat(tenant.slug, due_s=0):
+        with self._waiting.place(tenant.slug, due_s=0):
             async with interruption:
                 await account.line.acquire()
             try:

@@ -190,7 +190,7 @@ class Execution:
             match await self._decide(job, visit, result):
                 case policy.RetryHere(delay_s):
                     await job.say_retrying(error, next_up=visit.candidate, delay_s=delay_s)
-                    with self._use.waiting.seat(job.address.tenant, due_s=delay_s):
+                    with self._use.waiting.place(job.address.tenant, due_s=delay_s):
                         async with job.interruption:
                             await self._use.clock.sleep(delay_s)
                 case policy.AwaitService(patience_s):
