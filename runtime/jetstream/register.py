@@ -55,7 +55,7 @@ class Register:
         self._bucket = bucket
         self._answer_within_s = answer_within_s
         self._sequences: dict[str, int] = {}
-        """By key, of the last message that this process has heard of."""
+        """The last message of each key that this process has heard of."""
         broker.on_reconnect.append(self._reset)
 
     async def claim(self, key: str, value: bytes, *, ttl_s: float) -> Won | Lost | Unanswered:
@@ -72,7 +72,7 @@ class Register:
 
     async def put(self, key: str, value: bytes, *, ttl_s: float) -> None:
         """Writes the entry whatever is there, without waiting. Raises nats.errors.Error when it cannot be sent."""
-        await self._broker.client.publish(self._subject(key), value, headers={MSG_TTL: _whole(ttl_s)})
+        await self._broker.client.publish(entry_subject(self._bucket, key), value, headers={MSG_TTL: _whole(ttl_s)})
 
     async def purge(self, key: str, *, ttl_s: float) -> None:
         """Ends the entry for everybody, without waiting. Raises nats.errors.Error when it cannot be sent.
@@ -80,7 +80,7 @@ class Register:
         `ttl_s` is how long the bucket keeps that it was ended.
         """
         headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", MSG_TTL: _whole(ttl_s)}
-        await self._broker.client.publish(self._subject(key), b"", headers=headers)
+        await self._broker.client.publish(entry_subject(self._bucket, key), b"", headers=headers)
 
     def is_news(self, key: str, sequence: int) -> bool:
         """To be asked about every message that the bucket's watch brings: whether it is newer than what is known."""
@@ -100,7 +100,7 @@ class Register:
             headers[_EXPECTED_SEQUENCE] = str(expected)
         try:
             answer = await self._broker.client.request(
-                self._subject(key), value, timeout=self._answer_within_s, headers=headers
+                entry_subject(self._bucket, key), value, timeout=self._answer_within_s, headers=headers
             )
         except nats.errors.Error as exc:
             return Unanswered(type(exc).__name__)
@@ -110,12 +110,14 @@ class Register:
         self.is_news(key, int(stored["seq"]))
         return Won()
 
-    def _subject(self, key: str) -> str:
-        return f"$KV.{self._bucket}.{key}"
-
     async def _reset(self) -> None:
         """A server that was started anew has lost what lay in memory, and counts from 1 again."""
         self._sequences.clear()
+
+
+def entry_subject(bucket: str, key: str) -> str:
+    """The subject under which a bucket's stream keeps an entry; a key with wildcards is a filter for several (ADR-8)."""
+    return f"$KV.{bucket}.{key}"
 
 
 def _whole(ttl_s: float) -> str:

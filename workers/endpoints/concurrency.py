@@ -54,9 +54,9 @@ class ConcurrencyLimit:
         self._worker = worker
         self._clock = clock
         self._holders: dict[str, str] = {}
-        """By key, the worker that has the slot, as far as is known."""
+        """Which worker has the slot of a key, as far as is known."""
         self._held: dict[str, ConcurrencySlot] = {}
-        """By key, the slots that requests of this worker have."""
+        """The slots that requests of this worker have, each by its key."""
         self._lines: dict[EndpointId, _Line] = {}
         self._register = Register(broker, bucket=subjects.HEALTH_BUCKET, answer_within_s=_ANSWER_S)
         broker.on_reconnect.append(self._say_again)  # after the register's own

@@ -70,7 +70,11 @@ class KeyStore:
         held = self._held.get(where)
         if held and held.key_version >= key_version and (age_s := self._clock() - held.read_at) < USABLE_S:
             if age_s >= FRESH_S:
-                self._refresh(where)
+                # Nobody waits for it: a Vault that does not answer must not slow down what can go on without it.
+                if self._vault.usable:
+                    self._start_reading(where)
+                else:
+                    log.warning("key_from_cache", extra={"key": str(where)})
             return held
         held = await self._read(where)
         # What was already being read may be from before the change that the caller knows of.
@@ -82,13 +86,6 @@ class KeyStore:
 
     async def _read(self, where: _Where) -> HeldKey:
         return await asyncio.shield(self._start_reading(where))
-
-    def _refresh(self, where: _Where) -> None:
-        """Nobody waits for it: a Vault that does not answer must not slow down what can go on without it."""
-        if self._vault.usable:
-            self._start_reading(where)
-        else:
-            log.warning("key_from_cache", extra={"key": str(where)})
 
     def _start_reading(self, where: _Where) -> asyncio.Task[HeldKey]:
         if (task := self._reads.get(where)) is None:
@@ -106,10 +103,7 @@ class KeyStore:
             return
         self._held.pop(where, None)
         self._held[where] = task.result()
-        self._forget_old()
-
-    def _forget_old(self) -> None:
-        """The keys that nobody asks for any more. Those that were read last stand last."""
+        # Those that were read last stand last; the first ones are asked for by nobody any more.
         while self._held:
             where, held = next(iter(self._held.items()))
             if self._clock() - held.read_at < USABLE_S:

@@ -54,7 +54,7 @@ class LoadBalancer:
 
     @contextmanager
     def calling(self, endpoint: EndpointId) -> Generator[None]:
-        """Counts as in flight while the block runs."""
+        """A call counts as in flight while the block runs."""
         load = self._loads.setdefault(endpoint, _Load())
         self._loads.move_to_end(endpoint)
         load.in_flight += 1
@@ -62,16 +62,14 @@ class LoadBalancer:
             yield
         finally:
             load.in_flight -= 1
-            self._forget_old()
+            # The endpoints that were called least recently stand first.
+            while len(self._loads) > _MOST_KEPT and not next(iter(self._loads.values())).in_flight:
+                self._loads.popitem(last=False)
 
     def observe_latency(self, endpoint: EndpointId, seconds: float) -> None:
         """A call that is in flight has had its first output after so many seconds."""
         load = self._loads[endpoint]
         load.latency_s = seconds if load.latency_s is None else load.latency_s + _ALPHA * (seconds - load.latency_s)
-
-    def _forget_old(self) -> None:
-        while len(self._loads) > _MOST_KEPT and not next(iter(self._loads.values())).in_flight:
-            self._loads.popitem(last=False)
 
 
 _NO_LOAD = _Load()

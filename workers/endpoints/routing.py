@@ -21,7 +21,7 @@ _FAMILIES = (
 """Names that tell their vendor even when no catalogue lists them any more."""
 
 _SENTENCE_CHARS, _MOST_SENTENCES = 250, 16
-"""Of why fallbacks were left out: they travel in a header, and NATS bounds those."""
+"""Bounds of the sentences that say why fallbacks were left out: they travel in a header, and NATS bounds those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Routes:
     providers: Mapping[str, PublishedProvider]
     """The active ones, by type."""
     default_models: Mapping[str, str]
-    """By provider, for requests that name only the provider."""
+    """The model of each provider for requests that name only the provider."""
     vendor_of: Callable[[str], str | None]
     """Which vendor the price catalogue lists a model under."""
 
@@ -94,7 +94,11 @@ class Routes:
 
     def _bare(self, model: str) -> Candidate:
         offering = sorted(
-            (p for p in self.providers.values() if _offers(p, model)),
+            (
+                p
+                for p in self.providers.values()
+                if model in p.config.models or any(model in (e.deployments or {}) for e in p.config.endpoints)
+            ),
             key=lambda p: (not p.is_default, p.provider_type),
         )
         if offering:
@@ -103,11 +107,6 @@ class Routes:
         if vendor is None:
             raise UnknownModel(f"no provider of tenant {self.tenant.slug} offers the model {model!r}")
         return self._of_provider(vendor, model)
-
-
-def _offers(provider: PublishedProvider, model: str) -> bool:
-    config = provider.config
-    return model in config.models or any(model in (e.deployments or {}) for e in config.endpoints)
 
 
 def endpoints_for(config: ProviderConfig, model: str) -> list[Endpoint]:

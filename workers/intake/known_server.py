@@ -22,7 +22,7 @@ from workers.jetstream.server_memory import REQUEST_IDS_KNOWN
 SETTLE_S = 3.0
 """Within it the workers have reconnected to a server that was started anew, and said their events again."""
 _CLOCK_SKEW = timedelta(seconds=2)
-"""By how much the server's clock, which dates messages, may be behind ours."""
+"""The server dates messages, and its clock may be behind ours by this much."""
 
 
 class KnownServer:

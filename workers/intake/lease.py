@@ -1,9 +1,9 @@
 """How long a worker may be sure that the requests it was given are its own.
 
 JetStream gives a message to another worker `ack_wait` after the last sign of life that it got, and does not tell the
-first one, nor refuse its late words. So a worker counts for itself, from the last sign that the server is known to
-have. Who was stopped or cut off for longer may say to its end what it is saying, and begins nothing: a second attempt
-would bear the number of its successor's.
+first one, nor refuse what that one says too late (as seen on nats-server 2.15.1). So a worker counts for itself, from
+the last sign that the server is known to have. Who was stopped or cut off for longer may say to its end what it is
+saying, and begins nothing: a second attempt would bear the number of its successor's.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contracts import streams
 
 _LASTS_S = streams.ACK_WAIT_S - 1.0
-"""A second less than the server waits, for what a word takes on its way."""
+"""A second less than the server waits, for what a sign of life takes on its way."""
 
 
 class Lost(Exception):
@@ -19,7 +19,11 @@ class Lost(Exception):
 
 
 class Leases:
-    """Those of one consumer's messages. `clock` is monotonic, in seconds."""
+    """The leases of all messages that one consumer has given to this worker. `clock` is monotonic, in seconds.
+
+    They are renewed together, because a sign of life goes to all of them together. A term is the time over which they
+    were renewed without a gap; what was given in an earlier term is lost for good.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -50,7 +54,7 @@ class Leases:
 
 
 class Lease:
-    """Of one delivery."""
+    """Whether one delivery is still this worker's."""
 
     def __init__(self, leases: Leases, term: int) -> None:
         self._leases = leases

@@ -1,4 +1,4 @@
-"""Waiting while a request keeps its slot of the intake: bounded for each tenant, so that none can fill a worker by it."""
+"""Waiting while a request keeps its slot of the intake: bounded for each tenant, so that none fills a worker by it."""
 
 import random
 from collections import Counter

@@ -11,21 +11,25 @@ from contracts.budget import Hold
 from runtime.broker import Broker
 from runtime.jetstream import direct_get
 from runtime.jetstream.publishing import Publisher
+from runtime.jetstream.register import entry_subject
 
 log = logging.getLogger(__name__)
 
 
 class Holds:
+    """The entries of `llm_holds`. A hold that is settled is emptied, and its key used again: a server that is killed may
+    forget a deletion, and would then bring the hold back."""
+
     def __init__(self, broker: Broker, publisher: Publisher) -> None:
         self._broker = broker
         self._publisher = publisher
 
     async def put(self, hold: Hold) -> None:
-        """Raises NotStored."""
+        """Writes the hold, or what has changed in it. Raises NotStored."""
         await self._publisher.durable(_subject(hold), hold.to_json(), msg_id=f"{hold.name}:{hold.returned}")
 
     async def empty(self, hold: Hold) -> None:
-        """Raises NotStored."""
+        """Nothing is kept free by it any more. Raises NotStored."""
         await self._publisher.durable(_subject(hold), b"", msg_id=f"{hold.name}:empty")
 
     async def any_beside(self, own: Hold) -> bool:
@@ -37,12 +41,12 @@ class Holds:
         return False
 
     async def of_worker(self, worker: str = "*") -> list[Hold]:
-        """Raises TimeoutError."""
+        """The holds of one worker, or of all. Raises TimeoutError."""
         async with aclosing(self._matching(f"*.*.{worker}.*")) as found:
             return [hold async for hold in found]
 
     async def _matching(self, keys: str) -> AsyncGenerator[Hold]:
-        subject = f"$KV.{subjects.HOLDS_BUCKET}.{keys}"
+        subject = entry_subject(subjects.HOLDS_BUCKET, keys)
         async with aclosing(direct_get.messages(self._broker, stream=streams.HOLDS, subject=subject)) as found:
             async for msg in found:
                 if not msg.data:
@@ -55,4 +59,4 @@ class Holds:
 
 def _subject(hold: Hold) -> str:
     key = subjects.hold_key(hold.tenant, hold.window, hold.worker, hold.slot)
-    return f"$KV.{subjects.HOLDS_BUCKET}.{key}"
+    return entry_subject(subjects.HOLDS_BUCKET, key)
