@@ -11,14 +11,13 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats
 import nats.errors
 from nats.aio.client import Client as Nats
-from nats.aio.client import Srv
 
 from contracts import jetstream_codes, streams
+from contracts.nats_connect import Connection, NoServer, address, connect_to_any
 from contracts.wire import reason
 from runtime.settings import BrokerSettings
 
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5
 RECONNECT_WAIT_S = 0.5
 REQUEST_TIMEOUT_S = 10
-_CLOSE_S = 1.0
 _PEERS_S, _PEERS_AGAIN_S = 15.0, 0.5
 _PENDING_BYTES = 64 * 1024 * 1024
 
@@ -40,18 +38,12 @@ class TlsMissing(nats.errors.Error):
     """A server that must be spoken to by TLS offers none, or somebody on the way says so."""
 
 
-class _Client(Nats):
+class _Connection(Connection):
     """nats-py takes the server's word for whether it wants TLS, and would tell anybody who it is."""
 
     def __init__(self, *, by_tls: bool) -> None:
         super().__init__()
         self._by_tls = by_tls
-
-    async def _connect_to_server(self, s: Srv) -> None:
-        """nats-py forgets the connection of a try that failed, and with it the socket."""
-        if self._transport is not None:
-            self._transport.close()
-        await super()._connect_to_server(s)
 
     def _connect_command(self) -> bytes:
         if self._by_tls and not self._server_info.get("tls_required"):
@@ -72,8 +64,6 @@ class Broker:
     def __init__(self, client: Nats) -> None:
         self.client = client
         self.on_reconnect: list[Callable[[], Awaitable[None]]] = []
-        self.refusal: Exception | None = None
-        """Why the last try of the first connection failed."""
         self.closed = asyncio.Event()
         """Set when the client gave up for good, as it does when the server refuses its credentials."""
 
@@ -108,14 +98,15 @@ class Broker:
 @asynccontextmanager
 async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> AsyncGenerator[Broker]:
     """Connects once, or raises Unreachable; afterwards reconnects for ever. Drained at exit."""
-    broker = Broker(_Client(by_tls=settings.nats_by_tls))
+    broker = Broker(_Connection(by_tls=settings.nats_by_tls))
     where = address(settings.nats_url)
 
+    def another_try() -> _Connection:
+        broker.client = _Connection(by_tls=settings.nats_by_tls)
+        return broker.client
+
     async def on_error(exc: Exception) -> None:
-        if broker.client.options.get("allow_reconnect"):
-            log.warning("nats_error", extra={"error": reason(exc)})
-        else:
-            broker.refusal = exc
+        log.warning("nats_error", extra={"error": reason(exc)})
 
     async def on_disconnect() -> None:
         if not broker.client.is_closed:
@@ -139,13 +130,17 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
         "max_outstanding_pings": 2,
         "pending_size": _PENDING_BYTES,
         "inbox_prefix": settings.nats_inbox_prefix or inbox_prefix,
-        "error_cb": on_error,
         "disconnected_cb": on_disconnect,
         "reconnected_cb": on_reconnect,
         "closed_cb": on_closed,
         **login(settings),
     }
-    await _connect_to_any(broker, settings, options)
+    try:
+        servers = [url.strip() for url in settings.nats_url.split(",")]
+        await connect_to_any(another_try, servers, error_cb=on_error, **options)
+    except NoServer as exc:
+        raise Unreachable(str(exc)) from exc
+    broker.closed.clear()  # a try that failed has set it
     try:
         yield broker
     finally:
@@ -154,28 +149,6 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
         else:
             with suppress(OSError):
                 await broker.client.close()
-
-
-async def _connect_to_any(broker: Broker, settings: BrokerSettings, options: dict[str, Any]) -> None:
-    """A try or two of each server: with unlimited reconnects nats-py would wait for ever at start, too."""
-    servers = [url.strip() for url in settings.nats_url.split(",")]
-    few: dict[str, Any] = {**options, "allow_reconnect": False, "max_reconnect_attempts": 1}
-    failures: list[str] = []
-    for turn in range(len(servers)):
-        order = servers[turn:] + servers[:turn]
-        try:
-            await broker.client.connect(servers=order, **few)
-        except (OSError, nats.errors.Error, TimeoutError) as exc:
-            failures.append(f"{address(order[0])}: {reason(broker.refusal or exc)}")
-            with suppress(OSError, TimeoutError):  # nats-py leaves the socket open
-                async with asyncio.timeout(_CLOSE_S):
-                    await broker.client.close()
-            broker.client = _Client(by_tls=settings.nats_by_tls)
-        else:
-            broker.client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
-            broker.closed.clear()
-            return
-    raise Unreachable(f"NATS cannot be used at {'; '.join(failures)}")
 
 
 async def ensure_streams(broker: Broker, settings: BrokerSettings) -> None:
@@ -218,8 +191,3 @@ def login(settings: BrokerSettings) -> dict[str, Any]:
     if settings.nats_tls_cert:
         options["tls"].load_cert_chain(settings.nats_tls_cert, settings.nats_tls_key)
     return options
-
-
-def address(url: str) -> str:
-    """Host and port of each server, never its credentials."""
-    return ", ".join(f"{p.hostname}:{p.port or 4222}" for p in (urlsplit(u.strip()) for u in url.split(",")))
