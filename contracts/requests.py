@@ -5,7 +5,8 @@ Source of the message vocabulary: OpenAI's Chat Completions reference.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -200,3 +201,27 @@ class CompletionRequest(StrictWireModel):
         if isinstance(stop, str):
             stop = (stop,)
         return tuple(one for one in stop if one != "") or None if isinstance(stop, list | tuple) else stop
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields of a request that an agent may give by name, with the types that the client takes for them.
+
+    Plain dicts stand for messages, tools and formats, sequences for lists. What a request has besides (its id, tenant,
+    agent, model, messages and deadline), the client's own parameters say. A test holds this to `CompletionRequest`.
+    """
+
+    stream: bool
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    tools: Sequence[Tool | Mapping[str, Any]] | None
+    tool_choice: Literal["auto", "none", "required"] | NamedToolChoice | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    response_format: ResponseFormat | Mapping[str, Any] | None
+    reasoning_effort: ReasoningEffort | None
+    fallbacks: Sequence[str]
+    on_interrupt: OnInterrupt
+    provider_options: Mapping[str, Mapping[str, Any]]
+    metadata: Mapping[str, Any]

@@ -21,10 +21,9 @@ def main(connection: AgentConnection, *, model: str, prompt: str, system: str | 
 async def _chat(connection: AgentConnection, *, model: str, messages: list[dict[str, str]]) -> int:
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     async with Client(connection.url, tenant=connection.tenant, agent="chat", **connection.login) as client:
-        stream = client.stream(model, messages)
         said = ""
         try:
-            async for event in stream:
+            async for event in client.stream(model, messages):
                 if said and not isinstance(event, Delta | Completed):
                     _write("\n")
                 said = (_said(event) or said) if isinstance(event, Delta) else ""
@@ -33,8 +32,7 @@ async def _chat(connection: AgentConnection, *, model: str, messages: list[dict[
                     return 0 if isinstance(event, Completed) else 1
         except asyncio.CancelledError:
             _write("\n" if said else "")
-            notes.print("cancelled", style="yellow")
-            await stream.cancel()
+            notes.print("cancelled", style="yellow")  # the client has cancelled the request
             raise
     return 1
 

@@ -11,7 +11,6 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-import fleet.client
 from contracts import streams, subjects
 from contracts.control import DEAD_CODE, DEAD_SUBJECT, MSG_ID
 from contracts.errors import InvalidRequest
@@ -28,7 +27,7 @@ from contracts.events import (
 )
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import Priority
-from fleet.client import Client
+from fleet.client import Client, Patience
 from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
 
@@ -741,10 +740,10 @@ async def test_an_event_that_is_stored_late_is_waited_for(client: Client, piecem
 
 
 async def test_an_event_that_is_lost_is_not_waited_for_for_ever(
-    client: Client, piecemeal: Piecemeal, monkeypatch: pytest.MonkeyPatch
+    stack: AsyncExitStack, control: Plane, nats_url: str, piecemeal: Piecemeal
 ) -> None:
-    monkeypatch.setattr(fleet.client, "_LOST_S", 1.0)
-    reading = await read_by_hand(client, piecemeal)
+    client = Client(nats_url, tenant=control.tenant, agent="tester", patience=Patience(lost_s=1.0))
+    reading = await read_by_hand(await stack.enter_async_context(client), piecemeal)
     await piecemeal.say(3)
     await piecemeal.say(4, ending=True)
 
