@@ -64,6 +64,7 @@ class Broker:
     def __init__(self, client: Nats) -> None:
         self.client = client
         self.on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        """Called after each reconnect, all at the same time; see `reconnected`."""
         self.closed = asyncio.Event()
         """Set when the client gave up for good, as it does when the server refuses its credentials."""
 
@@ -90,9 +91,41 @@ class Broker:
         """How often the connection was made anew; what was said on another one may have been lost."""
         return self.client.stats["reconnects"]
 
+    async def reconnected(self) -> None:
+        """Calls everybody in `on_reconnect`, each in a task of its own, and returns when all of them are done.
+
+        So a slow one (control reads a stream back) delays no other one. One that fails is logged, and disturbs neither
+        the others nor the connection: nats-py (2.16) takes an error of its callback for a lost connection, and makes
+        another one. When the connection is lost again meanwhile, nats-py cancels what still runs here.
+
+        The tasks begin in the order of registration, each running up to its first `await` before the next one begins,
+        and nothing depends on more than that:
+
+        - The circuit breaker and the concurrency limit forget the sequences of a server that may have been started
+          anew, before they await anything. The watches of their buckets, which start over here as well, bring the
+          entries of the new server only after a round trip.
+        - The live streams, the admin API's repair of streams and its publisher of the configuration set an event and
+          do their work elsewhere.
+        - The puller may get a request before control has read that it was cancelled; a cancel that is read later stops
+          the request while it runs, as any other does.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for callback in self.on_reconnect:
+                name = getattr(callback, "__qualname__", repr(callback))
+                tasks.create_task(_after_reconnect(callback, name=name), name=f"reconnected {name}")
+
     async def request(self, subject: str, payload: bytes) -> bytes:
         """A request to the JetStream API; what `contracts.streams.ensure` needs."""
         return (await self.client.request(subject, payload, timeout=REQUEST_TIMEOUT_S)).data
+
+
+async def _after_reconnect(callback: Callable[[], Awaitable[None]], *, name: str) -> None:
+    try:
+        await callback()
+    except (OSError, nats.errors.Error, TimeoutError) as exc:
+        log.warning("after_reconnect_failed", extra={"callback": name, "error": reason(exc)})
+    except Exception:  # the top of a task
+        log.exception("after_reconnect_failed", extra={"callback": name})
 
 
 @asynccontextmanager
@@ -114,8 +147,7 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
 
     async def on_reconnect() -> None:
         log.info("nats_reconnected", extra={"server": where})
-        for callback in broker.on_reconnect:
-            await callback()
+        await broker.reconnected()
 
     async def on_closed() -> None:
         broker.closed.set()

@@ -1,0 +1,73 @@
+"""What follows a reconnect."""
+
+import asyncio
+
+import nats.errors
+import pytest
+from nats.aio.client import Client as Nats
+
+from runtime.broker import Broker
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker(Nats())
+
+
+async def test_a_slow_callback_delays_no_other_one(broker: Broker) -> None:
+    others_are_done, told = asyncio.Event(), list[str]()
+
+    async def slow() -> None:
+        await others_are_done.wait()
+        told.append("slow")
+
+    async def quick() -> None:
+        told.append("quick")
+        others_are_done.set()
+
+    broker.on_reconnect += [slow, quick]
+    await broker.reconnected()
+
+    assert told == ["quick", "slow"]
+
+
+async def test_callbacks_begin_in_the_order_of_registration(broker: Broker) -> None:
+    begun: list[int] = []
+
+    def callback(number: int) -> None:
+        async def note() -> None:
+            begun.append(number)
+            await asyncio.sleep(0)
+            begun.append(10 + number)
+
+        broker.on_reconnect.append(note)
+
+    for number in range(3):
+        callback(number)
+    await broker.reconnected()
+
+    assert begun == [0, 1, 2, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("error", "level"), [(nats.errors.ConnectionClosedError(), "WARNING"), (ZeroDivisionError(), "ERROR")]
+)
+async def test_a_callback_that_fails_fails_alone(
+    broker: Broker, caplog: pytest.LogCaptureFixture, error: Exception, level: str
+) -> None:
+    told: list[str] = []
+
+    async def failing() -> None:
+        raise error
+
+    async def working() -> None:
+        await asyncio.sleep(0)
+        told.append("working")
+
+    broker.on_reconnect += [failing, working]
+    await broker.reconnected()
+
+    assert told == ["working"]
+    (line,) = caplog.records
+    assert (line.getMessage(), line.levelname) == ("after_reconnect_failed", level)
+    assert vars(line)["callback"].endswith("failing")
