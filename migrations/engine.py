@@ -9,11 +9,10 @@ import asyncpg
 from pydantic import SecretStr
 from pydantic_core import to_json
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from contracts.wire import reason
+from migrations.outages import UNREACHABLE, one_line
 from runtime.broker import Unreachable
 
 CONNECT_TIMEOUT_S = 5
@@ -34,11 +33,6 @@ _LIBPQ_ONLY = {
     "sslsni",
     "tcp_user_timeout",
 }
-
-_OUTAGES = ("08", "53", "57")
-"""Classes of SQLSTATE: connection, resources, an operator stopped us."""
-
-UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
 
 
 def make_engine(
@@ -107,20 +101,6 @@ async def check(engine: AsyncEngine, database_url: SecretStr) -> None:
 
 def unreachable(database_url: SecretStr, exc: BaseException) -> Unreachable:
     return Unreachable(f"PostgreSQL cannot be used at {address(database_url)}: {one_line(exc)}")
-
-
-def one_line(exc: BaseException) -> str:
-    """The driver's own words, without the statement that SQLAlchemy adds."""
-    cause = (exc.orig.__cause__ or exc.orig) if isinstance(exc, DBAPIError) and exc.orig else exc
-    return reason(cause).partition("\n")[0]
-
-
-def is_outage(exc: BaseException) -> bool:
-    """Whether `exc` says that the server is away or overwhelmed, and not that somebody made a mistake."""
-    if isinstance(exc, DBAPIError):
-        state = str(getattr(exc.orig, "sqlstate", None) or "")
-        return exc.connection_invalidated or state.startswith(_OUTAGES)
-    return isinstance(exc, (*UNREACHABLE, PoolTimeout, asyncpg.OperatorInterventionError))
 
 
 def address(database_url: SecretStr) -> str:

@@ -1,7 +1,9 @@
-"""Moves a database to the newest schema, and tells whether it is there."""
+"""Moves a database to the newest schema, and tells whether it has it."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrations.engine import UNREACHABLE, check, make_engine, unreachable
+from migrations.engine import COMMAND_TIMEOUT_S, address, check, make_engine, open_engine, unreachable
+from migrations.outages import UNREACHABLE
+from runtime.broker import Unreachable
 
 _HERE = Path(__file__).parent
 _LOCK = int.from_bytes(b"fleet")
@@ -28,6 +32,26 @@ def upgrade(database_url: str | SecretStr) -> None:
     url = database_url if isinstance(database_url, SecretStr) else SecretStr(database_url)
     with ThreadPoolExecutor(1, thread_name_prefix="migrate") as thread:
         thread.submit(lambda: asyncio.run(_upgrade(url))).result()
+
+
+@asynccontextmanager
+async def open_migrated(
+    database_url: SecretStr,
+    *,
+    application_name: str,
+    pool_size: int = 5,
+    command_timeout_s: float = COMMAND_TIMEOUT_S,
+) -> AsyncGenerator[AsyncEngine]:
+    """An engine whose server has answered and has the tables of this version, or Unreachable; disposed of at exit."""
+    async with open_engine(
+        database_url, application_name=application_name, pool_size=pool_size, command_timeout_s=command_timeout_s
+    ) as engine:
+        async with engine.connect() as connection:
+            if not await is_current(connection):
+                raise Unreachable(
+                    f"the database at {address(database_url)} lacks the tables of this version; run: fleet migrate"
+                )
+        yield engine
 
 
 async def is_current(connection: AsyncConnection) -> bool:

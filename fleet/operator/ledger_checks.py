@@ -10,13 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.usage import plain_decimal
 from fleet.terminal.tables import Column, Table, name, number
+from migrations import open_migrated
 from migrations.audit import Origin
-from migrations.engine import open_engine
 from runtime.prices import refresh
 from runtime.settings import DatabaseSettings, PriceSettings
 from workers.usage import repricing, verification
-from workers.usage.booking import Amounts
-from workers.usage.database import Database
+from workers.usage.entries import Amounts
 from workers.usage.verification import Difference, Period
 
 _SHOWN = 100
@@ -63,8 +62,7 @@ async def reprice(period: Period, *, tenant: str | None, console: Console) -> No
 @asynccontextmanager
 async def _ledger() -> AsyncGenerator[AsyncEngine]:
     url = DatabaseSettings.model_validate({}).database_url
-    async with open_engine(url, application_name="fleet-usage", command_timeout_s=_DAY_TIMEOUT_S) as engine:
-        await Database(engine, url).require_schema()
+    async with open_migrated(url, application_name="fleet-usage", command_timeout_s=_DAY_TIMEOUT_S) as engine:
         yield engine
 
 

@@ -5,7 +5,7 @@ import gc
 import logging
 from contextlib import AsyncExitStack
 
-from migrations.engine import open_engine
+from migrations import open_migrated
 from runtime import broker, logs, probes, role
 from runtime.broker import Unreachable
 from runtime.tasks import end
@@ -14,7 +14,7 @@ from workers.usage import backlog, retention
 from workers.usage.alerts.circuits import Circuits
 from workers.usage.alerts.evaluator import Evaluator
 from workers.usage.consumer import UsageConsumer
-from workers.usage.database import Database
+from workers.usage.database import DatabaseHealth
 from workers.usage.ledger import Ledger
 from workers.usage.settings import UsageSettings
 
@@ -46,9 +46,8 @@ async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Ev
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(broker.connect(settings, name=NAME, inbox_prefix=INBOX_PREFIX))
         await broker.ensure_streams(nats, settings)
-        engine = await stack.enter_async_context(open_engine(settings.database_url, application_name=NAME))
-        database = Database(engine, settings.database_url)
-        await database.require_schema()
+        engine = await stack.enter_async_context(open_migrated(settings.database_url, application_name=NAME))
+        database = DatabaseHealth(engine, settings.database_url)
         checks = {"nats": lambda: nats.connected, "database": lambda: database.usable}
         await stack.enter_async_context(probes.serve(settings, checks))
         consumer = UsageConsumer(nats.client, Ledger(engine), database)

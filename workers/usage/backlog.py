@@ -1,22 +1,21 @@
-"""What of LLM_USAGE is booked and can go, and how much waits, since when.
+"""Trims LLM_USAGE up to what is booked, and measures how much waits there and since when.
 
 Booked records are removed many with one call, instead of one deletion for each ack: a work queue would delete at each
 ack, with a synced write on a durable server, three times slower (measured in benchmarks/ledger.py). What is above the
 consumer's ack floor is never touched, so nothing leaves before it is booked.
 """
 
-import asyncio
 import json
 import logging
 from dataclasses import dataclass
 from datetime import datetime
 
 import nats.errors
-import nats.js.errors
 from nats.aio.client import Client as Nats
 
 from contracts import streams
 from contracts.wire import utc_now
+from runtime.tasks import every
 from workers.usage import metrics
 
 log = logging.getLogger(__name__)
@@ -37,20 +36,22 @@ class Backlog:
 async def watch(client: Nats, *, every_s: float = EVERY_S) -> None:
     """Trims and measures. Runs for ever; several consumers may do it at once."""
     trimmed_to = 0
-    while True:
-        await asyncio.sleep(every_s)
-        try:
-            trimmed_to = await trim(client, above=trimmed_to)
-            backlog = await measure(client)
-        except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as exc:
-            log.warning("usage_trim_failed", extra={"error": type(exc).__name__})
-        else:
-            metrics.PENDING.set(backlog.records)
-            metrics.LAG_SECONDS.set(backlog.age_s)
+
+    async def look_after() -> None:
+        nonlocal trimmed_to
+        trimmed_to = await trim(client, above=trimmed_to)
+        backlog = await measure(client)
+        metrics.PENDING.set(backlog.records)
+        metrics.LAG_SECONDS.set(backlog.age_s)
+
+    expected = (nats.errors.Error, TimeoutError)
+    await every(
+        every_s, look_after, log=log, failure_event="usage_trim_failed", expected=expected, first_after_s=every_s
+    )
 
 
 async def trim(client: Nats, *, above: int = 0) -> int:
-    """Removes what is booked, if that is more than up to `above`. Returns the stream sequence up to which it is."""
+    """Removes what is booked, if that goes beyond the stream sequence `above`, and returns up to which one it goes."""
     jetstream = client.jetstream()
     consumer = await jetstream.consumer_info(streams.USAGE, streams.USAGE_CONSUMER)
     booked_to = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
@@ -60,7 +61,7 @@ async def trim(client: Nats, *, above: int = 0) -> int:
 
 
 async def measure(client: Nats) -> Backlog:
-    """Of a stream that was just trimmed: its first record is the oldest that waits."""
+    """How much waits in a stream that was just trimmed, so that its first record is the oldest one that waits."""
     consumer = await client.jetstream().consumer_info(streams.USAGE, streams.USAGE_CONSUMER)
     waiting = (consumer.num_pending or 0) + (consumer.num_ack_pending or 0)
     if not waiting:

@@ -22,11 +22,11 @@ from contracts import streams, subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, MSG_ID
 from contracts.usage import UsageRecord
 from contracts.wire import utc_now
-from migrations.engine import is_outage, one_line
+from migrations.outages import is_outage, one_line
 from runtime.role import first_of
 from runtime.tasks import end
 from workers.usage import metrics
-from workers.usage.database import Database
+from workers.usage.database import DatabaseHealth
 from workers.usage.ledger import Ledger, Unbookable
 from workers.usage.pull import Pull, PullingJetStream
 from workers.usage.records import Malformed, parse
@@ -87,7 +87,7 @@ class SharedConnection(NatsBroker):
 class UsageConsumer:
     """Pulls, books, acks. One batch is booked at a time, and one more is held."""
 
-    def __init__(self, client: Nats, ledger: Ledger, database: Database) -> None:
+    def __init__(self, client: Nats, ledger: Ledger, database: DatabaseHealth) -> None:
         self._ledger = ledger
         self._database = database
         self._jetstream = client.jetstream()
@@ -160,7 +160,7 @@ class UsageConsumer:
     async def _book(self, items: Sequence[Item]) -> None:
         """Books and acks. A record that PostgreSQL refuses is found by halving."""
         try:
-            booking = await self._ledger.book([record for _, record in items])
+            outcome = await self._ledger.book([record for _, record in items])
         except Unbookable as exc:
             if len(items) == 1:
                 await self._bury(items[0][0], str(exc))
@@ -169,12 +169,12 @@ class UsageConsumer:
             await self._book(items[:middle])
             await self._book(items[middle:])
             return
-        metrics.RECORDS.labels("booked").inc(booking.booked)
-        metrics.RECORDS.labels("replaced").inc(booking.replaced)
-        metrics.RECORDS.labels("duplicate").inc(booking.duplicates)
+        metrics.RECORDS.labels("booked").inc(outcome.booked)
+        metrics.RECORDS.labels("replaced").inc(outcome.replaced)
+        metrics.RECORDS.labels("duplicate").inc(outcome.duplicates)
         for message, _ in items:
             await message.ack()
-        log.debug("usage_booked", extra={"booked": booking.booked, "duplicates": booking.duplicates})
+        log.debug("usage_booked", extra={"booked": outcome.booked, "duplicates": outcome.duplicates})
 
     async def _bury(self, message: Msg, why: str) -> None:
         """Copies the message to LLM_DEAD, and ends it when the copy is safe."""

@@ -6,59 +6,51 @@ import logging
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrations import is_current
 from migrations.engine import address, check
+from runtime.backoff import exponential_s
 from runtime.broker import Unreachable
+from runtime.tasks import every
 
 log = logging.getLogger(__name__)
 
-_INTERVAL_S = 2.0
+_EVERY_S = 2.0
 _FIRST_RETRY_S = 0.1
 _TIMEOUT_S = 10.0
 
 
-class Database:
-    """The way to PostgreSQL, and whether its last question was answered."""
+class DatabaseHealth:
+    """Asks PostgreSQL now and then, and says whether its last question was answered."""
 
     def __init__(self, engine: AsyncEngine, url: SecretStr) -> None:
-        self.engine = engine
         self.usable = True
+        self._engine = engine
         self._url = url
 
     async def watch(self) -> None:
-        """Asks now and then, for readiness. Runs for ever."""
-        while True:
-            await self._ask()
-            await asyncio.sleep(_INTERVAL_S)
+        """Asks every two seconds, so that `usable` is what readiness should show. Runs for ever."""
+        await every(_EVERY_S, self._look, log=log, failure_event="database_watch_failed")
 
     async def wait_until_usable(self) -> None:
         """Asks with a growing pause until it answers."""
-        pause_s = _FIRST_RETRY_S
-        while not await self._ask():
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _INTERVAL_S)
+        failures = 0
+        while not await self._is_usable():
+            failures += 1
+            await asyncio.sleep(exponential_s(_FIRST_RETRY_S, failures=failures, longest_s=_EVERY_S))
 
-    async def require_schema(self) -> None:
-        """Raises Unreachable when the tables of this version are missing."""
-        async with self.engine.connect() as connection:
-            if not await is_current(connection):
-                raise Unreachable(
-                    f"the database at {address(self._url)} lacks this version's tables; run: fleet migrate"
-                )
+    async def _look(self) -> None:
+        await self._is_usable()
 
-    async def _ask(self) -> bool:
+    async def _is_usable(self) -> bool:
+        """Asks PostgreSQL, and logs when the answer is another one than the last time."""
+        error: str | None = None
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await check(self.engine, self._url)
+                await check(self._engine, self._url)
         except (Unreachable, TimeoutError) as exc:
-            self._became(usable=False, error=str(exc) or "no answer in time")
-        else:
-            self._became(usable=True)
-        return self.usable
-
-    def _became(self, *, usable: bool, error: str = "") -> None:
-        if self.usable and not usable:
+            error = str(exc) or "no answer in time"
+        if self.usable and error is not None:
             log.warning("database_unusable", extra={"server": address(self._url), "error": error})
-        elif usable and not self.usable:
+        elif error is None and not self.usable:
             log.info("database_usable", extra={"server": address(self._url)})
-        self.usable = usable
+        self.usable = error is None
+        return self.usable

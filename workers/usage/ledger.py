@@ -14,11 +14,11 @@ from contracts.usage import UsageRecord
 from contracts.wire import utc_now
 from migrations.schema import llm_usage_events
 from workers.usage import rollups
-from workers.usage.alerts import pulse
-from workers.usage.alerts.pulse import TenantDay
+from workers.usage.alerts import alert_counts
+from workers.usage.alerts.alert_counts import TenantDay
 from workers.usage.arrays import given, parameters
-from workers.usage.booking import (
-    Entry,
+from workers.usage.entries import (
+    LedgerEntry,
     best_of_each,
     day_of,
     entry_of,
@@ -29,8 +29,10 @@ from workers.usage.partitions import Dropped, Partitions
 
 _DAY = timedelta(days=1)
 _NEAR_MIDNIGHT_MIN = 5
+"""How many minutes the clocks of two workers may be apart that speak of the same attempt."""
 _MIDNIGHT_LOCK = int.from_bytes(b"midnite")
 _NO_PARTITION = "23514"
+"""check_violation: the SQLSTATE of a row for which there is no partition."""
 _DEADLOCK = {"40001", "40P01"}
 _UNBOOKABLE = ("22", "23", "54")
 """Classes of SQLSTATE that blame the values: data, constraint, a limit of the program."""
@@ -42,7 +44,7 @@ class Unbookable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Booking:
+class BatchOutcome:
     """What became of a batch's records."""
 
     booked: int = 0
@@ -56,7 +58,7 @@ class Ledger:
         self._now = now
         self._partitions = Partitions(engine)
 
-    async def book(self, records: Sequence[UsageRecord]) -> Booking:
+    async def book(self, records: Sequence[UsageRecord]) -> BatchOutcome:
         """Books a batch, all of it or nothing. What is known already changes nothing, unless it is better now.
 
         Raises Unbookable when the fault is in a record, and the database's own errors otherwise.
@@ -68,18 +70,21 @@ class Ledger:
             except Dropped as exc:
                 raise Unbookable(str(exc)) from None
             except DBAPIError as exc:
-                self._may_try_again(exc, tries_left)
+                self._prepare_next_try(exc, tries_left=tries_left)
             else:
-                return Booking(booked, replaced, len(records) - booked - replaced)
+                return BatchOutcome(booked, replaced, len(records) - booked - replaced)
         raise AssertionError("the last try returns or raises")
 
-    def _may_try_again(self, exc: DBAPIError, tries_left: int) -> None:
-        """Returns when another try can succeed, else raises."""
+    def _prepare_next_try(self, exc: DBAPIError, *, tries_left: int) -> None:
+        """Returns when another try can succeed, and else raises what has failed."""
         state = str(getattr(exc.orig, "sqlstate", None) or "")
         if tries_left and (state in _DEADLOCK or state == _NO_PARTITION):
+            # Another consumer's retention may have dropped a partition that this process knows.
             self._partitions.forget()
             return
-        if state.startswith(_UNBOOKABLE) or _refused_by_the_driver(exc):
+        # asyncpg raises a ValueError for a value that it cannot encode; then nothing was sent.
+        cannot_be_encoded = exc.orig is not None and isinstance(exc.orig.__cause__, ValueError)
+        if state.startswith(_UNBOOKABLE) or cannot_be_encoded:
             raise Unbookable(f"PostgreSQL refuses its values ({state or 'cannot be encoded'})") from None
         raise exc
 
@@ -97,15 +102,10 @@ class Ledger:
             for new, old in replaced:
                 changes += new.added(), old.removed()
             await rollups.apply(connection, changes)
-            days = {TenantDay(place.tenant, place.day) for place, _ in changes}
+            days = {TenantDay(dimensions.tenant, dimensions.day) for dimensions, _ in changes}
             booked = [record for record in fresh if record.id in inserted]
-            await pulse.note(connection, booked, days=days, now=self._now())
+            await alert_counts.store(connection, booked, days=days, now=self._now())
         return len(inserted), len(replaced)
-
-
-def _refused_by_the_driver(exc: DBAPIError) -> bool:
-    """asyncpg could not encode a value; nothing was sent."""
-    return exc.orig is not None and isinstance(exc.orig.__cause__, ValueError)
 
 
 _events = llm_usage_events.c
@@ -147,7 +147,10 @@ def _other_day(record: UsageRecord) -> date | None:
 
 
 async def _on_the_other_day(connection: AsyncConnection, records: Iterable[UsageRecord]) -> set[str]:
-    """The ids that are booked already, on the other side of midnight, where the key does not see them."""
+    """The ids of the records that are booked already on the other side of midnight.
+
+    The day is a part of the events' key, because they are partitioned by it, so the key does not see these.
+    """
     others = {record.id: day for record in records if (day := _other_day(record))}
     if not others:
         return set()
@@ -156,7 +159,9 @@ async def _on_the_other_day(connection: AsyncConnection, records: Iterable[Usage
     return set(await connection.scalars(_KNOWN, {"ids": list(others), "days": sorted(set(others.values()))}))
 
 
-async def _insert_events(connection: AsyncConnection, records: list[UsageRecord], entries: list[Entry]) -> set[str]:
+async def _insert_events(
+    connection: AsyncConnection, records: list[UsageRecord], entries: list[LedgerEntry]
+) -> set[str]:
     """The ids that were new."""
     if not records:
         return set()
@@ -164,13 +169,15 @@ async def _insert_events(connection: AsyncConnection, records: list[UsageRecord]
     return set(await connection.scalars(_INSERT, parameters(_EVENT_COLUMNS, rows)))
 
 
-async def _replace_worse(connection: AsyncConnection, records: list[UsageRecord]) -> list[tuple[Entry, Entry]]:
+async def _replace_worse(
+    connection: AsyncConnection, records: list[UsageRecord]
+) -> list[tuple[LedgerEntry, LedgerEntry]]:
     """(new, old) for each record that is better than what the ledger has."""
     if not records:
         return []
     by_id = {record.id: record for record in records}
     days = {day for record in records for day in (day_of(record), _other_day(record)) if day}
-    replaced: list[tuple[Entry, Entry]] = []
+    replaced: list[tuple[LedgerEntry, LedgerEntry]] = []
     rows: list[tuple[Any, ...]] = []
     for row in (await connection.execute(_LOCK, {"ids": list(by_id), "days": sorted(days)})).mappings():
         record, old = by_id[row["id"]], entry_of_event(row)
@@ -183,12 +190,12 @@ async def _replace_worse(connection: AsyncConnection, records: list[UsageRecord]
     return replaced
 
 
-def _event_row(record: UsageRecord, entry: Entry) -> tuple[Any, ...]:
-    """In the order of `_EVENT_COLUMNS`."""
+def _event_row(record: UsageRecord, entry: LedgerEntry) -> tuple[Any, ...]:
+    """The record's values in the order of `_EVENT_COLUMNS`."""
     usage = record.usage
     return (
         record.id,
-        entry.place.day,
+        entry.dimensions.day,
         record.request_id,
         record.attempt,
         record.tenant,

@@ -22,10 +22,10 @@ from migrations.audit import Origin
 from migrations.schema import llm_agent_usage, llm_usage_events, tenants
 from runtime.prices.pricing import Priced, price
 from workers.usage import rollups
-from workers.usage.alerts import pulse
-from workers.usage.alerts.pulse import TenantDay
+from workers.usage.alerts import alert_counts
+from workers.usage.alerts.alert_counts import TenantDay
 from workers.usage.arrays import given, parameters
-from workers.usage.booking import Amounts, Change, entry_of_event, total
+from workers.usage.entries import Amounts, Change, entry_of_event, total
 from workers.usage.verification import Period, checkable
 
 _AT_ONCE = 2000
@@ -91,8 +91,8 @@ async def _reprice(connection: AsyncConnection, day: date, tenant: str) -> Repri
         changes = total([*changes, *(_change(row, new) for row, new in changed)])
         done = done.with_more([row["cost"] for row, _ in changed], [new.amount for _, new in changed])
     await rollups.apply(connection, changes)
-    days = {TenantDay(place.tenant, place.day) for place, _ in changes}
-    await pulse.note(connection, [], days=days, now=utc_now())
+    days = {TenantDay(dimensions.tenant, dimensions.day) for dimensions, _ in changes}
+    await alert_counts.store(connection, [], days=days, now=utc_now())
     return done
 
 
@@ -140,7 +140,7 @@ def _used(priced: Priced) -> dict[str, Any] | None:
 def _change(row: RowMapping, new: Priced) -> Change:
     was, now = row["cost"], new.amount
     by = Amounts(total_cost=(now or Decimal(0)) - (was or 0), unpriced_count=(now is None) - (was is None))
-    return entry_of_event(row).place, by
+    return entry_of_event(row).dimensions, by
 
 
 def _audited(done: Repriced) -> audit.Change:

@@ -4,54 +4,54 @@ Roll-ups stay. Those by agent are folded when their events go: agents can be as 
 day the most expensive ones stay as they are, and the rest become one, named `OTHERS`.
 """
 
-import asyncio
 import logging
 from datetime import date, timedelta
 
 from sqlalchemy import func, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.wire import utc_now
-from migrations.engine import is_outage, one_line
+from migrations.outages import DatabaseUnavailable, outages_as_unavailable
 from migrations.schema import llm_usage_retention
+from runtime.tasks import every
 from workers.usage import partitions
-from workers.usage.booking import Amounts
+from workers.usage.entries import Amounts
 from workers.usage.partitions import Partitions
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 900.0
 KEPT_AGENTS = 1000
-"""Of a tenant and day, when the day's events are dropped."""
+"""How many agents of a tenant and day keep a row of their own when the day's events are dropped."""
 OTHERS = "*"
-"""No agent can have this name: it is no token."""
+"""The agent that the others become. No agent can have this name: it is no token."""
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '3s'"
 """A drop waits for whoever reads the events, and everybody else waits behind it: rather not for long."""
 
 
 async def keep(engine: AsyncEngine, *, retention_days: int | None, every_s: float = EVERY_S) -> None:
-    """Runs for ever; several consumers may do it at once. `retention_days` None: events are kept for ever."""
-    while True:
-        try:
+    """Runs for ever; several consumers may do it at once. Without `retention_days` events are kept for ever."""
+
+    async def look_after() -> None:
+        with outages_as_unavailable():
             await Partitions(engine).ensure()
             if retention_days is not None:
                 await drop(engine, before=utc_now().date() - timedelta(days=retention_days))
-        except Exception as exc:  # the top of the loop: the next round tries again
-            if is_outage(exc):
-                log.warning("usage_retention_failed", extra={"error": one_line(exc)})
-            else:
-                log.exception("usage_retention_failed")
-        await asyncio.sleep(every_s)
+
+    await every(every_s, look_after, log=log, failure_event="usage_retention_failed", expected=(DatabaseUnavailable,))
 
 
 async def drop(engine: AsyncEngine, *, before: date, kept_agents: int = KEPT_AGENTS) -> list[date]:
-    """Drops the events of the days before that one, and says which days; nothing is booked there any more."""
+    """Drops the events of the days before that one, and returns these days. Nothing is booked on them any more."""
     async with engine.begin() as connection:
         await partitions.lock(connection)
         old = {day: name for day, name in (await partitions.days(connection)).items() if day < before}
         if old:
-            await _keep_from(connection, before)
+            # First of all, so that no other consumer books on a day whose ids are about to be forgotten.
+            added = insert(llm_usage_retention).values(kept_from=before)
+            latest = func.greatest(llm_usage_retention.c.kept_from, added.excluded.kept_from)
+            await connection.execute(added.on_conflict_do_update(index_elements=["single"], set_={"kept_from": latest}))
     for day, name in old.items():
         async with engine.begin() as connection:
             await connection.execute(text(_LOCK_TIMEOUT))
@@ -60,12 +60,6 @@ async def drop(engine: AsyncEngine, *, before: date, kept_agents: int = KEPT_AGE
             await connection.execute(_FOLD, {"day": day, "kept": kept_agents, "others": OTHERS})
         log.info("usage_events_dropped", extra={"day": day.isoformat()})
     return list(old)
-
-
-async def _keep_from(connection: AsyncConnection, day: date) -> None:
-    added = insert(llm_usage_retention).values(kept_from=day)
-    latest = func.greatest(llm_usage_retention.c.kept_from, added.excluded.kept_from)
-    await connection.execute(added.on_conflict_do_update(index_elements=["single"], set_={"kept_from": latest}))
 
 
 _FOLD = text(f"""

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrations.schema import Money, llm_agent_usage, llm_hourly_usage, llm_provider_usage, llm_usage_events
 from workers.usage.arrays import given, parameters
-from workers.usage.booking import ERRORS, Amounts, Change, Place, sums, total
+from workers.usage.entries import ERRORS, Amounts, Change, Dimensions, sums, total
 
 _events = llm_usage_events.c
 _SUMS: Mapping[str, ColumnElement[Any]] = {
@@ -38,7 +38,10 @@ _NOTHING = Amounts()
 
 @dataclass(frozen=True)
 class RollUp:
-    """A table of sums with a row for each value of `keys`; `facts` are columns that follow from the key."""
+    """A table of sums with a row for each value of `keys`; `facts` are columns that follow from the key.
+
+    It has no slots, because its statements are built once and kept (`cached_property`).
+    """
 
     table: Table
     keys: tuple[str, ...]
@@ -69,19 +72,19 @@ class RollUp:
 
     async def apply(self, connection: AsyncConnection, changes: Iterable[Change]) -> None:
         """Adds the changes to the rows, and removes those in which nothing is left."""
-        changed = [(place, by) for place, by in sums(changes, key=self._key).values() if by != _NOTHING]
+        changed = [(dimensions, by) for dimensions, by in sums(changes, key=self._key).values() if by != _NOTHING]
         if changed:
-            rows = [(*self._row(place), *by) for place, by in changed]
+            rows = [(*self._row(dimensions), *by) for dimensions, by in changed]
             await connection.execute(self._add, parameters(self.columns, rows))
-        if emptied := [self._key(place) for place, by in changed if by.request_count < 0]:
+        if emptied := [self._key(dimensions) for dimensions, by in changed if by.request_count < 0]:
             await connection.execute(self._tidy, parameters(self.keys, emptied))
 
     @cached_property
-    def _key(self) -> Callable[[Place], tuple[Any, ...]]:
+    def _key(self) -> Callable[[Dimensions], tuple[Any, ...]]:
         return attrgetter(*map(_of_place, self.keys))
 
     @cached_property
-    def _row(self) -> Callable[[Place], tuple[Any, ...]]:
+    def _row(self) -> Callable[[Dimensions], tuple[Any, ...]]:
         return attrgetter(*map(_of_place, (*self.keys, *self.facts)))
 
     @cached_property
@@ -116,7 +119,7 @@ ROLL_UPS = (
 
 async def apply(connection: AsyncConnection, changes: Iterable[Change]) -> None:
     """What a batch changes, in every roll-up."""
-    # Once by the finest place, which most attempts of a batch share, then each roll-up from those few.
+    # Once by the finest dimensions, which most attempts of a batch share, then each roll-up from those few.
     changes = total(changes)
     for roll_up in ROLL_UPS:
         await roll_up.apply(connection, changes)

@@ -13,7 +13,7 @@ from sqlalchemy import Select, and_, delete, func, insert, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from workers.usage import partitions
-from workers.usage.booking import Amounts
+from workers.usage.entries import Amounts
 from workers.usage.rollups import ROLL_UPS, RollUp
 
 

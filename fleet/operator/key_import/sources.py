@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from contracts.subjects import Provider
 from fleet.operator.key_import.rows import Found, Reading, Unreadable, of_fields, of_rows
-from migrations.engine import UNREACHABLE, one_line, open_engine
+from migrations.engine import open_engine
+from migrations.outages import UNREACHABLE, one_line
 
 ENVIRONMENT = "env"
 _POSTGRESQL = ("postgresql://", "postgres://")

@@ -13,8 +13,8 @@ import pytest_asyncio
 from contracts.usage import Outcome, Usage, UsageRecord, UsageSource
 from tests.integration.usage.conftest import Books
 from tests.usage import NOON, PROVIDER_ID, record
-from workers.usage.booking import best_of_each
-from workers.usage.ledger import Booking, Ledger, Unbookable
+from workers.usage.entries import best_of_each
+from workers.usage.ledger import BatchOutcome, Ledger, Unbookable
 
 VENDOR, ESTIMATED, UNKNOWN = UsageSource.VENDOR, UsageSource.ESTIMATED, UsageSource.UNKNOWN
 
@@ -65,9 +65,9 @@ async def test_every_field_of_a_record_is_kept(ledger: Ledger, books: Books) -> 
 async def test_a_record_that_comes_again_changes_nothing(ledger: Ledger, books: Books) -> None:
     batch = [record() for _ in range(5)]
 
-    assert await ledger.book(batch) == Booking(booked=5)
+    assert await ledger.book(batch) == BatchOutcome(booked=5)
     before = await books.rollups()
-    assert await ledger.book([*batch, *batch]) == Booking(duplicates=10)
+    assert await ledger.book([*batch, *batch]) == BatchOutcome(duplicates=10)
 
     assert await books.rollups() == before
 
@@ -75,12 +75,12 @@ async def test_a_record_that_comes_again_changes_nothing(ledger: Ledger, books: 
 async def test_a_better_record_replaces_once_and_moves_the_sums(ledger: Ledger, books: Books) -> None:
     vendor, failed, abandoned, unknown = variants(1)
 
-    assert await ledger.book([unknown]) == Booking(booked=1)
-    assert await ledger.book([abandoned]) == Booking(replaced=1)
-    assert await ledger.book([failed]) == Booking(replaced=1)
+    assert await ledger.book([unknown]) == BatchOutcome(booked=1)
+    assert await ledger.book([abandoned]) == BatchOutcome(replaced=1)
+    assert await ledger.book([failed]) == BatchOutcome(replaced=1)
     await books.assert_balanced()
-    assert await ledger.book([vendor]) == Booking(replaced=1)
-    assert await ledger.book([vendor, failed, abandoned, unknown]) == Booking(duplicates=4)
+    assert await ledger.book([vendor]) == BatchOutcome(replaced=1)
+    assert await ledger.book([vendor, failed, abandoned, unknown]) == BatchOutcome(duplicates=4)
 
     (row,) = await books.rollups()
     assert (row["model"], row["prompt_tokens"], row["total_cost"]) == ("gpt-4o", 100, Decimal("0.5"))
@@ -131,8 +131,8 @@ async def test_an_attempt_dated_across_midnight_is_one_attempt(ledger: Ledger, b
     after = before + timedelta(seconds=2)
 
     await ledger.book([record("r", source=ESTIMATED, outcome=Outcome.ABANDONED, started_at=after, tokens=(1, 1))])
-    assert await ledger.book([record("r", started_at=before)]) == Booking(replaced=1)
-    assert await ledger.book([record("r", started_at=after)]) == Booking(duplicates=1)
+    assert await ledger.book([record("r", started_at=before)]) == BatchOutcome(replaced=1)
+    assert await ledger.book([record("r", started_at=after)]) == BatchOutcome(duplicates=1)
 
     (row,) = await books.rollups()
     assert (row["date"], row["prompt_tokens"]) == (date(2026, 11, 20), 10)
@@ -144,7 +144,7 @@ async def test_days_get_partitions_when_they_come_and_one_ahead(ledger: Ledger, 
 
     booking = await ledger.book([record(started_at=day, finished_at=day) for day in (*odd, NOON)])
 
-    assert booking == Booking(booked=4)
+    assert booking == BatchOutcome(booked=4)
     tables = {row["name"] for row in await books.rows("SELECT inhrelid::regclass::text AS name FROM pg_inherits")}
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     assert {f"llm_usage_events_{tomorrow:%Y%m%d}", "llm_usage_events_20261120", "llm_usage_events_00010102"} <= tables
@@ -156,7 +156,7 @@ async def test_a_day_whose_partition_was_dropped_gets_a_new_one(ledger: Ledger, 
     async with books.engine.begin() as connection:
         await connection.exec_driver_sql("DROP TABLE llm_usage_events_20261120")
 
-    assert await ledger.book([record()]) == Booking(booked=1)
+    assert await ledger.book([record()]) == BatchOutcome(booked=1)
 
 
 async def test_partitions_of_one_day_are_made_by_several_at_once(books: Books) -> None:

@@ -11,7 +11,7 @@ from contracts.wire import utc_now
 from tests.integration.usage.conftest import Books
 from tests.usage import NOON, record
 from workers.usage import retention
-from workers.usage.ledger import Booking, Ledger, Unbookable
+from workers.usage.ledger import BatchOutcome, Ledger, Unbookable
 from workers.usage.partitions import DAYS_AHEAD
 from workers.usage.retention import OTHERS
 from workers.usage.verification import Period, rebuild
@@ -50,7 +50,7 @@ async def test_books_nothing_where_nobody_could_tell_whether_it_was_booked(books
         with pytest.raises(Unbookable, match="dropped"):
             await each.book([in_time, late])
 
-    assert await ledger.book([in_time]) == Booking(booked=1)
+    assert await ledger.book([in_time]) == BatchOutcome(booked=1)
     assert sum(row["request_count"] for row in await books.rollups()) == 2
 
 

@@ -10,6 +10,7 @@ from contracts.errors import ErrorCode
 from contracts.health import OpenCircuit
 from contracts.notices import NoticeKind
 from workers.usage.alerts import forecast
+from workers.usage.alerts.alert_counts import TenantDay
 from workers.usage.alerts.conditions import (
     Condition,
     Health,
@@ -24,7 +25,6 @@ from workers.usage.alerts.conditions import (
     of_latency,
     of_spending,
 )
-from workers.usage.alerts.pulse import TenantDay
 from workers.usage.alerts.sketch import bucket_of, dense
 
 DAY = date(2026, 11, 20)
@@ -237,7 +237,7 @@ def test_a_cool_down_is_no_outage_and_any_other_open_circuit_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "place"),
+    ("condition", "scope"),
     [
         (Condition("acme", NoticeKind.DAILY_COST, day=DAY), TenantDay("acme", DAY)),
         (Condition("acme", NoticeKind.ERROR_RATE, "openai"), ProviderKey("acme", "openai")),
@@ -245,5 +245,5 @@ def test_a_cool_down_is_no_outage_and_any_other_open_circuit_is() -> None:
         (Condition("acme", NoticeKind.PROVIDER_UNAVAILABLE, "openai/eu"), None),
     ],
 )
-def test_a_condition_knows_where_it_is_measured(condition: Condition, place: object) -> None:
-    assert condition.place == place
+def test_a_condition_knows_where_it_is_measured(condition: Condition, scope: object) -> None:
+    assert condition.scope == scope

@@ -12,8 +12,8 @@ from pydantic_core import to_json
 from contracts.errors import ErrorCode
 from contracts.usage import Outcome, UsageRecord
 from tests.usage import NOON, record
-from workers.usage.alerts import pulse
-from workers.usage.alerts.pulse import Pulse, TenantDay, WindowKey
+from workers.usage.alerts import alert_counts
+from workers.usage.alerts.alert_counts import AlertCounts, TenantDay, WindowKey
 from workers.usage.alerts.sketch import BUCKETS, bucket_of, dense, quantile, total
 
 START = int(NOON.timestamp())
@@ -53,7 +53,7 @@ def test_attempts_count_in_the_ten_minutes_in_which_they_ended() -> None:
         record(outcome=Outcome.CANCELLED),
     ]
 
-    windows = pulse.count(records, now=NOON)
+    windows = alert_counts.count(records, now=NOON)
 
     first = windows[WindowKey("acme", "openai", "gpt-4o-mini", START)]
     assert (first.requests, first.errors) == (5, 2)
@@ -67,13 +67,13 @@ def test_what_ended_long_ago_or_far_ahead_says_nothing_of_now() -> None:
     odd = [record(finished_at=NOON + timedelta(seconds=seconds)) for seconds in (-3601, 3601)]
     late = [record(finished_at=NOON + timedelta(seconds=seconds)) for seconds in (-3600, 3600)]
 
-    assert sum(counts.requests for counts in pulse.count([*odd, *late], now=NOON).values()) == 2
+    assert sum(counts.requests for counts in alert_counts.count([*odd, *late], now=NOON).values()) == 2
 
 
 def test_only_a_refused_key_counts_as_refused() -> None:
     refused = record(outcome=Outcome.FAILED, error_code=ErrorCode.AUTHENTICATION_FAILED)
 
-    (counts,) = pulse.count([refused, record(time_to_first_token_s=None)], now=NOON).values()
+    (counts,) = alert_counts.count([refused, record(time_to_first_token_s=None)], now=NOON).values()
 
     assert counts.refused_at == refused.finished_at
     assert not counts.first_token
@@ -94,13 +94,13 @@ _RECORDS = st.builds(
 def test_any_order_in_any_batches_adds_up_to_the_same(records: list[UsageRecord], random: object, size: int) -> None:
     shuffled = list(records)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    together = Pulse()
+    together = AlertCounts()
     for start in range(0, len(shuffled), size):
         batch = shuffled[start : start + size]
         days = {TenantDay(r.tenant, r.started_at.date()) for r in batch}
-        written = to_json(pulse.to_json(Pulse(pulse.count(batch, now=NOON), days)))
-        together.add(pulse.from_json(json.loads(written)))
+        written = to_json(alert_counts.to_json(AlertCounts(alert_counts.count(batch, now=NOON), days)))
+        together.add(alert_counts.from_json(json.loads(written)))
 
-    assert together == Pulse(
-        pulse.count(records, now=NOON), {TenantDay(r.tenant, r.started_at.date()) for r in records}
+    assert together == AlertCounts(
+        alert_counts.count(records, now=NOON), {TenantDay(r.tenant, r.started_at.date()) for r in records}
     )

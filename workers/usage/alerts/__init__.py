@@ -1,4 +1,4 @@
 """Alerts: counted with each booked batch, evaluated beside the booking, told by notices.
 
-`pulse` is what the ledger calls. `evaluator` runs in every usage consumer; one of them at a time evaluates.
+`alert_counts` is what the ledger calls. `evaluator` runs in every usage consumer; one of them at a time evaluates.
 """

@@ -11,7 +11,7 @@ from contracts.health import OpenCircuit
 from contracts.notices import NoticeKind
 from contracts.usage import plain_decimal
 from workers.usage.alerts import forecast
-from workers.usage.alerts.pulse import WINDOW_S, TenantDay
+from workers.usage.alerts.alert_counts import WINDOW_S, TenantDay
 from workers.usage.alerts.sketch import quantile
 
 WARNING_SHARE = Decimal("0.8")
@@ -49,7 +49,7 @@ class ModelKey(NamedTuple):
     model: str
 
 
-Place = TenantDay | ProviderKey | ModelKey
+Scope = TenantDay | ProviderKey | ModelKey
 """What is measured together."""
 
 
@@ -77,7 +77,7 @@ class Condition:
     """Of kinds in DAILY: each day is a condition of its own."""
 
     @property
-    def place(self) -> Place | None:
+    def scope(self) -> Scope | None:
         """Where it is measured; None: in the circuits."""
         match self.kind:
             case NoticeKind.PROVIDER_UNAVAILABLE:

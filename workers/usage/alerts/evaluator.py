@@ -13,13 +13,14 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrations.engine import is_outage, one_line
+from migrations.outages import DatabaseUnavailable, outages_as_unavailable
+from runtime.tasks import every
 from workers.clock import Clock
 from workers.usage.alerts import conditions, measures, metrics, transitions, windows
+from workers.usage.alerts.alert_counts import AlertCounts, TenantDay
 from workers.usage.alerts.circuits import Circuits
-from workers.usage.alerts.conditions import Condition, ModelKey, Place, ProviderKey, Thresholds, Verdict
+from workers.usage.alerts.conditions import Condition, ModelKey, ProviderKey, Scope, Thresholds, Verdict
 from workers.usage.alerts.measures import Usual
-from workers.usage.alerts.pulse import Pulse, TenantDay
 
 log = logging.getLogger(__name__)
 
@@ -40,22 +41,27 @@ class Evaluator:
 
     async def keep_evaluating(self) -> None:
         """Runs for ever."""
-        while True:
-            more = False
-            started = time.perf_counter()
-            try:
+        await every(
+            EVERY_S,
+            self._round,
+            log=log,
+            failure_event="alerts_not_evaluated",
+            expected=(DatabaseUnavailable,),
+            sleep=self._clock.sleep,
+        )
+
+    async def _round(self) -> float | None:
+        """Returns 0 when the next round is due at once."""
+        started = time.perf_counter()
+        try:
+            with outages_as_unavailable():
                 more = await self.evaluate()
-            except Exception as exc:  # the top of the loop: the next round does what this one did not
-                metrics.EVALUATIONS.labels("failed").inc()
-                if is_outage(exc):
-                    log.warning("alerts_not_evaluated", extra={"error": one_line(exc)})
-                else:
-                    log.exception("alerts_not_evaluated")
-            else:
-                metrics.EVALUATIONS.labels("done").inc()
-                metrics.EVALUATION_SECONDS.observe(time.perf_counter() - started)
-            if not more:
-                await self._clock.sleep(EVERY_S)
+        except Exception:
+            metrics.EVALUATIONS.labels("failed").inc()
+            raise
+        metrics.EVALUATIONS.labels("done").inc()
+        metrics.EVALUATION_SECONDS.observe(time.perf_counter() - started)
+        return 0.0 if more else None
 
     async def evaluate(self) -> bool:
         """One round, unless another consumer is at it. Returns whether more was counted than one round takes."""
@@ -63,35 +69,35 @@ class Evaluator:
         async with self._engine.begin() as connection:
             if not await connection.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
                 return False
-            pulse, batches = await windows.take(connection)
-            await windows.add(connection, pulse.windows)
+            counted, batches = await windows.take(connection)
+            await windows.add(connection, counted.windows)
             unresolved = await transitions.unresolved(connection)
-            places = touched_by(pulse)
-            judge_all = self._is_time_for_all()
+            scopes = touched_by(counted)
+            now_s = self._clock.monotonic()
+            judge_all = self._all_judged_at is None or now_s - self._all_judged_at >= RESOLVE_EVERY_S
             if judge_all:
-                places |= {place for condition in unresolved if (place := condition.place)}
+                scopes |= {scope for condition in unresolved if (scope := condition.scope)}
                 await windows.fold(connection, now=now)
-            verdicts = await self._judge(connection, places, now=now)
+            verdicts = await self._judge(connection, scopes, now=now)
             raised = [v for v in verdicts.values() if v.begins and v.condition not in unresolved]
             raised = [v for v in raised if await transitions.raise_(connection, v, now=now)]
-            over = [c for c in unresolved if self._was_judged(c, places) and not _lasts(verdicts.get(c))]
+            # An alert whose condition was not judged in this round stays as it is.
+            judged = [c for c in unresolved if self._was_judged(c, scopes)]
+            over = [c for c in judged if (verdict := verdicts.get(c)) is None or not verdict.lasts]
             for condition in over:
                 await transitions.resolve(connection, unresolved[condition], now=now)
-        _note([verdict.condition for verdict in raised], over, unresolved=len(unresolved))
+        _tell([verdict.condition for verdict in raised], over, unresolved=len(unresolved))
         if judge_all:
-            self._all_judged_at = self._clock.monotonic()
-        return batches == windows.PULSES_AT_ONCE
-
-    def _is_time_for_all(self) -> bool:
-        return self._all_judged_at is None or self._clock.monotonic() - self._all_judged_at >= RESOLVE_EVERY_S
+            self._all_judged_at = now_s
+        return batches == windows.BATCHES_AT_ONCE
 
     async def _judge(
-        self, connection: AsyncConnection, places: Collection[Place], *, now: datetime
+        self, connection: AsyncConnection, scopes: Collection[Scope], *, now: datetime
     ) -> dict[Condition, Verdict]:
-        """Of a place that nothing is known of there is no verdict."""
-        days = [place for place in places if isinstance(place, TenantDay)]
-        providers = [place for place in places if isinstance(place, ProviderKey)]
-        models = [place for place in places if isinstance(place, ModelKey)]
+        """The verdicts on these scopes and on every circuit. A scope that nothing is known of has none."""
+        days = [scope for scope in scopes if isinstance(scope, TenantDay)]
+        providers = [scope for scope in scopes if isinstance(scope, ProviderKey)]
+        models = [scope for scope in scopes if isinstance(scope, ModelKey)]
         verdicts: list[Verdict] = []
         for spending in await measures.spending(connection, days):
             verdicts += conditions.of_spending(spending, self._thresholds, now=now)
@@ -102,24 +108,23 @@ class Evaluator:
         verdicts += [conditions.of_circuit(circuit, now=now) for circuit in self._circuits.known() or ()]
         return {verdict.condition: verdict for verdict in verdicts}
 
-    def _was_judged(self, condition: Condition, places: Collection[Place]) -> bool:
-        place = condition.place
-        return self._circuits.known() is not None if place is None else place in places
+    def _was_judged(self, condition: Condition, scopes: Collection[Scope]) -> bool:
+        """Whether a verdict would be there if the condition held: of circuits when they are known at all."""
+        scope = condition.scope
+        return self._circuits.known() is not None if scope is None else scope in scopes
 
 
-def touched_by(pulse: Pulse) -> set[Place]:
+def touched_by(counted: AlertCounts) -> set[Scope]:
+    """Where something new was counted, so that conditions may have begun or ended."""
     return {
-        *pulse.days,
-        *(ProviderKey(*key[:2]) for key in pulse.windows),
-        *(ModelKey(*key[:3]) for key in pulse.windows),
+        *counted.days,
+        *(ProviderKey(*key[:2]) for key in counted.windows),
+        *(ModelKey(*key[:3]) for key in counted.windows),
     }
 
 
-def _lasts(verdict: Verdict | None) -> bool:
-    return verdict is not None and verdict.lasts
-
-
-def _note(raised: Collection[Condition], resolved: Collection[Condition], *, unresolved: int) -> None:
+def _tell(raised: Collection[Condition], resolved: Collection[Condition], *, unresolved: int) -> None:
+    """Logs and counts what has changed; `unresolved` is how many alerts were so before."""
     for what, which in (("raised", raised), ("resolved", resolved)):
         for condition in which:
             metrics.TRANSITIONS.labels(condition.kind, what).inc()

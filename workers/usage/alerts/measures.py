@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.notices import NoticeKind
 from migrations.schema import alert_windows, latency_days, llm_provider_usage, tenants
+from workers.usage.alerts.alert_counts import WINDOW_S, TenantDay
 from workers.usage.alerts.conditions import (
     LATENCIES,
     LEAST_BASELINE,
@@ -21,7 +22,6 @@ from workers.usage.alerts.conditions import (
     Spending,
     window_of,
 )
-from workers.usage.alerts.pulse import WINDOW_S, TenantDay
 from workers.usage.alerts.sketch import quantile, total
 from workers.usage.alerts.windows import BASELINE_DAYS
 from workers.usage.arrays import given, parameters

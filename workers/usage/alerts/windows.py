@@ -1,4 +1,4 @@
-"""What pulses add up to in the database: ten-minute windows for an hour, then how fast each day was.
+"""What counted batches add up to in the database: ten-minute windows for an hour, then how fast each day was.
 
 One consumer at a time writes here, see `evaluator`.
 """
@@ -14,13 +14,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrations.schema import alert_pulses, alert_windows, latency_days
-from workers.usage.alerts import pulse
-from workers.usage.alerts.pulse import RECENT, Counts, Pulse, WindowKey
+from workers.usage.alerts import alert_counts
+from workers.usage.alerts.alert_counts import RECENT, AlertCounts, WindowCounts, WindowKey
 from workers.usage.alerts.sketch import dense, total
 
 log = logging.getLogger(__name__)
 
-PULSES_AT_ONCE = 500
+BATCHES_AT_ONCE = 500
 BASELINE_DAYS = 7
 _FOLDED_AT_ONCE = 2000
 _HISTOGRAMS = ("first_token", "duration")
@@ -28,22 +28,22 @@ _HISTOGRAMS = ("first_token", "duration")
 _DayKey = tuple[str, str, str, date]
 
 
-async def take(connection: AsyncConnection) -> tuple[Pulse, int]:
+async def take(connection: AsyncConnection) -> tuple[AlertCounts, int]:
     """What was counted since the last time, and of how many batches; it leaves the queue with the commit."""
     columns = alert_pulses.c
-    oldest = select(columns.seq).order_by(columns.seq).limit(PULSES_AT_ONCE)
+    oldest = select(columns.seq).order_by(columns.seq).limit(BATCHES_AT_ONCE)
     taken = delete(alert_pulses).where(columns.seq.in_(oldest)).returning(columns.counted)
     found = (await connection.scalars(taken)).all()
-    together = Pulse()
+    together = AlertCounts()
     for counted in found:
         try:
-            together.add(pulse.from_json(counted))
+            together.add(alert_counts.from_json(counted))
         except (KeyError, TypeError, ValueError):
             log.error("alert_pulse_unreadable")
     return together, len(found)
 
 
-async def add(connection: AsyncConnection, windows: Mapping[WindowKey, Counts]) -> None:
+async def add(connection: AsyncConnection, windows: Mapping[WindowKey, WindowCounts]) -> None:
     if windows:
         await connection.execute(_ADD_WINDOW, [_window_row(key, windows[key]) for key in sorted(windows)])
 
@@ -62,7 +62,7 @@ async def fold(connection: AsyncConnection, *, now: datetime) -> None:
     await connection.execute(delete(latency_days).where(useless))
 
 
-def _window_row(key: WindowKey, counts: Counts) -> dict[str, Any]:
+def _window_row(key: WindowKey, counts: WindowCounts) -> dict[str, Any]:
     return {
         "tenant": key.tenant,
         "provider": key.provider,

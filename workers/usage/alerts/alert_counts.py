@@ -16,14 +16,16 @@ from contracts.errors import ErrorCode
 from contracts.usage import Outcome, UsageRecord
 from migrations.schema import alert_pulses
 from workers.usage.alerts.sketch import bucket_of
-from workers.usage.booking import ERRORS
+from workers.usage.entries import ERRORS
 
 WINDOW_S = 600
 RECENT = timedelta(hours=1)
-_NOTE = insert(alert_pulses)
+"""How far from now an attempt may have ended to be counted: how others went says nothing of how it is."""
 
 
 class TenantDay(NamedTuple):
+    """A tenant's spending is measured by UTC day."""
+
     tenant: str
     day: date
 
@@ -39,7 +41,9 @@ class WindowKey(NamedTuple):
 
 
 @dataclass(slots=True)
-class Counts:
+class WindowCounts:
+    """How the attempts of a window went."""
+
     requests: int = 0
     errors: int = 0
     refused_at: datetime | None = None
@@ -48,41 +52,64 @@ class Counts:
     """The last time that an attempt completed."""
     first_token: dict[int, int] = field(default_factory=dict[int, int])
     duration: dict[int, int] = field(default_factory=dict[int, int])
-    """By bucket, of completed attempts."""
+    """How many completed attempts fall into each bucket of `sketch`; so does `first_token`."""
 
-    def add(self, other: "Counts") -> None:
+    def count(self, record: UsageRecord) -> None:
+        """Counts one attempt more."""
+        self.requests += 1
+        if record.outcome is Outcome.COMPLETED:
+            self.succeeded_at = later(self.succeeded_at, record.finished_at)
+            for histogram, seconds in (
+                (self.duration, record.duration_s),
+                (self.first_token, record.time_to_first_token_s),
+            ):
+                if seconds is not None:
+                    bucket = bucket_of(seconds)
+                    histogram[bucket] = histogram.get(bucket, 0) + 1
+        elif record.outcome in ERRORS:
+            self.errors += 1
+            if record.error_code is ErrorCode.AUTHENTICATION_FAILED:
+                self.refused_at = later(self.refused_at, record.finished_at)
+
+    def add(self, other: "WindowCounts") -> None:
         self.requests += other.requests
         self.errors += other.errors
         self.refused_at = later(self.refused_at, other.refused_at)
         self.succeeded_at = later(self.succeeded_at, other.succeeded_at)
-        _add(self.first_token, other.first_token)
-        _add(self.duration, other.duration)
+        for histogram, more in ((self.first_token, other.first_token), (self.duration, other.duration)):
+            for bucket, number in more.items():
+                histogram[bucket] = histogram.get(bucket, 0) + number
 
 
 @dataclass(slots=True)
-class Pulse:
-    windows: dict[WindowKey, Counts] = field(default_factory=dict[WindowKey, Counts])
-    days: set[TenantDay] = field(default_factory=set[TenantDay])
-    """Whose cost has changed."""
+class AlertCounts:
+    """What one batch, or several, count towards alerts."""
 
-    def add(self, other: "Pulse") -> None:
+    windows: dict[WindowKey, WindowCounts] = field(default_factory=dict[WindowKey, WindowCounts])
+    days: set[TenantDay] = field(default_factory=set[TenantDay])
+    """The days whose cost has changed."""
+
+    def add(self, other: "AlertCounts") -> None:
         for key, counts in other.windows.items():
-            self.windows.setdefault(key, Counts()).add(counts)
+            self.windows.setdefault(key, WindowCounts()).add(counts)
         self.days |= other.days
 
 
-async def note(
+async def store(
     connection: AsyncConnection, booked: Iterable[UsageRecord], *, days: Set[TenantDay], now: datetime
 ) -> None:
-    """Counts what a transaction has booked, in that transaction. `booked`: attempts that were new to the ledger.
-    `days`: where the cost has changed."""
+    """Writes what a transaction counts towards alerts, in that transaction.
+
+    `booked` are the attempts that were new to the ledger, `days` those whose cost has changed.
+    """
     if days:
-        await connection.execute(_NOTE, {"counted": to_json(Pulse(count(booked, now=now), set(days)))})
+        counted = to_json(AlertCounts(count(booked, now=now), set(days)))
+        await connection.execute(insert(alert_pulses), {"counted": counted})
 
 
-def count(booked: Iterable[UsageRecord], *, now: datetime) -> dict[WindowKey, Counts]:
-    """Of attempts that ended about now: how others went says nothing of how it is."""
-    windows: dict[WindowKey, Counts] = {}
+def count(booked: Iterable[UsageRecord], *, now: datetime) -> dict[WindowKey, WindowCounts]:
+    """How attempts went, by window; only those are counted that ended within `RECENT` of now."""
+    windows: dict[WindowKey, WindowCounts] = {}
     oldest, newest = now - RECENT, now + RECENT
     for record in booked:
         if not oldest <= record.finished_at <= newest:
@@ -91,43 +118,22 @@ def count(booked: Iterable[UsageRecord], *, now: datetime) -> dict[WindowKey, Co
         key = WindowKey(record.tenant, record.provider, record.model, start)
         counts = windows.get(key)
         if counts is None:
-            counts = windows[key] = Counts()
-        _count(counts, record)
+            counts = windows[key] = WindowCounts()
+        counts.count(record)
     return windows
 
 
 def later(one: datetime | None, other: datetime | None) -> datetime | None:
+    """The later of two times that there may be."""
     if one is None or other is None:
         return one or other
     return max(one, other)
 
 
-def _count(counts: Counts, record: UsageRecord) -> None:
-    counts.requests += 1
-    if record.outcome is Outcome.COMPLETED:
-        counts.succeeded_at = later(counts.succeeded_at, record.finished_at)
-        _increment(counts.duration, record.duration_s)
-        if record.time_to_first_token_s is not None:
-            _increment(counts.first_token, record.time_to_first_token_s)
-    elif record.outcome in ERRORS:
-        counts.errors += 1
-        if record.error_code is ErrorCode.AUTHENTICATION_FAILED:
-            counts.refused_at = later(counts.refused_at, record.finished_at)
-
-
-def _increment(counts: dict[int, int], seconds: float) -> None:
-    bucket = bucket_of(seconds)
-    counts[bucket] = counts.get(bucket, 0) + 1
-
-
-def _add(counts: dict[int, int], others: dict[int, int]) -> None:
-    for bucket, other in others.items():
-        counts[bucket] = counts.get(bucket, 0) + other
-
-
-def to_json(pulse: Pulse) -> dict[str, Any]:
+def to_json(counted: AlertCounts) -> dict[str, Any]:
+    """As the column `counted` of alert_pulses holds it; `from_json` reads it."""
     return {
-        "days": [[tenant, day.isoformat()] for tenant, day in sorted(pulse.days)],
+        "days": [[tenant, day.isoformat()] for tenant, day in sorted(counted.days)],
         "windows": [
             [
                 *key,
@@ -138,19 +144,19 @@ def to_json(pulse: Pulse) -> dict[str, Any]:
                 list(counts.first_token.items()),
                 list(counts.duration.items()),
             ]
-            for key, counts in pulse.windows.items()
+            for key, counts in counted.windows.items()
         ],
     }
 
 
-def from_json(value: Any) -> Pulse:
+def from_json(value: Any) -> AlertCounts:
     """Raises KeyError, TypeError, ValueError for what another version wrote in another form."""
-    pulse = Pulse(days={TenantDay(tenant, date.fromisoformat(day)) for tenant, day in value["days"]})
+    counted = AlertCounts(days={TenantDay(tenant, date.fromisoformat(day)) for tenant, day in value["days"]})
     for tenant, provider, model, start, requests, errors, refused, succeeded, first_token, duration in value["windows"]:
-        pulse.windows[WindowKey(tenant, provider, model, start)] = Counts(
+        counted.windows[WindowKey(tenant, provider, model, start)] = WindowCounts(
             requests, errors, _time(refused), _time(succeeded), dict(first_token), dict(duration)
         )
-    return pulse
+    return counted
 
 
 def _text(at: datetime | None) -> str | None:

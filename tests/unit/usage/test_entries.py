@@ -8,7 +8,7 @@ import pytest
 
 from contracts.usage import Outcome, Usage, UsageSource
 from tests.usage import NOON, PROVIDER_ID, record
-from workers.usage.booking import Amounts, Place, best_of_each, cost_of, day_of, entry_of, is_better, sums, total
+from workers.usage.entries import Amounts, Dimensions, best_of_each, cost_of, day_of, entry_of, is_better, sums, total
 
 VENDOR, ESTIMATED, UNKNOWN = UsageSource.VENDOR, UsageSource.ESTIMATED, UsageSource.UNKNOWN
 COMPLETED, FAILED, ABANDONED = Outcome.COMPLETED, Outcome.FAILED, Outcome.ABANDONED
@@ -86,9 +86,9 @@ def test_a_roll_up_counts_attempts_errors_and_unpriced_ones() -> None:
         record(cost="0.3", usage=usage, outcome=Outcome.CANCELLED),
     ]
 
-    ((place, amounts),) = total(entry_of(r).added() for r in records)
+    ((dimensions, amounts),) = total(entry_of(r).added() for r in records)
 
-    assert place == Place(PROVIDER_ID, "acme", "planner-1", "openai", "gpt-4o-mini", NOON, NOON.date())
+    assert dimensions == Dimensions(PROVIDER_ID, "acme", "planner-1", "openai", "gpt-4o-mini", NOON, NOON.date())
     assert amounts == Amounts(500, 250, 150, 100, 50, Decimal("0.8"), 1, 5, 2)
 
 
@@ -108,11 +108,11 @@ def test_what_is_replaced_is_taken_away_where_it_was_booked() -> None:
 def test_rows_are_changed_in_one_order() -> None:
     records = [record(provider_id=provider, model=model) for provider in "cab" for model in ("z", "a")]
 
-    keys = list(sums([entry_of(r).added() for r in records], key=lambda place: (place.provider_id, place.model)))
+    keys = list(sums([entry_of(r).added() for r in records], key=lambda by: (by.provider_id, by.model)))
 
     assert keys == sorted(keys)
     assert len(keys) == 6
 
 
 def test_an_hour_begins_where_the_attempt_started() -> None:
-    assert entry_of(record(started_at=NOON + timedelta(minutes=59, seconds=59.9))).place.hour == NOON
+    assert entry_of(record(started_at=NOON + timedelta(minutes=59, seconds=59.9))).dimensions.hour == NOON

@@ -1,8 +1,8 @@
-"""What a usage record means to the ledger. Pure: no database here.
+"""The entries of the ledger: what a usage record comes to, and which of two records counts. Pure, without a database.
 
-One entry an id. Of two records with one id the better one counts: the one whose token counts come from a better source
-(vendor, then estimated, then unknown), and of two with the same source the one whose worker lived to tell. Whatever
-order they come in, and however often, the ledger ends the same.
+There is one entry for each id. Of two records with one id the better one counts: the one whose token counts come from a
+better source (vendor, then estimated, then unknown), and of two with the same source the one whose worker lived to
+tell. Whatever order they come in, and however often, the ledger ends the same.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ _RANK = {source: rank for rank, source in enumerate(UsageSource)}
 ERRORS = frozenset({Outcome.FAILED, Outcome.ABANDONED})
 
 
-class Place(NamedTuple):
+class Dimensions(NamedTuple):
     """What attempts are summed by."""
 
     provider_id: str
@@ -29,9 +29,9 @@ class Place(NamedTuple):
     provider: str
     model: str
     hour: datetime
-    """Its beginning, UTC."""
+    """When the hour began in which the attempt began, in UTC."""
     day: date
-    """The UTC day."""
+    """The UTC day on which the attempt began."""
 
 
 class Amounts(NamedTuple):
@@ -51,43 +51,49 @@ class Amounts(NamedTuple):
         return Amounts._make(-value for value in self)
 
 
-Change = tuple[Place, Amounts]
+Change = tuple[Dimensions, Amounts]
+"""What is added to the rows of these dimensions."""
 
 
-class Entry(NamedTuple):
-    """One attempt in the ledger, as far as roll-ups and replacement need it."""
+class LedgerEntry(NamedTuple):
+    """One attempt, as far as roll-ups and the choice between two records need it."""
 
-    place: Place
+    dimensions: Dimensions
     source: UsageSource
     outcome: Outcome
     amounts: Amounts
 
     def added(self) -> Change:
-        return self.place, self.amounts
+        """What roll-ups change by when this entry comes."""
+        return self.dimensions, self.amounts
 
     def removed(self) -> Change:
-        return self.place, self.amounts.negated()
+        """What roll-ups change by when this entry goes."""
+        return self.dimensions, self.amounts.negated()
 
 
 def day_of(record: UsageRecord) -> date:
-    """The UTC day; wire times are in UTC."""
+    """The UTC day on which the attempt began; times of the wire are in UTC."""
     return record.started_at.date()
 
 
-def hour_of(started_at: datetime) -> datetime:
-    return started_at.replace(minute=0, second=0, microsecond=0)
-
-
 def cost_of(record: UsageRecord) -> Decimal | None:
-    """As the ledger stores it, so that sums of entries and roll-ups agree to the last digit."""
+    """The cost as the ledger stores it, so that sums of entries and roll-ups agree to the last digit."""
     return None if record.cost is None else record.cost.quantize(_CENTS, context=_WIDE)
 
 
-def entry_of(record: UsageRecord) -> Entry:
+def hour_of(started_at: datetime) -> datetime:
+    """When the hour began in which an attempt began."""
+    return started_at.replace(minute=0, second=0, microsecond=0)
+
+
+def entry_of(record: UsageRecord) -> LedgerEntry:
+    """What the ledger makes of a record."""
     cost = cost_of(record)
     usage, at, outcome = record.usage, record.started_at, record.outcome
-    return Entry(
-        Place(record.provider_id, record.tenant, record.agent, record.provider, record.model, hour_of(at), at.date()),
+    tenant, agent, provider, model = record.tenant, record.agent, record.provider, record.model
+    return LedgerEntry(
+        Dimensions(record.provider_id, tenant, agent, provider, model, hour_of(at), at.date()),
         usage.source,
         outcome,
         Amounts(
@@ -104,12 +110,12 @@ def entry_of(record: UsageRecord) -> Entry:
     )
 
 
-def entry_of_event(event: Mapping[Any, Any]) -> Entry:
-    """From a row of llm_usage_events."""
+def entry_of_event(event: Mapping[Any, Any]) -> LedgerEntry:
+    """What a row of llm_usage_events was booked as."""
     outcome, cost, at = Outcome(event["outcome"]), event["cost"], event["started_at"]
-    provider_id, model = event["provider_id"], event["model"]
-    return Entry(
-        Place(provider_id, event["tenant"], event["agent"], event["provider"], model, hour_of(at), event["day"]),
+    tenant, agent, provider, model = event["tenant"], event["agent"], event["provider"], event["model"]
+    return LedgerEntry(
+        Dimensions(event["provider_id"], tenant, agent, provider, model, hour_of(at), event["day"]),
         UsageSource(event["usage_source"]),
         outcome,
         Amounts(
@@ -143,21 +149,20 @@ def best_of_each(records: Iterable[UsageRecord]) -> dict[str, UsageRecord]:
     return best
 
 
-def sums(changes: Iterable[Change], key: Callable[[Place], Any]) -> Mapping[Any, Change]:
-    """What `changes` come to for each key, with the first place that has it, in the order of the keys."""
+def sums(changes: Iterable[Change], key: Callable[[Dimensions], Any]) -> Mapping[Any, Change]:
+    """What `changes` come to for each key, in the order of the keys, with the first dimensions that have that key."""
     groups: defaultdict[Any, list[Change]] = defaultdict(list)
     for change in changes:
         groups[key(change[0])].append(change)
-    return {found: _sum(groups[found]) for found in sorted(groups)}
+    summed: dict[Any, Change] = {}
+    for found in sorted(groups):
+        dimensions, amounts = groups[found][0]
+        if len(groups[found]) > 1:
+            amounts = Amounts._make(map(sum, zip(*(amounts for _, amounts in groups[found]), strict=True)))
+        summed[found] = dimensions, amounts
+    return summed
 
 
 def total(changes: Iterable[Change]) -> list[Change]:
-    """The same, with each place once."""
-    return list(sums(changes, key=lambda place: place).values())
-
-
-def _sum(changes: list[Change]) -> Change:
-    place, amounts = changes[0]
-    if len(changes) > 1:
-        amounts = Amounts._make(map(sum, zip(*(amounts for _, amounts in changes), strict=True)))
-    return place, amounts
+    """The same changes, with those of the same dimensions summed."""
+    return list(sums(changes, key=lambda dimensions: dimensions).values())
