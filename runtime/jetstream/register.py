@@ -116,7 +116,7 @@ class Register:
 
 
 def entry_subject(bucket: str, key: str) -> str:
-    """The subject under which a bucket's stream keeps an entry; a key with wildcards is a filter for several (ADR-8)."""
+    """The subject that a bucket's stream keeps an entry under; a key with wildcards is a filter for several (ADR-8)."""
     return f"$KV.{bucket}.{key}"
 
 

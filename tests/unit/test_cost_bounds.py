@@ -13,8 +13,8 @@ from contracts.rpc import CountTokens
 from contracts.usage import Usage
 from runtime.prices.pricing import price
 from workers.providers.openai import tokens as openai_tokens
+from workers.providers.registry import models_of
 from workers.providers.shared import token_estimates
-from workers.providers.shared.output_limits import max_output_tokens
 from workers.quotas.cost_bounds import upper_bound
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -176,4 +176,4 @@ def test_no_bill_exceeds_the_bound(texts: list[str], said: int, read: int, write
     ],
 )
 def test_a_models_longest_output_is_told_by_its_name(provider: str, model: str, most: int) -> None:
-    assert max_output_tokens(provider, model) == most
+    assert models_of(provider).max_output_tokens(model) == most

@@ -12,7 +12,7 @@ from admin_api.publishing.config_publisher import RECONCILE_EVERY_S
 from contracts import streams
 from tests.documents import ARCHITECTURE, BILLING, CONTRACT, GUARANTEES, OPERATIONS, PROVIDERS, README
 from workers.endpoints import circuit, keys
-from workers.providers.shared.output_limits import max_output_tokens
+from workers.providers.registry import models_of
 from workers.quotas.cost_bounds import LEAST_OUTPUT_TOKENS
 from workers.request import policy, recovery
 from workers.usage.alerts import conditions
@@ -82,4 +82,4 @@ def test_what_lasts_an_hour_lasts_an_hour() -> None:
 def test_the_longest_answers_of_claude_are_as_the_page_says(sentence: str, models: tuple[str, ...]) -> None:
     assert sentence in PROVIDERS.read_text(), "docs/providers.md does not say so"
     said = int(sentence.split()[0].replace(",", ""))
-    assert {model: max_output_tokens("anthropic", model) for model in models} == dict.fromkeys(models, said)
+    assert {model: models_of("anthropic").max_output_tokens(model) for model in models} == dict.fromkeys(models, said)

@@ -7,19 +7,9 @@ from contracts.errors import NoProvider, UnknownModel
 from contracts.providers import Endpoint, ProviderConfig, PublishedProvider, PublishedTenant
 from contracts.subjects import Provider
 from workers.endpoints.names import Candidate
+from workers.providers.registry import vendor_named_by
 
 _PROVIDERS = frozenset(p.value for p in Provider)
-_FAMILIES = (
-    ("gpt-", Provider.OPENAI),
-    ("chatgpt-", Provider.OPENAI),
-    ("o1", Provider.OPENAI),
-    ("o3", Provider.OPENAI),
-    ("o4", Provider.OPENAI),
-    ("claude-", Provider.ANTHROPIC),
-    ("gemini-", Provider.GOOGLE),
-)
-"""Names that tell their vendor even when no catalogue lists them any more."""
-
 _SENTENCE_CHARS, _MOST_SENTENCES = 250, 16
 """Bounds of the sentences that say why fallbacks were left out: they travel in a header, and NATS bounds those."""
 
@@ -103,7 +93,7 @@ class Routes:
         )
         if offering:
             return Candidate(offering[0].provider_type, model)
-        vendor = self.vendor_of(model) or next((v for family, v in _FAMILIES if model.startswith(family)), None)
+        vendor = self.vendor_of(model) or vendor_named_by(model)
         if vendor is None:
             raise UnknownModel(f"no provider of tenant {self.tenant.slug} offers the model {model!r}")
         return self._of_provider(vendor, model)

@@ -12,16 +12,10 @@ from typing import Any
 from contracts.budget import UNITS_PER_USD
 from contracts.providers import Price
 from contracts.requests import CompletionRequest, ImagePart, UserMessage
-from contracts.subjects import Provider
 from runtime.prices.catalogue import context_window
 from runtime.prices.pricing import highest
 from workers.providers.base import service_tier
-from workers.providers.shared.output_limits import max_output_tokens
-
-_IMAGE_TOKENS = {Provider.ANTHROPIC: 5_000, Provider.GOOGLE: 10_000}
-"""More than a vendor counts for one image. Claude: at most 4,784 ("Vision"). Gemini: 258 a tile, or at most 2,240."""
-_IMAGE_TOKENS_ELSEWHERE = 50_000
-"""gpt-4o-mini counts 48,169 for the largest in high detail ("Images and vision": 2,833, and 5,667 for each tile)."""
+from workers.providers.registry import models_of
 
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "maxOutputTokens", "num_predict")
 _REPLIES = ("n", "candidateCount")
@@ -101,7 +95,7 @@ def upper_bound(
     further = _further(request, provider)
     window = context_window(provider, model)
     given = _input_tokens(request, provider)
-    said = _output_limit(request, further) or max_output_tokens(provider, model)
+    said = _output_limit(request, further) or models_of(provider).max_output_tokens(model)
     replies = max((value for name in _REPLIES if (value := _count(further, name))), default=1)
     tier = service_tier(*(further.get(name) for name in _TIERS))
     return highest(
@@ -123,8 +117,7 @@ def _input_tokens(request: CompletionRequest, provider: str) -> int:
         for part in message.content
         if isinstance(part, ImagePart)
     ]
-    an_image = _IMAGE_TOKENS.get(Provider(provider), _IMAGE_TOKENS_ELSEWHERE)
-    return len(request.to_json()) - sum(map(len, images)) + an_image * len(images)
+    return len(request.to_json()) - sum(map(len, images)) + models_of(provider).max_image_tokens * len(images)
 
 
 def _output_limit(request: CompletionRequest, further: Mapping[str, Any]) -> int | None:

@@ -17,8 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Holds:
-    """The entries of `llm_holds`. A hold that is settled is emptied, and its key used again: a server that is killed may
-    forget a deletion, and would then bring the hold back."""
+    """The entries of `llm_holds`. A hold that is settled is emptied, and its key used again.
+
+    A server that is killed may forget a deletion, and would then bring the hold back.
+    """
 
     def __init__(self, broker: Broker, publisher: Publisher) -> None:
         self._broker = broker

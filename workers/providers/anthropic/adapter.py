@@ -22,6 +22,7 @@ from runtime.egress import Egress
 from runtime.prices import catalogue
 from workers.providers.anthropic import errors as anthropic_errors
 from workers.providers.anthropic import request as anthropic_request
+from workers.providers.anthropic.models import MODELS
 from workers.providers.anthropic.reply import MessageReader
 from workers.providers.anthropic.request import PROVIDER, conversation, messages_request
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
@@ -126,7 +127,7 @@ class Anthropic:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(question, counted, provider=PROVIDER, model=model, prices=prices)
+        return cost_estimate(question, counted, provider=PROVIDER, models=MODELS, model=model, prices=prices)
 
     async def aclose(self) -> None:
         await self._clients.aclose()

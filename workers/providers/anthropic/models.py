@@ -7,13 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from workers.providers.shared.models import Models
+
 _CLAUDE = re.compile(
     r"claude-(?:(?P<family>[a-z]+)-)?(?P<major>\d+)(?:[-.](?P<minor>\d{1,2})(?!\d))?(?:-(?P<family_behind>[a-z]+))?"
 )
 """`claude-sonnet-4-5-20250929`, `claude-3-7-sonnet-latest`, `anthropic.claude-opus-4-1-20250805-v1:0`."""
 
-_OF_OTHERS = 8_192
-"""What the models of others behind the same API nearly all can say at once."""
+_MAX_OUTPUT_OF_OTHERS = 8_192
+"""What nearly all models of other makers behind the same API can say at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Abilities:
 def abilities(model: str) -> Abilities:
     found = _CLAUDE.search(model)
     if found is None:
-        return Abilities(64_000, "adaptive") if "claude" in model else Abilities(_OF_OTHERS, "budget")
+        return Abilities(64_000, "adaptive") if "claude" in model else Abilities(_MAX_OUTPUT_OF_OTHERS, "budget")
     version = int(found["major"]), int(found["minor"] or 0)
     family = found["family"] or found["family_behind"]
     if version < (3, 7):
@@ -35,3 +37,10 @@ def abilities(model: str) -> Abilities:
     if version < (4, 6):
         return Abilities(32_000 if family == "opus" and version < (4, 5) else 64_000, "budget")
     return Abilities(128_000 if family in ("opus", "sonnet") else 64_000, "adaptive")
+
+
+MODELS = Models(
+    max_output_tokens=lambda model: abilities(model).max_output_tokens,
+    max_image_tokens=5_000,  # at most 4,784 ("Vision")
+    name_prefixes=("claude-",),
+)

@@ -35,6 +35,7 @@ from runtime.prices import catalogue
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.google import errors as google_errors
 from workers.providers.google import request as google_request
+from workers.providers.google.models import MODELS
 from workers.providers.google.reply import ReplyReader
 from workers.providers.shared import token_estimates
 from workers.providers.shared.cost_estimates import cost_estimate
@@ -137,7 +138,7 @@ class Google:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(question, counted, provider=self.name, model=model, prices=prices)
+        return cost_estimate(question, counted, provider=self.name, models=MODELS, model=model, prices=prices)
 
     async def aclose(self) -> None:
         await self._clients.aclose()

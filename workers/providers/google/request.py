@@ -28,6 +28,7 @@ from contracts.requests import (
     ToolMessage,
     UserMessage,
 )
+from workers.providers.google.models import generation, signs_calls, thinks
 from workers.providers.shared.json_text import NO_JSON
 from workers.providers.shared.requests import images
 from workers.providers.shared.requests.tool_arguments import as_object
@@ -39,13 +40,9 @@ MAX_STOPS = 5
 UNSIGNED = "skip_thought_signature_validator"
 """What Google wants in place of the signature of a call that Gemini did not make, from Gemini 3 on."""
 
-_GENERATION = re.compile(r"^(?:models/)?gemini-(\d+)(?:\.(\d+))?(?![\w.])")
-_NEWEST = (99, 0)
 _THINKS_IN_LEVELS = (3, 0)
-_THINKS = (2, 5)
 _FETCHES_URLS = (2, 5)
 _SCHEMA_BESIDE_TOOLS = (3, 0)
-_SIGNS_CALLS = (3, 0)
 _CAN_THINK_MINIMALLY = re.compile(r"gemini-3(?:\.[156])?-flash")
 _MUST_THINK = re.compile(r"gemini-2\.5-pro")
 _LEAST_BUDGET = 128
@@ -84,19 +81,6 @@ _FILES_API = re.compile(r"^https://(?:[\w-]+-)?generativelanguage\.googleapis\.c
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def generation(model: str) -> tuple[int, int] | None:
-    """Of a Gemini model; an alias without a version (`gemini-flash-latest`) is of the newest. None: no Gemini model."""
-    if found := _GENERATION.match(model):
-        return int(found[1]), int(found[2] or 0)
-    return _NEWEST if model.removeprefix("models/").startswith("gemini-") else None
-
-
-def signs_calls(model: str) -> bool:
-    """Whether a call without its signature is refused."""
-    of = generation(model)
-    return of is not None and of >= _SIGNS_CALLS
-
-
 def check_supported(request: CompletionRequest, *, model: str) -> None:
     """Raises UnsupportedFeature, and InvalidRequest when there is nothing to say."""
     check_says_something(request, provider=NAME)
@@ -111,7 +95,6 @@ def check_supported(request: CompletionRequest, *, model: str) -> None:
 
 def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
     """What was asked for and has no effect."""
-    of = generation(model)
     effort = request.reasoning_effort
     notes = {
         "parallel_tool_calls: false is ignored, because Gemini decides how many tools it calls": (
@@ -122,10 +105,10 @@ def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
         ),
         "seed is ignored, because Gemini's have 32 bits": request.seed is not None and not _fits(request.seed),
         f"reasoning_effort is ignored, because {model} is not known to think": (
-            effort not in (None, "none") and not _thinks(of)
+            effort not in (None, "none") and not thinks(model)
         ),
         f"{model} always thinks, with reasoning_effort none as little as it can": (
-            effort == "none" and _thinks(of) and _always_thinks(model)
+            effort == "none" and thinks(model) and _always_thinks(model)
         ),
         "the detail of images is ignored": any(
             part.image_url.detail in ("low", "high") for part in _images(request.messages)
@@ -327,9 +310,9 @@ def _wants_json(wanted: ResponseFormat | None) -> bool:
 
 
 def _thinking(effort: ReasoningEffort | None, *, model: str) -> dict[str, Any] | None:
-    of = generation(model)
-    if effort is None or not _thinks(of):
+    if effort is None or not thinks(model):
         return None
+    of = generation(model)
     shown = {"includeThoughts": True} if effort != "none" else {}
     if of and of >= _THINKS_IN_LEVELS:
         level = _LEVELS[effort]
@@ -340,10 +323,6 @@ def _thinking(effort: ReasoningEffort | None, *, model: str) -> dict[str, Any] |
         return {**shown, "thinkingLevel": level}
     budget = _BUDGETS[effort]
     return {**shown, "thinkingBudget": budget or (_LEAST_BUDGET if _always_thinks(model) else 0)}
-
-
-def _thinks(of: tuple[int, int] | None) -> bool:
-    return of is not None and of >= _THINKS
 
 
 def _always_thinks(model: str) -> bool:

@@ -32,6 +32,7 @@ from contracts.usage import Tokens, Usage, UsageSource
 from contracts.wire import StrictWireModel, errors_in_one_line, optional
 from runtime.egress import Egress
 from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
+from workers.providers.mock.models import MODELS
 from workers.providers.shared import token_estimates
 from workers.providers.shared.cost_estimates import cost_estimate
 from workers.providers.shared.http.time_limits import TimeLimits
@@ -155,7 +156,7 @@ class Mock:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(question, counted, provider=self.name, model=model, prices=prices)
+        return cost_estimate(question, counted, provider=self.name, models=MODELS, model=model, prices=prices)
 
     async def aclose(self) -> None:
         """There is nothing to close."""

@@ -20,6 +20,7 @@ from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, To
 from runtime.egress import Egress
 from workers.providers.base import Call, Completion, StreamItem, Target, gather
 from workers.providers.ollama import errors as ollama_errors
+from workers.providers.ollama.models import MODELS
 from workers.providers.ollama.reply import OllamaReader
 from workers.providers.ollama.request import NAME, chat_body, check, ignored
 from workers.providers.shared import token_estimates
@@ -96,7 +97,7 @@ class Ollama:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(question, counted, provider=NAME, model=model, prices=prices)
+        return cost_estimate(question, counted, provider=NAME, models=MODELS, model=model, prices=prices)
 
     async def aclose(self) -> None:
         await self._clients.aclose()

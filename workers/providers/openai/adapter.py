@@ -32,6 +32,7 @@ from workers.providers.base import Call, Completion, Finish, StreamItem, Target,
 from workers.providers.openai import errors as openai_errors
 from workers.providers.openai import request as openai_request
 from workers.providers.openai import tokens as openai_tokens
+from workers.providers.openai.models import MODELS
 from workers.providers.openai.reply import ChatReader
 from workers.providers.openai.request import REASONING_FIELD, request_body
 from workers.providers.openai.servers import OPENAI_MODEL, is_openais, server_at
@@ -121,7 +122,7 @@ class OpenAI:
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
     ) -> CostEstimate:
         counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(question, counted, provider=self.name, model=model, prices=prices)
+        return cost_estimate(question, counted, provider=self.name, models=MODELS, model=model, prices=prices)
 
     async def aclose(self) -> None:
         await self._clients.aclose()

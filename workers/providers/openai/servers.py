@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from workers.providers.google.request import signs_calls
+from workers.providers.google.models import signs_calls
 
 REASONING_FIELDS = frozenset({"reasoning_content", "reasoning", "reasoning_text"})
 

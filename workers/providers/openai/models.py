@@ -1,0 +1,22 @@
+"""What is known of OpenAI's models by their names. Source: OpenAI's model pages ("Max output tokens")."""
+
+import re
+
+from workers.providers.shared.models import Models
+
+_MAX_OUTPUT_TOKENS = (
+    (re.compile(r"gpt-4o|gpt-4-1106|chatgpt-4o"), 16_384),
+    (re.compile(r"gpt-4\.1"), 32_768),
+    (re.compile(r"gpt-4-turbo|gpt-3\.5"), 4_096),
+    (re.compile(r"gpt-4(?:$|-)"), 8_192),
+    (re.compile(r"o\d"), 100_000),
+)
+_SINCE_GPT_5 = 128_000
+
+
+def max_output_tokens(model: str) -> int:
+    name = model.rpartition("/")[2]
+    return next((most for pattern, most in _MAX_OUTPUT_TOKENS if pattern.match(name)), _SINCE_GPT_5)
+
+
+MODELS = Models(max_output_tokens, name_prefixes=("gpt-", "chatgpt-", "o1", "o3", "o4"))
