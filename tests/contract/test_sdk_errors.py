@@ -28,6 +28,10 @@ WITH_A_CODE = {(status, code): error for (status, code), error in ERROR_CLASSES.
 """Anthropic's classes for single causes, by status and the code of the cause."""
 
 
+class OfANewVersion(Exception):
+    """An exception of an SDK's next version, of no class that is known."""
+
+
 def below(error: type[Exception]) -> set[type[Exception]]:
     return {error}.union(*(below(child) for child in error.__subclasses__()))
 
@@ -91,7 +95,7 @@ def test_no_cause_of_anthropic_has_outlived_its_class() -> None:
 @pytest.mark.parametrize(("status", "code"), sorted(WITH_A_CODE))
 def test_every_cause_has_an_error_that_fits_its_class(status: int, code: str) -> None:
     body = {"type": "error", "error": {"type": "", "message": "x", "details": {"error_code": code}}}
-    found = of_anthropic.from_body(body, provider="anthropic", key=None, status=status)
+    found = of_anthropic.ERRORS.from_body(body, provider="anthropic", key=None, status=status)
     by_class = of_class(WITH_A_CODE[status, code].__new__(WITH_A_CODE[status, code]), of_anthropic.BY_SDK_CLASS)
     assert code in of_anthropic.BY_ERROR_CODE or isinstance(found, by_class)
 
@@ -105,7 +109,7 @@ def test_of_every_429_it_is_known_whether_waiting_helps(status: int, code: str) 
 def test_a_connection_error_of_openai_names_the_host_and_the_reason_but_no_key() -> None:
     error = openai.APIConnectionError(request=httpx2.Request("POST", "http://127.0.0.1:1/v1/chat/completions"))
     error.__cause__ = httpx2.LocalProtocolError(f"Illegal header value b'Bearer {KEY.get_secret_value()}'")
-    found = of_openai.from_sdk(error, provider="openai", key=KEY, host="127.0.0.1:1")
+    found = of_openai.ERRORS.from_sdk(error, provider="openai", key=KEY, host="127.0.0.1:1")
     assert found.code == ErrorCode.PROVIDER_UNAVAILABLE
     assert found.message.startswith("openai cannot be used at 127.0.0.1:1: LocalProtocolError: Illegal header value")
     assert "Zx81" not in found.message
@@ -114,19 +118,29 @@ def test_a_connection_error_of_openai_names_the_host_and_the_reason_but_no_key()
 def test_a_connection_error_of_anthropic_names_the_host_and_the_reason_but_no_key() -> None:
     error = anthropic.APIConnectionError(request=httpx2.Request("POST", "http://127.0.0.1:1/v1/messages"))
     error.__cause__ = httpx2.LocalProtocolError(f"Illegal header value b'Bearer {KEY.get_secret_value()}'")
-    found = of_anthropic.from_sdk(error, provider="anthropic", key=KEY, host="127.0.0.1:1")
+    found = of_anthropic.ERRORS.from_sdk(error, provider="anthropic", key=KEY, host="127.0.0.1:1")
     assert found.code == ErrorCode.PROVIDER_UNAVAILABLE
     assert found.message.startswith("anthropic cannot be used at 127.0.0.1:1: LocalProtocolError: Illegal header value")
     assert "Zx81" not in found.message
 
 
+@pytest.mark.parametrize("vendor", [of_openai, of_anthropic, of_google])
+def test_an_exception_of_no_known_class_is_our_own_error(vendor: ModuleType) -> None:
+    failure = OfANewVersion(f"key {KEY.get_secret_value()}")
+    found = vendor.ERRORS.from_sdk(failure, provider="p", key=KEY, host="h.invalid")
+    assert found.code == ErrorCode.INTERNAL
+    assert found.message == "p cannot be used at h.invalid: OfANewVersion: key [redacted]"
+
+
 def test_a_misuse_of_openais_sdk_is_our_own_error() -> None:
-    found = of_openai.from_sdk(openai.OpenAIError("no client"), provider="openai", key=KEY, host="api.openai.com")
+    found = of_openai.ERRORS.from_sdk(
+        openai.OpenAIError("no client"), provider="openai", key=KEY, host="api.openai.com"
+    )
     assert found.code == ErrorCode.INTERNAL
 
 
 def test_a_misuse_of_anthropics_sdk_is_our_own_error() -> None:
-    found = of_anthropic.from_sdk(
+    found = of_anthropic.ERRORS.from_sdk(
         anthropic.AnthropicError("no"), provider="anthropic", key=KEY, host="api.anthropic.com"
     )
     assert found.code == ErrorCode.INTERNAL
@@ -135,14 +149,14 @@ def test_a_misuse_of_anthropics_sdk_is_our_own_error() -> None:
 def test_the_words_beside_an_error_that_is_only_true_count() -> None:
     body = {"error": True, "message": "context length exceeded"}
     response = httpx2.Response(400, json=body, request=httpx2.Request("POST", "http://x.invalid"))
-    error = of_openai.from_sdk(
+    error = of_openai.ERRORS.from_sdk(
         openai.BadRequestError("no", response=response, body=True), provider="openai", key=None, host="x.invalid"
     )
     assert error.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED
 
 
 def test_what_googles_sdk_cannot_read_is_unavailable() -> None:
-    found = of_google.from_sdk(
+    found = of_google.ERRORS.from_sdk(
         errors.UnknownApiResponseError("no JSON"), provider="google", key=KEY, host="127.0.0.1:1"
     )
     assert (found.code, found.message.split(":")[0]) == (

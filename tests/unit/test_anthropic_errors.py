@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.errors import ErrorCode
-from workers.providers.anthropic.errors import from_body
+from workers.providers.anthropic.errors import ERRORS
 
 KEY = SecretStr("sk-ant-api03-Zx81kQpvL0aa93Jw72mmDf55")
 
@@ -56,7 +56,7 @@ KEY = SecretStr("sk-ant-api03-Zx81kQpvL0aa93Jw72mmDf55")
     ],
 )
 def test_status_and_body_become_a_code(status: int | None, kind: str | None, message: str, code: str) -> None:
-    found = from_body(
+    found = ERRORS.from_body(
         {"type": "error", "error": {"type": kind, "message": message}}, provider="anthropic", key=KEY, status=status
     )
     assert (found.code, found.status, found.provider) == (code, status, "anthropic")
@@ -72,7 +72,7 @@ def test_status_and_body_become_a_code(status: int | None, kind: str | None, mes
 )
 def test_a_429_is_told_by_the_code_of_its_cause(code: str, expected: ErrorCode) -> None:
     error = {"type": "rate_limit_error", "message": "x", "details": {"error_code": code}}
-    found = from_body({"error": error}, provider="anthropic", key=None, status=429, headers={"retry-after": "3"})
+    found = ERRORS.from_body({"error": error}, provider="anthropic", key=None, status=429, headers={"retry-after": "3"})
     assert found.code == expected
     assert found.retry_after_s == (3 if found.retryable else None)
 
@@ -80,9 +80,11 @@ def test_a_429_is_told_by_the_code_of_its_cause(code: str, expected: ErrorCode) 
 def test_the_vendor_may_say_that_no_retry_helps() -> None:
     error = {"error": {"type": "rate_limit_error", "message": "x"}}
     headers = {"x-should-retry": "false"}
-    assert from_body(error, provider="anthropic", key=None, status=429, headers=headers).code == "quota_exhausted"
+    assert (
+        ERRORS.from_body(error, provider="anthropic", key=None, status=429, headers=headers).code == "quota_exhausted"
+    )
     headers["retry-after"] = "3"
-    assert from_body(error, provider="anthropic", key=None, status=429, headers=headers).code == "rate_limited"
+    assert ERRORS.from_body(error, provider="anthropic", key=None, status=429, headers=headers).code == "rate_limited"
 
 
 @pytest.mark.parametrize(
@@ -99,10 +101,10 @@ def test_the_vendor_may_say_that_no_retry_helps() -> None:
     ],
 )
 def test_the_vendors_words_are_found_in_any_form(body: object, message: str) -> None:
-    assert from_body(body, provider="anthropic", key=None, status=400).message == message
+    assert ERRORS.from_body(body, provider="anthropic", key=None, status=400).message == message
 
 
 def test_a_prompt_does_not_leave_with_an_error() -> None:
     prompt = "The patient, born in May, has been complaining of a headache for three weeks now, and sleeps badly."
     body = {"error": {"type": "invalid_request_error", "message": f"cannot read {prompt!r}"}}
-    assert "headache" not in from_body(body, provider="anthropic", key=None, prompt=[prompt], status=400).message
+    assert "headache" not in ERRORS.from_body(body, provider="anthropic", key=None, prompt=[prompt], status=400).message

@@ -10,8 +10,8 @@ import pytest
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage, UsagePart, UsageSource
-from workers.providers.anthropic import errors as anthropic_errors
 from workers.providers.anthropic import reply as anthropic_reply
+from workers.providers.anthropic.errors import ERRORS
 from workers.providers.anthropic.reply import MessageReader
 from workers.providers.base import Chunk, Finish, Gathering, Stated
 from workers.providers.shared.replies.token_counts import MAX_PARTS
@@ -21,7 +21,7 @@ USAGE = {"input_tokens": 3, "output_tokens": 1}
 
 def reader() -> MessageReader:
     return MessageReader(
-        classify=lambda body: anthropic_errors.from_body(body, provider="anthropic", key=None), warnings=("before",)
+        classify=lambda body: ERRORS.from_body(body, provider="anthropic", key=None), warnings=("before",)
     )
 
 

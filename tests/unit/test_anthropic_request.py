@@ -6,7 +6,7 @@ import pytest
 
 from contracts.errors import InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
-from workers.providers.anthropic.request import Asked, arguments_object, check, messages_request
+from workers.providers.anthropic.request import MessagesRequest, arguments_object, check, messages_request
 from workers.providers.shared.requests.turns import OPENING
 
 HI = {"role": "user", "content": "Hi"}
@@ -24,7 +24,7 @@ def request(*messages: dict[str, Any], **fields: Any) -> CompletionRequest:
     )
 
 
-def asked(*messages: dict[str, Any], model: str = "claude-opus-4-6", **fields: Any) -> Asked:
+def asked(*messages: dict[str, Any], model: str = "claude-opus-4-6", **fields: Any) -> MessagesRequest:
     return messages_request(request(*messages, **fields), model=model)
 
 

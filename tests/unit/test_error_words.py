@@ -8,23 +8,19 @@ from typing import Any
 import pytest
 
 from contracts.errors import ErrorCode, FleetError
-from workers.providers.anthropic import errors as anthropic_errors
-from workers.providers.google import errors as google_errors
-from workers.providers.ollama import errors as ollama_errors
-from workers.providers.openai import errors as openai_errors
+from workers.providers.anthropic.errors import ERRORS as ANTHROPIC
+from workers.providers.google.errors import ERRORS as GOOGLE
+from workers.providers.ollama.errors import ERRORS as OLLAMA
+from workers.providers.openai.errors import ERRORS as OPENAI
 
 FromBody = Callable[..., FleetError]
 
 
-def _ollama(body: object, *, provider: str, **said: Any) -> FleetError:
-    return ollama_errors.from_body(body, model="m", **said)
-
-
 ADAPTERS: dict[str, FromBody] = {
-    "openai": openai_errors.from_body,
-    "anthropic": anthropic_errors.from_body,
-    "google": google_errors.from_body,
-    "ollama": _ollama,
+    "openai": OPENAI.from_body,
+    "anthropic": ANTHROPIC.from_body,
+    "google": GOOGLE.from_body,
+    "ollama": OLLAMA.from_body,
 }
 
 TOO_LONG = {

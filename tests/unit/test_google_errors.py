@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.errors import ErrorCode
-from workers.providers.google.errors import from_body
+from workers.providers.google.errors import ERRORS
 
 KEY = SecretStr("AIzaSyD-Zx81kQpvL0aa93Jw72mmDf55")
 
@@ -82,18 +82,18 @@ def test_status_and_body_become_a_code(
 ) -> None:
     error = {"code": status, "status": name, "message": message, "details": details}
     for body in ({"error": error}, [{"error": error}], error):
-        found = from_body(body, provider="google", key=KEY, status=status)
+        found = ERRORS.from_body(body, provider="google", key=KEY, status=status)
         assert (found.code, found.status, found.provider) == (code, status, "google")
 
 
 @pytest.mark.parametrize("name", ["UNAVAILABLE", None])
 def test_an_error_in_a_stream_gives_its_own_status(name: str | None) -> None:
-    found = from_body({"error": {"code": 503, "status": name, "message": "busy"}}, provider="google", key=KEY)
+    found = ERRORS.from_body({"error": {"code": 503, "status": name, "message": "busy"}}, provider="google", key=KEY)
     assert (found.code, found.status) == (ErrorCode.OVERLOADED, 503)
 
 
 def test_an_error_without_a_status_goes_by_its_name() -> None:
-    found = from_body({"error": {"status": "RESOURCE_EXHAUSTED", "message": "slow"}}, provider="google", key=KEY)
+    found = ERRORS.from_body({"error": {"status": "RESOURCE_EXHAUSTED", "message": "slow"}}, provider="google", key=KEY)
     assert (found.code, found.status) == (ErrorCode.RATE_LIMITED, None)
 
 
@@ -111,17 +111,17 @@ def test_an_error_without_a_status_goes_by_its_name() -> None:
 def test_retry_info_says_when_to_come_back(delay: object, headers: dict[str, str], wait_s: float | None) -> None:
     detail = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
     error = {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "slow", "details": [detail]}
-    found = from_body({"error": error}, provider="google", key=KEY, status=429, headers=headers)
+    found = ERRORS.from_body({"error": error}, provider="google", key=KEY, status=429, headers=headers)
     assert found.retry_after_s == wait_s
 
 
 def test_its_words_say_when_to_come_back() -> None:
     error = {"status": "RESOURCE_EXHAUSTED", "message": "limit: 2\nPlease retry in 46.209s."}
-    assert from_body({"error": error}, provider="google", key=KEY, status=429).retry_after_s == 46.209
+    assert ERRORS.from_body({"error": error}, provider="google", key=KEY, status=429).retry_after_s == 46.209
 
 
 def test_a_blocked_prompt_is_filtered_content() -> None:
-    found = from_body({"promptFeedback": {"blockReason": "OTHER"}}, provider="google", key=KEY)
+    found = ERRORS.from_body({"promptFeedback": {"blockReason": "OTHER"}}, provider="google", key=KEY)
     assert (found.code, found.message) == (ErrorCode.CONTENT_FILTERED, "google answered OTHER: the prompt was blocked")
 
 
@@ -129,9 +129,9 @@ def test_a_blocked_prompt_is_filtered_content() -> None:
     "body", [None, [], {}, "text", 7, {"error": None}, {"error": "why"}, [{"error": {"code": "x"}}]]
 )
 def test_any_body_is_an_error(body: object) -> None:
-    assert from_body(body, provider="google", key=None, status=500).code == ErrorCode.PROVIDER_UNAVAILABLE
+    assert ERRORS.from_body(body, provider="google", key=None, status=500).code == ErrorCode.PROVIDER_UNAVAILABLE
 
 
 def test_no_key_leaves_with_an_error() -> None:
     error = {"message": f"API key not valid: {KEY.get_secret_value()}", "details": [info("API_KEY_INVALID")]}
-    assert "Zx81" not in from_body({"error": error}, provider="google", key=KEY, status=400).message
+    assert "Zx81" not in ERRORS.from_body({"error": error}, provider="google", key=KEY, status=400).message

@@ -10,8 +10,8 @@ from contracts.errors import ErrorCode, FleetError
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish, Gathering
-from workers.providers.google import errors as google_errors
 from workers.providers.google import reply as google_reply
+from workers.providers.google.errors import ERRORS
 from workers.providers.google.reply import ReplyReader
 from workers.providers.shared.json_text import decode_any
 
@@ -19,7 +19,7 @@ from workers.providers.shared.json_text import decode_any
 def reader(*warnings: str) -> ReplyReader:
     return ReplyReader(
         provider="google",
-        classify=lambda body: google_errors.from_body(body, provider="google", key=None),
+        classify=lambda body: ERRORS.from_body(body, provider="google", key=None),
         warnings=warnings,
     )
 

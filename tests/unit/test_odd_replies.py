@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.requests import AssistantMessage
-from workers.providers.anthropic import errors as anthropic_errors
+from workers.providers.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
 from workers.providers.anthropic.reply import MessageReader
 from workers.providers.base import Finish, Gathering
-from workers.providers.google import errors as google_errors
+from workers.providers.google.errors import ERRORS as GOOGLE_ERRORS
 from workers.providers.google.reply import ReplyReader
-from workers.providers.ollama import errors as ollama_errors
+from workers.providers.ollama.errors import ERRORS as OLLAMA_ERRORS
 from workers.providers.ollama.reply import OllamaReader
 from workers.providers.shared.http.reading import Reader
 
@@ -169,18 +169,19 @@ def ndjson(events: list[Any]) -> bytes:
 
 
 def anthropic() -> Reader:
-    return MessageReader(classify=lambda body: anthropic_errors.from_body(body, provider="anthropic", key=None))
+    return MessageReader(classify=lambda body: ANTHROPIC_ERRORS.from_body(body, provider="anthropic", key=None))
 
 
 def google() -> Reader:
     return ReplyReader(
-        provider="google", classify=lambda body: google_errors.from_body(body, provider="google", key=None)
+        provider="google", classify=lambda body: GOOGLE_ERRORS.from_body(body, provider="google", key=None)
     )
 
 
 def ollama() -> Reader:
     return OllamaReader(
-        classify=lambda body: ollama_errors.from_body(body, model="m1", key=None), estimate_input=lambda: 77
+        classify=lambda body: OLLAMA_ERRORS.from_body(body, provider="ollama", model="m1", key=None),
+        estimate_input=lambda: 77,
     )
 
 

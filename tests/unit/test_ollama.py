@@ -2,17 +2,18 @@
 
 import inspect
 import time
+from functools import partial
 from typing import Any
 
 import httpx2
 import pytest
 from pydantic import SecretStr
 
-from contracts.errors import ErrorCode, InvalidRequest, UnsupportedFeature
+from contracts.errors import ErrorCode, InternalError, InvalidRequest, UnsupportedFeature
 from contracts.requests import CompletionRequest
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish
-from workers.providers.ollama.errors import BY_HTTPX2_CLASS, from_body, from_exception
+from workers.providers.ollama.errors import BY_HTTPX2_CLASS, ERRORS
 from workers.providers.ollama.reply import OllamaReader
 from workers.providers.ollama.request import chat_body, check, ignored
 from workers.providers.shared.errors.vendor_errors import of_class
@@ -29,7 +30,8 @@ def request(**fields: Any) -> CompletionRequest:
 
 
 def said(*parts: bytes, ends: bool = False) -> tuple[list[Chunk], OllamaReader]:
-    reader = OllamaReader(classify=lambda body: from_body(body, model="m", key=KEY), estimate_input=lambda: 77)
+    classify = partial(ERRORS.from_body, provider="ollama", model="m", key=KEY)
+    reader = OllamaReader(classify=classify, estimate_input=lambda: 77)
     chunks = [reader.feed(part) for part in parts]
     return [chunk for chunk in [*chunks, reader.end() if ends else None] if chunk], reader
 
@@ -44,18 +46,18 @@ def finish(*parts: bytes) -> Finish:
     ids=lambda kind: kind.__name__,
 )
 def test_every_error_of_the_client_is_mapped(kind: type[Exception]) -> None:
-    assert of_class(kind.__new__(kind), BY_HTTPX2_CLASS)
+    assert of_class(kind.__new__(kind), BY_HTTPX2_CLASS) is not InternalError
 
 
 def test_a_server_that_does_not_answer_in_time_is_a_timeout() -> None:
-    failure = from_exception(httpx2.ReadTimeout("slow"), host="127.0.0.1:11434")
+    failure = ERRORS.from_sdk(httpx2.ReadTimeout("slow"), provider="ollama", key=KEY, host="127.0.0.1:11434")
     assert failure.code == ErrorCode.PROVIDER_TIMEOUT
     assert "127.0.0.1:11434" in failure.message
 
 
 def test_a_server_that_cannot_be_connected_to_in_time_is_unavailable() -> None:
     """It was never asked, so nothing is booked."""
-    failure = from_exception(httpx2.ConnectTimeout("slow"), host="127.0.0.1:11434")
+    failure = ERRORS.from_sdk(httpx2.ConnectTimeout("slow"), provider="ollama", key=KEY, host="127.0.0.1:11434")
     assert failure.code == ErrorCode.PROVIDER_UNAVAILABLE
 
 
@@ -83,7 +85,7 @@ def test_a_server_that_cannot_be_connected_to_in_time_is_unavailable() -> None:
     ],
 )
 def test_says_what_ollama_means(status: int | None, text: str, code: ErrorCode) -> None:
-    failure = from_body({"error": text}, model="m", key=KEY, status=status)
+    failure = ERRORS.from_body({"error": text}, provider="ollama", model="m", key=KEY, status=status)
     assert (failure.code, failure.status) == (code, status)
 
 
@@ -98,11 +100,12 @@ def test_says_what_ollama_means(status: int | None, text: str, code: ErrorCode) 
     ],
 )
 def test_reads_every_form_of_an_error(body: object, words: str) -> None:
-    assert from_body(body, model=None, key=KEY, status=500).message == f"ollama answered 500: {words}"
+    failure = ERRORS.from_body(body, provider="ollama", key=KEY, status=500)
+    assert failure.message == f"ollama answered 500: {words}"
 
 
 def test_no_error_shows_the_key() -> None:
-    failure = from_body({"error": f"bad {KEY.get_secret_value()}"}, model=None, key=KEY, status=401)
+    failure = ERRORS.from_body({"error": f"bad {KEY.get_secret_value()}"}, provider="ollama", key=KEY, status=401)
     assert "Zx81kQ" not in failure.message
 
 

@@ -11,15 +11,13 @@ from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage, CompletionRequest
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish, Gathering
-from workers.providers.openai import errors as openai_errors
+from workers.providers.openai.errors import ERRORS as OPENAI
 from workers.providers.openai.reply import ChatReader
 from workers.providers.openai.request import request_body
 
 
 def reader() -> ChatReader:
-    return ChatReader(
-        provider="openai", classify=lambda body: openai_errors.from_body(body, provider="openai", key=None)
-    )
+    return ChatReader(provider="openai", classify=lambda body: OPENAI.from_body(body, provider="openai", key=None))
 
 
 def sse(*events: dict[str, Any] | str) -> bytes:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.errors import ErrorCode
-from workers.providers.openai.errors import from_body
+from workers.providers.openai.errors import ERRORS
 
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
 
@@ -59,7 +59,7 @@ KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
     ],
 )
 def test_status_and_body_become_a_code(status: int, error: dict[str, object], code: ErrorCode) -> None:
-    found = from_body({"error": error}, provider="openai", key=KEY, status=status)
+    found = ERRORS.from_body({"error": error}, provider="openai", key=KEY, status=status)
     assert (found.code, found.status, found.provider) == (code, status, "openai")
 
 
@@ -80,13 +80,13 @@ def test_status_and_body_become_a_code(status: int, error: dict[str, object], co
     ],
 )
 def test_the_vendors_words_are_found_in_any_form(body: object, message: str) -> None:
-    assert from_body(body, provider="openai", key=None, status=400).message == message
+    assert ERRORS.from_body(body, provider="openai", key=None, status=400).message == message
 
 
 def test_only_errors_that_pass_say_when_to_come_back() -> None:
     headers = {"retry-after": "3"}
-    rate = from_body({}, provider="openai", key=None, status=429, headers=headers)
-    quota = from_body(
+    rate = ERRORS.from_body({}, provider="openai", key=None, status=429, headers=headers)
+    quota = ERRORS.from_body(
         {"error": {"code": "insufficient_quota"}}, provider="openai", key=None, status=429, headers=headers
     )
     assert (rate.retry_after_s, quota.retry_after_s) == (3.0, None)
@@ -94,4 +94,4 @@ def test_only_errors_that_pass_say_when_to_come_back() -> None:
 
 def test_no_key_leaves_with_an_error() -> None:
     body = {"error": {"message": f"Incorrect API key provided: {KEY.get_secret_value()}"}}
-    assert "Zx81" not in from_body(body, provider="openai", key=KEY, status=401).message
+    assert "Zx81" not in ERRORS.from_body(body, provider="openai", key=KEY, status=401).message

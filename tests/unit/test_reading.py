@@ -1,22 +1,26 @@
 """The path on which every reply is read: what ends it, and what still comes then."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 
-from contracts.errors import StreamInterrupted
+from contracts.errors import ProviderUnavailable, StreamInterrupted
 from contracts.providers import Timeouts
 from contracts.requests import AssistantMessage
-from workers.providers.anthropic import errors as anthropic_errors
+from workers.providers.anthropic.errors import ERRORS as ANTHROPIC
 from workers.providers.anthropic.reply import MessageReader
 from workers.providers.base import Chunk, Finish, Gathering, StreamItem
-from workers.providers.google import errors as google_errors
+from workers.providers.google.errors import ERRORS as GOOGLE
 from workers.providers.google.reply import ReplyReader
-from workers.providers.openai import errors as openai_errors
+from workers.providers.ollama.errors import ERRORS as OLLAMA
+from workers.providers.ollama.reply import OllamaReader
+from workers.providers.openai.errors import ERRORS as OPENAI
 from workers.providers.openai.reply import ChatReader
 from workers.providers.shared.http.reading import MAX_KEPT_LEVELS, Reader, read
+from workers.providers.shared.http.sse import MAX_EVENT_BYTES
 from workers.providers.shared.http.time_limits import TimeLimits
 from workers.providers.shared.http.transport import ConnectionBroken
 
@@ -44,24 +48,25 @@ def event(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
 
 
 def openai() -> Reader:
-    return ChatReader(
-        provider="openai", classify=lambda body: openai_errors.from_body(body, provider="openai", key=None)
-    )
+    return ChatReader(provider="openai", classify=lambda body: OPENAI.from_body(body, provider="openai", key=None))
 
 
 def anthropic() -> Reader:
-    return MessageReader(classify=lambda body: anthropic_errors.from_body(body, provider="anthropic", key=None))
+    return MessageReader(classify=lambda body: ANTHROPIC.from_body(body, provider="anthropic", key=None))
 
 
 def google() -> Reader:
-    return ReplyReader(
-        provider="google", classify=lambda body: google_errors.from_body(body, provider="google", key=None)
-    )
+    return ReplyReader(provider="google", classify=lambda body: GOOGLE.from_body(body, provider="google", key=None))
 
 
 async def items_of(*pieces: bytes, reader: Reader | None = None) -> list[StreamItem]:
     limits = TimeLimits(Timeouts(), time_left_s=60, provider="openai")
     return [item async for item in read(BrokenOff(*pieces), reader or openai(), limits=limits, provider="openai")]
+
+
+def ollama() -> Reader:
+    classify = partial(OLLAMA.from_body, provider="ollama", key=None)
+    return OllamaReader(classify=classify, estimate_input=lambda: 7)
 
 
 CALL = event({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "now", "arguments": ""}}]})
@@ -78,6 +83,13 @@ async def test_a_connection_that_breaks_behind_the_end_marker_ends_the_reply() -
 async def test_a_connection_that_breaks_before_the_end_marker_interrupts() -> None:
     with pytest.raises(StreamInterrupted, match="reset by peer"):
         await items_of(CALL)
+
+
+@pytest.mark.parametrize("reader", [openai, anthropic, google, ollama])
+async def test_an_event_without_an_end_fails_before_it_fills_the_memory(reader: Callable[[], Reader]) -> None:
+    begun = b"data: " if reader is not ollama else b""
+    with pytest.raises(ProviderUnavailable, match=f"openai sent an? \\w+ of more than {MAX_EVENT_BYTES} bytes"):
+        await items_of(begun + b"x" * (MAX_EVENT_BYTES + 1), reader=reader())
 
 
 NESTED = {

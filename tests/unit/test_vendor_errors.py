@@ -6,14 +6,8 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from workers.providers.shared.errors.vendor_errors import (
-    MAX_MESSAGE_CHARS,
-    MAX_RETRY_AFTER_S,
-    MAX_WAIT_S,
-    redact,
-    repeats,
-    retry_after_s,
-)
+from workers.providers.shared.errors.redaction import MAX_MESSAGE_CHARS, redact, repeats
+from workers.providers.shared.errors.retry_after import MAX_RETRY_AFTER_S, MAX_WAIT_S, retry_after_s
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 UNIX_S = int(NOW.timestamp())

@@ -1,6 +1,7 @@
 """What there is of each provider: its adapter, and what is known of its models.
 
-Only the adapters that a worker serves are imported: SDKs are heavy. A folder's `models.py` needs none.
+A provider is a folder here. Its `adapter.py` holds its adapter as `ADAPTER`, its `models.py` a `Models` as `MODELS`. An
+adapter is imported when a worker serves it, and not before: SDKs are heavy.
 """
 
 from functools import cache
@@ -11,26 +12,17 @@ from runtime.egress import Egress
 from workers.providers.base import Provider
 from workers.providers.shared.models import Models
 
-_ADAPTERS = {
-    "anthropic": "Anthropic",
-    "azure": "Azure",
-    "google": "Google",
-    "mock": "Mock",
-    "ollama": "Ollama",
-    "openai": "OpenAI",
-}
-
 
 def available() -> tuple[str, ...]:
-    """The providers that have an adapter."""
-    return tuple(_ADAPTERS)
+    """The providers that have an adapter: all."""
+    return tuple(name.value for name in ProviderName)
 
 
 def load(provider: str, egress: Egress) -> Provider:
     """The adapter of `provider`, which reaches its vendor through `egress`. Raises ValueError when there is none."""
-    if provider not in _ADAPTERS:
+    if provider not in available():
         raise ValueError(f"there is no adapter for {provider[:80]!r}; there are: {', '.join(available())}")
-    return getattr(import_module(f".{provider}.adapter", __package__), _ADAPTERS[provider])(egress)
+    return import_module(f".{provider}.adapter", __package__).ADAPTER(egress)
 
 
 @cache

@@ -1,20 +1,14 @@
-"""The one table from what the anthropic SDK raises, and what the vendor reports, to the errors of the contract.
-
-Order: the code of the cause, the words for a refused text, what all vendors' names and words mean (`words.py`; many
-servers speak this API), the type, the HTTP status, and last the SDK's class. Inside a stream there is no status.
-"""
+"""What errors of Anthropic's Messages API mean, and of the many servers that speak it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-
-from pydantic import SecretStr
 
 from contracts.errors import (
     AuthenticationFailed,
     ContentFiltered,
     ContextLengthExceeded,
-    FleetError,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -26,28 +20,17 @@ from contracts.errors import (
 )
 from contracts.wire import utc_now
 from workers.providers.shared.errors.body import Reported, reported
-from workers.providers.shared.errors.vendor_errors import answered, cause_of, first_of, of_class, of_status, redact
-from workers.providers.shared.http.transport import describe
+from workers.providers.shared.errors.vendor_errors import STAINLESS_CLASSES, ErrorAnswer, Kind, VendorErrors, first_of
 
-BY_SDK_CLASS: dict[str, type[FleetError]] = {
-    "APITimeoutError": ProviderUnavailable,  # only connecting has a limit in the SDK: the vendor was never asked
-    "APIConnectionError": ProviderUnavailable,
-    "APIResponseValidationError": ProviderUnavailable,
+BY_SDK_CLASS: dict[str, Kind] = {
+    **STAINLESS_CLASSES,
     "APIWebhookValidationError": InternalError,
-    "BadRequestError": InvalidRequest,
-    "AuthenticationError": AuthenticationFailed,
     "PaymentRequiredError": QuotaExhausted,
-    "PermissionDeniedError": AuthenticationFailed,
-    "NotFoundError": ModelNotFound,
     "RequestTimeoutError": ProviderTimeout,
-    "ConflictError": ProviderUnavailable,
     "PreconditionFailedError": InvalidRequest,
     "ContentTooLargeError": ContextLengthExceeded,
-    "UnprocessableEntityError": InvalidRequest,
-    "RateLimitError": RateLimited,
     "RequestHeaderFieldsTooLargeError": InvalidRequest,
     "ClientClosedRequestError": ProviderUnavailable,
-    "InternalServerError": ProviderUnavailable,
     "HTTPNotImplementedError": ProviderUnavailable,
     "ServiceUnavailableError": Overloaded,
     "GatewayTimeoutError": ProviderTimeout,
@@ -55,13 +38,11 @@ BY_SDK_CLASS: dict[str, type[FleetError]] = {
     "RetryableError": ProviderUnavailable,
     "CredentialsError": AuthenticationFailed,
     "IdentityTokenFileError": AuthenticationFailed,
-    "APIStatusError": ProviderUnavailable,
-    "APIError": ProviderUnavailable,
     "AnthropicError": InternalError,
 }
-"""By name; the nearest parent counts. The SDK has a class for each code of a cause, too: those go by the code."""
+"""The SDK has a class for each code of a cause, too: those go by the code."""
 
-BY_ERROR_CODE: dict[str, type[FleetError]] = {
+BY_ERROR_CODE: dict[str, Kind] = {
     "contract_spend_limit_reached": QuotaExhausted,
     "enforced_spend_limit_reached": QuotaExhausted,
     "linked_organization_billing_unavailable": QuotaExhausted,
@@ -78,8 +59,8 @@ BY_ERROR_CODE: dict[str, type[FleetError]] = {
     "compaction_unavailable": Overloaded,
     "request_body_timeout": ProviderTimeout,
 }
-"""Only where the type and the status would say something else, or nothing."""
-_BY_TYPE: dict[str, type[FleetError]] = {
+"""Codes of a cause of which the type and the status would say something else, or nothing."""
+_BY_TYPE: dict[str, Kind] = {
     "authentication_error": AuthenticationFailed,
     "permission_error": AuthenticationFailed,
     "not_found_error": ModelNotFound,
@@ -88,90 +69,63 @@ _BY_TYPE: dict[str, type[FleetError]] = {
     "overloaded_error": Overloaded,
     "conflict_error": ProviderUnavailable,
 }
-_BY_TYPE_WITHOUT_STATUS: dict[str, type[FleetError]] = {"invalid_request_error": InvalidRequest}
-"""Too vague beside a status."""
+_BY_TYPE_WITHOUT_STATUS: dict[str, Kind] = {"invalid_request_error": InvalidRequest}
+"""Types that are too vague beside a status."""
 
 _LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
 _FILTERED = re.compile(r"blocked by (?:our )?content filter|content filtering policy|usage polic", re.IGNORECASE)
 
 
-def from_sdk(
-    exc: Exception, *, key: SecretStr | None, provider: str, host: str, prompt: Iterable[str] = ()
-) -> FleetError:
-    """What an SDK call raised, as an error of the contract. `prompt`: the texts that were sent."""
-    # Here, because the SDK takes a second to import, and what reads bodies needs nothing of it.
+def _answer_in(exc: Exception) -> ErrorAnswer | None:
+    # Imported here, because the SDK takes a second, and what reads bodies needs nothing of it.
     from anthropic import APIStatusError
 
-    if isinstance(exc, APIStatusError):
-        return from_body(
-            exc.body, provider=provider, key=key, prompt=prompt, status=exc.status_code, headers=exc.response.headers
-        )
-    message = redact(f"{provider} cannot be used at {host}: {describe(exc)}", key=key)
-    return of_class(exc, BY_SDK_CLASS)(message, provider=provider)
+    if not isinstance(exc, APIStatusError):
+        return None
+    return ErrorAnswer(exc.body, exc.status_code, exc.response.headers)
 
 
-def from_body(
-    body: object,
-    *,
-    provider: str,
-    key: SecretStr | None,
-    prompt: Iterable[str] = (),
-    status: int | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> FleetError:
-    """What an error body says. Without `status` it came inside a stream."""
-    said, prompt = reported(body), tuple(prompt)
-    status = status or said.status
-    told_s = _reset_s(headers or {}, now=utc_now())
-    return answered(
-        _chosen(said, status=status, headers=headers or {}, prompt=prompt, told_s=told_s),
-        said,
-        provider=provider,
-        names=(status, said.headline),
-        status=status,
-        key=key,
-        prompt=prompt,
-        headers=headers,
-        told_s=told_s,
-    )
+def _read(body: object, headers: Mapping[str, str]) -> Reported:
+    """Anthropic tells in headers, not in the body, when to come back."""
+    return replace(reported(body), retry_after_s=_reset_s(headers, now=utc_now()))
 
 
-def _chosen(
-    said: Reported, *, status: int | None, headers: Mapping[str, str], prompt: Iterable[str], told_s: float | None
-) -> type[FleetError]:
+def _certain(said: Reported, status: int | None) -> Kind | None:
     if found := first_of(BY_ERROR_CODE, said.names):
         return found
-    by_type = first_of(_BY_TYPE, said.names)
-    if by_type is None and status in (400, 422, None) and _FILTERED.search(said.message):
-        return ContentFiltered
-    if found := cause_of(said, status=status, headers=headers, prompt=prompt, told_s=told_s):
-        return found
+    says_more = first_of(_BY_TYPE, said.names)
+    is_filtered = not says_more and status in (400, 422, None) and _FILTERED.search(said.message)
+    return ContentFiltered if is_filtered else None
+
+
+def _vague(said: Reported, status: int | None, headers: Mapping[str, str]) -> Kind | None:
+    # A 429 is a spent budget where the vendor says neither when to come back nor that trying again is any use.
     if status == 429 and headers.get("x-should-retry") == "false" and "retry-after" not in headers:
         return QuotaExhausted
-    if by_type:
-        return by_type
-    if status is None:
-        return first_of(_BY_TYPE_WITHOUT_STATUS, said.names) or ProviderUnavailable
-    return of_status(status)
+    return first_of(_BY_TYPE, said.names) or (first_of(_BY_TYPE_WITHOUT_STATUS, said.names) if status is None else None)
 
 
 def _reset_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """When the limit that is used up starts anew; only where the vendor does not say when to come back."""
+    """Seconds until the limit that is used up starts anew; None where the vendor itself says when to come back."""
     if "retry-after" in headers or "retry-after-ms" in headers:
         return None
-    resets = [
-        headers.get(f"anthropic-ratelimit-{limit}-reset")
-        for limit in _LIMITS
-        if headers.get(f"anthropic-ratelimit-{limit}-remaining") == "0"
-    ]
-    waits = [(at - now).total_seconds() for reset in resets if (at := _instant(reset)) is not None]
+    waits: list[float] = []
+    for limit in _LIMITS:
+        if headers.get(f"anthropic-ratelimit-{limit}-remaining") != "0":
+            continue
+        try:
+            at = datetime.fromisoformat(headers.get(f"anthropic-ratelimit-{limit}-reset", ""))
+        except ValueError:
+            continue
+        waits.append(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
     return max(*waits, 0.0) if waits else None
 
 
-def _instant(text: str | None) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+ERRORS = VendorErrors(
+    by_class=BY_SDK_CLASS,
+    answer_in=_answer_in,
+    read=_read,
+    certain=_certain,
+    vague=_vague,
+)

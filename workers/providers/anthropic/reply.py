@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from pydantic import JsonValue
 
-from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
+from contracts.errors import FleetError, StreamInterrupted
 from contracts.events import FinishReason
 from contracts.usage import Usage, UsagePart, UsageSource
 from workers.providers.anthropic.request import PROVIDER, arguments_object
@@ -21,7 +21,7 @@ from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.reply_body import ReplyBody
-from workers.providers.shared.http.sse import KEEP_ALIVES, Event, EventTooLarge
+from workers.providers.shared.http.sse import KEEP_ALIVES, Event
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.shared.replies import finish_reasons, reply_arguments
 from workers.providers.shared.replies.output import Output
@@ -212,11 +212,7 @@ class MessageReader:
         return self.done
 
     def feed(self, data: bytes) -> Chunk | None:
-        try:
-            return self._absorb(self._body.feed(data))
-        except EventTooLarge as exc:
-            self.error = ProviderUnavailable(f"{PROVIDER} sent {exc}", provider=PROVIDER)
-            return None
+        return self._absorb(self._body.feed(data))
 
     def end(self) -> Chunk | None:
         return self._absorb(self._body.end(), may_be_cut=True)

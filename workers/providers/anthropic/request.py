@@ -52,7 +52,7 @@ _BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xh
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class MessagesRequest:
     """What is sent, and what could not be."""
 
     body: dict[str, Any]
@@ -102,7 +102,7 @@ def check(request: CompletionRequest) -> None:
         _image_source(image.image_url.url)
 
 
-def messages_request(request: CompletionRequest, *, model: str) -> Asked:
+def messages_request(request: CompletionRequest, *, model: str) -> MessagesRequest:
     """What to send for `request`. Raises as `check` does."""
     options = _Options.of(request)
     able = abilities(model)
@@ -123,7 +123,7 @@ def messages_request(request: CompletionRequest, *, model: str) -> Asked:
     further = dict(options.body)
     if isinstance(config := further.get("output_config"), dict):
         further["output_config"] = {**body.get("output_config", {}), **config}
-    return Asked(overlaid(body, further), options.betas, tuple(warnings))
+    return MessagesRequest(overlaid(body, further), options.betas, tuple(warnings))
 
 
 def conversation(messages: Sequence[Message], tools: Sequence[Tool] | None) -> dict[str, Any]:

@@ -17,37 +17,37 @@ by their name, so that a deployment with another name needs its entry in `deploy
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
-from openai import AsyncOpenAI, Omit, RequestOptions
+from openai import Omit, RequestOptions
 from pydantic import SecretStr
 
 from contracts.errors import NoProvider
 from contracts.providers import Endpoint
-from contracts.requests import CompletionRequest
 from contracts.rpc import ModelInfo
 from runtime.egress import Egress
 from runtime.prices import catalogue
 from workers.providers.azure import entra
+from workers.providers.azure.models import MODELS
 from workers.providers.base import Call, CredentialReplaced, Target
-from workers.providers.openai.adapter import OpenAI, encode, get, given_limit, options, post
-from workers.providers.openai.request import request_body
+from workers.providers.openai.adapter import Headers, OpenAI, encode, given_limit
+from workers.providers.openai.request import ignored, request_body
 from workers.providers.openai.servers import is_of_another_maker, server_of_azure
+from workers.providers.shared.http.adapter import VendorRequest
 from workers.providers.shared.http.paths import in_path
 
 _REASONING_MODEL = re.compile(r"^(?:o\d|gpt-[5-9]|codex-)")
 _STREAM_OPTIONS_SINCE = "2024-09-01"
-
-Headers = Mapping[str, str | Omit]
 
 
 class Azure(OpenAI):
     """The adapter of the provider `azure`."""
 
     name = "azure"
+    models = MODELS
 
     def __init__(self, egress: Egress) -> None:
         super().__init__(egress)
@@ -66,8 +66,11 @@ class Azure(OpenAI):
         await super().aclose()
         await self._tokens.aclose()
 
-    def _base_url(self, target: Target) -> str:
+    def _base_url(self, target: Target, *, model: str) -> str:
         return base_url(target.endpoint)
+
+    def _models_path(self, endpoint: Endpoint) -> str:
+        return models_url(endpoint)
 
     def _secret(self, target: Target) -> SecretStr | None:
         if target.endpoint.auth == "entra_id":
@@ -79,36 +82,31 @@ class Azure(OpenAI):
             return entra.credentials_of(target.key).client_id
         return super()._client_key(target)
 
-    def _body(self, call: Call) -> bytes:
+    def _request(self, call: Call) -> VendorRequest:
         further = call.request.provider_options.get(self.name, {})
         endpoint = call.target.endpoint
-        return encode(
-            request_body(
-                call.request,
-                model=deployment_of(endpoint, call.model),
-                max_tokens_field=given_limit(further) or max_tokens_field(call),
-                stream_options={"include_usage": True} if _knows_stream_options(endpoint) else None,
-                server=server_of_azure(_model_and_deployment(call)),
-            ),
-            further,
+        body = request_body(
+            call.request,
+            model=deployment_of(endpoint, call.model),
+            max_tokens_field=given_limit(further) or max_tokens_field(call),
+            stream_options={"include_usage": True} if _knows_stream_options(endpoint) else None,
+            server=server_of_azure(_model_and_deployment(call)),
+        )
+        return VendorRequest(
+            chat_path(endpoint, call.model),
+            encode(body, further),
+            warnings=ignored(call.request, provider=self.name),
         )
 
-    async def _ask(self, client: AsyncOpenAI, call: Call) -> httpx2.Response:
-        path, body = chat_path(call.target.endpoint, call.model), self._body(call)
-        return await self._authenticated(
-            call.target, lambda headers: post(client, path, body, _options(call.target, headers, call.request))
-        )
-
-    async def _list(self, client: AsyncOpenAI, target: Target) -> httpx2.Response:
-        return await self._authenticated(
-            target, lambda headers: get(client, models_url(target.endpoint), _options(target, headers))
-        )
+    def _options(self, target: Target, headers: Headers) -> RequestOptions:
+        version = target.endpoint.api_version
+        query: RequestOptions = {"params": {"api-version": version}} if version else {}
+        return {**super()._options(target, headers), **query}
 
     async def _authenticated(
         self, target: Target, send: Callable[[Headers], Awaitable[httpx2.Response]]
     ) -> httpx2.Response:
-        """What `send` gets with the right headers. Raises CredentialReplaced when a token is refused that was good
-        before, and another one is there."""
+        """Raises CredentialReplaced when a token is refused that was good before, and another one is there."""
         if target.endpoint.auth == "api_key":
             return await send(_key_headers(target))
         credentials = entra.credentials_of(target.key)
@@ -124,6 +122,9 @@ class Azure(OpenAI):
                 provider=self.name,
                 status=exc.status_code,
             ) from exc
+
+
+ADAPTER = Azure
 
 
 def base_url(endpoint: Endpoint) -> str:
@@ -194,9 +195,3 @@ def _key_headers(target: Target) -> Headers:
     if not target.endpoint.api_version:
         return {} if key else {"Authorization": Omit()}
     return {"Authorization": Omit(), **({"api-key": key} if key else {})}
-
-
-def _options(target: Target, headers: Headers, request: CompletionRequest | None = None) -> RequestOptions:
-    version = target.endpoint.api_version
-    query: RequestOptions = {"params": {"api-version": version}} if version else {}
-    return {**options(target, headers, request), **query}

@@ -18,7 +18,8 @@ from contracts.errors import AuthenticationFailed, ProviderUnavailable
 from contracts.providers import EntraCredentials
 from contracts.wire import errors_in_one_line, utc_now
 from runtime.egress import Egress
-from workers.providers.shared.errors.vendor_errors import redact, retry_after_s
+from workers.providers.shared.errors.redaction import redact
+from workers.providers.shared.errors.retry_after import retry_after_s
 from workers.providers.shared.http.transport import CONNECTION_ERRORS, describe
 from workers.providers.shared.json_text import NO_JSON
 

@@ -2,50 +2,47 @@
 
 google-genai offers no reply whose bytes are read by its caller, and its iterator costs over ten times as much a token.
 So its inner client builds the URL and the headers with the key (`_build_request`), and sends and raises
-(`_async_request_once`), which hands out the HTTP response unread; the body is ours, and so is the reading. The client
-is given all that it would otherwise look up in the environment (key, base URL, API version, Vertex and its projects),
-and an HTTP client, without which it would take aiohttp and reconnect by itself. Its retries, and the loop in which its
-`generate_content` asks on when a reply ends with `CONTINUATION`, are above what is used here.
+(`_async_request_once`), which hands out the HTTP response unread; the body is ours, and so is the reading. Of version
+3.4.0 these are the only ways to it: `async_request` reads the whole body, `async_request_streamed` parses each line,
+and `BaseApiClient` and the error for a key that it cannot use are exported nowhere. The client is given all that it
+would otherwise look up in the environment (key, base URL, API version, Vertex and its projects), and an HTTP client,
+without which it would take aiohttp and reconnect by itself. Its retries, and the loop in which its `generate_content`
+asks on when a reply ends with `CONTINUATION`, are above what is used here.
 
 The API version: of the base URL when it ends with one, else the endpoint's `api_version`, else `v1`, and `v1beta` for
 `-latest` aliases, which v1 does not know.
 """
 
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
 import msgspec
-from google.genai import errors
 from google.genai._api_client import (  # pyright: ignore[reportPrivateUsage]
     BaseApiClient,
     EphemeralTokenAPIKeyError,
 )
+from google.genai.errors import APIError, UnknownApiResponseError
 from google.genai.types import HttpOptions, ResourceScope
 
 from contracts.errors import ProviderUnavailable
-from contracts.providers import Price
 from contracts.requests import CompletionRequest
-from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from contracts.rpc import CountTokens, ModelInfo, TokenCount
 from runtime.egress import Egress
 from runtime.prices import catalogue
-from workers.providers.base import Call, Completion, StreamItem, Target, gather
-from workers.providers.google import errors as google_errors
-from workers.providers.google import request as google_request
+from workers.providers.base import Call, Target
+from workers.providers.google.errors import ERRORS
 from workers.providers.google.models import MODELS
 from workers.providers.google.reply import ReplyReader
-from workers.providers.shared import token_estimates
-from workers.providers.shared.cost_estimates import cost_estimate
-from workers.providers.shared.http.client_pool import ClientPool, usable_key
+from workers.providers.google.request import NAME, check_supported, ignored, prompt, request_body
+from workers.providers.shared.errors.vendor_errors import Classify
+from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest
 from workers.providers.shared.http.paths import in_path
-from workers.providers.shared.http.reading import read_to_end
-from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
-from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
-from workers.providers.shared.json_text import NO_JSON
+from workers.providers.shared.http.time_limits import connect_timeout
 from workers.providers.shared.requests.options import merged
+from workers.providers.shared.token_estimates import texts_of
 
 BASE_URL = "https://generativelanguage.googleapis.com"
 MODELS_PER_PAGE = 1000
@@ -53,8 +50,6 @@ MAX_PAGES = 20
 
 _VERSIONED = re.compile(r"/v\d+(?:(?:alpha|beta|main)\d*)?/?$")
 _NO_KEY = "none"
-_FAILURES = (errors.APIError, errors.UnknownApiResponseError, EphemeralTokenAPIKeyError)
-"""What the part of the SDK that is used here raises."""
 
 T = TypeVar("T")
 
@@ -72,127 +67,6 @@ class _Models(msgspec.Struct, rename="camel"):
 
 class _Count(msgspec.Struct, rename="camel"):
     total_tokens: int
-
-
-class Google:
-    """The adapter of the provider `google`."""
-
-    name = google_request.NAME
-
-    def __init__(self, egress: Egress) -> None:
-        self._egress = egress
-        self._unused = httpx2.Client(verify=egress.tls, trust_env=False)
-        """The SDK would make one for each client."""
-        self._clients = ClientPool(self._client)
-
-    def check_supported(self, request: CompletionRequest, *, model: str) -> None:
-        google_request.check_supported(request, model=model)
-
-    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
-        target, request = call.target, call.request
-        limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
-        prompt = [text for message in request.messages for text in token_estimates.texts_of(message)]
-        method, body = _asked(call)
-        async with self._lease(target, model=call.model, prompt=prompt) as client:
-            path = f"{_path(call.model)}:{method}"
-            response = await limits.wait(client.send("post", path, target, body, request_id=request.id))
-            reader = ReplyReader(
-                provider=self.name,
-                classify=lambda body: google_errors.from_body(body, provider=self.name, key=target.key, prompt=prompt),
-                warnings=google_request.ignored(request, model=call.model),
-                served_as=response.headers.get("x-gemini-service-tier"),
-            )
-            reply = Httpx2Reply(response)
-            async with aclosing(read_to_end(reply, reader, limits=limits, provider=self.name)) as items:
-                async for item in items:
-                    yield item
-
-    async def complete(self, call: Call) -> Completion:
-        async with aclosing(self.stream_completion(call)) as stream:
-            return await gather(stream)
-
-    async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
-        prompt = google_request.prompt(question.messages, question.tools, model=model)
-        body = {"generateContentRequest": {"model": _path(model), **prompt}}
-        texts = [text for message in question.messages for text in token_estimates.texts_of(message)]
-        path = f"{_path(model)}:countTokens"
-        counted = await self._looked_up(target, "post", path, _Count, body=body, model=model, prompt=texts)
-        return TokenCount(input_tokens=counted.total_tokens, exact=True)
-
-    async def check_health(self, target: Target) -> None:
-        await self._looked_up(target, "get", "models?pageSize=1", _Models)
-
-    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
-        """The models that generate content."""
-        found: list[_Model] = []
-        after = ""
-        for _ in range(MAX_PAGES):
-            page = await self._looked_up(target, "get", f"models?pageSize={MODELS_PER_PAGE}{after}", _Models)
-            found += page.models
-            if not page.next_page_token:
-                break
-            after = f"&pageToken={quote(page.next_page_token, safe='')}"
-        return tuple(self._info(model) for model in found if _generates(model))
-
-    async def estimate_cost(
-        self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
-    ) -> CostEstimate:
-        counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(question, counted, provider=self.name, models=MODELS, model=model, prices=prices)
-
-    async def aclose(self) -> None:
-        await self._clients.aclose()
-        self._unused.close()
-
-    def _info(self, model: _Model) -> ModelInfo:
-        name = model.name.removeprefix("models/")
-        return ModelInfo(id=name, context_window=model.input_token_limit or catalogue.context_window(self.name, name))
-
-    async def _looked_up(
-        self,
-        target: Target,
-        method: str,
-        path: str,
-        kind: type[T],
-        *,
-        body: dict[str, Any] | None = None,
-        model: str = "",
-        prompt: Sequence[str] = (),
-    ) -> T:
-        limits = lookup_limits(target.timeouts, provider=self.name)
-        encoded = msgspec.json.encode(body) if body else b""
-        async with self._lease(target, model=model, prompt=prompt) as client:
-            response = await limits.wait(client.send(method, path, target, encoded))
-            try:
-                content = await limits.wait(response.aread())
-            finally:
-                await response.aclose()
-        try:
-            return msgspec.json.decode(content, type=kind)
-        except NO_JSON as exc:
-            host = urlsplit(target.endpoint.base_url or BASE_URL).netloc
-            raise ProviderUnavailable(
-                f"{self.name} did not answer as Gemini does at {host}; is the base_url right?", provider=self.name
-            ) from exc
-
-    @asynccontextmanager
-    async def _lease(self, target: Target, *, model: str = "", prompt: Sequence[str] = ()) -> AsyncGenerator["_Client"]:
-        """The client of a target; what the SDK raises becomes an error of the contract."""
-        key = usable_key(target.key.get_secret_value() if target.key else "", provider=self.name)
-        base_url = versioned_url(target, model=model)
-        host = urlsplit(base_url).netloc
-        try:
-            async with self._clients.client(base_url, key) as client:
-                yield client
-        except _FAILURES as exc:
-            raise google_errors.from_sdk(exc, provider=self.name, key=target.key, host=host, prompt=prompt) from exc
-        except CONNECTION_ERRORS as exc:
-            raise ProviderUnavailable(
-                f"{self.name} broke the connection at {host}: {describe(exc)}", provider=self.name
-            ) from exc
-
-    def _client(self, base_url: str, key: str) -> "_Client":
-        return _Client(base_url, key, egress=self._egress, unused=self._unused)
 
 
 class _Client:
@@ -216,14 +90,10 @@ class _Client:
     async def send(
         self, method: str, path: str, target: Target, body: bytes, *, request_id: str | None = None
     ) -> httpx2.Response:
-        """A response with status 200 whose body is not read yet.
-
-        Reads have no limit here: `TimeLimits` tells the first token, idling and the total apart.
-        """
-        connect_s = target.timeouts.connect_s
+        """A response with status 200 whose body is not read yet."""
         asked: Any = self._api._build_request(method, path, {})  # pyright: ignore[reportPrivateUsage]
         asked.data = body
-        asked.timeout = httpx2.Timeout(connect=connect_s, pool=connect_s, read=None, write=None)
+        asked.timeout = connect_timeout(target.timeouts)
         if not self._key:
             del asked.headers["x-goog-api-key"]
         if request_id:
@@ -233,12 +103,122 @@ class _Client:
         except (ValueError, RecursionError) as exc:  # the SDK reads the body of an error
             host = urlsplit(asked.url).netloc
             raise ProviderUnavailable(
-                f"google answered with an error that cannot be read at {host}", provider=google_request.NAME
+                f"{NAME} answered with an error that cannot be read at {host}", provider=NAME
             ) from exc
         return response.response_stream
 
     async def close(self) -> None:
         await self._http.aclose()
+
+
+class Google(HttpAdapter[_Client]):
+    """The adapter of the provider `google`."""
+
+    name = NAME
+    models = MODELS
+    errors = ERRORS
+    raised = (APIError, UnknownApiResponseError, EphemeralTokenAPIKeyError)
+
+    def __init__(self, egress: Egress) -> None:
+        super().__init__(egress)
+        self._unused = httpx2.Client(verify=egress.tls, trust_env=False)
+        """The SDK would make one for each client."""
+
+    def check_supported(self, request: CompletionRequest, *, model: str) -> None:
+        check_supported(request, model=model)
+
+    async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
+        body = {
+            "generateContentRequest": {
+                "model": _path(model),
+                **prompt(question.messages, question.tools, model=model),
+            }
+        }
+        texts = [text for message in question.messages for text in texts_of(message)]
+        path = f"{_path(model)}:countTokens"
+        counted = await self._ask(target, "post", path, _Count, body=body, model=model, prompt=texts)
+        return TokenCount(input_tokens=counted.total_tokens, exact=True)
+
+    async def check_health(self, target: Target) -> None:
+        await self._ask(target, "get", "models?pageSize=1", _Models)
+
+    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+        """The models that generate content."""
+        found: list[_Model] = []
+        after = ""
+        for _ in range(MAX_PAGES):
+            page = await self._ask(target, "get", f"models?pageSize={MODELS_PER_PAGE}{after}", _Models)
+            found += page.models
+            if not page.next_page_token:
+                break
+            after = f"&pageToken={quote(page.next_page_token, safe='')}"
+        return tuple(
+            ModelInfo(
+                id=(name := model.name.removeprefix("models/")),
+                context_window=model.input_token_limit or catalogue.context_window(self.name, name),
+            )
+            for model in found
+            if model.supported_generation_methods is None or "generateContent" in model.supported_generation_methods
+        )
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        self._unused.close()
+
+    def _client(self, base_url: str, key: str) -> _Client:
+        return _Client(base_url, key, egress=self._egress, unused=self._unused)
+
+    def _base_url(self, target: Target, *, model: str) -> str:
+        return versioned_url(target, model=model)
+
+    def _request(self, call: Call) -> VendorRequest:
+        """`provider_options.google.stream: false` is for hosts that cannot stream."""
+        further = call.request.provider_options.get(NAME, {})
+        body = merged(request_body(call.request, model=call.model), further)
+        method = "streamGenerateContent?alt=sse" if body.pop("stream", True) else "generateContent"
+        return VendorRequest(
+            f"{_path(call.model)}:{method}",
+            msgspec.json.encode(body),
+            warnings=ignored(call.request, model=call.model),
+        )
+
+    async def _send(self, client: _Client, call: Call, sent: VendorRequest) -> httpx2.Response:
+        return await client.send("post", sent.path, call.target, sent.body, request_id=call.request.id)
+
+    def _reader(
+        self, call: Call, sent: VendorRequest, *, headers: Mapping[str, str], classify: Classify
+    ) -> ReplyReader:
+        return ReplyReader(
+            provider=self.name,
+            classify=classify,
+            warnings=sent.warnings,
+            served_as=headers.get("x-gemini-service-tier"),
+        )
+
+    async def _ask(
+        self,
+        target: Target,
+        method: str,
+        path: str,
+        form: type[T],
+        *,
+        body: dict[str, Any] | None = None,
+        model: str = "",
+        prompt: Sequence[str] = (),
+    ) -> T:
+        encoded = msgspec.json.encode(body) if body else b""
+
+        async def content(client: _Client) -> bytes:
+            response = await client.send(method, path, target, encoded)
+            try:
+                return await response.aread()
+            finally:
+                await response.aclose()
+
+        return await self._look_up(target, content, form, what="as Gemini does", model=model, prompt=prompt)
+
+
+ADAPTER = Google
 
 
 def versioned_url(target: Target, *, model: str = "") -> str:
@@ -250,19 +230,6 @@ def versioned_url(target: Target, *, model: str = "") -> str:
     return f"{base_url}/{version}"
 
 
-def _asked(call: Call) -> tuple[str, bytes]:
-    """The method and the body. `provider_options.google.stream: false` is for hosts that cannot stream."""
-    options = call.request.provider_options.get(google_request.NAME, {})
-    body = merged(google_request.request_body(call.request, model=call.model), options)
-    streams = body.pop("stream", True)
-    return "streamGenerateContent?alt=sse" if streams else "generateContent", msgspec.json.encode(body)
-
-
 def _path(model: str) -> str:
     named = model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
-    return in_path(named, provider=google_request.NAME, safe="/@-._~")
-
-
-def _generates(model: _Model) -> bool:
-    methods = model.supported_generation_methods
-    return methods is None or "generateContent" in methods
+    return in_path(named, provider=NAME, safe="/@-._~")

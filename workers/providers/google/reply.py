@@ -14,14 +14,14 @@ from typing import Any
 import msgspec
 from pydantic import JsonValue
 
-from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
+from contracts.errors import FleetError, StreamInterrupted
 from contracts.events import ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.reply_body import ReplyBody
-from workers.providers.shared.http.sse import Event, EventTooLarge
+from workers.providers.shared.http.sse import Event
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.shared.replies import finish_reasons, reply_arguments
 from workers.providers.shared.replies.output import Output
@@ -118,11 +118,7 @@ class ReplyReader:
         return self._reason is not None
 
     def feed(self, data: bytes) -> Chunk | None:
-        try:
-            return self._absorb(self._body.feed(data))
-        except EventTooLarge as exc:
-            self.error = ProviderUnavailable(f"{self._provider} sent {exc}", provider=self._provider)
-            return None
+        return self._absorb(self._body.feed(data))
 
     def end(self) -> Chunk | None:
         chunk = self._absorb(self._body.end(), may_be_cut=True)

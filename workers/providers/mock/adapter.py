@@ -16,8 +16,7 @@ import asyncio
 import json
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
@@ -25,16 +24,15 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError
 from contracts.error_rules import RULES
 from contracts.errors import BY_CODE, ErrorCode, FleetError, InvalidRequest, StreamInterrupted
 from contracts.events import FinishReason, ToolCallDelta
-from contracts.providers import Price
 from contracts.requests import CompletionRequest, ToolName
-from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
+from contracts.rpc import CountTokens, ModelInfo, TokenCount
 from contracts.usage import Tokens, Usage, UsageSource
 from contracts.wire import StrictWireModel, errors_in_one_line, optional
 from runtime.egress import Egress
-from workers.providers.base import Call, Chunk, Completion, Finish, Target, gather
+from workers.providers.base import Call, Chunk, Finish, Target
 from workers.providers.mock.models import MODELS
 from workers.providers.shared import token_estimates
-from workers.providers.shared.cost_estimates import cost_estimate
+from workers.providers.shared.adapter import Adapter
 from workers.providers.shared.http.time_limits import TimeLimits
 
 _REMEMBERED_REQUESTS = 10_000
@@ -101,10 +99,11 @@ class Script(StrictWireModel):
     """After so many chunks the stream ends without its end marker."""
 
 
-class Mock:
+class Mock(Adapter):
     """The adapter of the provider `mock`."""
 
     name = "mock"
+    models = MODELS
 
     def __init__(self, egress: Egress | None = None) -> None:
         """Calls nobody."""
@@ -139,10 +138,6 @@ class Mock:
             warnings=script.warnings,
         )
 
-    async def complete(self, call: Call) -> Completion:
-        async with aclosing(self.stream_completion(call)) as stream:
-            return await gather(stream)
-
     async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
         return TokenCount(input_tokens=token_estimates.estimate_input(question), exact=True)
 
@@ -151,12 +146,6 @@ class Mock:
 
     async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
         return (ModelInfo(id="echo"),)
-
-    async def estimate_cost(
-        self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
-    ) -> CostEstimate:
-        counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(question, counted, provider=self.name, models=MODELS, model=model, prices=prices)
 
     async def aclose(self) -> None:
         """There is nothing to close."""
@@ -169,6 +158,9 @@ class Mock:
         if len(self._failures) > _REMEMBERED_REQUESTS:
             self._failures.popitem(last=False)
         return failure.times is None or failed < failure.times
+
+
+ADAPTER = Mock
 
 
 def _script(request: CompletionRequest) -> Script:

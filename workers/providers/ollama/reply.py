@@ -6,13 +6,12 @@ from typing import Any
 import msgspec
 from pydantic import JsonValue
 
-from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
+from contracts.errors import FleetError, StreamInterrupted
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish, Stated
 from workers.providers.ollama.request import NAME
 from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.http.ndjson import Lines, json_texts
-from workers.providers.shared.http.sse import EventTooLarge
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.shared.replies import finish_reasons, reply_arguments
 from workers.providers.shared.replies.output import Output
@@ -86,12 +85,7 @@ class OllamaReader:
         return self.done
 
     def feed(self, data: bytes) -> Chunk | None:
-        try:
-            lines = self._lines.feed(data)
-        except EventTooLarge as exc:
-            self.error = ProviderUnavailable(f"{NAME} sent {exc}", provider=NAME)
-            return None
-        for line in lines:
+        for line in self._lines.feed(data):
             self._take(line)
             if self.done or self.error:
                 break

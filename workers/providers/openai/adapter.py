@@ -6,46 +6,37 @@ costs five times as much a token.
 The output limit: `max_completion_tokens` for OpenAI's own hosts, and for OpenAI's model names behind any other URL
 (gateways pass them on, and reasoning models refuse `max_tokens`); `max_tokens` for everything else, which is the only
 name that all compatible servers know. `provider_options.openai` can hold the other one. What else differs between the
-servers of the format is in `openai_servers`.
+servers of the format is in servers.py.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
-import openai
-from openai import AsyncOpenAI, AsyncStream, Omit, RequestOptions
-from pydantic import SecretStr
+from openai import AsyncOpenAI, AsyncStream, Omit, OpenAIError, RequestOptions
 
-from contracts.errors import ProviderUnavailable
-from contracts.providers import Price
+from contracts.providers import Endpoint
 from contracts.requests import CompletionRequest
-from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, TokenCount
-from runtime.egress import Egress
+from contracts.rpc import CountTokens, ModelInfo, TokenCount
 from runtime.prices import catalogue
-from workers.providers.base import Call, Completion, Finish, StreamItem, Target, gather
-from workers.providers.openai import errors as openai_errors
-from workers.providers.openai import request as openai_request
-from workers.providers.openai import tokens as openai_tokens
+from workers.providers.base import Call, Target
+from workers.providers.openai import tokens
+from workers.providers.openai.errors import ERRORS
 from workers.providers.openai.models import MODELS
 from workers.providers.openai.reply import ChatReader
-from workers.providers.openai.request import REASONING_FIELD, request_body
+from workers.providers.openai.request import REASONING_FIELD, check, ignored, request_body
 from workers.providers.openai.servers import OPENAI_MODEL, is_openais, server_at
-from workers.providers.shared import token_estimates
-from workers.providers.shared.cost_estimates import cost_estimate
-from workers.providers.shared.http.client_pool import ClientPool, usable_key
-from workers.providers.shared.http.reading import read_to_end
-from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
-from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
-from workers.providers.shared.json_text import NO_JSON
+from workers.providers.shared.errors.vendor_errors import Classify
+from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest
+from workers.providers.shared.http.time_limits import connect_timeout
 from workers.providers.shared.requests.options import overlaid
 
 BASE_URL = "https://api.openai.com/v1"
+
+Headers = Mapping[str, str | Omit]
 
 
 class _Model(msgspec.Struct):
@@ -64,131 +55,37 @@ class _Models(msgspec.Struct):
             self.data = [_Model(self.model_name)]
 
 
-class OpenAI:
+class OpenAI(HttpAdapter[AsyncOpenAI]):
     """The adapter of the provider `openai`. What is another's about the same API is in methods of its own."""
 
     name = "openai"
-
-    def __init__(self, egress: Egress) -> None:
-        self._egress = egress
-        self._clients = ClientPool(self._client)
+    models = MODELS
+    errors = ERRORS
+    raised = (OpenAIError,)
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         """The request's vocabulary is OpenAI's own; what a single model lacks, only the vendor knows.
 
         Raises InvalidRequest.
         """
-        openai_request.check(request, provider=self.name)
-
-    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
-        target = call.target
-        limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
-        prompt = [text for message in call.request.messages for text in token_estimates.texts_of(message)]
-        ignored = openai_request.ignored(call.request, provider=self.name)
-        reader = ChatReader(
-            provider=self.name,
-            classify=lambda body: openai_errors.from_body(
-                body, provider=self.name, key=self._secret(target), prompt=prompt
-            ),
-        )
-        async with self._lease(target, prompt) as client:
-            reply = Httpx2Reply(await limits.wait(self._ask(client, call)))
-            async with aclosing(read_to_end(reply, reader, limits=limits, provider=self.name)) as items:
-                async for item in items:
-                    is_end = isinstance(item, Finish)
-                    yield replace(item, warnings=(*item.warnings, *ignored)) if is_end and ignored else item
-
-    async def complete(self, call: Call) -> Completion:
-        async with aclosing(self.stream_completion(call)) as stream:
-            return await gather(stream)
+        check(request, provider=self.name)
 
     async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
-        return await asyncio.to_thread(openai_tokens.count, question, model=model)
+        return await asyncio.to_thread(tokens.count, question, model=model)
 
     def prepare(self) -> None:
-        """The first count is not to wait for the vocabulary."""
-        openai_tokens.load()
+        """Loads the vocabulary, for which the first count would have to wait."""
+        tokens.load()
 
     async def check_health(self, target: Target) -> None:
-        await self._models(target)
+        await self._list_models(target)
 
     async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+        found = await self._list_models(target)
         return tuple(
             ModelInfo(id=model.id, context_window=catalogue.context_window(self.name, model.id))
-            for model in await self._models(target)
+            for model in found.data or ()
         )
-
-    async def estimate_cost(
-        self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
-    ) -> CostEstimate:
-        counted = await self.count_tokens(question, model=model, target=target)
-        return cost_estimate(question, counted, provider=self.name, models=MODELS, model=model, prices=prices)
-
-    async def aclose(self) -> None:
-        await self._clients.aclose()
-
-    def _base_url(self, target: Target) -> str:
-        return target.endpoint.base_url or BASE_URL
-
-    def _secret(self, target: Target) -> SecretStr | None:
-        """What the vendor knows us by, and no text may show."""
-        return target.key
-
-    def _client_key(self, target: Target) -> str:
-        return target.key.get_secret_value() if target.key else ""
-
-    def _body(self, call: Call) -> bytes:
-        further = call.request.provider_options.get(self.name, {})
-        return encode(
-            request_body(
-                call.request,
-                model=call.model,
-                max_tokens_field=given_limit(further) or max_tokens_field(call),
-                stream_options={"include_usage": True, "include_obfuscation": False},
-                server=server_at(_host_of(call.target), model=call.model),
-            ),
-            further,
-        )
-
-    async def _ask(self, client: AsyncOpenAI, call: Call) -> httpx2.Response:
-        return await post(client, "/chat/completions", self._body(call), self._options(call.target, call.request))
-
-    async def _list(self, client: AsyncOpenAI, target: Target) -> httpx2.Response:
-        return await get(client, "/models", self._options(target))
-
-    def _options(self, target: Target, request: CompletionRequest | None = None) -> RequestOptions:
-        return options(target, {} if target.key else {"Authorization": Omit()}, request)
-
-    async def _models(self, target: Target) -> list[_Model]:
-        limits = lookup_limits(target.timeouts, provider=self.name)
-        async with self._lease(target) as client:
-            response = await limits.wait(self._list(client, target))
-        try:
-            return msgspec.json.decode(response.content, type=_Models).data or []
-        except NO_JSON as exc:
-            raise ProviderUnavailable(
-                f"{self.name} did not answer with a list of models at {self._host(target)}; is the base_url right?",
-                provider=self.name,
-            ) from exc
-
-    @asynccontextmanager
-    async def _lease(self, target: Target, prompt: Sequence[str] = ()) -> AsyncGenerator[AsyncOpenAI]:
-        """The client of a target; what its SDK raises becomes an error of the contract."""
-        key = usable_key(self._client_key(target), provider=self.name)
-        try:
-            async with self._clients.client(self._base_url(target), key) as client:
-                yield client
-        except openai.OpenAIError as exc:
-            raise openai_errors.from_sdk(
-                exc, provider=self.name, key=self._secret(target), host=self._host(target), prompt=prompt
-            ) from exc
-        except CONNECTION_ERRORS as exc:
-            raise ProviderUnavailable(
-                f"{self.name} broke the connection at {self._host(target)}: {describe(exc)}", provider=self.name
-            ) from exc
-
-    def _host(self, target: Target) -> str:
-        return urlsplit(self._base_url(target)).netloc
 
     def _client(self, base_url: str, key: str) -> AsyncOpenAI:
         """The SDK would take what it is not given from the environment, and one tenant's calls from another's key."""
@@ -203,6 +100,69 @@ class OpenAI:
         client.organization = None
         client.project = None
         return client
+
+    def _base_url(self, target: Target, *, model: str) -> str:
+        return target.endpoint.base_url or BASE_URL
+
+    def _models_path(self, endpoint: Endpoint) -> str:
+        return "/models"
+
+    def _request(self, call: Call) -> VendorRequest:
+        further = call.request.provider_options.get(self.name, {})
+        body = request_body(
+            call.request,
+            model=call.model,
+            max_tokens_field=given_limit(further) or max_tokens_field(call),
+            stream_options={"include_usage": True, "include_obfuscation": False},
+            server=server_at(_host_of(call.target), model=call.model),
+        )
+        return VendorRequest(
+            "/chat/completions", encode(body, further), warnings=ignored(call.request, provider=self.name)
+        )
+
+    async def _send(self, client: AsyncOpenAI, call: Call, sent: VendorRequest) -> httpx2.Response:
+        async def post(headers: Headers) -> httpx2.Response:
+            response: Any = await client.post(
+                sent.path,
+                cast_to=httpx2.Response,
+                content=sent.body,
+                options=self._options(call.target, {**headers, "X-Client-Request-Id": call.request.id}),
+                stream=True,
+                stream_cls=AsyncStream[Any],
+            )
+            return response
+
+        return await self._authenticated(call.target, post)
+
+    def _reader(self, call: Call, sent: VendorRequest, *, headers: Mapping[str, str], classify: Classify) -> ChatReader:
+        return ChatReader(provider=self.name, classify=classify, warnings=sent.warnings)
+
+    async def _list_models(self, target: Target) -> _Models:
+        async def get(client: AsyncOpenAI) -> bytes:
+            path = self._models_path(target.endpoint)
+            response = await self._authenticated(
+                target,
+                lambda headers: client.get(path, cast_to=httpx2.Response, options=self._options(target, headers)),
+            )
+            return response.content
+
+        return await self._look_up(target, get, _Models, what="with a list of models")
+
+    async def _authenticated(
+        self, target: Target, send: Callable[[Headers], Awaitable[httpx2.Response]]
+    ) -> httpx2.Response:
+        """What `send` brings with the headers that say who asks, where the SDK does not say it by itself."""
+        return await send({} if target.key else {"Authorization": Omit()})
+
+    def _options(self, target: Target, headers: Headers) -> RequestOptions:
+        return {
+            "headers": headers,
+            "timeout": connect_timeout(target.timeouts),
+            "security": {"bearer_auth": True},
+        }
+
+
+ADAPTER = OpenAI
 
 
 def given_limit(further: Mapping[str, Any]) -> str | None:
@@ -226,33 +186,3 @@ def encode(body: dict[str, Any], further: Mapping[str, Any]) -> bytes:
 
 def _host_of(target: Target) -> str:
     return urlsplit(target.endpoint.base_url or BASE_URL).hostname or ""
-
-
-async def post(client: AsyncOpenAI, path: str, body: bytes, options: RequestOptions) -> httpx2.Response:
-    """A reply whose body is still arriving."""
-    response: Any = await client.post(
-        path,
-        cast_to=httpx2.Response,
-        content=body,
-        options=options,
-        stream=True,
-        stream_cls=AsyncStream[Any],
-    )
-    return response
-
-
-async def get(client: AsyncOpenAI, path: str, options: RequestOptions) -> httpx2.Response:
-    return await client.get(path, cast_to=httpx2.Response, options=options)
-
-
-def options(
-    target: Target, headers: Mapping[str, str | Omit], request: CompletionRequest | None = None
-) -> RequestOptions:
-    """Reads have no limit here: `TimeLimits` tells the first token, idling and the total apart."""
-    connect_s = target.timeouts.connect_s
-    named = {"X-Client-Request-Id": request.id} if request else {}
-    return {
-        "headers": {**headers, **named},
-        "timeout": httpx2.Timeout(connect=connect_s, pool=connect_s, read=None, write=None),
-        "security": {"bearer_auth": True},
-    }

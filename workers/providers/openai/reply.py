@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
+from contracts.errors import FleetError, StreamInterrupted
 from contracts.events import FinishReason
 from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.openai.calls import CallDelta, Function, ToolCalls
@@ -21,7 +21,7 @@ from workers.providers.openai.wanted_back import WantedBack
 from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.reply_body import ReplyBody
-from workers.providers.shared.http.sse import KEEP_ALIVES, Event, EventTooLarge
+from workers.providers.shared.http.sse import KEEP_ALIVES, Event
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any, in_a_row
 from workers.providers.shared.replies import finish_reasons
 from workers.providers.shared.replies.text_deltas import TextDeltas
@@ -87,9 +87,11 @@ _decode_chunk = FieldwiseDecoder(_Chunk)
 class ChatReader:
     """Reads one reply. See `workers.providers.shared.http.reading.Reader`."""
 
-    def __init__(self, *, provider: str, classify: Classify) -> None:
+    def __init__(self, *, provider: str, classify: Classify, warnings: Sequence[str] = ()) -> None:
+        """`warnings`: what is known from the request."""
         self._provider = provider
         self._classify = classify
+        self._warnings = tuple(warnings)
         self._body = ReplyBody()
         self._bill = Bill()
         self._service_tier: str | None = None
@@ -119,12 +121,7 @@ class ChatReader:
         return self._text.has_come or self._reasoning.has_come or self._refusal.has_come or self._calls.any
 
     def feed(self, data: bytes) -> Chunk | None:
-        try:
-            events = self._body.feed(data)
-        except EventTooLarge as exc:
-            self.error = ProviderUnavailable(f"{self._provider} sent {exc}", provider=self._provider)
-            return None
-        self._take_events(events)
+        self._take_events(self._body.feed(data))
         if self.done or self._at_end:
             self._release()
         return self._merged()
@@ -146,7 +143,7 @@ class ChatReader:
             response_id=self._id,
             service_tier=self._service_tier,
             provider_data={self._provider: wanted_back} if wanted_back else None,
-            warnings=tuple(f"{self._provider} {warning}" for warning in warnings),
+            warnings=(*(f"{self._provider} {warning}" for warning in warnings), *self._warnings),
         )
 
     def _finish_reason(self) -> tuple[FinishReason, list[str]]:

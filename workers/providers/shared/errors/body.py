@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from contracts.errors import FleetError
+
 NOTHING = "no reason given"
 
 _MOST_WRAPPINGS = 4
@@ -47,6 +49,8 @@ class Reported:
     """As the body tells it: google.rpc.RetryInfo, or a field like Cloudflare's `retry_after`."""
     is_page: bool = False
     """It is an HTML page: something in between answered, not the API."""
+    kind: type[FleetError] | None = None
+    """What the body's form alone says that it is; None where names and words have to."""
 
     @property
     def headline(self) -> str | None:

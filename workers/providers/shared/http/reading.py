@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from contracts.errors import (
     StreamInterrupted,
 )
 from workers.providers.base import Chunk, Finish, Stated, StreamItem
+from workers.providers.shared.http.sse import EventTooLarge
 from workers.providers.shared.http.time_limits import TimeLimits
 from workers.providers.shared.http.transport import ConnectionBroken, Reply
 
@@ -53,24 +53,16 @@ class Reader(Protocol):
         ...
 
     def feed(self, data: bytes) -> Chunk | None:
-        """The output in `data`, merged; None when it held none."""
+        """The output in `data`, merged; None when it held none. Raises EventTooLarge."""
         ...
 
     def end(self) -> Chunk | None:
         """What was still incomplete when the connection ended in good order, or in any order behind the end marker."""
         ...
 
-    def finish(self) -> Finish: ...
-
-
-async def read_to_end(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[StreamItem]:
-    """As `read`; closes the reply, whatever happens."""
-    try:
-        async with aclosing(read(reply, reader, limits=limits, provider=provider)) as items:
-            async for item in items:
-                yield item
-    finally:
-        await reply.aclose()
+    def finish(self) -> Finish:
+        """What ends the reply, once its end marker was seen."""
+        ...
 
 
 async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[StreamItem]:
@@ -88,7 +80,10 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
             data = b""
         limits.sign_of_life()
         received.add(data)
-        chunk = reader.feed(data) if data else reader.end()
+        try:
+            chunk = reader.feed(data) if data else reader.end()
+        except EventTooLarge as exc:
+            raise ProviderUnavailable(f"{provider} sent {exc}", provider=provider) from exc
         if reader.stated is not None and reader.stated is not stated:
             stated = reader.stated
             yield stated

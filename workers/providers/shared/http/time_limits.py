@@ -5,6 +5,8 @@ import math
 from collections.abc import Awaitable
 from typing import TypeVar
 
+import httpx2
+
 from contracts.errors import DeadlineExceeded, FleetError, ProviderTimeout
 from contracts.providers import Timeouts
 
@@ -64,6 +66,12 @@ class TimeLimits:
         else:
             what = f"sent nothing within {self._timeouts.first_token_s:g} s (first_token_s)"
         return ProviderTimeout(f"{self._provider} {what}", provider=self._provider)
+
+
+def connect_timeout(timeouts: Timeouts) -> httpx2.Timeout:
+    """What the HTTP client itself limits: connecting. Reads have no limit there, because only TimeLimits tells the
+    first token, idling and the total apart."""
+    return httpx2.Timeout(connect=timeouts.connect_s, pool=timeouts.connect_s, read=None, write=None)
 
 
 def lookup_limits(timeouts: Timeouts, *, provider: str) -> TimeLimits:

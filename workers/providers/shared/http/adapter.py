@@ -1,0 +1,145 @@
+"""What the adapters of all vendors do in the same way over HTTP: send a request, read the reply, map errors."""
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+from pydantic import SecretStr
+
+from contracts.errors import ProviderUnavailable
+from runtime.egress import Egress
+from workers.providers.base import Call, StreamItem, Target
+from workers.providers.shared.adapter import Adapter
+from workers.providers.shared.errors.vendor_errors import Classify, VendorErrors
+from workers.providers.shared.http.client_pool import ClientPool, Closable, usable_key
+from workers.providers.shared.http.reading import Reader, read
+from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
+from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
+from workers.providers.shared.json_text import NO_JSON
+from workers.providers.shared.token_estimates import texts_of
+
+C = TypeVar("C", bound=Closable)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class VendorRequest:
+    """What is sent to a vendor for one request."""
+
+    path: str
+    """Behind the base URL."""
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Beside those that the client sends by itself."""
+    warnings: tuple[str, ...] = ()
+    """What the caller asked for and could not be sent."""
+
+
+class HttpAdapter(Adapter, Generic[C]):
+    """An adapter whose vendor is reached with clients of the class `C`, one for each base URL and key.
+
+    An adapter of its own has the vendor's addresses, its request and how it is sent, its reply's reader and its errors.
+    """
+
+    errors: VendorErrors
+    raised: tuple[type[Exception], ...]
+    """What the SDK raises, or the HTTP client in its place; `errors` says what it means."""
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+        self._clients = ClientPool(self._client)
+
+    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
+        target = call.target
+        limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
+        prompt = [text for message in call.request.messages for text in texts_of(message)]
+        classify = partial(
+            self.errors.from_body, provider=self.name, key=self._secret(target), prompt=prompt, model=call.model
+        )
+        async with self._lease(target, model=call.model, prompt=prompt) as client:
+            sent = self._request(call)
+            response = await limits.wait(self._send(client, call, sent))
+            async with aclosing(Httpx2Reply(response)) as reply:
+                reader = self._reader(call, sent, headers=reply.headers, classify=classify)
+                async with aclosing(read(reply, reader, limits=limits, provider=self.name)) as items:
+                    async for item in items:
+                        yield item
+
+    async def aclose(self) -> None:
+        await self._clients.aclose()
+
+    @abstractmethod
+    def _client(self, base_url: str, key: str) -> C:
+        """A client that takes nothing from the environment, and never tries again by itself."""
+
+    @abstractmethod
+    def _base_url(self, target: Target, *, model: str) -> str:
+        """What all addresses of a target begin with; it may depend on the model that is asked for ("": none)."""
+
+    @abstractmethod
+    def _request(self, call: Call) -> VendorRequest: ...
+
+    @abstractmethod
+    async def _send(self, client: C, call: Call, sent: VendorRequest) -> httpx2.Response:
+        """A reply with a status of success whose body is still arriving; for another status it raises."""
+
+    @abstractmethod
+    def _reader(self, call: Call, sent: VendorRequest, *, headers: Mapping[str, str], classify: Classify) -> Reader:
+        """The reader of the reply that has `headers`."""
+
+    def _secret(self, target: Target) -> SecretStr | None:
+        """What the vendor knows us by, and no text may show."""
+        return target.key
+
+    def _client_key(self, target: Target) -> str:
+        """The key with which the client of a target is made."""
+        return target.key.get_secret_value() if target.key else ""
+
+    @asynccontextmanager
+    async def _lease(self, target: Target, *, model: str = "", prompt: Sequence[str] = ()) -> AsyncGenerator[C]:
+        """The client of a target. All that is raised while it is used becomes an error of the contract, here alone."""
+        key = usable_key(self._client_key(target), provider=self.name)
+        base_url = self._base_url(target, model=model)
+        host = urlsplit(base_url).netloc
+        try:
+            async with self._clients.client(base_url, key) as client:
+                yield client
+        except self.raised as exc:
+            raise self.errors.from_sdk(
+                exc, provider=self.name, key=self._secret(target), host=host, prompt=prompt, model=model
+            ) from exc
+        except CONNECTION_ERRORS as exc:
+            raise ProviderUnavailable(
+                f"{self.name} broke the connection at {host}: {describe(exc)}", provider=self.name
+            ) from exc
+
+    async def _look_up(
+        self,
+        target: Target,
+        ask: Callable[[C], Awaitable[bytes]],
+        form: type[T],
+        *,
+        what: str,
+        model: str = "",
+        prompt: Sequence[str] = (),
+    ) -> T:
+        """What `ask` brings, for questions that a vendor answers at once. `what`: how it should have answered."""
+        limits = lookup_limits(target.timeouts, provider=self.name)
+        async with self._lease(target, model=model, prompt=prompt) as client:
+            content = await limits.wait(ask(client))
+        return self._decode(content, form, what=what, target=target)
+
+    def _decode(self, content: bytes, form: type[T], *, what: str, target: Target) -> T:
+        try:
+            return msgspec.json.decode(content, type=form)
+        except NO_JSON as exc:
+            host = urlsplit(self._base_url(target, model="")).netloc
+            raise ProviderUnavailable(
+                f"{self.name} did not answer {what} at {host}; is the base_url right?", provider=self.name
+            ) from exc
