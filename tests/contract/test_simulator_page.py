@@ -37,7 +37,7 @@ def client() -> httpx2.AsyncClient:
 
 
 def test_the_tables_have_every_field_of_a_script() -> None:
-    assert fields(OF_MOCK) == set(mock.Script.model_fields)
+    assert fields(OF_MOCK) == set(mock.MockScript.model_fields)
     assert fields(OF_SCRIPTS) == set(Script.model_fields)
 
 

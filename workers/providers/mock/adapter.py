@@ -1,8 +1,8 @@
 """A provider without a network: it answers as the request's own script says. For demos, load tests and users' tests.
 
-The script is `provider_options: {"mock": {…}}`, see `Script`; without one the last user message is echoed. Any model
-name goes (`mock/echo`). What a script leaves out is derived from the request, so that the same request has the same
-answer and the same bill:
+The script is `provider_options: {"mock": {…}}`, see `MockScript`; without one the last user message is echoed. Any
+model's name goes (`mock/echo`). What a script leaves out is derived from the request, so that the same request has the
+same answer and the same bill:
 
     {"text": "Hello there"}                                                  an answer
     {"tool_calls": [{"name": "f", "arguments": {"x": 1}}]}                   a tool call
@@ -29,7 +29,7 @@ from contracts.rpc import CountTokens, ModelInfo, TokenCount
 from contracts.usage import Tokens, Usage, UsageSource
 from contracts.wire import StrictWireModel, errors_in_one_line, optional
 from runtime.egress import Egress
-from workers.providers.base import Call, Chunk, Finish, Target
+from workers.providers.base import Call, Chunk, Finish, Gathering, Target
 from workers.providers.mock.models import MODELS
 from workers.providers.shared import token_estimates
 from workers.providers.shared.adapter import Adapter
@@ -38,7 +38,7 @@ from workers.providers.shared.http.time_limits import TimeLimits
 _REMEMBERED_REQUESTS = 10_000
 
 
-def _of_a_vendor(code: ErrorCode) -> ErrorCode:
+def _possible_at_a_vendor(code: ErrorCode) -> ErrorCode:
     if not RULES[code].can_come_from_vendor:
         possible = sorted(other for other, rule in RULES.items() if rule.can_come_from_vendor)
         raise ValueError(f"no vendor fails with {code}; one of {', '.join(possible)} is needed")
@@ -48,8 +48,10 @@ def _of_a_vendor(code: ErrorCode) -> ErrorCode:
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
-class ScriptedFailure(StrictWireModel):
-    code: Annotated[ErrorCode, AfterValidator(_of_a_vendor)]
+class MockFailure(StrictWireModel):
+    """How a call fails."""
+
+    code: Annotated[ErrorCode, AfterValidator(_possible_at_a_vendor)]
     message: str = "scripted failure"
     after_chunks: Annotated[int, Field(ge=0)] = 0
     """How much of the answer comes before it."""
@@ -58,14 +60,20 @@ class ScriptedFailure(StrictWireModel):
     retry_after_s: Seconds | None = None
     status: Annotated[int, Field(ge=100, le=599)] | None = None
 
+    def to_error(self) -> FleetError:
+        error = BY_CODE[self.code]
+        return error(self.message, retry_after_s=self.retry_after_s, status=self.status, provider="mock")
 
-class ScriptedToolCall(StrictWireModel):
+
+class MockToolCall(StrictWireModel):
+    """A tool call of the answer; without an id it gets one made of the request's."""
+
     name: ToolName
     arguments: dict[str, JsonValue] | str = Field(default_factory=dict)
     id: str | None = optional(min_length=1, max_length=256)
 
 
-class ScriptedUsage(StrictWireModel):
+class MockUsage(StrictWireModel):
     """What the mock states as its usage; what is left out is counted."""
 
     input_tokens: Tokens | None = None
@@ -75,14 +83,14 @@ class ScriptedUsage(StrictWireModel):
     reasoning_tokens: Tokens = 0
 
 
-class Script(StrictWireModel):
+class MockScript(StrictWireModel):
     """How the mock answers one request."""
 
     text: str | None = None
     """None: an echo of the last user message, unless there are tool calls or a refusal."""
     reasoning: str = ""
     refusal: str = ""
-    tool_calls: tuple[ScriptedToolCall, ...] = ()
+    tool_calls: tuple[MockToolCall, ...] = ()
     chunk_size: Annotated[int, Field(ge=1)] | None = None
     """Characters in each chunk; None: a word."""
     chunks: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -91,12 +99,64 @@ class Script(StrictWireModel):
     between_s: Seconds = 0
     finish_reason: FinishReason | None = None
     """None: `tool_calls` with tool calls, else `stop`."""
-    usage: ScriptedUsage | None = ScriptedUsage()
+    usage: MockUsage | None = MockUsage()
     """None: the mock states none, as some servers do."""
     warnings: tuple[str, ...] = ()
-    fail: ScriptedFailure | None = None
+    fail: MockFailure | None = None
     cut_after_chunks: Annotated[int, Field(ge=0)] | None = None
     """After so many chunks the stream ends without its end marker."""
+
+    @classmethod
+    def of(cls, request: CompletionRequest) -> "MockScript":
+        """Raises InvalidRequest."""
+        try:
+            return cls.model_validate(request.provider_options.get("mock", {}))
+        except ValidationError as exc:
+            reasons = errors_in_one_line(exc)
+            raise InvalidRequest(f"provider_options.mock is no script: {reasons}", provider="mock") from exc
+
+    def answer(self, request: CompletionRequest) -> Iterator[Chunk]:
+        text = self.text
+        if text is None:
+            text = "" if self.tool_calls or self.refusal else _echo(request)
+        yield from (Chunk(reasoning=piece) for piece in self._cut(self.reasoning))
+        yield from (Chunk(text=piece) for piece in self._cut(text))
+        yield from (Chunk(refusal=piece) for piece in self._cut(self.refusal))
+        for index, call in enumerate(self.tool_calls):
+            call_id = call.id or f"call_{request.id}_{index}"[:256]
+            yield Chunk(tool_calls=(ToolCallDelta(index=index, id=call_id, name=call.name),))
+            arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
+            for piece in self._cut(arguments):
+                yield Chunk(tool_calls=(ToolCallDelta(index=index, arguments=piece),))
+
+    def bill(self, request: CompletionRequest, output: str) -> Usage | None:
+        """The usage of an answer that said `output`; None when the script lets the mock state none."""
+        stated = self.usage
+        if stated is None:
+            return None
+        given, said = stated.input_tokens, stated.output_tokens
+        return Usage(
+            input_tokens=token_estimates.estimate_input(request) if given is None else given,
+            output_tokens=token_estimates.estimate_output(output) if said is None else said,
+            cache_read_tokens=stated.cache_read_tokens,
+            cache_write_tokens=stated.cache_write_tokens,
+            reasoning_tokens=stated.reasoning_tokens,
+            source=UsageSource.VENDOR,
+        )
+
+    def _cut(self, text: str) -> list[str]:
+        if self.chunks:
+            size = -(-len(text) // self.chunks)
+        elif self.chunk_size:
+            size = self.chunk_size
+        else:
+            return re.findall(r"\s*\S+\s*$|\s*\S+|\s+", text)
+        return [text[at : at + size] for at in range(0, len(text), max(size, 1))]
+
+
+def _echo(request: CompletionRequest) -> str:
+    said = [message for message in request.messages if message.role == "user"]
+    return f"You said: {' '.join(token_estimates.texts_of(said[-1]))}" if said else "Hello."
 
 
 class Mock(Adapter):
@@ -106,33 +166,36 @@ class Mock(Adapter):
     models = MODELS
 
     def __init__(self, egress: Egress | None = None) -> None:
-        """Calls nobody."""
         self._failures: OrderedDict[str, int] = OrderedDict()
+        """How often a request has failed, by its id; the newest last."""
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         """The mock takes everything."""
 
     async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
-        script = _script(call.request)
+        script = MockScript.of(call.request)
         failure = script.fail if self._fails_now(call.request.id, script.fail) else None
         limits = TimeLimits(call.target.timeouts, time_left_s=call.time_left_s, provider=self.name)
         pause_s = script.first_token_s
-        sent: list[str] = []
-        for number, chunk in enumerate(_chunks(call.request, script)):
-            _stop_here(script, failure, after=number)
+        said = Gathering()
+        for number, chunk in enumerate(script.answer(call.request)):
+            if failure and failure.after_chunks == number:
+                raise failure.to_error()
+            if script.cut_after_chunks == number:
+                raise StreamInterrupted("mock cut its stream, as scripted", provider=self.name)
             if pause_s:
                 await limits.wait(asyncio.sleep(pause_s))
             limits.sign_of_life()
             pause_s = script.between_s
-            sent.append(_output_of(chunk))
+            said.add(chunk)
             yield chunk
         if failure:
-            raise _error(failure)
+            raise failure.to_error()
         if script.cut_after_chunks is not None:
             raise StreamInterrupted("mock ended its stream without an end marker, as scripted", provider=self.name)
         yield Finish(
             finish_reason=script.finish_reason or ("tool_calls" if script.tool_calls else "stop"),
-            usage=_usage(call.request, script, "".join(sent)),
+            usage=script.bill(call.request, said.output_text()),
             response_model=call.model,
             response_id=f"mock-{call.request.id}",
             warnings=script.warnings,
@@ -148,9 +211,9 @@ class Mock(Adapter):
         return (ModelInfo(id="echo"),)
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """The mock holds no connections."""
 
-    def _fails_now(self, request_id: str, failure: ScriptedFailure | None) -> bool:
+    def _fails_now(self, request_id: str, failure: MockFailure | None) -> bool:
         if failure is None:
             return False
         failed = self._failures.pop(request_id, 0)
@@ -161,72 +224,3 @@ class Mock(Adapter):
 
 
 ADAPTER = Mock
-
-
-def _script(request: CompletionRequest) -> Script:
-    try:
-        return Script.model_validate(request.provider_options.get("mock", {}))
-    except ValidationError as exc:
-        raise InvalidRequest(f"provider_options.mock is no script: {errors_in_one_line(exc)}", provider="mock") from exc
-
-
-def _stop_here(script: Script, failure: ScriptedFailure | None, *, after: int) -> None:
-    if failure and failure.after_chunks == after:
-        raise _error(failure)
-    if script.cut_after_chunks == after:
-        raise StreamInterrupted("mock cut its stream, as scripted", provider="mock")
-
-
-def _error(failure: ScriptedFailure) -> FleetError:
-    return BY_CODE[failure.code](
-        failure.message, retry_after_s=failure.retry_after_s, status=failure.status, provider="mock"
-    )
-
-
-def _chunks(request: CompletionRequest, script: Script) -> Iterator[Chunk]:
-    text = script.text
-    if text is None:
-        text = "" if script.tool_calls or script.refusal else _echo(request)
-    yield from (Chunk(reasoning=piece) for piece in _pieces(script.reasoning, script))
-    yield from (Chunk(text=piece) for piece in _pieces(text, script))
-    yield from (Chunk(refusal=piece) for piece in _pieces(script.refusal, script))
-    for index, call in enumerate(script.tool_calls):
-        call_id = call.id or f"call_{request.id}_{index}"[:256]
-        yield Chunk(tool_calls=(ToolCallDelta(index=index, id=call_id, name=call.name),))
-        arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
-        for piece in _pieces(arguments, script):
-            yield Chunk(tool_calls=(ToolCallDelta(index=index, arguments=piece),))
-
-
-def _echo(request: CompletionRequest) -> str:
-    said = [message for message in request.messages if message.role == "user"]
-    return f"You said: {' '.join(token_estimates.texts_of(said[-1]))}" if said else "Hello."
-
-
-def _pieces(text: str, script: Script) -> list[str]:
-    if script.chunks:
-        size = -(-len(text) // script.chunks)
-    elif script.chunk_size:
-        size = script.chunk_size
-    else:
-        return re.findall(r"\s*\S+\s*$|\s*\S+|\s+", text)
-    return [text[at : at + size] for at in range(0, len(text), max(size, 1))]
-
-
-def _output_of(chunk: Chunk) -> str:
-    calls = [f"{delta.name or ''}{delta.arguments or ''}" for delta in chunk.tool_calls]
-    return "".join([chunk.reasoning, chunk.text, chunk.refusal, *calls])
-
-
-def _usage(request: CompletionRequest, script: Script, output: str) -> Usage | None:
-    stated = script.usage
-    if stated is None:
-        return None
-    return Usage(
-        input_tokens=token_estimates.estimate_input(request) if stated.input_tokens is None else stated.input_tokens,
-        output_tokens=token_estimates.estimate_output(output) if stated.output_tokens is None else stated.output_tokens,
-        cache_read_tokens=stated.cache_read_tokens,
-        cache_write_tokens=stated.cache_write_tokens,
-        reasoning_tokens=stated.reasoning_tokens,
-        source=UsageSource.VENDOR,
-    )
