@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from contracts.events import Completed, Delta, Started
+from contracts.events import Completed, Delta, Retrying, Started
 from tests.acceptance.chaos import trial
 from tests.acceptance.chaos.plan import VENDORS, draw, rolling_restart
 from tests.acceptance.chaos.scene import WORKERS
+from tests.acceptance.chaos.verdict import cut_by_a_stop
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,9 @@ async def test_restarting_one_process_after_the_other_loses_nothing_and_adds_no_
 
     assert not report.problems, str(report)
     assert len(report.faults) == sum(roles.values())
-    assert report.calls == len(plan.asks)
-    told = {type(event) for one in report.seen for event in one.events}
+    retried = {one.request_id for one in report.seen if any(isinstance(event, Retrying) for event in one.events)}
+    cut = cut_by_a_stop(report.calls, ends=report.ends)
+    assert retried == {call.request_id for call in cut}, str(report)
+    assert len(report.calls) == len(plan.asks) + len(cut), str(report)
+    told = {type(event) for one in report.seen if one.request_id not in retried for event in one.events}
     assert told == {Started, Delta, Completed}, str(report)

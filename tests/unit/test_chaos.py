@@ -17,7 +17,7 @@ from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
 from tests.acceptance.chaos.faults import Ends
 from tests.acceptance.chaos.plan import Ask, Kind, Read, draw
-from tests.acceptance.chaos.verdict import problems
+from tests.acceptance.chaos.verdict import cut_by_a_stop, problems
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ANSWER = "one two"
@@ -208,6 +208,24 @@ def test_a_retried_attempt_is_followed_by_the_next_from_its_start() -> None:
     records = [record(1, outcome="failed", usage_source="estimated"), record(2)]
     assert judge(seen([*first, *second]), books(records, [call(outcome="cut"), call()])) == []
     assert judge(seen([*first, *second[1:]]), books(records, [call(outcome="cut"), call()])) != []
+
+
+@pytest.mark.parametrize(
+    ("lasted", "is_forgiven"),
+    [
+        ({"ended_at": BROKER_BACK_AT + 28.1}, True),
+        ({"ended_at": BROKER_BACK_AT + 27.9}, False),
+        ({"ended_at": BROKER_BACK_AT + 24}, False),
+        ({"ended_at": BROKER_BACK_AT - 11}, False),
+        ({"at": BROKER_BACK_AT - 14, "ended_at": BROKER_BACK_AT - 11.9}, True),
+        ({"ended_at": BROKER_BACK_AT + 28.1, "outcome": "cut"}, False),
+        ({"ended_at": BROKER_BACK_AT + 28.1, "vendor": "google"}, False),
+    ],
+)
+def test_a_stopping_worker_may_cut_off_only_what_outlasts_its_drain(lasted: dict[str, Any], is_forgiven: bool) -> None:
+    """Workers of openai were stopped at -15 s and at +25 s."""
+    late = call(**{"at": BROKER_BACK_AT - 12, "outcome": "hung_up", **lasted})
+    assert cut_by_a_stop([call(), late], ends=ENDS) == ([late] if is_forgiven else [])
 
 
 def test_a_plan_is_its_seeds_alone() -> None:

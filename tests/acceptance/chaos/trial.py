@@ -9,9 +9,10 @@ from pathlib import Path
 from time import monotonic
 
 from fleet.client import Client
+from fleet.simulator.ledger import Entry
 from tests.acceptance.chaos import agents, books, scene, verdict
 from tests.acceptance.chaos.agents import Absences, Door, Seen
-from tests.acceptance.chaos.faults import Faults
+from tests.acceptance.chaos.faults import Ends, Faults
 from tests.acceptance.chaos.plan import AGENTS, Ask, Plan, plain
 from tests.acceptance.chaos.scene import Scene
 from tests.acceptance.running import is_gone
@@ -29,14 +30,16 @@ class Report:
     faults: Sequence[str]
     """As they were carried out."""
     seen: Sequence[Seen]
-    calls: int
+    calls: Sequence[Entry]
+    """By the vendors."""
+    ends: Ends
     seconds: float
 
     @property
     def outcomes(self) -> str:
         ends = [one.events[-1].type if one.terminals else "nothing" for one in self.seen]
         counted = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
-        return f"{len(self.seen)} requests, {self.calls} calls: {counted}"
+        return f"{len(self.seen)} requests, {len(self.calls)} calls: {counted}"
 
     def __str__(self) -> str:
         lines = [f"seed {self.plan.seed}: {self.outcomes} in {self.seconds:.0f} s", *self.faults, *self.problems]
@@ -57,7 +60,7 @@ async def run(plan: Plan, folder: Path) -> Report:
         running.note_processes()
     found = verdict.problems(seen, closed, ends=faults.ends)
     await until(lambda: all(map(is_gone, running.seen_processes)), within_s=_GONE_WITHIN_S)
-    return Report(plan, found, faults.done, seen, len(closed.served), monotonic() - begun)
+    return Report(plan, found, faults.done, seen, closed.served, faults.ends, monotonic() - begun)
 
 
 async def _ask_and_break(plan: Plan, door: Door, absences: Absences, faults: Faults) -> list[Seen]:

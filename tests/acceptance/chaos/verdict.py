@@ -8,6 +8,7 @@ from itertools import groupby, pairwise
 from contracts.errors import Error, ErrorCode
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started, Terminal
 from contracts.usage import Outcome, UsageSource
+from fleet.local.stack import LONGEST_DRAIN_S
 from fleet.simulator.ledger import Entry
 from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
@@ -18,6 +19,9 @@ from workers.request.recovery import MAX_DEAD_ATTEMPTS
 
 RESUMABLE_AFTER_S = 15.0
 """After a restart of NATS, running requests have said their events again by then."""
+
+_HEARD_WITHIN_S = 2.0
+"""How long a busy worker may go on making calls until it hears a signal."""
 
 
 def problems(seen: Sequence[Seen], books: Books, *, ends: Ends) -> list[str]:
@@ -45,6 +49,21 @@ def problems(seen: Sequence[Seen], books: Books, *, ends: Ends) -> list[str]:
             found[-1] += "\n      ".join(["", *_story(one, booked, made)])
     found += [f"request {request} was asked by nobody" for request in records.keys() | calls.keys()]
     return [*found, *_rolled_up(books), *_dead(seen, books)]
+
+
+def cut_by_a_stop(calls: Iterable[Entry], *, ends: Ends) -> list[Entry]:
+    """The calls that a stopping worker cut off after it had let them go on for as long as `fleet up` promises.
+
+    On a busy machine an answer of half a second may take longer. What was cut off sooner is not among them.
+    """
+    return [call for call in calls if call.outcome == "hung_up" and _drained_s(call, ends) >= LONGEST_DRAIN_S]
+
+
+def _drained_s(call: Entry, ends: Ends) -> float:
+    """How long a call went on after a worker of its vendor was told to stop; 0 when none was while it went on."""
+    ended_at = call.ended_at or call.at
+    stops = [at for at in ends.of_workers.get(call.vendor, ()) if call.at - _HEARD_WITHIN_S <= at <= ended_at]
+    return ended_at - max(stops, default=ended_at)
 
 
 def _ended_once(one: Seen) -> Iterable[str]:
