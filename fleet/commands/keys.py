@@ -71,7 +71,7 @@ def import_keys(
     )
     imported = list(importing.run(connection.admin(state=state), found, options))
     say("\n".join(importing.lines(imported)) or "There is no key.")
-    return 1 if any(row.outcome is importing.Outcome.FAILED for row in imported) else 0
+    return 1 if any(row.outcome is importing.ImportOutcome.FAILED for row in imported) else 0
 
 
 @app.command()

@@ -16,12 +16,12 @@ from fleet.deploy.nats_users import FLEET_ACCOUNT, SYSTEM_ACCOUNT, User
 MAX_PAYLOAD = "8MB"
 
 Login = Callable[[User], str]
-"""The lines of a user's block that say who it is."""
+"""From a user to the lines of its block that say who it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One of a cluster. Addresses are `host:port`, of the routes between nodes."""
+    """A server of a cluster. `listen` and `peers` are the addresses (`host:port`) of the routes between servers."""
 
     name: str
     listen: str
@@ -30,12 +30,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Paths on the server's machine."""
+    """The server's certificate, its key, and who signs those of clients: paths on the server's machine."""
 
     cert: str
     key: str
     client_ca: str | None = None
-    """Whose certificates clients must have; None: they need none."""
+    """None: clients need no certificate."""
 
 
 def server(
@@ -47,9 +47,12 @@ def server(
     tls: Tls | None = None,
     node: Node | None = None,
 ) -> str:
-    """A whole configuration of one node. It syncs to disk before each PubAck: without that, a power cut loses
-    requests that were acknowledged (nats-server issue 7564). `name`: what it calls itself, unless it is a `node`.
-    `accounts`: see below; empty: everybody may. `node`: its place in a cluster; None: it is alone."""
+    """The whole configuration of one server, which syncs to disk before each PubAck: without that, a power cut loses
+    requests that were acknowledged (nats-server issue 7564).
+
+    `name` is what it calls itself, unless it is a `node` of a cluster. `accounts` is what the function of that name
+    makes; empty: everybody may do everything.
+    """
     return f"""\
 server_name: {node.name if node else name}
 listen: {quoted(listen)}
@@ -64,7 +67,7 @@ max_payload: {MAX_PAYLOAD}
 
 
 def accounts(of: Sequence[User], *, login: Login) -> str:
-    """The accounts' block. Raises ValueError when two users would share a placeholder."""
+    """The block of accounts, with these users in it. Raises ValueError when two users would share a placeholder."""
     if len({placeholder(user) for user in of}) != len(of):
         raise ValueError("two of the users would share an environment variable for their passwords")
     agents = [user for user in of if user.account not in (FLEET_ACCOUNT, SYSTEM_ACCOUNT)]
@@ -79,12 +82,12 @@ def accounts(of: Sequence[User], *, login: Login) -> str:
 
 
 def by_password(value: Callable[[User], str]) -> Login:
-    """`value` is one of NATS configuration: `quoted` text or a `placeholder`."""
+    """Users log in with a password. `value` writes it as NATS configuration: `quoted` text, or a `placeholder`."""
     return lambda user: f"user: {quoted(user.name)}\n        password: {value(user)}"
 
 
 def by_nkey(public_key: Callable[[User], str]) -> Login:
-    """The server keeps no secret: a client signs what the server makes up."""
+    """Users log in with an nkey. The server keeps no secret: a client signs what the server makes up."""
     return lambda user: f"nkey: {public_key(user)}"
 
 

@@ -14,10 +14,8 @@ class SeedUnusable(Exception):
 
 
 def public_key(user: User, *, folder: Path) -> str:
-    """Of the seed in `<folder>/<user>.nk`, which is made, for its owner only, when it is not there.
-
-    Raises SeedUnusable.
-    """
+    """The public key of the seed in `<folder>/<user>.nk`. The seed is made, for its owner only, when it is not there.
+    Raises SeedUnusable."""
     path = private_folder(folder) / f"{user.name}.nk"
     if not path.exists():
         write_private(path, nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER).decode() + "\n")

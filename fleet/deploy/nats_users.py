@@ -21,23 +21,21 @@ _HEALTH = f"$KV.{subjects.HEALTH_BUCKET}"
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A NATS user. Its answers come to subjects below `inbox_prefix`, which nobody else may read."""
+    """A NATS user. The answers to its questions come to subjects below `inbox_prefix`, which nobody else may read."""
 
     name: str
     inbox_prefix: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...] = ()
-    """Besides its inbox."""
+    """What it may subscribe besides its inbox."""
     answers_requests: bool = False
-    """May publish to the reply subject of what it received, for a while."""
+    """Whether it may publish to the reply subject of what it received, for a while."""
     account: str = FLEET_ACCOUNT
 
 
 def agent(tenant: str) -> User:
-    """Any number of agents of one tenant; they see their tenant's replies only, and no JetStream API.
-
-    They have an account of their own, see fleet.deploy.nats_config.
-    """
+    """The user of all agents of one tenant. They see their tenant's replies only, and no JetStream API. They are in an
+    account of their own, for the reason that nats_config.py gives."""
     subjects.token(tenant)
     return User(
         f"agent-{tenant}",
@@ -49,10 +47,8 @@ def agent(tenant: str) -> User:
 
 
 def worker(*providers: str) -> User:
-    """A pool: pulls its own providers' requests and those that name no provider, and hands over to other pools.
-
-    Its inbox is its own, so that no pool reads what another one pulls.
-    """
+    """The user of a pool, which pulls its own providers' requests and those that name no provider, and hands requests
+    over to other pools. Its inbox is its own, so that no pool reads what another one pulls."""
     pulls = [streams.pool_consumer(of, priority) for of in (*providers, AUTO) for priority in Priority]
     return User(
         f"worker-{'-'.join(providers)}",
@@ -82,6 +78,8 @@ def worker(*providers: str) -> User:
 
 
 def usage() -> User:
+    """The user of the usage consumers: they pull usage records, move those that cannot be booked to the
+    dead letters, and purge what is booked."""
     return User(
         "usage",
         "_ROLE_usage",
@@ -98,7 +96,8 @@ def usage() -> User:
 
 
 def admin() -> User:
-    """The control plane: publishes configuration, asks workers, reads and replays dead letters, makes the streams."""
+    """The user of the control plane, which publishes configuration, asks workers, reads and replays dead letters, and
+    makes the streams."""
     return User(
         "admin",
         "_ROLE_admin",
@@ -121,12 +120,12 @@ def admin() -> User:
 
 
 def operator() -> User:
-    """Who looks after the server: everything of JetStream's API, nothing of what agents and workers say."""
+    """The user of whoever looks after the server: all of JetStream's API, nothing of what agents and workers say."""
     return User("operator", "_ROLE_operator", publish=("$JS.API.>",))
 
 
 def monitor() -> User:
-    """Who watches the servers: asks each for its state, and may change nothing."""
+    """The user of whoever watches the servers: it asks each for its state, and may change nothing."""
     return User(
         "monitor",
         "_ROLE_monitor",
@@ -137,25 +136,28 @@ def monitor() -> User:
 
 
 def users(*, tenants: Sequence[str], providers: Sequence[str]) -> list[User]:
+    """Every user of a fleet with these tenants and these pools, one provider each."""
     return [operator(), admin(), usage(), monitor(), *map(worker, providers), *map(agent, tenants)]
 
 
 def _pull(stream: str, consumer: str) -> tuple[str, ...]:
+    """What pulling from a consumer and acknowledging takes."""
     return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", f"$JS.ACK.{stream}.{consumer}.>"
 
 
 def _direct_get(stream: str) -> tuple[str, ...]:
+    """What reading stored messages takes, without a consumer."""
     return f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>"
 
 
 def _watch(bucket: str) -> tuple[str, ...]:
-    """To read a bucket and follow its changes: by an ephemeral consumer with flow control."""
+    """What reading a bucket and following its changes takes: an ephemeral consumer with flow control."""
     create = f"$JS.API.CONSUMER.CREATE.{bucket}"
     return *_direct_get(bucket), create, f"{create}.>", f"$JS.FC.{bucket}.>"
 
 
 def _definitions() -> Iterable[str]:
-    """To create and update what contracts.streams defines, and nothing else."""
+    """What creating and updating takes of the streams that contracts.streams defines, and of no other."""
     for definition in streams.definitions(streams.Sizes()):
         yield f"$JS.API.STREAM.CREATE.{definition['name']}"
         yield f"$JS.API.STREAM.UPDATE.{definition['name']}"

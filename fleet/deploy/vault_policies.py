@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 MOUNT = "llm"
 APPROLE = "approle"
+ADMIN_ROLE = "admin"
+RESEAL_ROLE = "reseal"
 
 _OWN_LEASE = """\
 path "auth/token/lookup-self" {
@@ -66,19 +68,18 @@ def role_of_worker(provider: str) -> str:
     return f"worker-{provider}"
 
 
-ADMIN_ROLE = "admin"
-RESEAL_ROLE = "reseal"
-
-
 def worker_policy(provider: str) -> str:
+    """A pool's policy: it reads its own provider's keys."""
     return _WORKER.format(provider=provider, mount=MOUNT, own_lease=_OWN_LEASE)
 
 
 def admin_policy() -> str:
+    """The control plane's policy: it writes and deletes keys, and reads none."""
     return _ADMIN.format(mount=MOUNT, own_lease=_OWN_LEASE)
 
 
 def reseal_policy() -> str:
+    """The policy of `fleet keys reseal`: it reads keys and writes them anew."""
     return _RESEAL.format(mount=MOUNT, own_lease=_OWN_LEASE)
 
 

@@ -13,7 +13,7 @@ from fleet.terminal.foreign_text import for_stream, visible
 
 
 def main(connection: AgentConnection, *, model: str, prompt: str, system: str | None) -> int:
-    """The exit code: 0 when the completion is whole. Raises contracts.errors.FleetError."""
+    """Shows one completion. Returns the exit code: 0 when it is whole. Raises FleetError."""
     messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
     return asyncio.run(_chat(connection, model=model, messages=messages))
 
@@ -38,7 +38,7 @@ async def _chat(connection: AgentConnection, *, model: str, messages: list[dict[
 
 
 def show(event: Event, *, notes: Console) -> None:
-    """Writes what a reader wants to see of an event, at once."""
+    """Writes what a reader wants to see of an event, without delay."""
     match event:
         case Started(attempt=attempt) if attempt > 1:
             _note(notes, (f"attempt {attempt} starts over with {event.provider}/{event.model}", "dim"))
@@ -61,6 +61,7 @@ def show(event: Event, *, notes: Console) -> None:
 
 
 def _said(delta: Delta) -> str:
+    """The words of a delta that are shown: an answer's or a refusal's, no reasoning and no tool calls."""
     return f"{delta.text or ''}{delta.refusal or ''}"
 
 
@@ -70,6 +71,6 @@ def _write(text: str) -> None:
 
 
 def _note(notes: Console, *parts: tuple[str, str]) -> None:
-    """Parts of a line, each with its style."""
+    """Writes a line to stderr, from parts of text and style."""
     shown = ((visible(text) if notes.is_terminal else text, style) for text, style in parts)
     notes.print(Text.assemble(*shown))

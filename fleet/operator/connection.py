@@ -1,5 +1,6 @@
-"""Where the commands find the fleet: where `--state` says, else in the environment, else in the ready file of the stack
-on this machine.
+"""Where the commands find the fleet: in the folder of `--state`, in the environment, or in this machine's ready file.
+
+`--state` goes before the environment, and the environment before the stack in the default folder.
 """
 
 import json
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _FACTS = {"nats_url", "nats_user", "nats_password", "tenant", "admin_url", "admin_token", "vault_addr"}
-"""What is needed of the ready file."""
+"""What the ready file must hold; it holds more."""
 
 
 class NotFound(Exception):
@@ -30,7 +31,7 @@ class NotFound(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AgentConnection:
-    """What fleet.client needs."""
+    """What `fleet.client.Client` needs to act as an agent."""
 
     url: str
     tenant: str
@@ -39,7 +40,7 @@ class AgentConnection:
 
 
 def agent(*, tenant: str | None, state: Path | None) -> AgentConnection:
-    """Raises NotFound."""
+    """How to connect as an agent of `tenant`; None: that of the NATS user, or of the local stack. Raises NotFound."""
     if state is None and os.environ.get("NATS_URL"):
         from runtime import broker
         from runtime.settings import BrokerSettings
@@ -58,35 +59,31 @@ def agent(*, tenant: str | None, state: Path | None) -> AgentConnection:
 
 
 def admin(*, state: Path | None) -> AdminApi:
-    """Raises NotFound."""
+    """The admin API. Raises NotFound, also when the environment names no usable address."""
     if state is None and (url := os.environ.get("LLM_ADMIN_URL")):
         token = os.environ.get("LLM_ADMIN_TOKEN")
         if not token:
             raise NotFound("LLM_ADMIN_URL is set, and LLM_ADMIN_TOKEN is not")
-        if not _is_http(url):
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise NotFound("LLM_ADMIN_URL must be an address like http://127.0.0.1:8080")
         return AdminApi(url, SecretStr(token))
     ready = _ready_file(state, "LLM_ADMIN_URL and LLM_ADMIN_TOKEN")
     return AdminApi(ready["admin_url"], SecretStr(ready["admin_token"]))
 
 
-def _is_http(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
-
-
 def local_tenant(*, state: Path | None) -> str | None:
-    """None: the fleet is not on this machine. Raises NotFound."""
+    """The tenant of the local stack; None when the environment names a fleet elsewhere. Raises NotFound."""
     if state is None and os.environ.get("LLM_ADMIN_URL"):
         return None
     return _ready_file(state, "LLM_ADMIN_URL")["tenant"]
 
 
 def resealing(*, state: Path | None) -> "ResealSettings":
-    """Raises NotFound."""
+    """What `fleet keys reseal` needs: Vault's address, the role `reseal`, and all sealing keys. Raises NotFound."""
     from fleet.deploy.vault_policies import RESEAL_ROLE
     from fleet.local.servers import VaultServer
     from fleet.local.state import State
@@ -103,6 +100,8 @@ def resealing(*, state: Path | None) -> "ResealSettings":
 
 
 def _ready_file(state: Path | None, variables: str) -> dict[str, Any]:
+    """The ready file in `state`, else in the default folder. `variables` are those that could be set in its place.
+    Raises NotFound."""
     path = (state or default_folder()) / "ready.json"
     try:
         ready = json.loads(path.read_text())

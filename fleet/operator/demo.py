@@ -39,6 +39,7 @@ class DemoFailed(Exception):
 
 
 def main() -> int:
+    """Runs the demo until its end or a signal; returns the exit code. Raises DemoFailed, and what a start raises."""
     console = Console(highlight=False)
 
     async def start(stop: asyncio.Event) -> None:
@@ -52,7 +53,10 @@ async def _demo(console: Console) -> None:
     began = time.monotonic()
     async with Simulator() as simulator, _stack(console) as stack:
         facts = stack.facts()
-        provider = await asyncio.to_thread(_add_provider, stack.admin, simulator.base_url("openai"))
+        # The key is made up: the simulator takes any.
+        config = {"base_url": simulator.base_url("openai"), "models": [MODEL]}
+        request = {"tenant": "demo", "provider_type": "openai", "api_key": "sk-simulated", "config": config}
+        provider = await asyncio.to_thread(stack.admin.post, "llm-providers", request)
         async with Client(
             facts["nats_url"],
             tenant=facts["tenant"],
@@ -71,13 +75,13 @@ async def _demo(console: Console) -> None:
             )
             await _ask(console, client, "And when a vendor fails?")
         console.rule("what it cost, from the admin API")
-        console.print(await _bill(console, stack.admin, provider))
+        console.print(await _bill(console, stack.admin, provider["id"]))
     console.print(f"[green]The demo worked[/], in {time.monotonic() - began:.1f} s, and everything is stopped.")
 
 
 @asynccontextmanager
 async def _stack(console: Console) -> AsyncGenerator[Stack]:
-    """In a folder that is kept, with its logs, only when something failed."""
+    """A stack that runs, in a folder that is kept, for its logs, only when something failed."""
     folder = Path(mkdtemp(prefix="fleet-demo-"))
     state = State(folder)
 
@@ -100,13 +104,6 @@ async def _stack(console: Console) -> AsyncGenerator[Stack]:
                 await stack.stop()
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _add_provider(admin: AdminApi, base_url: str) -> str:
-    """Its id. The key is made up: the simulator takes any."""
-    config = {"base_url": base_url, "models": [MODEL]}
-    request = {"tenant": "demo", "provider_type": "openai", "api_key": "sk-simulated", "config": config}
-    return admin.post("llm-providers", request)["id"]
 
 
 async def _ask(console: Console, client: Client, question: str) -> None:
@@ -144,12 +141,12 @@ def _say(console: Console, *parts: str | tuple[str, str]) -> None:
     console.print(Text.assemble(("event", "dim"), "  ", *parts), soft_wrap=True)
 
 
-async def _bill(console: Console, admin: AdminApi, provider: str) -> Table:
-    """Waits until both completions are booked. Raises DemoFailed when they are not in time."""
+async def _bill(console: Console, admin: AdminApi, provider_id: str) -> Table:
+    """The provider's usage, as soon as both completions are booked. Raises DemoFailed when they are not in time."""
     deadline = time.monotonic() + _BOOKED_WITHIN_S
     with console.status("waiting for the ledger …"):
         while True:
-            usage = await asyncio.to_thread(admin.get, f"llm-providers/{provider}/usage")
+            usage = await asyncio.to_thread(admin.get, f"llm-providers/{provider_id}/usage")
             if usage["totals"]["request_count"] - usage["totals"]["error_count"] >= 2:
                 return _table(usage)
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The ledger checked, mended and priced anew: `fleet usage verify`, `rebuild`, `reprice`. They need DATABASE_URL."""
+"""The ledger checked, mended and priced anew, on DATABASE_URL: `fleet usage verify`, `rebuild` and `reprice`."""
 
 import getpass
 import socket
@@ -19,12 +19,13 @@ from workers.usage.entries import Amounts
 from workers.usage.verification import Difference, Period
 
 _SHOWN = 100
+"""How many rows that differ are shown; the others are counted."""
 _DAY_TIMEOUT_S = 3600
-"""For one statement about one day, however many events it has."""
+"""The time limit of one statement, which is about one day, however many events that has."""
 
 
 async def verify(period: Period, *, console: Console) -> bool:
-    """Shows where roll-ups and events differ. Whether they agree."""
+    """Shows where roll-ups and events differ. Returns whether they agree."""
     async with _ledger() as engine:
         found = [differences async for _, differences in verification.verify(engine, period)]
     _show([difference for of_day in found for difference in of_day], console)
@@ -43,7 +44,8 @@ async def rebuild(period: Period, *, console: Console) -> None:
 
 
 async def reprice(period: Period, *, tenant: str | None, console: Console) -> None:
-    """Prices anew, and shows what changed; at the newest prices where workers fetch them too."""
+    """Prices what was booked anew, and shows what changed. The prices are those that workers would use now: fetched
+    where LLM_PRICES_REFRESH_HOURS is set."""
     prices = PriceSettings()
     if prices.llm_prices_refresh_hours:
         await refresh.refresh(prices.llm_prices_url)
@@ -61,13 +63,14 @@ async def reprice(period: Period, *, tenant: str | None, console: Console) -> No
 
 @asynccontextmanager
 async def _ledger() -> AsyncGenerator[AsyncEngine]:
+    """The ledger's database. Raises Unreachable, also when it has not the newest schema."""
     url = DatabaseSettings.model_validate({}).database_url
     async with open_migrated(url, application_name="fleet-usage", command_timeout_s=_DAY_TIMEOUT_S) as engine:
         yield engine
 
 
 def _operator() -> Origin:
-    """Who runs the command, as the audit log knows it."""
+    """Who runs the command, as the audit log is told."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):
@@ -76,7 +79,7 @@ def _operator() -> Origin:
 
 
 def _show(differences: Sequence[Difference], console: Console) -> None:
-    """A line for each amount that differs."""
+    """Prints a line for each amount that differs."""
     if not differences:
         return
     rows: list[tuple[str, ...]] = []

@@ -14,24 +14,30 @@ _ROLES = ("system", "user", "assistant")
 
 
 class NoModelfile(ValueError):
-    """The text is none. The message says where and why."""
+    """The text is no Modelfile. The message says where and why."""
 
 
 @dataclass(slots=True)
 class Modelfile:
+    """What a Modelfile says. `base`: the model that the new one is made from."""
+
     base: str
     fields: dict[str, Any] = field(default_factory=dict[str, Any])
     """`system`, `template`, `license`, `parameters` and `messages`, as /api/create takes them."""
 
 
 def parse(text: str) -> Modelfile:
-    """Raises NoModelfile."""
+    """Reads a Modelfile. Raises NoModelfile."""
     base: str | None = None
     fields: dict[str, Any] = {}
     for number, name, value in _instructions(text):
         match name:
             case "FROM":
-                base = _model(value, number)
+                if _FILE.search(value):
+                    raise NoModelfile(
+                        f"line {number}: FROM names a file, which would have to be uploaded; name a model"
+                    )
+                base = value
             case "SYSTEM" | "TEMPLATE":
                 fields[name.lower()] = value
             case "LICENSE":
@@ -50,7 +56,7 @@ def parse(text: str) -> Modelfile:
 
 
 def _instructions(text: str) -> list[tuple[int, str, str]]:
-    """Line number, name and value of each; a value in triple quotes goes over lines."""
+    """Line number, name in capitals and value of each instruction; a value in triple quotes goes over lines."""
     found: list[tuple[int, str, str]] = []
     lines = enumerate(text.splitlines(), 1)
     for number, line in lines:
@@ -74,12 +80,6 @@ def _unquoted(value: str) -> str:
     for quote in _QUOTES:
         if len(value) >= 2 * len(quote) and value.startswith(quote) and value.endswith(quote):
             return value[len(quote) : -len(quote)]
-    return value
-
-
-def _model(value: str, number: int) -> str:
-    if _FILE.search(value):
-        raise NoModelfile(f"line {number}: FROM names a file, which would have to be uploaded; name a model")
     return value
 
 

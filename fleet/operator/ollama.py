@@ -1,4 +1,4 @@
-"""The models of Ollama servers: listed, pulled, created. Goes straight to the servers, past the fleet.
+"""The models of Ollama servers: listed, pulled, created. The commands ask the servers themselves, past the fleet.
 
 Source: Ollama's API reference, `/api/tags`, `/api/pull`, `/api/create`.
 """
@@ -34,10 +34,12 @@ class OllamaRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Model:
+    """A model that a server has. Empty texts: the server does not say."""
+
     name: str
     size_bytes: int
     parameters: str
-    """As 3.2B."""
+    """Their number in words, as `3.2B`."""
     quantization: str
 
 
@@ -47,22 +49,23 @@ class Step:
 
     status: str
     digest: str | None = None
+    """The layer that is being transferred; None for a step without one."""
     total_bytes: int | None = None
     completed_bytes: int | None = None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A key goes to the server that it is for, and to no other."""
+    """Follows no redirect: a key goes to the server that it is for, and to no other."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
 class OllamaServer:
-    """Blocking calls of one server."""
+    """Blocking calls of one server. Each raises OllamaRefused."""
 
     def __init__(self, base_url: str, *, key: SecretStr | None = None) -> None:
-        """Raises OllamaRefused."""
+        """`key` None: the server needs none. Raises OllamaRefused when `base_url` is no address."""
         if not base_url.startswith(("http://", "https://")):
             raise OllamaRefused(f"{base_url!r} is no address of a server; it begins with http:// or https://")
         self.url = base_url.rstrip("/").removesuffix("/api")
@@ -70,29 +73,47 @@ class OllamaServer:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def models(self) -> list[Model]:
-        """Raises OllamaRefused."""
+        """The models that the server has."""
         with self._call("GET", "/api/tags") as answer:
             found = _object(answer.read()).get("models") or []
-        return [_model(entry) for entry in found]
+        models: list[Model] = []
+        for entry in found:
+            details = entry.get("details") or {}
+            models.append(
+                Model(
+                    name=entry.get("model") or entry.get("name") or "",
+                    size_bytes=entry.get("size") or 0,
+                    parameters=details.get("parameter_size") or "",
+                    quantization=details.get("quantization_level") or "",
+                )
+            )
+        return models
 
     def pull(self, model: str) -> Iterator[Step]:
-        """Raises OllamaRefused, also when the server stops before it has the model."""
+        """Gets a model from Ollama's registry. Raises OllamaRefused also when the server stops before it has it."""
         return self._work("/api/pull", {"model": model, "stream": True})
 
     def create(self, model: str, made: Modelfile) -> Iterator[Step]:
-        """Raises OllamaRefused."""
+        """Makes the model as its Modelfile says."""
         return self._work("/api/create", {"model": model, "from": made.base, **made.fields, "stream": True})
 
     def _work(self, path: str, body: dict[str, Any]) -> Iterator[Step]:
+        """The steps of what the server does, up to its `success`; each is a line of JSON."""
         with self._call("POST", path, body) as answer:
             status = ""
-            for line in _lines(answer, self.url):
+            for line in self._lines(answer):
                 if error := line.get("error"):
                     raise OllamaRefused(f"Ollama at {self.url}: {error}")
                 status = str(line.get("status") or "")
                 yield Step(status, line.get("digest"), line.get("total"), line.get("completed"))
         if status != "success":
             raise OllamaRefused(f"Ollama at {self.url} stopped before it was done; run the command again to go on")
+
+    def _lines(self, answer: HTTPResponse) -> Iterator[dict[str, Any]]:
+        try:
+            yield from map(_object, filter(bytes.strip, answer))
+        except (OSError, HTTPException) as exc:
+            raise OllamaRefused(f"Ollama at {self.url} broke the connection: {exc}") from None
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
         headers = {"Content-Type": "application/json"}
@@ -122,20 +143,20 @@ def servers_of(admin: AdminApi, *, tenant: str) -> list[str]:
 
 
 def key_from_environment() -> SecretStr | None:
-    """Of Ollama's cloud, or a proxy; servers of one's own need none."""
+    """OLLAMA_API_KEY, which Ollama's cloud and proxies want; None when it is not set: one's own servers need none."""
     key = os.environ.get("OLLAMA_API_KEY")
     return SecretStr(key) if key else None
 
 
 def table(models: Iterable[tuple[str, Model]]) -> Table:
-    """Models, each with the address that it is at."""
+    """The models as a table. Each comes with the address of its server."""
     columns = (name("model"), Column("parameters"), Column("quantization"), Column("size"), name("server"))
     rows = [(model.name, model.parameters, model.quantization, decimal(model.size_bytes), url) for url, model in models]
     return Table(columns, rows)
 
 
 def show(steps: Iterable[Step], *, console: Console) -> None:
-    """A bar for each layer, and a line for each of the other steps."""
+    """Prints the steps as they come: a bar for each layer, and a line for each of the other steps."""
     said_so_far = TextColumn("{task.description}", markup=False)
     columns = (said_so_far, BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console) as progress:
@@ -152,26 +173,8 @@ def show(steps: Iterable[Step], *, console: Console) -> None:
             progress.update(bars[step.digest], total=step.total_bytes, completed=step.completed_bytes or 0)
 
 
-def _model(entry: dict[str, Any]) -> Model:
-    details = entry.get("details") or {}
-    return Model(
-        name=entry.get("model") or entry.get("name") or "",
-        size_bytes=entry.get("size") or 0,
-        parameters=details.get("parameter_size") or "",
-        quantization=details.get("quantization_level") or "",
-    )
-
-
-def _lines(answer: HTTPResponse, url: str) -> Iterator[dict[str, Any]]:
-    try:
-        for line in answer:
-            if line.strip():
-                yield _object(line)
-    except (OSError, HTTPException) as exc:
-        raise OllamaRefused(f"Ollama at {url} broke the connection: {exc}") from None
-
-
 def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body or a line; empty when it is none."""
     try:
         found = json.loads(body)
     except ValueError:

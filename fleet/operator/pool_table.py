@@ -9,6 +9,7 @@ _QUEUED = ("waiting", "delivered", "redelivered")
 
 
 def render(state: dict[str, Any]) -> Table:
+    """One row a pool: its workers, and how many requests it has in flight, waiting and delivered again."""
     columns = (name("pool"), *map(number, ("workers", "in flight", "waiting", "at workers", "redelivered")))
     rows: list[list[str]] = []
     for provider in dict.fromkeys(queue["provider"] for queue in state["queues"]):

@@ -1,9 +1,9 @@
 """`fleet keys reseal`: every key in Vault sealed with the newest sealing key, while the fleet goes on.
 
 A key is read, sealed anew and written with check-and-set over the version that was read, so a key that is set at the
-same time wins. Its version of ours stays, so no worker takes it for another. Then the older versions in Vault are
-destroyed: they hold the same key, sealed with a key that is about to be retired. Whatever was interrupted is done by
-the next run, and several runs at once do no harm.
+same time wins. The version inside `SealedKey` stays, so no worker takes it for another key. Then the older versions in
+Vault are destroyed: they hold the same key, sealed with a key that is about to be retired. Whatever was interrupted is
+done by the next run, and several runs at once do no harm.
 """
 
 from collections import Counter
@@ -22,14 +22,16 @@ from runtime.settings import SealingSettings, VaultSettings
 from runtime.vault import MOUNT, VaultSession
 
 _WRITES = 5
-"""How often a key is looked at again that somebody else writes at the same time."""
+"""How often a key is tried that somebody else writes at the same time."""
 
 
 class ResealSettings(VaultSettings, SealingSettings):
-    """The role `reseal` of Vault, and all sealing keys."""
+    """How to log in to Vault as the role `reseal`, and all sealing keys."""
 
 
-class Outcome(StrEnum):
+class ResealOutcome(StrEnum):
+    """What became of a key, in the words that the command prints."""
+
     RESEALED = "sealed anew"
     CURRENT = "sealed with the newest key already"
     GONE = "deleted meanwhile"
@@ -38,25 +40,30 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resealed:
-    """What became of the key at `path`. `why`: only when it failed."""
+    """What became of the key at `path`. `why` is empty unless it failed."""
 
     path: str
-    outcome: Outcome
+    outcome: ResealOutcome
     why: str = ""
 
 
-async def run(settings: ResealSettings) -> tuple[Counter[Outcome], list[Resealed]]:
-    """How many ended how, and those that failed. Raises runtime.broker.Unreachable, runtime.vault's errors."""
+class _LeftAlone(Exception):
+    """A key stays as it is. The message says why."""
+
+
+async def run(settings: ResealSettings) -> tuple[Counter[ResealOutcome], list[Resealed]]:
+    """Seals every key anew. Returns how many ended how, and those that failed. Raises Unreachable, and the errors of
+    runtime.vault."""
     vault = VaultSession(settings)
     keyring = Keyring.from_settings(settings)
-    counts: Counter[Outcome] = Counter()
+    counts: Counter[ResealOutcome] = Counter()
     failed: list[Resealed] = []
     try:
         await vault.start()
         async for path in _paths(vault):
             ended = await _reseal(vault, keyring, path)
             counts[ended.outcome] += 1
-            if ended.outcome is Outcome.FAILED:
+            if ended.outcome is ResealOutcome.FAILED:
                 failed.append(ended)
     finally:
         await vault.close()
@@ -64,8 +71,15 @@ async def run(settings: ResealSettings) -> tuple[Counter[Outcome], list[Resealed
 
 
 async def _paths(vault: VaultSession, folder: str = "") -> AsyncGenerator[str]:
-    """Of every key below `folder`, which ends with a slash or is the mount itself."""
-    for name in await vault.call(lambda client: _names(client, folder)):
+    """The path of every key below `folder`, which ends with a slash, or is empty for the mount itself."""
+
+    def names(client: Any) -> list[str]:
+        try:
+            return client.secrets.kv.v2.list_secrets(path=folder, mount_point=MOUNT)["data"]["keys"]
+        except hvac.exceptions.InvalidPath:
+            return []  # Vault's answer for a folder without keys
+
+    for name in await vault.call(names):
         if name.endswith("/"):
             async for path in _paths(vault, folder + name):
                 yield path
@@ -73,39 +87,43 @@ async def _paths(vault: VaultSession, folder: str = "") -> AsyncGenerator[str]:
             yield folder + name
 
 
-def _names(client: Any, folder: str) -> list[str]:
-    try:
-        return client.secrets.kv.v2.list_secrets(path=folder, mount_point=MOUNT)["data"]["keys"]
-    except hvac.exceptions.InvalidPath:
-        return []
-
-
 async def _reseal(vault: VaultSession, keyring: Keyring, path: str) -> Resealed:
     try:
         return Resealed(path, await vault.call(partial(_seal_anew, keyring, path)))
     except hvac.exceptions.InvalidPath:
-        return Resealed(path, Outcome.GONE)
+        return Resealed(path, ResealOutcome.GONE)
     except (UnsealError, _LeftAlone) as exc:
-        return Resealed(path, Outcome.FAILED, str(exc))
+        return Resealed(path, ResealOutcome.FAILED, str(exc))
 
 
-def _seal_anew(keyring: Keyring, path: str, client: Any) -> Outcome:
-    provider, tenant, name = _parts(path)
+def _seal_anew(keyring: Keyring, path: str, client: Any) -> ResealOutcome:
+    """Runs in a thread, as everything that asks hvac. Raises UnsealError, _LeftAlone, and InvalidPath of hvac when the
+    key is gone."""
+    match path.split("/"):
+        case [provider, tenant]:
+            name = DEFAULT_KEY
+        case [provider, tenant, name]:
+            pass
+        case _:
+            raise _LeftAlone("no key of the fleet lies at such a path")
+    kv = client.secrets.kv.v2
     for _ in range(_WRITES):
         key, version = _read(client, path)
         sealed = keyring.reseal(key.sealed, tenant=tenant, provider=provider, name=name)
         if sealed is not None:
+            anew = key.model_copy(update={"sealed": sealed}).model_dump()
             try:
-                version = _write(client, path, key.model_copy(update={"sealed": sealed}), over_version=version)
+                written = kv.create_or_update_secret(path=path, secret=anew, cas=version, mount_point=MOUNT)
             except hvac.exceptions.InvalidRequest:
-                continue
+                continue  # somebody else was quicker
+            version = written["data"]["version"]
         _destroy_before(client, path, version)
-        return Outcome.CURRENT if sealed is None else Outcome.RESEALED
+        return ResealOutcome.CURRENT if sealed is None else ResealOutcome.RESEALED
     raise _LeftAlone("somebody else writes it all the time")
 
 
 def _read(client: Any, path: str) -> tuple[SealedKey, int]:
-    """And Vault's number of it."""
+    """The key at `path`, and the number of its version in Vault."""
     found = client.secrets.kv.v2.read_secret_version(path=path, mount_point=MOUNT, raise_on_deleted_version=True)
     try:
         return SealedKey.model_validate(found["data"]["data"]), found["data"]["metadata"]["version"]
@@ -113,31 +131,9 @@ def _read(client: Any, path: str) -> tuple[SealedKey, int]:
         raise _LeftAlone("what lies there is no sealed key") from None
 
 
-def _write(client: Any, path: str, key: SealedKey, *, over_version: int) -> int:
-    """Vault's number of what was written."""
-    written = client.secrets.kv.v2.create_or_update_secret(
-        path=path, secret=key.model_dump(), cas=over_version, mount_point=MOUNT
-    )
-    return written["data"]["version"]
-
-
 def _destroy_before(client: Any, path: str, version: int) -> None:
+    """Destroys the versions in Vault that are older than `version`."""
     versions = client.secrets.kv.v2.read_secret_metadata(path=path, mount_point=MOUNT)["data"]["versions"]
     older = [int(number) for number, about in versions.items() if int(number) < version and not about["destroyed"]]
     if older:
         client.secrets.kv.v2.destroy_secret_versions(path=path, versions=older, mount_point=MOUNT)
-
-
-def _parts(path: str) -> tuple[str, str, str]:
-    """Provider, tenant and name."""
-    match path.split("/"):
-        case [provider, tenant]:
-            return provider, tenant, DEFAULT_KEY
-        case [provider, tenant, name]:
-            return provider, tenant, name
-        case _:
-            raise _LeftAlone("no key of the fleet lies at such a path")
-
-
-class _LeftAlone(Exception):
-    """A key stays as it is. The message says why."""

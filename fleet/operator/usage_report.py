@@ -28,7 +28,7 @@ _SHORTEST_BAR = 10
 
 
 def fetch(admin: AdminApi, query: Mapping[str, str]) -> dict[str, Any]:
-    """Every page in one: `items` and `totals`. Raises AdminRefused."""
+    """`items` of all pages, and `totals`, as GET /api/v1/usage answers to `query`. Raises AdminRefused."""
     asked, items = dict(query), list[dict[str, Any]]()
     while True:
         page = admin.get(f"usage?{urlencode(asked)}")
@@ -39,6 +39,7 @@ def fetch(admin: AdminApi, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def render(usage: Mapping[str, Any], *, group_by: Sequence[str]) -> Group:
+    """What `fetch` found as a table with totals, and a chart below it."""
     groups = ["date" if group == "day" else group for group in group_by]
     return Group(_table(usage, groups), "", _chart(usage["items"], groups))
 
@@ -58,7 +59,7 @@ def _cells(sums: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Chart:
-    """A bar for each row of label, value and value in words. Where there is no room for bars, it is left out."""
+    """A bar for each row, which holds a label, a value and that value in words. Without room for bars it is empty."""
 
     rows: Sequence[tuple[str, float, str]]
 
@@ -77,7 +78,7 @@ class _Chart:
 
 
 def _chart(items: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> _Chart:
-    """Of the cost, or of the requests when nothing has a price."""
+    """The chart of what each row cost, or of its requests when nothing has a price."""
     costs = [float(Decimal(item["total_cost"] or 0)) for item in items]
     values = costs if any(costs) else [float(item["request_count"]) for item in items]
     words = "{:,.2f} USD" if any(costs) else "{:,.0f}"

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from contracts.providers import SealedKey, key_path
 from fleet.local.vault_api import VaultApi, VaultRefused
 from fleet.operator import reseal
-from fleet.operator.reseal import Outcome, ResealSettings
+from fleet.operator.reseal import ResealOutcome, ResealSettings
 from runtime.sealing import Keyring, UnsealError
 from runtime.settings import decode_key
 from tests.servers import Vault
@@ -70,7 +70,7 @@ async def test_the_newest_key_opens_all_afterwards_and_the_one_before_none(
 
     counts, failed = await reseal.run(settings)
 
-    assert counts[Outcome.RESEALED] >= 2
+    assert counts[ResealOutcome.RESEALED] >= 2
     assert [key for key in failed if tenant in key.path] == []
     for name, expected in (("default", ("sk-one", 2)), ("spare", ("sk-two", 7))):
         assert await store.opened(name, ring(NEW)) == expected
@@ -81,7 +81,7 @@ async def test_the_newest_key_opens_all_afterwards_and_the_one_before_none(
             await store.read("default", version=version)
 
     counts, _ = await reseal.run(settings)
-    assert (counts[Outcome.RESEALED], counts[Outcome.CURRENT] >= 2) == (0, True)
+    assert (counts[ResealOutcome.RESEALED], counts[ResealOutcome.CURRENT] >= 2) == (0, True)
 
 
 async def test_runs_at_once_one_broken_off_and_keys_set_meanwhile_do_no_harm(

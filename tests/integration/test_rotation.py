@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from contracts.events import Completed, Event
 from fleet.client import Client
 from fleet.operator import reseal
-from fleet.operator.reseal import Outcome, ResealSettings
+from fleet.operator.reseal import ResealOutcome, ResealSettings
 from fleet.simulator import Script, Simulator
 from runtime.sealing import fingerprint
 from tests.kit import SEALING_KEY, Plane, plane, until, worker, worker_settings
@@ -86,7 +86,7 @@ async def test_keys_and_sealing_keys_rotate_under_load_without_a_failure(
     role_id, secret_id = vault.role("reseal")
     access = {"vault_addr": vault.addr, "vault_role_id": role_id, "vault_secret_id": secret_id}
     counts, _ = await reseal.run(ResealSettings.model_validate(access | both))
-    assert counts[Outcome.RESEALED] >= 1
+    assert counts[ResealOutcome.RESEALED] >= 1
     asked += [asyncio.create_task(site.ask()) for _ in range(20)]
     for stop in old:
         stop.set()

@@ -1,1 +1,1 @@
-"""Vendor keys from files and tables into the fleet."""
+"""Import of vendors' keys: where they are found, what is done with each, and how that is carried out."""

@@ -1,9 +1,9 @@
 """Carries an import out through the admin API: each key is tried with one call through a worker before it counts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import assert_never
 
 from contracts.subjects import token
 from fleet.admin_client import AdminApi, AdminRefused
@@ -11,10 +11,10 @@ from fleet.operator.key_import.plan import Add, Join, Keep, Plan, Refuse, Wish, 
 from fleet.operator.key_import.rows import Found, FoundKey, Unusable
 from runtime.sealing import fingerprint
 
-_NOT_FOUND = 404
 
+class ImportOutcome(StrEnum):
+    """What became of a row, in the words that the command prints."""
 
-class Outcome(StrEnum):
     DONE = "done"
     THERE = "there already"
     PLANNED = "would be done"
@@ -23,10 +23,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of one row. `mark`: the key's fingerprint."""
+    """What became of one row. `mark` is the key's fingerprint. Texts are empty where the row does not say so much."""
 
     origin: str
-    outcome: Outcome
+    outcome: ImportOutcome
     what: str
     tenant: str = ""
     provider: str = ""
@@ -35,7 +35,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`tenant`: of keys whose source names none."""
+    """How to import. `tenant` owns the keys whose source names no tenant; None: such keys are refused."""
 
     tenant: str | None
     wish: Wish
@@ -48,17 +48,17 @@ class _Failed(Exception):
 
 
 def run(admin: AdminApi, keys: Sequence[Found], options: Options) -> Iterator[Imported]:
-    """One by one; a key that fails leaves things as they were, and the next one is taken."""
+    """Imports one key after the other. One that fails leaves things as they were, and the next one is taken."""
     for found in keys:
         match found:
             case Unusable():
-                yield Imported(found.origin, Outcome.FAILED, found.why)
+                yield Imported(found.origin, ImportOutcome.FAILED, found.why)
             case FoundKey():
                 yield _import(admin, found, options)
 
 
 def lines(imported: Sequence[Imported]) -> Iterator[str]:
-    """As a table of plain text."""
+    """The lines of a table in plain text."""
     rows = [(row.origin, row.tenant, row.provider, row.mark, row.outcome, row.what) for row in imported]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -68,39 +68,45 @@ def lines(imported: Sequence[Imported]) -> Iterator[str]:
 def _import(admin: AdminApi, found: FoundKey, options: Options) -> Imported:
     tenant = found.tenant or options.tenant
 
-    def ended(outcome: Outcome, what: str) -> Imported:
+    def ended(outcome: ImportOutcome, what: str) -> Imported:
         return Imported(found.origin, outcome, what, tenant or "", found.provider, fingerprint(found.secret))
 
     if tenant is None:
-        return ended(Outcome.FAILED, "whose key is it? give --tenant")
+        return ended(ImportOutcome.FAILED, "whose key is it? give --tenant")
     try:
-        exists = _tenant_exists(admin, _slug(tenant))
+        slug = token(tenant)
+    except ValueError as exc:
+        return ended(ImportOutcome.FAILED, f"its tenant cannot be one of ours: {exc}")
+    try:
+        exists = admin.exists(f"tenants/{slug}")
         if not exists and not options.adds_tenants:
-            return ended(Outcome.FAILED, "there is no such tenant; --create-tenants adds it")
-        provider = _active_provider(admin, found, tenant) if exists else None
-        todo = plan(found, provider, options.wish)
+            return ended(ImportOutcome.FAILED, "there is no such tenant; --create-tenants adds it")
+        active = f"llm-providers?tenant={tenant}&type={found.provider}&active=true"
+        providers = admin.get(active)["items"] if exists else []
+        todo = plan(found, providers[0] if providers else None, options.wish)
         if options.dry_run and not isinstance(todo, Keep | Refuse):
-            return ended(Outcome.PLANNED, _words(todo))
+            return ended(ImportOutcome.PLANNED, _words(todo))
         if not exists:
             admin.post("tenants", {"slug": tenant})
         return ended(*_carry_out(admin, found, tenant, todo))
     except (AdminRefused, _Failed) as exc:
-        return ended(Outcome.FAILED, str(exc))
+        return ended(ImportOutcome.FAILED, str(exc))
 
 
-def _carry_out(admin: AdminApi, found: FoundKey, tenant: str, todo: Plan) -> tuple[Outcome, str]:
+def _carry_out(admin: AdminApi, found: FoundKey, tenant: str, todo: Plan) -> tuple[ImportOutcome, str]:
+    """Does what the plan says. Raises AdminRefused, _Failed; then things are as they were."""
     match todo:
         case Keep():
-            return Outcome.THERE, todo.what
+            return ImportOutcome.THERE, todo.what
         case Refuse():
-            return Outcome.FAILED, todo.why
+            return ImportOutcome.FAILED, todo.why
         case Add():
             _add(admin, found, tenant, todo)
         case Join():
             _join(admin, todo)
         case _:
             assert_never(todo)
-    return Outcome.DONE, _words(todo)
+    return ImportOutcome.DONE, _words(todo)
 
 
 def _add(admin: AdminApi, found: FoundKey, tenant: str, todo: Add) -> None:
@@ -128,7 +134,7 @@ def _join(admin: AdminApi, todo: Join) -> None:
 
 
 def _try(admin: AdminApi, path: str, endpoint: str | None) -> None:
-    """One call through a worker to an endpoint (None: to each). Raises _Failed with the vendor's words."""
+    """Makes one call through a worker to an endpoint, or to each (None). Raises _Failed with the vendor's words."""
     result = admin.post(f"{path}/test", None)
     checked = [e for e in result["endpoints"] if endpoint in (None, e["endpoint"])]
     errors = [e["error"] for e in checked if e.get("error")] or ([result["error"]] if result.get("error") else [])
@@ -136,29 +142,8 @@ def _try(admin: AdminApi, path: str, endpoint: str | None) -> None:
         raise _Failed(f"it was tried and taken back: {errors[0]['message'] if errors else 'nothing was tried'}")
 
 
-def _slug(tenant: str) -> str:
-    try:
-        return token(tenant)
-    except ValueError as exc:
-        raise _Failed(f"its tenant cannot be one of ours: {exc}") from None
-
-
-def _tenant_exists(admin: AdminApi, tenant: str) -> bool:
-    try:
-        admin.get(f"tenants/{tenant}")
-    except AdminRefused as exc:
-        if exc.status == _NOT_FOUND:
-            return False
-        raise
-    return True
-
-
-def _active_provider(admin: AdminApi, found: FoundKey, tenant: str) -> Mapping[str, Any] | None:
-    providers = admin.get(f"llm-providers?tenant={tenant}&type={found.provider}&active=true")["items"]
-    return providers[0] if providers else None
-
-
 def _words(todo: Plan) -> str:
+    """What a plan comes to, for the line that is printed."""
     match todo:
         case Add():
             return "is the key of a new provider"

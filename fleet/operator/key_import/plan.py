@@ -1,4 +1,4 @@
-"""What an import does with one key. Pure: from what was found and what the admin API says of the provider."""
+"""What an import does with one key: a pure decision from what was found and what the admin API says of the provider."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,51 +9,55 @@ from fleet.operator.key_import.rows import FoundKey
 from runtime.sealing import fingerprint
 
 _WHOLE = 100
-"""Percent."""
+"""All of the traffic, in percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What becomes of a key whose provider has another one: a share of the traffic, its place, or nothing."""
+    """What the operator wants for a key whose provider has another one: a part of the traffic, or the other's place."""
 
     share: int | None = None
-    """In percent; None: none."""
+    """In percent; None when no share was asked for."""
     replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """The tenant has no such provider: there will be one, with this key by default."""
+    """The tenant has no such provider. It gets one, whose default key this is."""
 
     config: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """The key is first tried at an endpoint of its own that gets no traffic. The values are bodies of a PUT."""
+    """The provider gets the key as a further one. It is first tried at an endpoint of its own without traffic.
+
+    `trial`, `undo` and `then` are bodies of a PUT of the provider.
+    """
 
     provider_id: str
     endpoint: str
     """Where it is tried."""
     trial: Mapping[str, Any] | None
-    """None: it is there already."""
+    """What adds that endpoint; None when it is there already."""
     undo: Mapping[str, Any]
     """What takes the trial away when it fails."""
     then: Mapping[str, Any]
-    """What is put when it works."""
+    """What is put when the trial works."""
     what: str
+    """What the key is then, for the line that is printed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Nothing is left to do."""
+    """Nothing is left to do: `what` the key is already."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """What is wanted cannot be told."""
+    """It is not clear what to do with the key; `why` says what is missing."""
 
     why: str
 
@@ -62,9 +66,11 @@ Plan = Add | Join | Keep | Refuse
 
 
 def plan(found: FoundKey, provider: Mapping[str, Any] | None, wish: Wish) -> Plan:
-    """`provider`: the active one, as the admin API shows it."""
+    """What to do with the key that was found. `provider` is the tenant's active one, as the admin API shows it; None
+    when there is none."""
     if provider is None:
-        return Add(_config_of(found.endpoint))
+        fields = found.endpoint.model_dump(mode="json", exclude_unset=True)
+        return Add(fields if fields.keys() <= {"base_url"} else {"endpoints": [fields]})
     mark = fingerprint(found.secret)
     known = next((key["name"] for key in provider["keys"] if key["fingerprint"] == mark), None)
     if known == DEFAULT_KEY:
@@ -105,7 +111,8 @@ def plan(found: FoundKey, provider: Mapping[str, Any] | None, wish: Wish) -> Pla
 
 
 def _weighted(endpoints: Sequence[Endpoint], total: int) -> list[Endpoint]:
-    """With weights that add up to about `total`, in the proportions that they have; 0 stays 0, unless all are."""
+    """The endpoints with weights that add up to about `total`, in the proportions that they have. A weight of 0 stays
+    0, unless all weights are 0."""
     weights = [endpoint.weight for endpoint in endpoints]
     if not any(weights):
         weights = [1] * len(weights)
@@ -114,18 +121,14 @@ def _weighted(endpoints: Sequence[Endpoint], total: int) -> list[Endpoint]:
 
 
 def _beside(found: FoundKey, name: str, others: Sequence[Endpoint]) -> Endpoint:
-    """An endpoint for the key: at the same place as the others, unless the source says where."""
+    """A further endpoint, for the key `name`: at the address of the others, unless the source names another one."""
     own = found.endpoint
     at = others[0] if others and own.base_url in (None, others[0].base_url) else own
     return at.model_copy(update={"name": name, "key": name, "weight": 0, "auth": own.auth})
 
 
 def _with_endpoints(config: Mapping[str, Any], endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """The provider's configuration with these endpoints in place of its own."""
     rest = {name: value for name, value in config.items() if name not in ("base_url", "endpoints")}
     fields = [e.model_dump(mode="json", exclude_unset=True, exclude_none=True) for e in endpoints]
     return rest | {"endpoints": fields}
-
-
-def _config_of(endpoint: Endpoint) -> dict[str, Any]:
-    fields = endpoint.model_dump(mode="json", exclude_unset=True)
-    return fields if fields.keys() <= {"base_url"} else {"endpoints": [fields]}

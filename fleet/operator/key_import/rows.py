@@ -1,4 +1,4 @@
-"""A row of a source, whatever kind it is, as a key that was found. Keys sealed with Fernet are opened here."""
+"""The rows of any source, read as keys. Keys that an older system sealed with Fernet are opened here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ COLUMNS = {
     "region": ("region",),
     "active": ("is_active", "active", "enabled"),
 }
-"""By which names a column is known, unless the operator names it."""
+"""The names of each column that are recognised, unless the operator names it."""
 _PROVIDERS = {
     "azure_openai": Provider.AZURE,
     "azureopenai": Provider.AZURE,
@@ -39,7 +39,8 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """`tenant` None: the source does not say. `endpoint`: what it says of where the key is used."""
+    """A key, and where it was found (`origin`). `tenant` is None when the source names none; `endpoint` is what the
+    source says of where the key is used."""
 
     origin: str
     provider: Provider
@@ -64,13 +65,13 @@ class Reading:
     """How to read a source."""
 
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Ours (COLUMNS) to those of the source, where it names them unlike any that we know."""
+    """From a name in COLUMNS to the source's own, where that is none of those that are recognised."""
     fernet: MultiFernet | None = None
-    """Opens what older systems sealed."""
+    """Opens keys that are sealed; None when the operator named no Fernet key."""
 
 
 def fernet_of(keys: SecretStr) -> MultiFernet:
-    """From keys separated by commas, the newest first. Raises Unreadable."""
+    """The Fernet keys in a text, separated by commas, the newest first. Raises Unreadable."""
     try:
         return MultiFernet([Fernet(key.strip()) for key in keys.get_secret_value().split(",") if key.strip()])
     except ValueError:
@@ -78,7 +79,7 @@ def fernet_of(keys: SecretStr) -> MultiFernet:
 
 
 def columns_of(given: Sequence[str]) -> dict[str, str]:
-    """From `ours=theirs`. Raises Unreadable."""
+    """The pairs of `ours=theirs` as a mapping. Raises Unreadable."""
     pairs = dict(pair.split("=", 1) for pair in given if "=" in pair)
     if len(pairs) != len(given) or pairs.keys() - COLUMNS.keys():
         raise Unreadable(f"--column must read like key=encrypted_key; ours are {', '.join(COLUMNS)}")
@@ -86,7 +87,7 @@ def columns_of(given: Sequence[str]) -> dict[str, str]:
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]], reading: Reading, *, name: str) -> list[Found]:
-    """`name`: of the source, for whoever reads the result."""
+    """Reads rows of named columns. `name` is the source's, for the origin that is printed."""
     return [
         of_fields({ours: _value(row, ours, reading) for ours in COLUMNS}, f"{name} {number}", reading)
         for number, row in enumerate(rows, start=1)
@@ -94,7 +95,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], reading: Reading, *, name: str) -
 
 
 def of_fields(row: Mapping[str, str | None], origin: str, reading: Reading) -> Found:
-    """From values under our own names."""
+    """Reads one row, given by the names in COLUMNS."""
     if (row.get("active") or "yes").lower() in _NO:
         return Unusable(origin, "it is marked as inactive")
     provider = _PROVIDERS.get((row.get("provider") or "").lower().replace("-", "_"))
@@ -116,6 +117,7 @@ def of_fields(row: Mapping[str, str | None], origin: str, reading: Reading) -> F
 
 
 def _value(row: Mapping[str, Any], ours: str, reading: Reading) -> str | None:
+    """The text in the column that is `ours`; None when there is no such column, or nothing in it."""
     names = [reading.columns[ours]] if ours in reading.columns else COLUMNS[ours]
     value = next((row[name] for name in names if row.get(name) not in (None, "")), None)
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -124,6 +126,7 @@ def _value(row: Mapping[str, Any], ours: str, reading: Reading) -> str | None:
 
 
 def _opened(key: str, fernet: MultiFernet | None) -> SecretStr:
+    """The key, opened if it is sealed. Raises Unreadable."""
     if not key.startswith(_FERNET_BEGINS):
         return SecretStr(key)
     if fernet is None:

@@ -28,7 +28,7 @@ _SQLITE = "sqlite:///"
 
 @dataclass(frozen=True, slots=True)
 class _Vendor:
-    """By which variables a vendor's own tools take a key; of several names the first that is set counts."""
+    """The variables from which a vendor's own tools take a key; of several names the first that is set counts."""
 
     provider: Provider
     key: tuple[str, ...]
@@ -52,10 +52,8 @@ _ENTRA = {"tenant_id": "AZURE_TENANT_ID", "client_id": "AZURE_CLIENT_ID", "clien
 
 
 async def read(source: str, reading: Reading) -> list[Found]:
-    """`source`: `env`, a file that ends with .env, .csv or .json, `postgresql://…#table` or `sqlite:///file#table`.
-
-    Raises Unreadable, and runtime.broker.Unreachable.
-    """
+    """Reads the keys in `source`: `env`, a file that ends with .env, .csv or .json, `postgresql://…#table` or
+    `sqlite:///file#table`. Raises Unreadable, Unreachable."""
     if source == ENVIRONMENT:
         return of_variables(os.environ, reading)
     if source.startswith((*_POSTGRESQL, _SQLITE)):
@@ -68,7 +66,7 @@ async def read(source: str, reading: Reading) -> list[Found]:
 
 
 def of_variables(variables: Mapping[str, str | None], reading: Reading) -> list[Found]:
-    """By the names that the vendors' own tools read."""
+    """Reads variables, by the names that the vendors' own tools read."""
 
     def first(names: Sequence[str]) -> tuple[str, str | None]:
         return next(((name, value) for name in names if (value := variables.get(name))), ("", None))
@@ -114,7 +112,7 @@ def _file(path: Path, reading: Reading) -> list[Found]:
 
 
 def _json(content: Any, reading: Reading, *, name: str) -> list[Found]:
-    """A list of objects, an object that holds nothing else, or an object of variables."""
+    """Reads a list of objects, an object that holds such a list and nothing else, or an object of variables."""
     match content:
         case [*rows] if all(isinstance(row, dict) for row in rows):
             return of_rows(rows, reading, name=name)
