@@ -1,4 +1,4 @@
-"""`python -m fleet.simulator [--port N] [--host H] [--ready-file PATH]`"""
+"""`python -m fleet.simulator [--port N] [--host H] [--ready-file PATH]` serves until a signal says stop."""
 
 import argparse
 import sys

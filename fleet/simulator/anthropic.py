@@ -13,7 +13,7 @@ from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
 from workers.providers.shared.token_estimates import estimate_output
 
 MODELS = {"claude-sonnet-4-5": 200_000, "claude-haiku-5-5": 1_000_000, "claude-opus-5-5": 1_000_000}
-"""With the input tokens that they take."""
+"""The models, and how many input tokens each takes."""
 
 _ERRORS: dict[str, tuple[int, str, str, str | None]] = {
     "invalid_request_error": (400, "invalid_request_error", "max_tokens: Field required", None),
@@ -58,14 +58,16 @@ _ERRORS: dict[str, tuple[int, str, str, str | None]] = {
     "overloaded": (529, "overloaded_error", "Overloaded", None),
 }
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
-"""For scripts in OpenAI's words."""
+"""What OpenAI's words in a script are here."""
 _BY_STATUS = {status: name for name, (status, *_) in reversed(_ERRORS.items())}
 _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _REFUSED_PARAMETERS = ("temperature", "top_p", "top_k", "seed", "n")
-"""Sent to the API they are an error."""
+"""Parameters that the API refuses."""
 
 
 class Anthropic:
+    """Anthropic's format; see `Vendor`."""
+
     name = "anthropic"
     prefix = "/anthropic"
     ping = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -157,7 +159,7 @@ _Deltas = list[tuple[dict[str, Any], bool]]
 
 
 def _blocks(ask: Ask, script: Script) -> Iterator[tuple[dict[str, Any], _Deltas]]:
-    """Each content block as it begins, with the deltas that follow, and whether they are output."""
+    """Each content block as it begins, with its deltas, each of them with whether it is output."""
     if script.reasoning:
         thoughts: _Deltas = [
             ({"type": "thinking_delta", "thinking": piece}, True) for piece in script.pieces(script.reasoning)
@@ -181,8 +183,8 @@ def _signature(thinking: str) -> str:
 
 
 def _fault_of(messages: list[Any]) -> str | None:
-    """What the API refuses about a conversation: altered thoughts, blank texts, calls without results, odd ids and
-    images."""
+    """What the API refuses about a conversation: altered thoughts, blank texts, calls without results, odd ids, other
+    types of images. None: nothing."""
     waiting: set[str] = set()
     for index, message in enumerate(messages):
         content = message["content"]
@@ -228,7 +230,7 @@ def _stop(script: Script) -> dict[str, Any]:
 
 
 def _usage(ask: Ask, script: Script) -> dict[str, Any] | None:
-    """`input_tokens` leaves out what was read from the cache."""
+    """The usage that is stated; None when the script states none. `input_tokens` leaves out what the cache held."""
     if script.usage is None:
         return None
     said = [script.reasoning, script.output(last_user_text=last_user_text(ask.body["messages"]))]
@@ -251,6 +253,7 @@ def _input_tokens(body: Mapping[str, Any]) -> int:
 
 
 def _refused(request: HttpRequest, key: str | None) -> HttpAnswer | None:
+    """The answer to a key that is missing or refused, or to a missing header; None when the request is taken."""
     if key is None or REFUSED_KEY in key:
         return _named("invalid_api_key")
     if "anthropic-version" not in request.headers:

@@ -1,4 +1,4 @@
-"""The simulator as a process of its own."""
+"""The simulator as a process of its own: `fleet simulator`, and `python -m fleet.simulator`."""
 
 import asyncio
 import json
@@ -15,15 +15,10 @@ def main(*, port: int = 0, host: str = "127.0.0.1", ready_file: Path | None = No
     async def serve(stop: asyncio.Event) -> None:
         async with Simulator(host=host, port=port) as simulator:
             if ready_file:
-                _write(ready_file, {"url": simulator.url, "pid": os.getpid()})
+                draft = ready_file.with_name(f"{ready_file.name}.draft")
+                draft.write_text(json.dumps({"url": simulator.url, "pid": os.getpid()}))
+                draft.replace(ready_file)  # so that no reader sees half of it
             print(simulator.url, flush=True)  # noqa: T201 - what the person who started it needs
             await stop.wait()
 
     return role.run(serve)
-
-
-def _write(path: Path, content: dict[str, str | int]) -> None:
-    """At once and whole, so that no reader sees a half."""
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_text(json.dumps(content))
-    draft.replace(path)

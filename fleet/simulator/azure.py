@@ -59,6 +59,8 @@ _TOKEN_REFUSED = {
 
 
 class Azure(openai.OpenAI):
+    """OpenAI's format on Azure's paths, see `Vendor`, with tokens of Entra ID beside keys."""
+
     name = "azure"
     prefix = ""
 

@@ -19,13 +19,14 @@ class Entra:
     def __init__(self) -> None:
         self.expires_in_s = 3599.0
         self.failure: HttpAnswer | None = None
-        """Given in place of a token while it is set."""
+        """What is answered in place of a token; None: tokens are given."""
         self.forms: list[dict[str, str]] = []
-        """What was asked, without secrets."""
+        """The forms of all requests, without their secrets."""
         self._serial = itertools.count(1)
         self._expiries: dict[str, float] = {}
 
     def answer(self, request: HttpRequest) -> HttpAnswer | None:
+        """A token or a refusal; None when the request is for somebody else."""
         if request.method != "POST" or not _PATH.fullmatch(request.path):
             return None
         form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
@@ -37,23 +38,22 @@ class Entra:
             return _refusal(400, "invalid_request", "AADSTS900144: The request body must contain the parameters.")
         if not secret or _REFUSED_SECRET in secret:
             return _refusal(401, "invalid_client", "AADSTS7000215: Invalid client secret provided.")
-        return self._grant(secret)
-
-    def takes(self, token: str) -> bool:
-        return self._expiries.get(token, 0) > time.time()
-
-    def revoke_all(self) -> None:
-        self._expiries.clear()
-
-    def _grant(self, secret: str) -> HttpAnswer:
         token = f"eyJ0eXAi.{hashlib.sha256(secret.encode()).hexdigest()[:16]}.{next(self._serial)}"
         self._expiries[token] = time.time() + self.expires_in_s
         body = {"token_type": "Bearer", "expires_in": int(self.expires_in_s), "access_token": token}
         return HttpAnswer(200, json.dumps({**body, "ext_expires_in": body["expires_in"]}).encode())
 
+    def takes(self, token: str) -> bool:
+        """Whether the API takes this token: it was given here, and neither expired nor was revoked."""
+        return self._expiries.get(token, 0) > time.time()
+
+    def revoke_all(self) -> None:
+        """From now on the API refuses every token that was given, as after a change of an application's secret."""
+        self._expiries.clear()
+
 
 def is_token(key: str) -> bool:
-    """Whether a bearer is a token, and no key."""
+    """Whether what stands behind `Bearer` is a token of Entra ID (a JWT) and no key."""
     return key.startswith("eyJ")
 
 

@@ -115,6 +115,8 @@ _BY_STATUS = {status: name for name, (status, *_) in reversed(_ERRORS.items())} 
 
 
 class Google:
+    """Gemini's format; see `Vendor`."""
+
     name = "google"
     prefix = "/google"
     ping = b": ping\r\n\r\n"
@@ -214,6 +216,8 @@ def _ask(request: HttpRequest, *, model: str, key: str | None, stream: bool) -> 
 
 
 def _fault_of(contents: list[dict[str, Any]]) -> str | None:
+    """What the API refuses about a conversation: empty parts, other types of images, calls that follow no user's turn.
+    None: nothing."""
     before = "model"
     for content in contents:
         for part in content["parts"]:
@@ -238,6 +242,7 @@ def _is_signed(content: dict[str, Any]) -> bool:
 
 
 def _refused(key: str | None) -> HttpAnswer | None:
+    """The answer to a key that is missing or refused; None when it is taken."""
     if key is None:
         return _answer(403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers.", ())
     return _named("invalid_api_key", model="") if _REFUSED_KEY in key else None
@@ -275,14 +280,9 @@ def _counted(request: HttpRequest, model: str) -> HttpAnswer:
 
 
 def _text(ask: Ask, script: Script) -> str:
-    """Gemini refuses in plain words."""
-    said = script.output(last_user_text=_last_user_text(ask.body["contents"]))
-    return said or script.refusal
-
-
-def _last_user_text(contents: list[dict[str, Any]]) -> str:
-    said = [content for content in contents if content.get("role") == "user" and _texts(content)]
-    return " ".join(_texts(said[-1])) if said else "nothing"
+    """What the answer says. Gemini has no field for a refusal, and refuses in plain words."""
+    asked = [texts for content in ask.body["contents"] if content.get("role") == "user" and (texts := _texts(content))]
+    return script.output(last_user_text=" ".join(asked[-1]) if asked else "nothing") or script.refusal
 
 
 def _texts(content: dict[str, Any]) -> list[str]:

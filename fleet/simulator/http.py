@@ -1,4 +1,4 @@
-"""Just enough of HTTP/1.1 to serve it byte by byte: requests are read whole, bodies leave as their script wants."""
+"""As much of HTTP/1.1 as the simulator serves: requests are read whole, bodies leave byte by byte as scripted."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class BadRequest(Exception):
-    """What arrived is no HTTP request that is served here."""
+    """What arrived cannot be read as an HTTP request."""
 
 
 class Cut(Exception):
@@ -24,7 +24,7 @@ class Cut(Exception):
 
 
 class Caller:
-    """The other end of a connection: what it sends, and whether it is still there."""
+    """The other end of a connection, from which requests are read, and which may hang up."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self.reader = reader
@@ -38,12 +38,13 @@ class Caller:
             await hold()
 
     async def line(self) -> bytes:
+        """The first line of the next request; empty when the caller has hung up."""
         ahead, self._ahead = self._ahead, b""
         return ahead + await self.reader.readline()
 
 
 async def read_request(caller: Caller) -> HttpRequest | None:
-    """The next request of a connection; None when the caller is done. Raises BadRequest."""
+    """The next request of a connection; None when the caller has hung up. Raises BadRequest."""
     reader = caller.reader
     line = await caller.line()
     if not line:
@@ -76,6 +77,7 @@ async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -
 
 
 def head(status: int, headers: Mapping[str, str]) -> bytes:
+    """The status line and the headers of an answer."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -85,7 +87,7 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 class Body:
-    """A chunked body on its way out. Raises Cut where the script cuts, counting bytes before compression."""
+    """The chunked body of an answer. Raises Cut where the script cuts. Bytes are counted before compression."""
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class Body:
         self.sent = 0
 
     async def write(self, parts: list[bytes]) -> None:
-        """Each part as one HTTP chunk, all of them in one write to the socket, unless they are split."""
+        """Writes each part as one HTTP chunk, all of them in one write to the socket, unless they are split."""
         size = sum(map(len, parts))
         if self._cut_after is not None and size > (room := self._cut_after - self.sent):
             await self._send([b"".join(parts)[:room]], room)
@@ -110,6 +112,7 @@ class Body:
         await self._send(parts, size)
 
     async def end(self) -> None:
+        """Ends the body in good order."""
         rest = self._gzip.flush() if self._gzip else b""
         self._writer.write((_chunk(rest) if rest else b"") + b"0\r\n\r\n")
         await self._writer.drain()
@@ -138,7 +141,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Ends the connection so that the caller sees a reset instead of an end, unless it hung up first."""
+    """Resets the connection, unless the caller hung up first: with SO_LINGER of 0 s a close sends RST, not FIN."""
     if writer.transport.is_closing():
         return
     sock: socket.socket = writer.get_extra_info("socket")

@@ -39,6 +39,8 @@ _ABSENT = "absent"
 
 
 class Ollama:
+    """Ollama's format, see `Vendor`, and the models that the server has."""
+
     name = "ollama"
     prefix = ""
     ping = b"\n"
@@ -57,7 +59,14 @@ class Ollama:
             case "GET", "/api/version":
                 return _json({"version": "0.31.1"})
             case "GET", "/api/tags":
-                return _json({"models": [_tag(model) for model in self.models]})
+                details = {
+                    "parameter_size": "3.2B",
+                    "quantization_level": "Q4_K_M",
+                    "format": "gguf",
+                    "family": "llama",
+                }
+                about = {"size": LAYER_BYTES, "digest": "74701a8c35f6", "details": details}
+                return _json({"models": [{"name": model, "model": model, **about} for model in self.models]})
             case _:
                 pass
         body = _body(request)
@@ -71,7 +80,9 @@ class Ollama:
                 named = request.headers.get("x-request-id")
                 return Ask(model=model, stream=body.get("stream") is not False, body=body, key=key, request_id=named)
             case "/api/show":
-                return _json(_shown()) if self._has(model) else _named("model_not_found", model=model)
+                info = {"general.architecture": "llama", "llama.context_length": CONTEXT_WINDOW}
+                shown = {"modelfile": "", "model_info": info, "capabilities": ["completion", "tools"]}
+                return _json(shown) if self._has(model) else _named("model_not_found", model=model)
             case "/api/pull":
                 return self._pull(model)
             case "/api/create":
@@ -171,7 +182,7 @@ def _envelope(ask: Ask) -> dict[str, Any]:
 
 
 def _text(ask: Ask, script: Script) -> str:
-    """Nothing, to nobody but the system."""
+    """What the answer says: nothing when nobody but the system has spoken, as Ollama does."""
     messages = ask.body.get("messages") or []
     if all(message.get("role") == "system" for message in messages):
         return ""
@@ -186,16 +197,6 @@ def _tool_call(call: ScriptedToolCall) -> dict[str, Any]:
 def _input_tokens(ask: Ask) -> int:
     messages = [message for message in ask.body.get("messages") or () if isinstance(message, dict)]
     return sum(4 + estimate_output(str(message.get("content") or "")) for message in messages)
-
-
-def _tag(model: str) -> dict[str, Any]:
-    details = {"format": "gguf", "family": "llama", "parameter_size": "3.2B", "quantization_level": "Q4_K_M"}
-    return {"name": model, "model": model, "size": LAYER_BYTES, "digest": "74701a8c35f6", "details": details}
-
-
-def _shown() -> dict[str, Any]:
-    info = {"general.architecture": "llama", "llama.context_length": CONTEXT_WINDOW}
-    return {"modelfile": "", "model_info": info, "capabilities": ["completion", "tools"]}
 
 
 def _named(name: str, *, model: str = "", status: int | None = None) -> HttpAnswer:

@@ -82,6 +82,8 @@ _BY_STATUS = {status: name for name, (status, *_) in reversed(_ERRORS.items())}
 
 
 class OpenAI:
+    """OpenAI's format, see `Vendor`, with the rules of further servers that speak it."""
+
     name = "openai"
     prefix = "/v1"
     ping = b": ping\n\n"
@@ -119,6 +121,7 @@ class OpenAI:
         )
 
     def _refused(self, key: str | None) -> HttpAnswer | None:
+        """The answer to a key that is missing or refused; None when it is taken."""
         if key is None:
             return _answer(401, "You didn't provide an API key.", "invalid_request_error", None)
         return _named("invalid_api_key", model="", key=key) if REFUSED_KEY in key else None
@@ -242,6 +245,7 @@ def _text(ask: Ask, script: Script) -> str:
 
 
 def last_user_text(messages: list[Any]) -> str:
+    """What the user said last, for answers that repeat it."""
     said = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
     return " ".join(_texts(said[-1])) if said else "nothing"
 
@@ -277,6 +281,7 @@ def _finish_reason(script: Script) -> str:
 
 
 def list_models(model: str) -> HttpAnswer:
+    """The answer to a question for one model, or for all of them when `model` is empty."""
     listed = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "openai"} for name in MODELS]
     if not model:
         return HttpAnswer(200, json.dumps({"object": "list", "data": listed}).encode())

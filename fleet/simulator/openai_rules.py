@@ -1,4 +1,4 @@
-"""What the servers of OpenAI's format refuse of a request. Which server it is goes by the model that is asked for."""
+"""What servers of OpenAI's format refuse about a request. Which server it is depends on the model that is asked for."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -19,21 +19,21 @@ _FIELDS_OF_A_CALL = frozenset({"id", "type", "function"})
 
 
 def fault_of(body: dict[str, Any], *, model: str) -> Fault | None:
-    """None: the request is taken."""
+    """The first thing that the server refuses about the request; None when it takes it."""
     messages = [message for message in body["messages"] if isinstance(message, dict)]
-    rules: list[Rule] = [_of_all]
+    rules: list[Rule] = [_rules_of_all]
     if _OPENAI.match(model):
-        rules.append(_of_openai)
+        rules.append(_rules_of_openai)
     elif "deepseek" in model:
-        rules.append(_of_deepseek)
+        rules.append(_rules_of_deepseek)
     elif "mistral" in model.lower():
-        rules.append(_of_mistral)
+        rules.append(_rules_of_mistral)
     elif _GEMINI_3.match(model):
-        rules.append(_of_gemini)
+        rules.append(_rules_of_gemini)
     return next((fault for rule in rules for fault in rule(body, messages)), None)
 
 
-def _of_all(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
+def _rules_of_all(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
     for name in ("tool_choice", "parallel_tool_calls"):
         if name in body and not body.get("tools"):
             yield f"Invalid value for '{name}': '{name}' is only allowed when 'tools' are specified.", None
@@ -48,7 +48,7 @@ def _of_all(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
             yield f"Invalid value for 'content' of messages[{at}]: expected a string, got null.", None
 
 
-def _of_openai(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
+def _rules_of_openai(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
     for at, message in enumerate(messages):
         for name in message.keys() - _FIELDS:
             yield f"Unknown parameter: 'messages[{at}].{name}'.", "unknown_parameter"
@@ -59,7 +59,7 @@ def _of_openai(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
             yield f"Invalid 'messages[{at}]': id too long, maximum length {_LONGEST_ID}.", "string_above_max_length"
 
 
-def _of_deepseek(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
+def _rules_of_deepseek(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
     for at, message in enumerate(messages):
         if isinstance(message.get("content"), list):
             yield f"messages[{at}]: invalid type: sequence, expected a string", None
@@ -67,7 +67,7 @@ def _of_deepseek(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
             yield f"Missing `reasoning_content` field in the assistant message at message index {at}.", None
 
 
-def _of_mistral(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
+def _rules_of_mistral(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
     if "max_completion_tokens" in body:
         yield "max_completion_tokens: Extra inputs are not permitted", None
     for at, message in enumerate(messages):
@@ -77,7 +77,7 @@ def _of_mistral(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
             yield "Tool call id must be a-z, A-Z, 0-9, with a length of 9.", None
 
 
-def _of_gemini(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
+def _rules_of_gemini(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
     for message in messages:
         calls = message.get("tool_calls")
         if calls and not calls[0].get("extra_content", {}).get("google", {}).get("thought_signature"):
@@ -85,5 +85,6 @@ def _of_gemini(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
 
 
 def _call_ids(message: dict[str, Any]) -> list[str]:
+    """The ids of the calls that a message makes or answers."""
     answered = [message["tool_call_id"]] if "tool_call_id" in message else []
     return [call["id"] for call in message.get("tool_calls") or ()] + answered

@@ -20,29 +20,33 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from fleet.simulator import http
 from fleet.simulator.anthropic import Anthropic
 from fleet.simulator.azure import Azure
 from fleet.simulator.entra import Entra
 from fleet.simulator.google import Google
-from fleet.simulator.ledger import Entry, Ledger, fingerprint
+from fleet.simulator.ledger import Entry, Ledger
 from fleet.simulator.ollama import Ollama
 from fleet.simulator.openai import OpenAI
 from fleet.simulator.script import Script, Scripts
 from fleet.simulator.tcp import listening
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Vendor
+from runtime.sealing import fingerprint
+from runtime.tasks import end
 
 _JSON = {"content-type": "application/json"}
 _SCRIPTS: TypeAdapter[list[Script] | Script] = TypeAdapter(list[Script] | Script)
 _CALLS_REMEMBERED = 10_000
+"""Requests whose number of calls is known, for lists of scripts that a request brings."""
 _BEFORE_RESET_S = 0.05
-"""A reset throws away what the caller has not read yet."""
+"""How long a reset waits, because it throws away what the caller has not read so far."""
 
 
 class Simulator:
-    """`async with Simulator() as simulator:` serves until the block ends."""
+    """A server that runs in this process: `async with Simulator() as simulator:` serves until the block ends. Port 0
+    takes a free one."""
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._host = host
@@ -52,7 +56,7 @@ class Simulator:
         self._scripts = Scripts()
         self._calls: OrderedDict[str, int] = OrderedDict()
         self.connections = 0
-        """How many are open."""
+        """How many connections are open."""
         self._stack = contextlib.AsyncExitStack()
         self.ledger = Ledger()
 
@@ -61,11 +65,11 @@ class Simulator:
         return f"http://{self._host}:{self._port}"
 
     def base_url(self, vendor: str) -> str:
-        """What a provider's `base_url` is set to."""
+        """The base URL of a provider of this vendor."""
         return self.url + next(v.prefix for v in self._vendors if v.name == vendor)
 
     def script(self, model: str, *scripts: Script) -> None:
-        """What `model` answers from now on: one script after the other, the last one for good."""
+        """From now on `model` answers with these scripts, one after the other, and with the last one for good."""
         self._scripts.put(model, *scripts)
 
     async def __aenter__(self) -> "Simulator":
@@ -78,6 +82,7 @@ class Simulator:
         await self._stack.aclose()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection until its end, or until what comes on it cannot be read."""
         self.connections += 1
         try:
             caller = http.Caller(reader)
@@ -89,7 +94,7 @@ class Simulator:
             self.connections -= 1
 
     async def _serve(self, caller: http.Caller, writer: asyncio.StreamWriter) -> bool:
-        """One request; whether another one may follow on this connection."""
+        """Serves one request. Returns whether another one may follow on this connection."""
         request = await http.read_request(caller)
         if request is None:
             return False
@@ -106,6 +111,7 @@ class Simulator:
     async def _complete(
         self, vendor: Vendor, ask: Ask, request: HttpRequest, caller: http.Caller, writer: asyncio.StreamWriter
     ) -> bool:
+        """Says a completion until it is over or the caller hangs up. Returns whether another request may follow."""
         try:
             script = self._script_for(ask)
         except ValidationError as exc:
@@ -116,15 +122,15 @@ class Simulator:
                 path=request.path,
                 model=ask.model,
                 request_id=ask.request_id,
-                key_fingerprint=fingerprint(ask.key),
+                key_fingerprint=fingerprint(SecretStr(ask.key)) if ask.key else None,
                 stream=ask.stream,
             ),
             ask.body,
             request.headers,
         )
         exchange = _Exchange(vendor, ask, script, entry, writer)
-        gone = asyncio.ensure_future(caller.gone())
-        saying = asyncio.ensure_future(exchange.run())
+        gone = asyncio.create_task(caller.gone(), name="caller gone")
+        saying = asyncio.create_task(exchange.run(), name="exchange")
         try:
             await asyncio.wait([gone, saying], return_when=asyncio.FIRST_COMPLETED)
             if saying.done():
@@ -136,33 +142,25 @@ class Simulator:
             return False
         finally:
             entry.ended_at = time.time()
-            for task in (gone, saying):
-                task.cancel()
-            await asyncio.wait([gone, saying])
-            for task in (gone, saying):
-                if not task.cancelled():
-                    task.exception()
+            await end(gone, saying)
 
     def _script_for(self, ask: Ask) -> Script:
-        """Its own script, else its model's. Raises ValidationError."""
+        """The script that the request brings, else its model's. Raises ValidationError."""
         inline = ask.body.get("simulate")
         if inline is None:
             return self._scripts.next(ask.model)
         scripts = _SCRIPTS.validate_python(inline)
         if isinstance(scripts, Script):
             return scripts
-        calls = self._count(ask.request_id or "")
-        return scripts[min(calls, len(scripts) - 1)] if scripts else Script()
-
-    def _count(self, request_id: str) -> int:
-        """How often this request was made before."""
-        calls = self._calls.pop(request_id, 0)
-        self._calls[request_id] = calls + 1
+        request_id = ask.request_id or ""
+        calls_before = self._calls.pop(request_id, 0)
+        self._calls[request_id] = calls_before + 1
         if len(self._calls) > _CALLS_REMEMBERED:
             self._calls.popitem(last=False)
-        return calls
+        return scripts[min(calls_before, len(scripts) - 1)] if scripts else Script()
 
     def _administer(self, request: HttpRequest) -> HttpAnswer:
+        """Answers what comes below /_sim/."""
         what = request.path.removeprefix("/_sim/")
         match request.method, what.split("/", 1):
             case "GET", ["healthz"]:
@@ -178,21 +176,18 @@ class Simulator:
                 self._scripts.clear()
                 return _json(200, {})
             case "PUT", ["scripts", model] if model:
-                return self._put_scripts(model, request.body)
+                try:
+                    scripts = _SCRIPTS.validate_json(request.body)
+                except ValidationError as exc:
+                    return _json(422, {"error": {"message": str(exc)}})
+                self.script(model, *(scripts if isinstance(scripts, list) else [scripts]))
+                return _json(200, {})
             case _:
                 return _json(404, {"error": {"message": f"Unknown path {request.path}"}})
 
-    def _put_scripts(self, model: str, body: bytes) -> HttpAnswer:
-        try:
-            scripts = _SCRIPTS.validate_json(body)
-        except ValidationError as exc:
-            return _json(422, {"error": {"message": str(exc)}})
-        self.script(model, *(scripts if isinstance(scripts, list) else [scripts]))
-        return _json(200, {})
-
 
 class _Exchange:
-    """One completion, said as its script wants."""
+    """One completion, answered as its script wants."""
 
     def __init__(self, vendor: Vendor, ask: Ask, script: Script, entry: Entry, writer: asyncio.StreamWriter) -> None:
         self._vendor = vendor
@@ -202,7 +197,7 @@ class _Exchange:
         self._writer = writer
 
     async def run(self) -> bool:
-        """Whether the connection can be used again."""
+        """Answers. Returns whether the connection can be used again."""
         script, entry = self._script, self._entry
         await asyncio.sleep(script.headers_s)
         if self._fails_at_once():
@@ -251,6 +246,7 @@ class _Exchange:
         return {**kind, **encoding, "transfer-encoding": "chunked", **script.headers}
 
     async def _say(self, body: http.Body) -> None:
+        """Writes the body, up to its end or to where the script breaks off. Raises http.Cut."""
         script = self._script
         if script.body is not None:
             await body.write([script.body.encode()])
@@ -261,6 +257,7 @@ class _Exchange:
             await body.write([self._vendor.whole(self._ask, script)])
 
     async def _stream(self, body: http.Body) -> None:
+        """Writes a stream at the pace of the script. A burst that is late does not make the next ones late."""
         script, entry = self._script, self._entry
         now = asyncio.get_running_loop().time
         between_s, pings = script.between_s, script.ping_s is not None
@@ -277,7 +274,7 @@ class _Exchange:
         await self._break_off(body)
 
     def _bursts(self) -> Iterator[list[Frame]]:
-        """Frames that leave together, up to where the script breaks off."""
+        """The frames that leave together, burst by burst, up to where the script breaks off."""
         script = self._script
         breaks_at = (script.cut_after_chunks, script.stall_after_chunks, script.error_after_chunks)
         burst: list[Frame] = []
@@ -294,6 +291,7 @@ class _Exchange:
             yield burst
 
     async def _break_off(self, body: http.Body) -> None:
+        """Does what the script wants after so many chunks: an error, silence, or a cut (raises http.Cut)."""
         script, sent = self._script, self._entry.chunks_sent
         if sent == script.error_after_chunks:
             await body.write([self._vendor.error_frame(self._ask, script)])
@@ -304,7 +302,7 @@ class _Exchange:
             raise http.Cut
 
     async def _ping_until(self, due: float, body: http.Body) -> None:
-        """The vendor's signs of life, up to the last one before `due` on the loop's clock."""
+        """Sends the vendor's signs of life, up to the last one before `due` on the loop's clock."""
         now = asyncio.get_running_loop().time
         ping_s = self._script.ping_s
         while ping_s and now() + ping_s < due:
@@ -313,6 +311,7 @@ class _Exchange:
 
 
 async def _send(writer: asyncio.StreamWriter, answer: HttpAnswer) -> bool:
+    """Sends a whole answer, after which the connection can be used again."""
     headers = {**_JSON, "content-length": str(len(answer.body)), **answer.headers}
     writer.write(http.head(answer.status, headers) + answer.body)
     await writer.drain()

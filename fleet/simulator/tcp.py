@@ -1,4 +1,4 @@
-"""TCP servers inside a process that goes on without them."""
+"""TCP servers that begin and end within a process, without leaving a connection open."""
 
 import asyncio
 import socket
@@ -14,11 +14,11 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def accepting(serve: Serve, port: int = 0, *, host: str = "127.0.0.1") -> AsyncGenerator[int]:
-    """Gives each connection to the port that it yields to a task of its own; at the end all of these have ended.
-    Raises runtime.broker.Unreachable when the port cannot be had.
+    """Listens at a port (0: a free one), which it yields, and serves each connection in a task of its own. At the end
+    all of these have ended. Raises Unreachable when the port cannot be had.
 
-    (asyncio.Server forgets those that it has accepted: one that came a moment before its end stays open, until the
-    collector finds it.)
+    asyncio.Server would not do: a connection that it accepts a moment before it is closed stays open until the garbage
+    collector finds it.
     """
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
@@ -52,7 +52,7 @@ async def accepting(serve: Serve, port: int = 0, *, host: str = "127.0.0.1") -> 
 
 @asynccontextmanager
 async def listening(talk: Talk, port: int = 0, *, host: str = "127.0.0.1") -> AsyncGenerator[int]:
-    """Talks to whoever connects to the port that it yields; a connection is closed when `talk` returns."""
+    """The same with streams: `talk` is called for each connection, which is closed when it returns."""
 
     async def serve(connection: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=connection)

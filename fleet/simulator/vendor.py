@@ -1,4 +1,4 @@
-"""What a vendor's wire format gives to the server, which does the pacing, the faults and the ledger for all of them."""
+"""What a vendor's format implements. The server does the pacing, the faults and the ledger for all of them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,17 +9,18 @@ from fleet.simulator.script import Script
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
+    """A request that was read whole. `path` is unquoted, `query` is not; the names of `headers` are in lower case."""
+
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
-    """By lower-case name."""
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """A whole answer."""
+    """An answer that is sent whole."""
 
     status: int
     body: bytes
@@ -28,7 +29,7 @@ class HttpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A completion that is asked for."""
+    """A completion that is asked for. `key` and `request_id` are None when the request has none."""
 
     model: str
     stream: bool
@@ -39,7 +40,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One event of a stream. What is output is paced and counted; the rest leaves with what is before it."""
+    """One event of a stream. Output is paced and counted; anything else leaves together with what is before it."""
 
     data: bytes
     is_output: bool = True
@@ -47,30 +48,46 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """The tokens that an answer states."""
+    """The tokens that an answer states, as the vendor counts them."""
 
     input_tokens: int
     output_tokens: int
 
 
 class Vendor(Protocol):
+    """One vendor's format."""
+
     name: str
     prefix: str
-    """What a base URL ends with."""
+    """What follows the simulator's address in a base URL for this vendor."""
     ping: bytes
+    """A sign of life within a stream."""
 
     def answer(self, request: HttpRequest) -> HttpAnswer | Ask | None:
-        """A lookup's answer, a completion to be scripted, or None: not this vendor's path."""
+        """An answer where no script is needed, as for models or a refused key; an Ask for a completion, which its
+        script decides; None when the path is not this vendor's."""
         ...
 
-    def frames(self, ask: Ask, script: Script) -> Iterator[Frame]: ...
+    def frames(self, ask: Ask, script: Script) -> Iterator[Frame]:
+        """The events of a streamed completion."""
+        ...
 
-    def whole(self, ask: Ask, script: Script) -> bytes: ...
+    def whole(self, ask: Ask, script: Script) -> bytes:
+        """The body of a completion that is not streamed."""
+        ...
 
-    def error(self, ask: Ask, script: Script) -> HttpAnswer: ...
+    def error(self, ask: Ask, script: Script) -> HttpAnswer:
+        """The answer that the script's `error` or `status` stands for."""
+        ...
 
-    def error_frame(self, ask: Ask, script: Script) -> bytes: ...
+    def error_frame(self, ask: Ask, script: Script) -> bytes:
+        """The same error as an event within a stream."""
+        ...
 
-    def stated(self, ask: Ask, script: Script) -> Stated | None: ...
+    def stated(self, ask: Ask, script: Script) -> Stated | None:
+        """The usage that the answer states; None when it states none."""
+        ...
 
-    def stream_headers(self) -> Mapping[str, str]: ...
+    def stream_headers(self) -> Mapping[str, str]:
+        """The headers of a streamed completion."""
+        ...
