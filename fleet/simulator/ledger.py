@@ -32,7 +32,7 @@ class Entry:
     output_tokens: int | None = None
     chunks_sent: int = 0
     bytes_sent: int = 0
-    """Of the answer's body, before compression."""
+    """How many bytes of the answer's body were sent, before compression."""
     outcome: Literal["open", "finished", "failed", "cut", "hung_up"] = "open"
     ended_at: float | None = None
     """When it was over; for `hung_up`, when the caller went away."""

@@ -131,8 +131,11 @@ class Ollama:
         given, out = script.usage.input_tokens, script.usage.output_tokens
         calls = "".join(json.dumps(_tool_call(call)) for call in script.tool_calls)
         said = script.reasoning + _text(ask, script) + calls
+        if given is None:
+            messages = [message for message in ask.body.get("messages") or () if isinstance(message, dict)]
+            given = sum(4 + estimate_output(str(message.get("content") or "")) for message in messages)
         return Stated(
-            input_tokens=_input_tokens(ask) if given is None else given,
+            input_tokens=given,
             output_tokens=estimate_output(said) if out is None else out,
         )
 
@@ -192,11 +195,6 @@ def _text(ask: Ask, script: Script) -> str:
 def _tool_call(call: ScriptedToolCall) -> dict[str, Any]:
     arguments = json.loads(call.arguments) if isinstance(call.arguments, str) else call.arguments
     return {"function": {"name": call.name, "arguments": arguments}}
-
-
-def _input_tokens(ask: Ask) -> int:
-    messages = [message for message in ask.body.get("messages") or () if isinstance(message, dict)]
-    return sum(4 + estimate_output(str(message.get("content") or "")) for message in messages)
 
 
 def _named(name: str, *, model: str = "", status: int | None = None) -> HttpAnswer:

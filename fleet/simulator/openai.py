@@ -200,7 +200,9 @@ class OpenAI:
         said = [script.reasoning, _text(ask, script), script.refusal]
         said += [call["function"]["name"] + call["function"]["arguments"] for call in _tool_calls(script)]
         given, out = script.usage.input_tokens, script.usage.output_tokens
-        given = _input_tokens(ask) if given is None else given
+        if given is None:
+            messages = [message for message in ask.body["messages"] if isinstance(message, dict)]
+            given = sum(4 + sum(estimate_output(text) for text in _texts(message)) for message in messages)
         out = estimate_output("".join(said)) if out is None else out
         return {
             "prompt_tokens": given,
@@ -255,11 +257,6 @@ def _texts(message: dict[str, Any]) -> list[str]:
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in content or () if isinstance(part, dict) and isinstance(part.get("text"), str)]
-
-
-def _input_tokens(ask: Ask) -> int:
-    messages = [message for message in ask.body["messages"] if isinstance(message, dict)]
-    return sum(4 + sum(estimate_output(text) for text in _texts(message)) for message in messages)
 
 
 def _tool_calls(script: Script) -> list[dict[str, Any]]:

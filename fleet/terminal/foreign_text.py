@@ -27,12 +27,12 @@ def in_one_line(text: str) -> str:
 
 
 def for_stream(text: str, stream: TextIO) -> str:
-    """`text` as it may be written to `stream`."""
+    """`text` as it may be written to `stream`: made visible on a terminal, unchanged in a pipe."""
     return visible(text) if stream.isatty() else text
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """A line to stdout, or to stderr."""
+    """Writes a line to stdout, or to stderr, so that it does nothing on a terminal but appear."""
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{for_stream(line, stream)}\n")
     stream.flush()

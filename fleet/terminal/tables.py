@@ -23,20 +23,26 @@ _NARROWEST_NAME = 12
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`short`: its header where there is little room. `spared`: a table may go without it where it is narrow."""
+    """How a column is shown."""
 
     header: str
     short: str = ""
+    """The header where there is little room; empty: the same."""
     right: bool = False
+    """Whether its cells stand to the right, as numbers do."""
     folds: bool = False
+    """Whether a cell may go over several lines."""
     spared: bool = False
+    """Whether a table may go without it where there is little room."""
 
 
 def number(header: str, *, short: str = "", spared: bool = False) -> Column:
+    """A column of numbers, which are never cut or folded."""
     return Column(header, short, right=True, spared=spared)
 
 
 def name(header: str) -> Column:
+    """A column of names, which may go over several lines."""
     return Column(header, folds=True)
 
 
@@ -46,13 +52,13 @@ def cell(text: str) -> Text:
 
 
 def console() -> Console:
-    """For tables on stdout."""
+    """A console for stdout: as wide as the terminal is; in a pipe as wide as COLUMNS says, else without limit."""
     found = Console(highlight=False)
     return found if found.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_NO_LIMIT)
 
 
 class Table:
-    """Columns, rows of as many cells, perhaps a row of totals at the end."""
+    """Rows with a cell for each column, and perhaps a row of totals at the end."""
 
     def __init__(
         self,
@@ -77,8 +83,8 @@ class Table:
         yield from self._records()
 
     def _widths(self, shown: Sequence[int], *, tight: bool, within: int) -> list[int] | None:
-        """The width of each column; None when they do not fit. Names share what the others leave, and may get less than
-        they need."""
+        """The width of each column; None when they do not fit. Names share what the others leave, and may get less
+        than they need: then they go over several lines."""
         between = 2 * len(shown) - 1 if tight else 3 * len(shown) + 1
         widths = [self._natural_width(at, tight=tight) for at in shown]
         names = [place for place, at in enumerate(shown) if self._columns[at].folds]
@@ -119,7 +125,7 @@ class Table:
         return table
 
     def _records(self) -> Iterator[RenderableType]:
-        """Each row as lines of header and cell."""
+        """The rows as lines of header and cell, where no table fits."""
         if self._title:
             yield Text(self._title)
         longest = max(cell_len(column.header) for column in self._columns)
