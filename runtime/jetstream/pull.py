@@ -52,11 +52,14 @@ class Credit:
         self.asked += count
 
     def hear(self, *, now: float) -> None:
+        """The server has said something else."""
         self._heard_at = now
 
-    def receive(self) -> None:
-        """One message has come. There may be one more than was asked for, of a pull that was given up."""
-        self.asked = max(0, self.asked - 1)
+    def receive(self, *, now: float) -> None:
+        """A message has come. It may be one more than was asked for, of a pull that was given up."""
+        self._heard_at = now
+        if self.asked:
+            self.asked -= 1
 
     def end(self, *, unserved: int | None) -> None:
         """A pull has ended. `unserved`: how much of it will not come; None: nothing that was asked for will."""
@@ -133,11 +136,12 @@ class Pull:
         return lost
 
     async def _receive(self, msg: Msg) -> None:
-        self._credit.hear(now=self._monotonic())
+        now = self._monotonic()
         if msg.reply:  # and not by its status: the headers of a message are its sender's, and may have one, too
-            self._credit.receive()
+            self._credit.receive(now=now)
             await self._on_message(msg)
             return
+        self._credit.hear(now=now)
         headers = msg.headers or {}
         status = headers.get("Status", "")
         if status == _IDLE_HEARTBEAT:

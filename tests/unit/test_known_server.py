@@ -33,7 +33,7 @@ def test_the_first_server_has_forgotten_nothing(clock: DrivenClock) -> None:
 def test_the_same_server_after_a_cut_has_forgotten_nothing(clock: DrivenClock, server: KnownServer) -> None:
     clock.pass_by(60)
 
-    assert not server.meet("first", in_cluster=False)
+    assert server.is_met("first")
     assert not server.is_settling
     assert not server.may_have_given(NOON + timedelta(seconds=30))
 
@@ -41,7 +41,9 @@ def test_the_same_server_after_a_cut_has_forgotten_nothing(clock: DrivenClock, s
 def test_another_server_has_forgotten_whom_it_gave_what(clock: DrivenClock, server: KnownServer) -> None:
     clock.pass_by(60)
 
+    assert not server.is_met("second")
     assert server.meet("second", in_cluster=False)
+    assert server.is_met("second")
     assert server.may_have_given(NOON + timedelta(seconds=30))
     assert not server.may_have_given(NOON + timedelta(seconds=70))
 

@@ -184,7 +184,7 @@ def test_more_than_was_asked_for_is_no_debt() -> None:
     credit = Credit()
     credit.ask(1, now=0)
     for _ in range(3):
-        credit.receive()
+        credit.receive(now=0)
     credit.end(unserved=2)
 
     assert credit.asked == 0

@@ -39,10 +39,12 @@ class KnownServer:
         """What the streams say of since when the server knows all message ids."""
         self._ids_known_from = at
 
+    def is_met(self, server_id: str) -> bool:
+        """Whether this is the server that is known; to be asked before anything is asked of the server."""
+        return server_id == self._server_id
+
     def meet(self, server_id: str, *, in_cluster: bool) -> bool:
-        """To be told which server is there before anything is asked of it. Whether it may have forgotten deliveries."""
-        if server_id == self._server_id:
-            return False
+        """Another server than before is there. Whether it may have forgotten deliveries."""
         forgot = bool(self._server_id) and not in_cluster
         if forgot:
             self._pulled_from = self._clock.monotonic() + SETTLE_S

@@ -123,14 +123,15 @@ class Intake:
         """
         if self._draining or not self._broker.connected or source.leases.in_doubt:
             return
-        if self._server.meet(self._broker.server_id, in_cluster=self._broker.in_cluster):
-            # It may have given to others what we hold: nothing more is begun with any of it.
-            for each in self._sources.values():
-                each.leases.lose()
+        if not self._server.is_met(self._broker.server_id):
+            forgot = self._server.meet(self._broker.server_id, in_cluster=self._broker.in_cluster)
+            if forgot:  # it may have given to others what we hold: nothing more is begun with any of it
+                for each in self._sources.values():
+                    each.leases.lose()
         if self._server.is_settling:
             return
         asked = source.pull.asked
-        count = self._capacity.to_ask(running=self.in_flight, parked=len(source.parked), asked=asked)
+        count = self._capacity.to_ask(running=len(self._tasks), parked=len(source.parked), asked=asked)
         if count:
             await source.pull.ask(count)
 
@@ -186,7 +187,7 @@ class Intake:
 
     def _start_what_fits(self) -> None:
         interactive, background = self._sources[Priority.INTERACTIVE], self._sources[Priority.BACKGROUND]
-        while self.in_flight < self._capacity.slots:
+        while len(self._tasks) < self._capacity.slots:
             priority = self._capacity.next(
                 interactive=len(interactive.parked),
                 background=len(background.parked),
