@@ -101,9 +101,9 @@ class Broker:
         The tasks begin in the order of registration, each running up to its first `await` before the next one begins,
         and nothing depends on more than that:
 
-        - The circuit breaker and the concurrency limit forget the sequences of a server that may have been started
-          anew, before they await anything. The watches of their buckets, which start over here as well, bring the
-          entries of the new server only after a round trip.
+        - The registers of the circuit breaker and of the concurrency limit forget the sequences of a server that may
+          have been started anew, and await nothing. So the slots that are said again after it, and the watches of the
+          buckets, which start over here as well, meet entries that are news.
         - The live streams, the admin API's repair of streams and its publisher of the configuration set an event and
           do their work elsewhere.
         - The puller may get a request before control has read that it was cancelled; a cancel that is read later stops
