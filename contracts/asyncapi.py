@@ -27,7 +27,7 @@ from contracts.usage import UsageRecord
 from contracts.wire import TOKEN_PATTERN, WireModel
 
 VERSION = "1.0.0"
-"""Of the contract: the first number is that of the subjects' version token."""
+"""The contract's version; the first number is that of the subjects' version token."""
 
 Action = Literal["send", "receive"]
 
@@ -41,7 +41,7 @@ class Message:
     payload: type[WireModel] | None
     headers: tuple[str, ...] = ()
     content_type: str | None = None
-    """None: JSON, or bytes where there is no payload."""
+    """It is left out for JSON, and for bytes where there is no payload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ class Hold(WireModel):
 
     tenant: Token
     window: Token
-    """Of the budget's counter: its day, and which budget of the day."""
+    """The window of the budget's counter: its day, and which budget of that day."""
     worker: Token
     slot: Annotated[int, Field(ge=0)]
-    """Of the calls that its worker makes at the same time for budgets."""
+    """Its number among the calls that its worker makes at the same time under budgets."""
     number: Annotated[int, Field(ge=1)]
-    """Counts the worker's calls."""
+    """The number of the call, counted by its worker."""
     units: Annotated[int, Field(ge=0)]
     """What was added to the counter."""
     returned: Annotated[int, Field(ge=0)] = 0

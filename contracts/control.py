@@ -13,7 +13,7 @@ MSG_TTL = "Nats-TTL"
 HANDOVER = "Fleet-Handover"
 """On a request that one pool gives to another: a `Handover` as JSON."""
 REPLAY = "replay:"
-"""How the message id of a dead letter begins that is put into the queue once more."""
+"""The prefix of a dead letter's message id when it is put into the queue once more."""
 DEAD_CODE = "Fleet-Dead-Code"
 DEAD_REASON = "Fleet-Dead-Reason"
 DEAD_SUBJECT = "Fleet-Dead-Subject"
@@ -49,7 +49,7 @@ class Handover(WireModel):
     history: tuple[FailedAttempt, ...] = ()
     vendor_calls: Annotated[int, Field(ge=0, le=1_000)] = 0
     usage: Usage | None = None
-    """Of the attempts so far."""
+    """The tokens of the attempts so far; left out when there were none."""
     cost: Cost | None = None
     proof: str | None = None
     """That a worker wrote this, and that the request was held to its tenant's limits: its id, sealed by the fleet."""

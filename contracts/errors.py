@@ -34,7 +34,7 @@ from typing import ClassVar
 from contracts.wire import WireModel, optional
 
 _MESSAGE_CHARS = 2000
-"""Of a message on the wire; an event holds several, and has to fit into one message of the broker."""
+"""The most of a message on the wire; an event holds several, and has to fit into one message of the broker."""
 
 
 class ErrorCode(StrEnum):

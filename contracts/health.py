@@ -19,17 +19,17 @@ class OpenCircuit(WireModel):
     provider: Token
     endpoint: Token
     reason: ErrorCode
-    """`rate_limited`: the vendor named the time; else what the last call before it met."""
+    """`rate_limited`: the vendor asked for a pause; otherwise the error of the last call before it opened."""
     opened_at: UtcTime
     """When the endpoint left service; kept over failed probes."""
     until: UtcTime
-    """Nobody calls before; afterwards one worker of the fleet probes."""
+    """No worker calls the endpoint before; afterwards one worker of the fleet probes it."""
     generation: Annotated[int, Field(ge=1)]
     """How often in a row it was opened; each time for longer."""
     revision: Annotated[int, Field(ge=0)]
-    """Of the provider's configuration: a change of it, such as a new key, closes the circuit."""
+    """The revision of the provider's configuration: a change of it, such as a new key, closes the circuit."""
     worker: Token
-    """Who opened it."""
+    """The worker that opened it."""
 
 
 def key_of_circuit(tenant: str, provider: str, endpoint: str) -> str:

@@ -48,7 +48,7 @@ class Endpoint(StrictWireModel):
 
     name: Token = "default"
     base_url: BaseUrl | None = optional()
-    """None: the vendor's own address."""
+    """Left out, it is the vendor's own address."""
     region: Token | None = optional()
     weight: Annotated[int, Field(ge=0, le=1000)] = 1
     api_version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$")] | None = optional()
@@ -69,7 +69,7 @@ class EntraCredentials(StrictWireModel):
     """The key of an Azure provider whose endpoints have `auth: entra_id`, as JSON text: an application's secret."""
 
     tenant_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")]
-    """Of Entra ID; no tenant of ours."""
+    """The tenant in Entra ID, which is no tenant of the fleet."""
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")]
     client_secret: Annotated[SecretStr, Field(min_length=1, max_length=4096)]
     authority: Annotated[BaseUrl, AfterValidator(_https_unless_local)] = "https://login.microsoftonline.com"
@@ -80,7 +80,7 @@ class Timeouts(StrictWireModel):
     connect_s: Seconds = 10
     first_token_s: Seconds = 120
     idle_s: Seconds = 60
-    """Between two signs of life of a stream; a ping counts."""
+    """The longest time between two messages of a stream; a ping counts as one."""
     total_s: Seconds = 600
 
 
@@ -118,21 +118,21 @@ class PublishedProvider(WireModel):
     is_active: bool = True
     is_default: bool = False
     key_version: int | None = None
-    """Of the default key. None: the provider needs no key, or has none."""
+    """The version of the default key; null when the provider needs no key, or has none."""
     more_key_versions: dict[Token, int] = Field(default_factory=dict)
-    """Of its other keys, by name."""
+    """The versions of its other keys, by name."""
     revision: int
     """Rises with every change of the provider."""
     config: ProviderConfig = ProviderConfig()
 
     def key_versions(self) -> dict[str, int]:
-        """Of all its keys, by name."""
+        """The versions of all its keys, by name."""
         default = {} if self.key_version is None else {DEFAULT_KEY: self.key_version}
         return default | self.more_key_versions
 
 
 class Limits(StrictWireModel):
-    """Of one tenant, across the fleet. None: the environment's default; 0: no limit."""
+    """The limits of one tenant across the fleet: null is the environment's default, 0 no limit."""
 
     requests_per_minute: Annotated[int, Field(ge=0)] | None = None
     requests_per_day: Annotated[int, Field(ge=0)] | None = None
@@ -146,17 +146,17 @@ class TokenPrices(StrictWireModel):
     input_mtok: PricePerMillion
     output_mtok: PricePerMillion
     cache_read_mtok: PricePerMillion | None = optional()
-    """None: as input."""
+    """Null: input's rate holds."""
     cache_write_mtok: PricePerMillion | None = optional()
-    """None: as input."""
+    """Null: input's rate holds."""
     cache_write_1h_mtok: PricePerMillion | None = optional()
-    """Of what the vendor keeps for an hour. None: as any other cache write."""
+    """The rate of what the vendor keeps for an hour; null: that of any other cache write."""
     reasoning_mtok: PricePerMillion | None = optional()
-    """None: as output."""
+    """Null: output's rate holds."""
 
 
 class LongContextPrices(TokenPrices):
-    """Of all tokens of a call whose prompt is longer than that."""
+    """The rates of all tokens of a call whose prompt is longer than `above_input_tokens`."""
 
     above_input_tokens: Annotated[int, Field(ge=1, lt=2**63)]
 
@@ -178,7 +178,7 @@ class Price(TieredPrice):
     service_tiers: dict[ServiceTier, TieredPrice] = Field(
         default_factory=dict, max_length=16, exclude_if=lambda tiers: not tiers
     )
-    """By what the vendor says it served a call as: `flex`, `priority`, `batch`, `fast`."""
+    """The rates of service tiers, by what the vendor says it served a call as: `flex`, `priority`, `batch`, `fast`."""
 
 
 class BudgetStart(WireModel):
@@ -187,7 +187,7 @@ class BudgetStart(WireModel):
     day: date
     spent_usd: Money
     revision: Annotated[int, Field(ge=0)]
-    """Of the tenant; each start counts anew."""
+    """The tenant's revision with which the budget began; each of its budgets counts anew."""
 
 
 class PublishedTenant(WireModel):
@@ -196,13 +196,13 @@ class PublishedTenant(WireModel):
     slug: Token
     limits: Limits = Limits()
     daily_budget_usd: Money | None = None
-    """None or 0: no budget."""
+    """Null or 0: there is no budget."""
     budget_start: BudgetStart | None = None
     daily_cost_alert_usd: Money | None = None
     aliases: dict[str, tuple[ModelName, ...]] = Field(default_factory=dict)
     fallbacks: tuple[ModelName, ...] = ()
     prices: dict[str, Price] = Field(default_factory=dict)
-    """By `provider/model` or model."""
+    """The tenant's own prices, by `provider/model` or model."""
     revision: int = 0
 
 

@@ -174,7 +174,7 @@ class CompletionRequest(StrictWireModel):
     """Bounds queueing and calling together; ten minutes after publishing when not given."""
     on_interrupt: OnInterrupt = "restart"
     provider_options: dict[str, JsonObject] = Field(default_factory=dict)
-    """By provider: further fields for the vendor's request body."""
+    """Further fields for the vendor's request body, by provider."""
     metadata: JsonObject = Field(default_factory=dict)
 
     @field_validator("messages")

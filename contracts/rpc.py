@@ -15,7 +15,7 @@ class CountTokens(StrictWireModel):
 class TokenCount(WireModel):
     input_tokens: int
     exact: bool
-    """False: an estimate, because the vendor offers no count for this model."""
+    """Whether the vendor counted; otherwise it is an estimate, because the vendor offers no count for this model."""
 
 
 class EstimateCost(CountTokens):
@@ -43,7 +43,7 @@ class HealthCheck(StrictWireModel):
     """Ask for one cheap authenticated call to each endpoint."""
 
     revision: int | None = optional(ge=1)
-    """Of the provider; a worker that has only heard of an older one refuses with `no_provider`."""
+    """The provider's revision; a worker that has only heard of an older one refuses with `no_provider`."""
 
 
 class EndpointHealth(WireModel):

@@ -65,7 +65,7 @@ class UsagePart(TokenCounts):
     """What a vendor did for a call as a call of its own, with a prompt of its own: a compaction, a second model."""
 
     model: str | None = optional()
-    """None: the one that was asked."""
+    """Left out, it is the model that was asked."""
 
 
 class Usage(TokenCounts):
@@ -104,7 +104,7 @@ class UsedPrice(WireModel):
     catalogue: str | None = None
     """The version of the price catalogue; None for a tenant's own price."""
     parts: tuple["UsedPrice", ...] = Field(default=(), exclude_if=lambda parts: not parts)
-    """Of the usage's parts, in their order."""
+    """The rates of the usage's parts, in their order."""
 
 
 class UsageRecord(WireModel):
@@ -132,7 +132,7 @@ class UsageRecord(WireModel):
     """USD; None when no price is known, which is not the same as free."""
     price_source: PriceSource = PriceSource.NONE
     price: UsedPrice | None = None
-    """None: unpriced, or booked before prices were kept."""
+    """Null when the attempt is unpriced, or was booked before prices were kept."""
     service_tier: str | None = None
     """What the vendor says it served the call as (`flex`, `priority`, `batch`); None: its standard."""
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
