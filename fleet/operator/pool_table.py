@@ -18,5 +18,8 @@ def render(state: dict[str, Any]) -> Table:
         workers = [w for w in state["workers"] if provider in (*w["providers"], AUTO)]
         in_flight = "" if provider == AUTO else str(sum(worker["in_flight"] for worker in workers))
         waiting = (str(sum(queue[field] for queue in queues)) for field in _QUEUED)
-        rows.append([provider, str(len(workers)), in_flight, *waiting])
+        # A worker that drains finishes what it has and takes nothing new.
+        draining = sum(worker["draining"] for worker in workers)
+        count = f"{len(workers)} ({draining} draining)" if draining else str(len(workers))
+        rows.append([provider, count, in_flight, *waiting])
     return Table(columns, rows, title="The fleet")
