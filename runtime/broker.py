@@ -74,7 +74,7 @@ class Broker:
 
     @property
     def server_id(self) -> str:
-        """Of the server that is or was connected to; another one after it was started anew."""
+        """The id of the server that is or was connected to; it has another one after it was started anew."""
         return self._server.get("server_id", "")
 
     @property
