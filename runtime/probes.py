@@ -19,12 +19,12 @@ from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
 from runtime.listener import listen
 from runtime.settings import ProbeSettings
-from runtime.tasks import end
+from runtime.tasks import end, every
 
 log = logging.getLogger(__name__)
 
 Checks = Mapping[str, Callable[[], bool]]
-"""By name: is this part usable now? Called from the probes' thread, so it only reads."""
+"""What tells whether a part is usable now, by the part's name. Called from the probes' thread, so it only reads."""
 
 _TICK_S = 1.0
 _STUCK_AFTER_S = 15.0
@@ -44,21 +44,24 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """A probe every second is no news."""
+        """Logs nothing: a role is probed every few seconds."""
 
 
-class Pulse:
+class LoopHeartbeat:
     """When the event loop last had time."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    async def beat(self) -> None:
-        while True:
-            self._last = time.monotonic()
-            await asyncio.sleep(_TICK_S)
+    async def run(self) -> None:
+        """Beats for ever."""
+        await every(_TICK_S, self._beat, log=log, failure_event="loop_heartbeat_failed")
+
+    async def _beat(self) -> None:
+        self._last = time.monotonic()
 
     def alive(self) -> bool:
+        """Whether the event loop ran not long ago. Asked from the probes' thread."""
         return time.monotonic() - self._last < _STUCK_AFTER_S
 
 
@@ -67,13 +70,13 @@ async def serve(
     settings: ProbeSettings, checks: Checks, *, registry: CollectorRegistry = REGISTRY
 ) -> AsyncGenerator[int]:
     """Serves until the block ends; yields the port. Raises runtime.broker.Unreachable when there is no port."""
-    pulse = Pulse()
+    heartbeat = LoopHeartbeat()
     metrics = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/healthz":
-                return _answer(start_response, {"event_loop": pulse.alive()})
+                return _answer(start_response, {"event_loop": heartbeat.alive()})
             case "/readyz":
                 return _answer(start_response, {name: check() for name, check in checks.items()})
             case "/metrics":
@@ -86,12 +89,12 @@ async def serve(
     server.set_app(app)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="probes", daemon=True)
     thread.start()
-    beat = asyncio.create_task(pulse.beat(), name="pulse")
+    beating = asyncio.create_task(heartbeat.run(), name="loop-heartbeat")
     log.info("probes_listening", extra={"host": settings.llm_http_host, "port": server.server_port})
     try:
         yield server.server_port
     finally:
-        await end(beat)
+        await end(beating)
         await asyncio.to_thread(server.shutdown)
         server.server_close()
 

@@ -20,6 +20,7 @@ import requests
 
 from runtime.broker import Unreachable
 from runtime.settings import VaultSettings
+from runtime.tasks import every
 from runtime.vault_login import VaultDenied, way_in
 
 __all__ = ["MOUNT", "VaultDenied", "VaultSession", "VaultUnavailable"]
@@ -50,7 +51,7 @@ class VaultSession:
         self._token = Lock()
         self._renew_at = 0.0
         self._lease_s = 0
-        """Of the last login; a renewal that gives much less is near the token's last day."""
+        """How long the last login was to last; a renewal that gives much less is near the token's last day."""
         self._client = hvac.Client(
             url=settings.vault_addr,
             token=_given_token(settings),
@@ -79,13 +80,17 @@ class VaultSession:
 
     async def watch(self) -> None:
         """Runs for ever: asks now and then, so that `usable` is true to the moment and the login stays young."""
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            try:
-                await self.call(_nothing)
-            except (VaultUnavailable, VaultDenied) as exc:
-                self.usable = False
-                log.warning("vault_unusable", extra={"error": str(exc)})
+        expected = (VaultUnavailable, VaultDenied)
+        await every(
+            _WATCH_S, self._look, log=log, failure_event="vault_unusable", expected=expected, first_after_s=_WATCH_S
+        )
+
+    async def _look(self) -> None:
+        try:
+            await self.call(_nothing)
+        except (VaultUnavailable, VaultDenied):
+            self.usable = False
+            raise
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -124,13 +129,13 @@ class VaultSession:
                 self._new_token(self._log_in)
 
     def _replace_token(self, refused: str) -> None:
-        """Once for all who were refused with it."""
+        """Logs in again, once for all threads that were refused with the same token."""
         with self._token:
             if self._log_in is not None and self._client.token == refused:
                 self._new_token(self._log_in)
 
     def _renew(self) -> bool:
-        """Whether Vault lets the token go on, and for about as long as a new one would."""
+        """Renews the token. Returns whether Vault lets it go on, and for about as long as a new one would."""
         if not self._client.token:
             return False
         try:
@@ -152,7 +157,7 @@ class VaultSession:
         log.info("vault_login", extra={"lease_s": self._lease_s})
 
     def _good_for(self, lease_s: int) -> None:
-        """0: for ever."""
+        """Notes when to renew the token; a lease of 0 seconds never ends."""
         self._renew_at = time.monotonic() + lease_s * _RENEW_AT if lease_s else math.inf
 
 

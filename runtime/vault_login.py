@@ -15,7 +15,10 @@ class VaultDenied(Exception):
 
 
 def way_in(settings: VaultSettings) -> Callable[[Any], Any] | None:
-    """Logs an hvac client in and returns Vault's answer; raises VaultDenied. None: the client has a token for good."""
+    """What logs an hvac client in and returns Vault's answer, or raises VaultDenied.
+
+    It is None when the settings bring a token, which the client has for good.
+    """
     if settings.vault_k8s_role is not None:
         return partial(_by_service_account, settings, settings.vault_k8s_role)
     if settings.vault_role_id is not None:

@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -17,10 +16,11 @@ from genai_prices.types import _providers_from_raw  # pyright: ignore[reportPriv
 
 from runtime.prices import catalogue
 from runtime.settings import PriceSettings
-from runtime.tasks import end
+from runtime.tasks import end, every
 
 log = logging.getLogger(__name__)
 
+_HOUR_S = 3600
 _TIMEOUT_S = 60
 _MAX_BYTES = 64 * 1024 * 1024
 
@@ -35,8 +35,8 @@ async def kept_current(settings: PriceSettings) -> AsyncGenerator[None]:
     if not settings.llm_prices_refresh_hours:
         yield
         return
-    every = timedelta(hours=settings.llm_prices_refresh_hours)
-    task = asyncio.create_task(_keep_current(settings.llm_prices_url, every=every), name="refresh prices")
+    keeping = _keep_current(settings.llm_prices_url, period_s=settings.llm_prices_refresh_hours * _HOUR_S)
+    task = asyncio.create_task(keeping, name="refresh prices")
     try:
         yield
     finally:
@@ -52,9 +52,12 @@ async def refresh(url: str) -> None:
         raise NotRefreshed(f"no newer prices could be fetched: {type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
-async def _keep_current(url: str, *, every: timedelta) -> None:
+async def _keep_current(url: str, *, period_s: float) -> None:
+    """Fetches prices for ever. The first failure of several in a row is logged."""
     failing = False
-    while True:
+
+    async def fetch() -> None:
+        nonlocal failing
         try:
             await refresh(url)
         except NotRefreshed as exc:
@@ -64,7 +67,8 @@ async def _keep_current(url: str, *, every: timedelta) -> None:
         else:
             log.info("prices_refreshed", extra={"catalogue": catalogue.catalogue_version()})
             failing = False
-        await asyncio.sleep(every.total_seconds())
+
+    await every(period_s, fetch, log=log, failure_event="prices_not_refreshed")
 
 
 async def _fetch(url: str) -> bytes:

@@ -17,5 +17,5 @@ def given(columns: Iterable[Column[Any]]) -> TableValuedAlias:
 
 
 def parameters(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
-    """`rows`: at least one, their values in the order of `columns`."""
+    """One array for each column, by its name. There is at least one row, its values in the order of `columns`."""
     return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))

@@ -46,17 +46,17 @@ class Partitions:
         self._known |= missing
 
     def forget(self) -> None:
-        """Look again: a partition may have been dropped."""
+        """Lets the next `ensure` look again, because a partition may have been dropped."""
         self._known.clear()
 
 
 async def lock(connection: AsyncConnection) -> None:
-    """For whoever makes or drops partitions, until the transaction ends."""
+    """Lets everybody else who makes or drops partitions wait until the transaction ends."""
     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
 async def kept_since(connection: AsyncConnection) -> date | None:
-    """The first day whose events were not dropped; None: none ever were."""
+    """The first day whose events were not dropped; None when none ever were."""
     return await connection.scalar(select(llm_usage_retention.c.kept_from))
 
 
@@ -71,7 +71,7 @@ async def days(connection: AsyncConnection) -> dict[date, str]:
 
 
 async def _create(connection: AsyncConnection, day: date) -> None:
-    """Attaching takes a weaker lock on the parent than creating in place, so reads and bookings go on."""
+    """Attaching takes a weaker lock on the parent than creating in place, so reading and booking go on."""
     name = f"{_PARENT}_{day.isoformat().replace('-', '')}"
     if await connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}):
         return

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import RowMapping, bindparam, select, update
@@ -59,7 +58,10 @@ class Repriced:
 async def reprice(
     engine: AsyncEngine, period: Period, *, origin: Origin, tenant: str | None = None
 ) -> AsyncGenerator[Repriced]:
-    """Each day of each tenant (or of one) in a transaction of its own; doing it again changes nothing more."""
+    """Prices each day of each tenant (or of one) in a transaction of its own, and yields what changed there.
+
+    Doing it again changes nothing more.
+    """
     for day in await checkable(engine, period):
         for slug in [tenant] if tenant is not None else await _tenants(engine, day):
             async with engine.begin() as connection:
@@ -86,7 +88,10 @@ async def _reprice(connection: AsyncConnection, day: date, tenant: str) -> Repri
         changed = [(row, new) for row, new in priced if (row["cost"], row["price_source"]) != (new.amount, new.source)]
         if not changed:
             continue
-        values = [(row["id"], day, new.amount, new.source, _used(new)) for row, new in changed]
+        values = [
+            (row["id"], day, new.amount, new.source, new.used and new.used.model_dump(mode="json", exclude_none=True))
+            for row, new in changed
+        ]
         await connection.execute(_REPRICE, {**parameters(_CHANGED, values), "on": day})
         changes = total([*changes, *(_change(row, new) for row, new in changed)])
         done = done.with_more([row["cost"] for row, _ in changed], [new.amount for _, new in changed])
@@ -113,6 +118,7 @@ _REPRICE = (
 
 
 def _price(row: RowMapping, overrides: Mapping[str, Price]) -> Priced:
+    """What a row of llm_usage_events costs at today's knowledge of the prices of its time."""
     usage = Usage(
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
@@ -133,11 +139,8 @@ def _price(row: RowMapping, overrides: Mapping[str, Price]) -> Priced:
     )
 
 
-def _used(priced: Priced) -> dict[str, Any] | None:
-    return priced.used.model_dump(mode="json", exclude_none=True) if priced.used else None
-
-
 def _change(row: RowMapping, new: Priced) -> Change:
+    """What the roll-ups change by when the row gets its new price."""
     was, now = row["cost"], new.amount
     by = Amounts(total_cost=(now or Decimal(0)) - (was or 0), unpriced_count=(now is None) - (was is None))
     return entry_of_event(row).dimensions, by

@@ -118,8 +118,8 @@ ROLL_UPS = (
 
 
 async def apply(connection: AsyncConnection, changes: Iterable[Change]) -> None:
-    """What a batch changes, in every roll-up."""
-    # Once by the finest dimensions, which most attempts of a batch share, then each roll-up from those few.
+    """Adds what a batch changes to every roll-up."""
+    # Once by all dimensions, which many attempts of a batch share, then each roll-up from those few.
     changes = total(changes)
     for roll_up in ROLL_UPS:
         await roll_up.apply(connection, changes)

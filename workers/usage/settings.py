@@ -10,4 +10,4 @@ from workers.usage.alerts.settings import AlertSettings
 
 class UsageSettings(BrokerSettings, DatabaseSettings, AlertSettings, ProbeSettings, LogSettings):
     llm_usage_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    """For how many days before today single events are kept; None: for ever. Roll-ups are always kept."""
+    """For how many days before today single events are kept, for ever without it. Roll-ups are always kept."""

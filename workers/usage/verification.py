@@ -29,7 +29,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """UTC days, both included; None: from the first, to the last one that there is."""
+    """UTC days from `first` to `last`, both included; without one of them, as far as there are days."""
 
     first: date | None = None
     last: date | None = None
@@ -39,7 +39,7 @@ class Period:
 
 
 async def verify(engine: AsyncEngine, period: Period) -> AsyncGenerator[tuple[date, list[Difference]]]:
-    """Each day with its differences. Whoever books meanwhile does not wait, and does not disturb."""
+    """Yields each day with its differences. Whoever books meanwhile does not wait, and does not disturb."""
     for day in await checkable(engine, period):
         async with engine.connect() as connection:
             # One statement sees one moment, several would see the batches in between.
@@ -48,7 +48,10 @@ async def verify(engine: AsyncEngine, period: Period) -> AsyncGenerator[tuple[da
 
 
 async def rebuild(engine: AsyncEngine, period: Period) -> AsyncGenerator[tuple[date, list[Difference]]]:
-    """Each day with the differences that were there before; each in a transaction, in which its bookings wait."""
+    """Rewrites the roll-ups of each day in a transaction, in which its bookings wait.
+
+    Yields each day with the differences that were there before.
+    """
     for day in await checkable(engine, period):
         async with engine.begin() as connection:
             if not await _lock(connection, day):
@@ -56,7 +59,9 @@ async def rebuild(engine: AsyncEngine, period: Period) -> AsyncGenerator[tuple[d
             found = await _differences(connection, day)
             for roll_up in ROLL_UPS:
                 if any(difference.table == roll_up.name for difference in found):
-                    await _rewrite(connection, roll_up, day)
+                    await connection.execute(delete(roll_up.table).where(roll_up.on(day)))
+                    summed = roll_up.from_events(day)
+                    await connection.execute(insert(roll_up.table).from_select(roll_up.columns, summed))
         yield day, found
 
 
@@ -68,17 +73,12 @@ async def checkable(engine: AsyncEngine, period: Period) -> list[date]:
 
 
 async def _lock(connection: AsyncConnection, day: date) -> bool:
-    """Keeps bookings and other rebuilds of the day waiting; reading goes on. False: its events were dropped."""
+    """Lets bookings and other rebuilds of the day wait; reading goes on. Returns False if its events were dropped."""
     await partitions.lock(connection)
     if (name := (await partitions.days(connection)).get(day)) is None:
         return False
     await connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
     return True
-
-
-async def _rewrite(connection: AsyncConnection, roll_up: RollUp, day: date) -> None:
-    await connection.execute(delete(roll_up.table).where(roll_up.on(day)))
-    await connection.execute(insert(roll_up.table).from_select(roll_up.columns, roll_up.from_events(day)))
 
 
 async def _differences(connection: AsyncConnection, day: date) -> list[Difference]:
@@ -92,7 +92,7 @@ async def _differences(connection: AsyncConnection, day: date) -> list[Differenc
 
 
 def _differing(roll_up: RollUp, day: date) -> Select[Any]:
-    """A row that is missing on one side counts as zeros there."""
+    """Selects the rows that differ: key, amounts as rolled up, amounts of the events; a missing row counts as zeros."""
     held = select(*(roll_up.table.c[name] for name in roll_up.columns)).where(roll_up.on(day)).subquery("held")
     summed = roll_up.from_events(day).subquery("summed")
     same = and_(*(held.c[name] == summed.c[name] for name in roll_up.keys))

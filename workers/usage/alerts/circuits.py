@@ -26,7 +26,7 @@ class Circuits:
         )
 
     def known(self) -> list[OpenCircuit] | None:
-        """None before the bucket was read: nobody knows then what is out of service."""
+        """The open circuits; None before the bucket was read, when nobody knows what is out of service."""
         return list(self._open.values()) if self._bucket.loaded else None
 
     async def watch(self) -> None:

@@ -15,7 +15,7 @@ from workers.usage.alerts.alert_counts import WINDOW_S, TenantDay
 from workers.usage.alerts.sketch import quantile
 
 WARNING_SHARE = Decimal("0.8")
-"""Of a budget."""
+"""The share of a budget from which on its tenant is warned."""
 LEAST_ATTEMPTS = 20
 """Fewer say nothing about an error rate."""
 LEAST_SAMPLES = 30
@@ -55,30 +55,30 @@ Scope = TenantDay | ProviderKey | ModelKey
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """0: no alert."""
+    """When alerts begin; 0 raises none."""
 
     daily_cost_usd: Decimal
-    """Of tenants that have none of their own."""
+    """For tenants that have none of their own."""
     error_rate: float
-    """A share of attempts."""
+    """The share of attempts that fail."""
     slowdown: float
-    """How many times the last days' 95th percentile."""
+    """How many times the last days' 95th percentile a model's present one may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What at most one unresolved alert is about. `about`: a provider, or a model or endpoint of one; empty: the
-    tenant."""
+    """What at most one unresolved alert is about."""
 
     tenant: str
     kind: NoticeKind
     about: str = ""
+    """A provider, `provider/model` or `provider/endpoint`; empty when it is about the tenant."""
     day: date | None = None
-    """Of kinds in DAILY: each day is a condition of its own."""
+    """For kinds in DAILY, of which each day is a condition of its own."""
 
     @property
     def scope(self) -> Scope | None:
-        """Where it is measured; None: in the circuits."""
+        """Where it is measured; None for kinds that the circuits tell."""
         match self.kind:
             case NoticeKind.PROVIDER_UNAVAILABLE:
                 return None
@@ -107,7 +107,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Of a tenant and UTC day. None: no setting of its own; 0: none."""
+    """What a tenant has spent on a UTC day, and its settings, which are None where it has none of its own."""
 
     tenant: str
     day: date
@@ -118,20 +118,20 @@ class Spending:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Of a tenant's provider: attempts of the last ten to twenty minutes."""
+    """How the attempts of a tenant at a provider went in the last ten to twenty minutes."""
 
     tenant: str
     provider: str
     attempts: int = 0
     errors: int = 0
     refused_at: datetime | None = None
-    """Of the last hour."""
+    """When the key was last refused within the last hour; so is `succeeded_at`."""
     succeeded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of a tenant's model, first tokens or whole answers."""
+    """How fast a tenant's model gives first tokens, or whole answers, now and usually."""
 
     tenant: str
     provider: str
@@ -140,7 +140,7 @@ class Latency:
     recent: Sequence[int] = field(repr=False)
     """A histogram of the last ten to twenty minutes."""
     usual_s: float | None
-    """The 95th percentile of the days before today; None: too few attempts to tell."""
+    """The 95th percentile of the days before today, in seconds; None when there were too few attempts to tell."""
 
 
 def window_of(now: datetime) -> datetime:
@@ -149,10 +149,11 @@ def window_of(now: datetime) -> datetime:
 
 
 def of_spending(of: Spending, thresholds: Thresholds, *, now: datetime) -> Iterable[Verdict]:
+    """A verdict for each kind in DAILY."""
     is_today = of.day == now.date()
     threshold = thresholds.daily_cost_usd if of.alert_usd is None else of.alert_usd
     budget = of.budget_usd or Decimal(0)
-    lasts_until = datetime.combine(of.day, time.max, UTC)
+    lasts_until, window_start = datetime.combine(of.day, time.max, UTC), datetime.combine(of.day, time.min, UTC)
 
     def reached(kind: NoticeKind, limit: Decimal, message: str) -> Verdict:
         begins = limit > 0 and of.spent >= limit
@@ -160,7 +161,7 @@ def of_spending(of: Spending, thresholds: Thresholds, *, now: datetime) -> Itera
             Condition(of.tenant, kind, day=of.day),
             begins=begins,
             lasts=begins and now <= lasts_until,
-            window_start=_start_of(of.day),
+            window_start=window_start,
             message=message,
             threshold_usd=limit,
             amount_usd=min(of.spent, _MOST_USD),
@@ -178,7 +179,7 @@ def of_spending(of: Spending, thresholds: Thresholds, *, now: datetime) -> Itera
         Condition(of.tenant, NoticeKind.DAILY_COST_FORECAST, day=of.day),
         begins=exceeds and of.spent < threshold,
         lasts=exceeds,
-        window_start=_start_of(of.day),
+        window_start=window_start,
         message=f"{spent} so far; at this rate {_usd(foretold or of.spent)} by its end, over {_usd(threshold)}",
         threshold_usd=threshold,
         amount_usd=min(foretold or of.spent, _MOST_USD),
@@ -186,6 +187,7 @@ def of_spending(of: Spending, thresholds: Thresholds, *, now: datetime) -> Itera
 
 
 def of_health(of: Health, thresholds: Thresholds, *, now: datetime) -> Iterable[Verdict]:
+    """Verdicts on the error rate and on the key."""
     rate = of.errors / of.attempts if of.attempts else 0.0
     limit = thresholds.error_rate
     yield Verdict(
@@ -208,7 +210,7 @@ def of_health(of: Health, thresholds: Thresholds, *, now: datetime) -> Iterable[
 
 
 def of_latency(of: Latency, thresholds: Thresholds, *, now: datetime) -> Iterable[Verdict]:
-    """None when there is nothing to compare."""
+    """A verdict on the slowdown; there is none when there is nothing to compare."""
     samples = sum(of.recent)
     if of.usual_s is None or not samples or not thresholds.slowdown:
         return
@@ -229,7 +231,7 @@ def of_latency(of: Latency, thresholds: Thresholds, *, now: datetime) -> Iterabl
 
 
 def of_circuit(of: OpenCircuit, *, now: datetime) -> Verdict:
-    """A cool-down that the vendor asked for is no outage."""
+    """A verdict on the endpoint. A cool-down that the vendor asked for is no outage."""
     is_out = of.reason is not ErrorCode.RATE_LIMITED
     return Verdict(
         Condition(of.tenant, NoticeKind.PROVIDER_UNAVAILABLE, f"{of.provider}/{of.endpoint}"),
@@ -240,11 +242,7 @@ def of_circuit(of: OpenCircuit, *, now: datetime) -> Verdict:
     )
 
 
-def _start_of(day: date) -> datetime:
-    return datetime.combine(day, time.min, UTC)
-
-
 def _usd(amount: Decimal) -> str:
-    """Whole cents, except for less than one."""
+    """The amount in whole cents, unless it is less than one."""
     rounded = amount.quantize(_CENT) if amount >= _CENT else amount
     return f"{plain_decimal(rounded)} USD"

@@ -12,6 +12,7 @@ _BOUNDS = tuple(_FIRST_S * _RATIO**n for n in range(BUCKETS - 1))
 
 
 def bucket_of(seconds: float) -> int:
+    """The bucket that a duration falls into; the first and the last one take what lies beyond."""
     return bisect_left(_BOUNDS, seconds)
 
 
@@ -21,6 +22,7 @@ def dense(counts: Mapping[int, int]) -> list[int]:
 
 
 def total(sketches: Iterable[Sequence[int]]) -> list[int]:
+    """The histogram of the values of several ones."""
     return [sum(counts) for counts in zip([0] * BUCKETS, *sketches, strict=True)]
 
 
@@ -32,11 +34,7 @@ def quantile(counts: Sequence[int], share: float) -> float:
     for bucket, count in enumerate(counts):
         rank -= count
         if rank <= 0:
-            return _middle(bucket)
+            # The geometric middle of the bucket: as far from its lower bound as from its upper one in proportion.
+            upper = _FIRST_S * _RATIO**bucket
+            return sqrt(upper / _RATIO * upper)
     raise AssertionError("the ranks end with the last value")
-
-
-def _middle(bucket: int) -> float:
-    """Of a bucket, as far from its lower bound as from its upper one in proportion."""
-    upper = _FIRST_S * _RATIO**bucket
-    return sqrt(upper / _RATIO * upper)

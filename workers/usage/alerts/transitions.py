@@ -32,7 +32,7 @@ async def unresolved(connection: AsyncConnection) -> dict[Condition, uuid.UUID]:
 
 
 async def raise_(connection: AsyncConnection, verdict: Verdict, *, now: datetime) -> bool:
-    """False when the alert of this condition and window is there already."""
+    """Writes the alert and its notice. Returns False when that of this condition and window is there already."""
     condition = verdict.condition
     values = {
         "id": uuid.uuid4(),
@@ -56,6 +56,7 @@ async def raise_(connection: AsyncConnection, verdict: Verdict, *, now: datetime
 
 
 async def resolve(connection: AsyncConnection, alert_id: uuid.UUID, *, now: datetime) -> None:
+    """Ends the alert and writes the notice of it, unless somebody else did so before."""
     statement = update(alerts).where(alerts.c.id == alert_id, alerts.c.resolved_at.is_(None)).values(resolved_at=now)
     row = (await connection.execute(statement.returning(*alerts.c))).first()
     if row is not None:
@@ -63,7 +64,7 @@ async def resolve(connection: AsyncConnection, alert_id: uuid.UUID, *, now: date
 
 
 def _notice(row: Any, what: _Transition, *, now: datetime) -> AlertNotice:
-    """Its id follows from the alert and the transition, so that there is one of each."""
+    """The notice of a transition. Its id follows from the alert and the transition, so that there is one of each."""
     return AlertNotice(
         id=uuid.uuid5(row.id, what),
         source=_SOURCE,
