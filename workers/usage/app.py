@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 NAME = "fleet-usage"
 INBOX_PREFIX = "_ROLE_usage"
-_COLLECTED = 20_000, 10, 50
-"""Objects of a batch, and more, before they are looked through."""
+_GC_THRESHOLDS = 20_000, 10, 50
+"""How many new objects make the collector look through the youngest generation, and how often through the others."""
 
 
 def main(*, retention_days: int | None = None) -> int:
     """Runs the usage consumer until SIGTERM or SIGINT. Returns the exit code.
 
-    `retention_days` None: as the environment says.
+    `retention_days` goes before the environment's; without it the environment decides.
     """
 
     async def with_environment(stop: asyncio.Event) -> None:
@@ -43,37 +43,39 @@ def main(*, retention_days: int | None = None) -> int:
 
 async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
     """Books until `stop` is set. Raises Unreachable when it cannot start or NATS refuses it for good."""
+    clock = Clock()
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(broker.connect(settings, name=NAME, inbox_prefix=INBOX_PREFIX))
         await broker.ensure_streams(nats, settings)
         engine = await stack.enter_async_context(open_migrated(settings.database_url, application_name=NAME))
-        database = DatabaseHealth(engine, settings.database_url)
-        checks = {"nats": lambda: nats.connected, "database": lambda: database.usable}
+        health = DatabaseHealth(engine, settings.database_url)
+        checks = {"nats": lambda: nats.connected, "database": lambda: health.usable}
         await stack.enter_async_context(probes.serve(settings, checks))
-        consumer = UsageConsumer(nats.client, Ledger(engine), database)
+        consumer = UsageConsumer(nats, Ledger(engine), health, clock=clock)
         await consumer.start()
-        stack.push_async_callback(consumer.stop)
+        circuits = Circuits(nats)
+        evaluator = Evaluator(engine, circuits, settings.thresholds(), clock=clock)
         # Each batch makes many objects without cycles, and the collector would look through them again and again, and
         # through all that the imports made: a third slower.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*_COLLECTED)
+        gc.set_threshold(*_GC_THRESHOLDS)
         log.info("usage_consumer_started")
         if ready:
             ready.set()
         async with asyncio.TaskGroup() as tasks:
-            circuits = Circuits(nats)
-            alerts = Evaluator(engine, circuits, settings.thresholds(), clock=Clock())
+            tasks.create_task(consumer.run(), name="usage-consumer")
             days = retention.keep(engine, retention_days=settings.llm_usage_retention_days)
             jobs = [
-                tasks.create_task(database.watch(), name="database-watch"),
+                tasks.create_task(health.watch(), name="database-watch"),
                 tasks.create_task(backlog.watch(nats.client), name="usage-backlog"),
                 tasks.create_task(days, name="usage-retention"),
                 tasks.create_task(circuits.watch(), name="circuits-watch"),
-                tasks.create_task(alerts.keep_evaluating(), name="alerts"),
+                tasks.create_task(evaluator.keep_evaluating(), name="alerts"),
             ]
             await role.first_of(stop.wait(), nats.closed.wait())
             await end(*jobs)
+            consumer.stop()
         if nats.closed.is_set():
             raise Unreachable(f"NATS at {broker.address(settings.nats_url)} closed the connection for good")
     log.info("usage_consumer_stopped")
