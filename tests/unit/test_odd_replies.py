@@ -24,7 +24,7 @@ from workers.providers.google.errors import ERRORS as GOOGLE_ERRORS
 from workers.providers.google.reply import ReplyReader
 from workers.providers.ollama.errors import ERRORS as OLLAMA_ERRORS
 from workers.providers.ollama.reply import OllamaReader
-from workers.providers.shared.http.reading import Reader
+from workers.providers.shared.replies.reader import Reader
 
 ODD: list[Any] = [
     None,

@@ -19,10 +19,11 @@ from workers.providers.ollama.errors import ERRORS as OLLAMA
 from workers.providers.ollama.reply import OllamaReader
 from workers.providers.openai.errors import ERRORS as OPENAI
 from workers.providers.openai.reply import ChatReader
-from workers.providers.shared.http.reading import MAX_KEPT_LEVELS, Reader, read
+from workers.providers.shared.http.reading import MAX_KEPT_LEVELS, read
 from workers.providers.shared.http.sse import MAX_EVENT_BYTES
 from workers.providers.shared.http.time_limits import TimeLimits
 from workers.providers.shared.http.transport import ConnectionBroken
+from workers.providers.shared.replies.reader import Reader
 
 
 class BrokenOff:

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from pydantic import JsonValue
 
-from contracts.errors import FleetError, StreamInterrupted
 from contracts.events import FinishReason
 from contracts.usage import Usage, UsagePart, UsageSource
 from workers.providers.anthropic.request import PROVIDER, arguments_object
@@ -25,6 +24,7 @@ from workers.providers.shared.http.sse import KEEP_ALIVES, Event
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.shared.replies import finish_reasons, reply_arguments
 from workers.providers.shared.replies.output import Output
+from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.token_counts import MAX_PARTS, plausible
 
 _TO_BE_CONTINUED = frozenset({"pause_turn", "compaction"})
@@ -183,12 +183,11 @@ class _Block:
         return block
 
 
-class MessageReader:
-    """Reads one reply. See `workers.providers.shared.http.reading.Reader`."""
+class MessageReader(Reader):
+    """Reads one reply in the format of the Messages API."""
 
     def __init__(self, *, classify: Classify, warnings: Sequence[str] = ()) -> None:
-        self._classify = classify
-        self._warnings = tuple(warnings)
+        super().__init__(provider=PROVIDER, classify=classify, warnings=warnings)
         self._body = ReplyBody()
         self._id: str | None = None
         self._model: str | None = None
@@ -203,13 +202,6 @@ class MessageReader:
         self._by_index: dict[int | None, _Block] = {}
         """The newest block of each index; of None the newest of all, for servers that give no index."""
         self._output = Output()
-        self.stated: Stated | None = None
-        self.done = False
-        self.error: FleetError | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.done
 
     def feed(self, data: bytes) -> Chunk | None:
         return self._absorb(self._body.feed(data))
@@ -325,11 +317,11 @@ class MessageReader:
             if self._reason:
                 self._end()
             else:
-                self.error = StreamInterrupted(f"{PROVIDER} ended without a stop_reason", provider=PROVIDER)
+                self._interrupt("ended without a stop_reason")
         elif event.name == "error":
             self.error = self._classify(None)
         elif event.data.strip() and event.name not in KEEP_ALIVES and not may_be_cut:
-            self.error = StreamInterrupted(f"{PROVIDER} sent an event that is no JSON", provider=PROVIDER)
+            self._interrupt("sent an event that is no JSON")
 
     def _begin(self, index: int | None, fields: dict[str, Any]) -> None:
         before = self._by_index.get(index)
@@ -443,7 +435,7 @@ class MessageReader:
 
     def _stop(self, reason: str | None, details: Any) -> None:
         if reason and finish_reasons.broke_off(reason):
-            self.error = StreamInterrupted(f"{PROVIDER} broke its reply off ({reason[:64]})", provider=PROVIDER)
+            self._interrupt(f"broke its reply off ({reason[:64]})")
             return
         self._reason = reason or self._reason
         match details:

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 from pydantic import JsonValue
 
-from contracts.errors import FleetError, StreamInterrupted
 from contracts.events import ToolCallDelta
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish, Stated, service_tier
@@ -25,6 +24,7 @@ from workers.providers.shared.http.sse import Event
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.shared.replies import finish_reasons, reply_arguments
 from workers.providers.shared.replies.output import Output
+from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.token_counts import plausible
 
 _USUAL = frozenset({"STOP", "MAX_TOKENS", "SAFETY"})
@@ -90,17 +90,14 @@ class _Response(msgspec.Struct, gc=False, rename="camel"):
 _decode_response = FieldwiseDecoder(_Response)
 
 
-class ReplyReader:
-    """Reads one reply. See `workers.providers.shared.http.reading.Reader`."""
+class ReplyReader(Reader):
+    """Reads one reply in Gemini's format."""
 
     def __init__(
         self, *, provider: str, classify: Classify, warnings: Sequence[str] = (), served_as: str | None = None
     ) -> None:
         """`served_as`: the service tier that the reply's headers name."""
-        self._provider = provider
-        self._classify = classify
-        self._warnings = warnings
-        """What is known from the request."""
+        super().__init__(provider=provider, classify=classify, warnings=warnings)
         self._body = ReplyBody()
         self._usage = _Usage()
         self._served_as = served_as
@@ -109,9 +106,6 @@ class ReplyReader:
         self._reason: str | None = None
         self._parts = _Parts()
         self._output = Output()
-        self.stated: Stated | None = None
-        self.done = False
-        self.error: FleetError | None = None
 
     @property
     def finished(self) -> bool:
@@ -159,7 +153,7 @@ class ReplyReader:
         """Gateways end Gemini's streams like those of OpenAI, and keep them alive with blank events."""
         self.done = data.startswith(b"[DONE]")
         if data and not (self.done or may_be_cut):
-            self.error = StreamInterrupted(f"{self._provider} sent an event that is no JSON", provider=self._provider)
+            self._interrupt("sent an event that is no JSON")
 
     def _take(self, data: bytes | msgspec.Raw) -> None:
         """Raises one of NO_JSON."""
@@ -231,9 +225,7 @@ class ReplyReader:
 
     def _end(self, reason: str) -> None:
         if finish_reasons.broke_off(reason):
-            self.error = StreamInterrupted(
-                f"{self._provider} broke its reply off ({reason[:64]})", provider=self._provider
-            )
+            self._interrupt(f"broke its reply off ({reason[:64]})")
         elif reason.upper() != "FINISH_REASON_UNSPECIFIED":
             self._reason = reason
 

@@ -6,15 +6,16 @@ from typing import Any
 import msgspec
 from pydantic import JsonValue
 
-from contracts.errors import FleetError, StreamInterrupted
 from contracts.usage import Usage, UsageSource
-from workers.providers.base import Chunk, Finish, Stated
+from workers.providers.base import Chunk, Finish
 from workers.providers.ollama.request import NAME
 from workers.providers.shared.errors.body import is_error
+from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.ndjson import Lines, json_texts
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any
 from workers.providers.shared.replies import finish_reasons, reply_arguments
 from workers.providers.shared.replies.output import Output
+from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.token_counts import plausible
 
 _WITHOUT_A_PROMPT = frozenset({"load", "unload"})
@@ -54,20 +55,19 @@ class _Line(msgspec.Struct, gc=False):
 _decode_line = FieldwiseDecoder(_Line)
 
 
-class OllamaReader:
-    """Reads one reply. See `workers.providers.shared.http.reading.Reader`."""
+class OllamaReader(Reader):
+    """Reads one reply in Ollama's format, where the end marker and the usage are one line."""
 
     def __init__(
         self,
         *,
-        classify: Callable[[object], FleetError],
+        classify: Classify,
         estimate_input: Callable[[], int],
         warnings: Sequence[str] = (),
     ) -> None:
-        """`classify`: the error that a line reports. `estimate_input`: for servers that state the output only."""
-        self._classify = classify
+        """`estimate_input`: for servers that state the output only."""
+        super().__init__(provider=NAME, classify=classify, warnings=warnings)
         self._estimate_input = estimate_input
-        self._warnings = tuple(warnings)
         self._lines = Lines()
         self._model: str | None = None
         self._reason: str | None = None
@@ -75,14 +75,6 @@ class OllamaReader:
         self._output_tokens: int | None = None
         self._output = Output()
         self._thought: list[str] = []
-        self.stated: Stated | None = None
-        self.done = False
-        self.error: FleetError | None = None
-
-    @property
-    def finished(self) -> bool:
-        """The end marker and the usage are one line."""
-        return self.done
 
     def feed(self, data: bytes) -> Chunk | None:
         for line in self._lines.feed(data):
@@ -141,7 +133,7 @@ class OllamaReader:
         if not line.startswith(_FIELDS):
             self._take_several(line, may_be_cut=may_be_cut)
         elif (data := line.removeprefix(b"data:").strip()).startswith(b"[DONE]"):
-            self.error = StreamInterrupted(f"{NAME} ended without a line that says so", provider=NAME)
+            self._interrupt("ended without a line that says so")
         elif line.startswith(b"data:") and data:
             self._take(data, may_be_cut=may_be_cut)
 
@@ -158,11 +150,11 @@ class OllamaReader:
             if not (self.done or self.error):
                 self._take(text)
         if (rest or not several) and not (self.done or self.error or may_be_cut):
-            self.error = StreamInterrupted(f"{NAME} sent a line that is no JSON", provider=NAME)
+            self._interrupt("sent a line that is no JSON")
 
     def _end(self, reason: str | None) -> None:
         if reason and finish_reasons.broke_off(reason):
-            self.error = StreamInterrupted(f"{NAME} broke its reply off ({reason[:64]})", provider=NAME)
+            self._interrupt(f"broke its reply off ({reason[:64]})")
             return
         self._reason = reason
         self.done = True

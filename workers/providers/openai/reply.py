@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from contracts.errors import FleetError, StreamInterrupted
 from contracts.events import FinishReason
 from workers.providers.base import Chunk, Finish, Stated, service_tier
 from workers.providers.openai.calls import CallDelta, Function, ToolCalls
@@ -24,6 +23,7 @@ from workers.providers.shared.http.reply_body import ReplyBody
 from workers.providers.shared.http.sse import KEEP_ALIVES, Event
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any, in_a_row
 from workers.providers.shared.replies import finish_reasons
+from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.text_deltas import TextDeltas
 
 _TEXT_PARTS = ("text", "output_text")
@@ -84,14 +84,11 @@ class _Chunk(msgspec.Struct, gc=False):
 _decode_chunk = FieldwiseDecoder(_Chunk)
 
 
-class ChatReader:
-    """Reads one reply. See `workers.providers.shared.http.reading.Reader`."""
+class ChatReader(Reader):
+    """Reads one reply in OpenAI's format."""
 
     def __init__(self, *, provider: str, classify: Classify, warnings: Sequence[str] = ()) -> None:
-        """`warnings`: what is known from the request."""
-        self._provider = provider
-        self._classify = classify
-        self._warnings = tuple(warnings)
+        super().__init__(provider=provider, classify=classify, warnings=warnings)
         self._body = ReplyBody()
         self._bill = Bill()
         self._service_tier: str | None = None
@@ -108,9 +105,6 @@ class ChatReader:
         self._pieces = 0
         self._at_end = False
         """`[DONE]` has come; what may still come is the usage."""
-        self.stated: Stated | None = None
-        self.done = False
-        self.error: FleetError | None = None
 
     @property
     def finished(self) -> bool:
@@ -259,9 +253,7 @@ class ChatReader:
         if said is None:
             return
         if finish_reasons.broke_off(said):
-            self.error = StreamInterrupted(
-                f"{self._provider} broke its reply off ({said[:64]})", provider=self._provider
-            )
+            self._interrupt(f"broke its reply off ({said[:64]})")
         else:
             self._reason = said
 
@@ -349,9 +341,7 @@ class ChatReader:
             if len(data) != len(event.data):
                 self._take_events([Event(event.name, data)], may_be_cut=may_be_cut)
             elif not may_be_cut and self._reason is None:
-                self.error = StreamInterrupted(
-                    f"{self._provider} sent an event that is no JSON", provider=self._provider
-                )
+                self._interrupt("sent an event that is no JSON")
 
     def _release(self) -> None:
         """What was held back until the reply's end."""

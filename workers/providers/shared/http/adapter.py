@@ -18,10 +18,11 @@ from workers.providers.base import Call, StreamItem, Target
 from workers.providers.shared.adapter import Adapter
 from workers.providers.shared.errors.vendor_errors import Classify, VendorErrors
 from workers.providers.shared.http.client_pool import ClientPool, Closable, usable_key
-from workers.providers.shared.http.reading import Reader, read
+from workers.providers.shared.http.reading import read
 from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
 from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 from workers.providers.shared.json_text import NO_JSON
+from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.token_estimates import texts_of
 
 C = TypeVar("C", bound=Closable)

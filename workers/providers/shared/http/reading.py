@@ -3,7 +3,6 @@
 import re
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
-from typing import Protocol
 
 from pydantic import JsonValue
 
@@ -14,10 +13,11 @@ from contracts.errors import (
     ProviderUnavailable,
     StreamInterrupted,
 )
-from workers.providers.base import Chunk, Finish, Stated, StreamItem
+from workers.providers.base import Finish, Stated, StreamItem
 from workers.providers.shared.http.sse import EventTooLarge
 from workers.providers.shared.http.time_limits import TimeLimits
 from workers.providers.shared.http.transport import ConnectionBroken, Reply
+from workers.providers.shared.replies.reader import Reader
 
 TRAILER_S = 5.0
 """How long after a reply's end its usage may still come."""
@@ -31,38 +31,6 @@ _OF_AN_API = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[\"]|(?:data|event|id|retry
 """How a reply begins that is JSON, lines of JSON, or an event stream."""
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:")
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson"})
-
-
-class Reader(Protocol):
-    """A vendor's format: bytes in, what they say out. The state of one reply."""
-
-    error: FleetError | None
-    """What the vendor reported inside its reply."""
-
-    stated: Stated | None
-    """What the vendor has said of its bill; another object when it has said more."""
-
-    @property
-    def finished(self) -> bool:
-        """The vendor's end marker was seen. What may still come is usage."""
-        ...
-
-    @property
-    def done(self) -> bool:
-        """Nothing more will come."""
-        ...
-
-    def feed(self, data: bytes) -> Chunk | None:
-        """The output in `data`, merged; None when it held none. Raises EventTooLarge."""
-        ...
-
-    def end(self) -> Chunk | None:
-        """What was still incomplete when the connection ended in good order, or in any order behind the end marker."""
-        ...
-
-    def finish(self) -> Finish:
-        """What ends the reply, once its end marker was seen."""
-        ...
 
 
 async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[StreamItem]:
