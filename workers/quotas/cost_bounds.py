@@ -11,11 +11,12 @@ from typing import Any
 
 from contracts.budget import UNITS_PER_USD
 from contracts.providers import Price
-from contracts.requests import CompletionRequest, ImagePart, UserMessage
+from contracts.requests import CompletionRequest
 from runtime.prices.catalogue import context_window
 from runtime.prices.pricing import highest
 from workers.providers.base import service_tier
 from workers.providers.registry import models_of
+from workers.providers.shared.requests.images import images_in
 
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "maxOutputTokens", "num_predict")
 _REPLIES = ("n", "candidateCount")
@@ -110,13 +111,7 @@ def upper_bound(
 
 
 def _input_tokens(request: CompletionRequest, provider: str) -> int:
-    images = [
-        part.image_url.url
-        for message in request.messages
-        if isinstance(message, UserMessage) and not isinstance(message.content, str)
-        for part in message.content
-        if isinstance(part, ImagePart)
-    ]
+    images = [image.image_url.url for image in images_in(request.messages)]
     return len(request.to_json()) - sum(map(len, images)) + models_of(provider).max_image_tokens * len(images)
 
 

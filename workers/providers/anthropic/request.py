@@ -29,8 +29,9 @@ from contracts.requests import (
 )
 from workers.providers.anthropic.models import Abilities, abilities
 from workers.providers.shared.requests import images
-from workers.providers.shared.requests.options import overlaid
+from workers.providers.shared.requests.options import overlaid, present
 from workers.providers.shared.requests.tool_arguments import as_object
+from workers.providers.shared.requests.tool_choice import forces_a_call, offers_tools
 from workers.providers.shared.requests.tool_schemas import object_schema
 from workers.providers.shared.requests.turns import OPENING, check_says_something, nothing_said
 
@@ -44,8 +45,7 @@ _OURS = frozenset({"cache", "cache_ttl", "betas"})
 
 _MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
-"""Of tools and of tool calls; other vendors' ids hold more."""
-
+"""What the names of tools and the ids of calls may not hold; other vendors' ids do."""
 _MIN_BUDGET = 1_024
 _BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xhigh": 32_768, "max": 32_768}
 """Tokens to think with, for models that take no effort."""
@@ -98,7 +98,7 @@ def check(request: CompletionRequest) -> None:
     for tool in request.tools or ():
         if _NOT_IN_A_NAME.search(tool.function.name):
             raise _unsupported(f"no dots in the names of tools, as in {tool.function.name!r}")
-    for image in _images(request):
+    for image in images.images_in(request.messages):
         _image_source(image.image_url.url)
 
 
@@ -116,9 +116,9 @@ def messages_request(request: CompletionRequest, *, model: str) -> MessagesReque
         "stop_sequences": _stop_sequences(request, warnings),
         "tool_choice": _tool_choice(request),
         "thinking": thinking,
-        "output_config": _present({"effort": effort, "format": _output_format(request, warnings)}) or None,
+        "output_config": present({"effort": effort, "format": _output_format(request, warnings)}) or None,
     }
-    body = _present(body)
+    body = present(body)
     _mark_for_cache(body, options)
     further = dict(options.body)
     if isinstance(config := further.get("output_config"), dict):
@@ -135,7 +135,9 @@ def conversation(messages: Sequence[Message], tools: Sequence[Tool] | None) -> d
     """
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
-    kept_ids = _kept_call_ids(messages)
+    # Calls that go back as they came keep their ids, also where a server of this format has others than Anthropic's.
+    kept = [block for message in messages if isinstance(message, AssistantMessage) for block in _kept_blocks(message)]
+    kept_ids = frozenset(id_ for block in kept if isinstance(id_ := block.get("id"), str))
     for message in messages:
         if isinstance(message, SystemMessage):
             system += _texts(message.content)
@@ -155,7 +157,7 @@ def conversation(messages: Sequence[Message], tools: Sequence[Tool] | None) -> d
         if turn["role"] == "user":
             turn["content"].sort(key=_is_no_result)
     _trim_prefill(turns)
-    return _present(
+    return present(
         {"system": system or None, "messages": turns, "tools": [_tool(tool) for tool in tools] if tools else None}
     )
 
@@ -166,13 +168,19 @@ def arguments_object(text: str) -> dict[str, Any]:
 
 
 def _turn(message: UserMessage | AssistantMessage | ToolMessage, kept_ids: frozenset[str]) -> tuple[str, list[Block]]:
+    """The role and the blocks of a message. `kept_ids`: the ids of calls that go back as they came."""
     match message:
         case UserMessage():
-            return "user", _user_blocks(message)
+            return "user", _user_blocks(message.content)
         case ToolMessage():
-            return "user", [_tool_result(message, kept_ids)]
+            given = message.tool_call_id
+            content = message.content if isinstance(message.content, str) else _texts(message.content)
+            call = given if given in kept_ids else _call_id(given)
+            return "user", [{"type": "tool_result", "tool_use_id": call, "content": content}]
         case AssistantMessage():
-            return "assistant", _assistant_blocks(message)
+            # Its own blocks as they were, because thinking is signed; else made from what all vendors have.
+            texts = _texts(message.content or message.refusal or "")
+            return "assistant", _kept_blocks(message) or [*texts, *map(_tool_use, message.tool_calls or ())]
         case _:
             assert_never(message)
 
@@ -183,22 +191,16 @@ def _texts(content: str | Sequence[TextPart]) -> list[Block]:
     return [{"type": "text", "text": text} for text in texts if text.strip()]
 
 
-def _user_blocks(message: UserMessage) -> list[Block]:
-    if isinstance(message.content, str):
-        return _texts(message.content)
+def _user_blocks(content: str | Sequence[TextPart | ImagePart]) -> list[Block]:
+    if isinstance(content, str):
+        return _texts(content)
     blocks: list[Block] = []
-    for part in message.content:
+    for part in content:
         if isinstance(part, ImagePart):
             blocks.append({"type": "image", "source": _image_source(part.image_url.url)})
         else:
             blocks += _texts([part])
     return blocks
-
-
-def _images(request: CompletionRequest) -> list[ImagePart]:
-    contents = [message.content for message in request.messages if isinstance(message, UserMessage)]
-    parts = [part for content in contents if not isinstance(content, str) for part in content]
-    return [part for part in parts if isinstance(part, ImagePart)]
 
 
 def _image_source(url: str) -> dict[str, str]:
@@ -212,22 +214,9 @@ def _image_source(url: str) -> dict[str, str]:
     return {"type": "base64", "media_type": image.media_type, "data": image.base64}
 
 
-def _tool_result(message: ToolMessage, kept_ids: frozenset[str]) -> Block:
-    content = message.content if isinstance(message.content, str) else _texts(message.content)
-    call = message.tool_call_id if message.tool_call_id in kept_ids else _call_id(message.tool_call_id)
-    return {"type": "tool_result", "tool_use_id": call, "content": content}
-
-
-def _assistant_blocks(message: AssistantMessage) -> list[Block]:
-    """Its own blocks as they were, because thinking is signed; else made from what all vendors have."""
-    if kept := _kept_blocks(message):
-        return kept
-    texts = _texts(message.content or message.refusal or "")
-    return [*texts, *(_tool_use(call) for call in message.tool_calls or ())]
-
-
 def _kept_blocks(message: AssistantMessage) -> list[Block]:
-    """Unless they make other calls than the message, whose results would then answer nothing."""
+    """The blocks of a reply of Anthropic's as they were; none when they make other calls than the message, because
+    their results would answer nothing."""
     match (message.provider_data or {}).get(PROVIDER):
         case {"content": [*content]}:
             objects = [dict(block) for block in content if isinstance(block, dict)]
@@ -236,12 +225,6 @@ def _kept_blocks(message: AssistantMessage) -> list[Block]:
     blocks = [block for block in objects if isinstance(block.get("type"), str)]
     called = [block.get("id") for block in blocks if block["type"] == "tool_use"]
     return blocks if called == [call.id for call in message.tool_calls or ()] else []
-
-
-def _kept_call_ids(messages: Sequence[Message]) -> frozenset[str]:
-    """The ids of calls that go back as they came: of servers of this format whose ids are not Anthropic's."""
-    blocks = [block for message in messages if isinstance(message, AssistantMessage) for block in _kept_blocks(message)]
-    return frozenset(id_ for block in blocks if isinstance(id_ := block.get("id"), str))
 
 
 def _tool_use(call: ToolCall) -> Block:
@@ -278,7 +261,7 @@ def _trim_prefill(turns: list[dict[str, Any]]) -> None:
 def _tool(tool: Tool) -> dict[str, Any]:
     function = tool.function
     schema = object_schema(function.parameters)
-    return _present(
+    return present(
         {
             "name": function.name,
             "description": function.description,
@@ -289,7 +272,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _tool_choice(request: CompletionRequest) -> dict[str, Any] | None:
-    if not _offers_tools(request):
+    if not offers_tools(request, provider=PROVIDER):
         return None
     one_at_a_time = {"disable_parallel_tool_use": True} if request.parallel_tool_calls is False else {}
     match request.tool_choice:
@@ -307,15 +290,6 @@ def _tool_choice(request: CompletionRequest) -> dict[str, Any] | None:
             assert_never(request.tool_choice)
 
 
-def _offers_tools(request: CompletionRequest) -> bool:
-    """Further options may hold tools of the vendor's own."""
-    return bool(request.tools or request.provider_options.get(PROVIDER, {}).get("tools"))
-
-
-def _forces_a_tool(request: CompletionRequest) -> bool:
-    return request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice)
-
-
 def _thinking(
     request: CompletionRequest, able: Abilities, further: Mapping[str, Any], warnings: list[str]
 ) -> tuple[dict[str, Any] | None, str | None]:
@@ -326,7 +300,7 @@ def _thinking(
     if asked == "none":
         return ({"type": "disabled"} if able.thinking else None), None
     effort = ("low" if asked == "minimal" else asked) if able.thinking == "adaptive" else None
-    why_not = _thinks_not(request, able)
+    why_not = _why_not_think(request, able)
     if why_not is None and able.thinking == "adaptive":
         return {"type": "adaptive"}, effort
     budget = min(_BUDGETS[asked], (further.get("max_tokens") or request.max_tokens or able.max_output_tokens) // 2)
@@ -336,21 +310,17 @@ def _thinking(
     return None, effort
 
 
-def _thinks_not(request: CompletionRequest, able: Abilities) -> str | None:
-    """Why the API would refuse to think."""
+def _why_not_think(request: CompletionRequest, able: Abilities) -> str | None:
+    """Why the API would refuse to think; None when it would not."""
     if able.thinking is None:
         return "the model cannot"
-    if _forces_a_tool(request) and _offers_tools(request):
+    if forces_a_call(request) and offers_tools(request, provider=PROVIDER):
         return "tool_choice forces a tool"
-    if able.thinking == "budget" and isinstance(request.messages[-1], ToolMessage) and not _thought_before(request):
-        return "the tools were called by a model of another vendor, or one that did not think"
+    if able.thinking == "budget" and isinstance(request.messages[-1], ToolMessage):
+        answers = [message for message in request.messages if isinstance(message, AssistantMessage)]
+        if not answers or PROVIDER not in (answers[-1].provider_data or {}):  # there are no thoughts to continue
+            return "the tools were called by a model of another vendor, or one that did not think"
     return None
-
-
-def _thought_before(request: CompletionRequest) -> bool:
-    """Whether the turn that the tool results belong to has thoughts to continue."""
-    turns = [message for message in request.messages if isinstance(message, AssistantMessage)]
-    return bool(turns) and PROVIDER in (turns[-1].provider_data or {})
 
 
 def _output_format(request: CompletionRequest, warnings: list[str]) -> dict[str, Any] | None:
@@ -401,15 +371,15 @@ def _ignored(request: CompletionRequest, further: Mapping[str, Any]) -> list[str
     ignored = [name for name, value in asked.items() if value is not None and name not in further]
     if any(getattr(message, "name", None) for message in request.messages):
         ignored.append("name of a message")
-    if any(image.image_url.detail in ("low", "high") for image in _images(request)):
+    if any(image.image_url.detail in ("low", "high") for image in images.images_in(request.messages)):
         ignored.append("detail of an image")
-    if _forces_a_tool(request) and not _offers_tools(request):
+    if forces_a_call(request) and not offers_tools(request, provider=PROVIDER):
         ignored.append("tool_choice without tools")
     return [f"{PROVIDER} takes no {what}; it was ignored" for what in ignored]
 
 
 def _mark_for_cache(body: dict[str, Any], options: _Options) -> None:
-    marker = _present({"type": "ephemeral", "ttl": options.cache_ttl})
+    marker = present({"type": "ephemeral", "ttl": options.cache_ttl})
     user_turns = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
     places = {
         "system": body.get("system"),
@@ -421,11 +391,8 @@ def _mark_for_cache(body: dict[str, Any], options: _Options) -> None:
             blocks[-1]["cache_control"] = marker
 
 
-def _present(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 def _is_header(text: str) -> bool:
+    """Whether a header can hold the name; commas part names there."""
     return text.isascii() and text.isprintable() and "," not in text and text.strip() != ""
 
 

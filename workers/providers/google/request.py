@@ -31,7 +31,9 @@ from contracts.requests import (
 from workers.providers.google.models import generation, signs_calls, thinks
 from workers.providers.shared.json_text import NO_JSON
 from workers.providers.shared.requests import images
+from workers.providers.shared.requests.options import present
 from workers.providers.shared.requests.tool_arguments import as_object
+from workers.providers.shared.requests.tool_choice import forces_a_call
 from workers.providers.shared.requests.tool_schemas import is_without_parameters, object_schema
 from workers.providers.shared.requests.turns import OPENING, check_says_something, nothing_said
 
@@ -46,7 +48,7 @@ _SCHEMA_BESIDE_TOOLS = (3, 0)
 _CAN_THINK_MINIMALLY = re.compile(r"gemini-3(?:\.[156])?-flash")
 _MUST_THINK = re.compile(r"gemini-2\.5-pro")
 _LEAST_BUDGET = 128
-"""Of a 2.5 model that must think."""
+"""The fewest tokens to think with that a 2.5 model takes which must think."""
 
 _LEVELS: dict[ReasoningEffort, str] = {
     "none": "MINIMAL",
@@ -89,7 +91,8 @@ def check_supported(request: CompletionRequest, *, model: str) -> None:
     of = generation(model)
     if of and of < _SCHEMA_BESIDE_TOOLS and request.tools and _wants_json(request.response_format):
         raise _unsupported(f"cannot both call tools and answer in JSON with {model}")
-    if of and of < _FETCHES_URLS and any(not _FILES_API.match(url) for url in _linked_images(request.messages)):
+    urls = [image.image_url.url for image in images.images_in(request.messages)]
+    if of and of < _FETCHES_URLS and not all(images.is_inline(url) or _FILES_API.match(url) for url in urls):
         raise _unsupported(f"does not fetch images for {model}; send them as data: URLs")
 
 
@@ -111,12 +114,10 @@ def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
             effort == "none" and thinks(model) and _always_thinks(model)
         ),
         "the detail of images is ignored": any(
-            part.image_url.detail in ("low", "high") for part in _images(request.messages)
+            image.image_url.detail in ("low", "high") for image in images.images_in(request.messages)
         ),
         "the names of messages are ignored": any(getattr(message, "name", None) for message in request.messages),
-        "tool_choice is ignored, because the request has no tools": (
-            not request.tools and request.tool_choice not in (None, "auto", "none")
-        ),
+        "tool_choice is ignored, because the request has no tools": (not request.tools and forces_a_call(request)),
     }
     return tuple(note for note, holds in notes.items() if holds)
 
@@ -135,8 +136,8 @@ def request_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
         "thinkingConfig": _thinking(request.reasoning_effort, model=model),
         **_response_format(request.response_format),
     }
-    if set_ := {name: value for name, value in generation_config.items() if value is not None}:
-        body["generationConfig"] = set_
+    if given := present(generation_config):
+        body["generationConfig"] = given
     return body
 
 
@@ -274,12 +275,13 @@ def _media_type(url: str) -> dict[str, str]:
 def _declaration(tool: Tool) -> dict[str, Any]:
     function = tool.function
     schema = object_schema(function.parameters)
-    fields = {
-        "name": function.name,
-        "description": function.description,
-        "parametersJsonSchema": None if is_without_parameters(schema) else schema,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+    return present(
+        {
+            "name": function.name,
+            "description": function.description,
+            "parametersJsonSchema": None if is_without_parameters(schema) else schema,
+        }
+    )
 
 
 def _tool_choice(request: CompletionRequest) -> dict[str, Any] | None:
@@ -336,21 +338,6 @@ def _response(text: str) -> dict[str, Any]:
         return _decode_object(text)
     except NO_JSON:
         return {"output": text}
-
-
-def _images(messages: Iterable[Message]) -> list[ImagePart]:
-    return [
-        part
-        for message in messages
-        if isinstance(message, UserMessage) and not isinstance(message.content, str)
-        for part in message.content
-        if isinstance(part, ImagePart)
-    ]
-
-
-def _linked_images(messages: Iterable[Message]) -> list[str]:
-    urls = [part.image_url.url for part in _images(messages)]
-    return [url for url in urls if not images.is_inline(url)]
 
 
 def _fits(seed: int) -> bool:

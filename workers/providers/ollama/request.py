@@ -13,7 +13,6 @@ from contracts.requests import (
     CompletionRequest,
     ImagePart,
     Message,
-    NamedToolChoice,
     ReasoningEffort,
     ResponseFormat,
     SystemMessage,
@@ -23,8 +22,9 @@ from contracts.requests import (
     UserMessage,
 )
 from workers.providers.shared.requests import images
-from workers.providers.shared.requests.options import overlaid
+from workers.providers.shared.requests.options import overlaid, present
 from workers.providers.shared.requests.tool_arguments import as_object
+from workers.providers.shared.requests.tool_choice import forces_a_call
 from workers.providers.shared.requests.tool_schemas import object_schema
 
 NAME = "ollama"
@@ -46,22 +46,16 @@ def check(request: CompletionRequest) -> None:
     """Raises UnsupportedFeature for what Ollama has no way to do, InvalidRequest for options that are none."""
     if not isinstance(request.provider_options.get(NAME, {}).get("options"), dict | None):
         raise InvalidRequest(f"provider_options.{NAME}.options must be an object", provider=NAME)
-    if request.tools and _forces_a_call(request):
+    if request.tools and forces_a_call(request):
         raise _unsupported("cannot be made to call a tool (tool_choice)")
-    for message in request.messages:
-        for part in message.content if isinstance(message, UserMessage) else ():
-            if isinstance(part, ImagePart):
-                _image(part.image_url.url)
-
-
-def _forces_a_call(request: CompletionRequest) -> bool:
-    return isinstance(request.tool_choice, NamedToolChoice) or request.tool_choice == "required"
+    for image in images.images_in(request.messages):
+        _image(image.image_url.url)
 
 
 def ignored(request: CompletionRequest) -> tuple[str, ...]:
     """What Ollama does not know and is left out, or is given in another form."""
     warnings: list[str] = []
-    if _forces_a_call(request) and not request.tools:
+    if forces_a_call(request) and not request.tools:
         warnings.append("tool_choice was ignored, because the request has no tools")
     if request.parallel_tool_calls is False:
         warnings.append("ollama cannot be kept from parallel tool calls; parallel_tool_calls was dropped")
@@ -78,29 +72,27 @@ def ignored(request: CompletionRequest) -> tuple[str, ...]:
 def chat_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
     """The JSON body of a streamed chat."""
     further = request.provider_options.get(NAME, {})
-    options = overlaid(_options(request), _object(further.get("options")))
+    options = present(
+        {
+            "num_predict": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop": request.stop,
+            "seed": request.seed,
+        }
+    )
+    options = overlaid(options, _object(further.get("options")))
     body: dict[str, Any] = {
         "model": model,
         "messages": list(_messages(request.messages)),
         "stream": True,
-        "tools": _tools(request.tools) if request.tools and request.tool_choice != "none" else None,
+        "tools": list(map(_tool, request.tools)) if request.tools and request.tool_choice != "none" else None,
         "format": _format(request.response_format),
         "think": _THINK[request.reasoning_effort] if request.reasoning_effort else None,
     }
-    body = overlaid({name: value for name, value in body.items() if value is not None}, further)
+    body = overlaid(present(body), further)
     body.pop("options", None)
     return {**body, "options": options} if options else body
-
-
-def _options(request: CompletionRequest) -> dict[str, Any]:
-    options = {
-        "num_predict": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "stop": request.stop,
-        "seed": request.seed,
-    }
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -127,8 +119,8 @@ def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
         case SystemMessage():
             return {"role": "system", "content": _text(message.content)}
         case UserMessage():
-            images = [_image(part.image_url.url) for part in message.content if isinstance(part, ImagePart)]
-            return {"role": "user", "content": _text(message.content), "images": images}
+            shown = [_image(image.image_url.url) for image in images.images_in([message])]
+            return {"role": "user", "content": _text(message.content), "images": shown}
         case AssistantMessage():
             return _assistant_message(message)
         case ToolMessage():
@@ -169,18 +161,13 @@ def _image(url: str) -> str:
     return image.base64
 
 
-def _tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.function.name,
-                **({"description": tool.function.description} if tool.function.description else {}),
-                "parameters": object_schema(tool.function.parameters),
-            },
-        }
-        for tool in tools
-    ]
+def _tool(tool: Tool) -> dict[str, Any]:
+    function = {
+        "name": tool.function.name,
+        "description": tool.function.description or None,
+        "parameters": object_schema(tool.function.parameters),
+    }
+    return {"type": "function", "function": present(function)}
 
 
 def _format(wanted: ResponseFormat | None) -> Any:

@@ -1,6 +1,6 @@
 """A request in OpenAI's chat completions format, which OpenAI, Azure OpenAI and every compatible server read.
 
-`provider_data.<provider>` of an assistant message, as `openai_chat` wrote it, holds what its server wants back:
+`provider_data.<provider>` of an assistant message, as reply.py wrote it, holds what its server wants back:
 `reasoning_field`, the name of the field that its reasoning came in; `message`, further fields of the message;
 `tool_calls`, further fields of each call. It comes from the agent, so whatever else stands there is passed over.
 """
@@ -14,6 +14,8 @@ from contracts.requests import AssistantMessage, CompletionRequest, Message, Too
 from workers.providers.google.request import UNSIGNED
 from workers.providers.openai.servers import OPENAI, REASONING_FIELDS, Server
 from workers.providers.shared.requests import images
+from workers.providers.shared.requests.options import present
+from workers.providers.shared.requests.tool_choice import forces_a_call, offers_tools
 from workers.providers.shared.requests.tool_schemas import object_schema
 
 REASONING_FIELD = "reasoning_field"
@@ -24,7 +26,7 @@ _OF_FLEET = {"reasoning", "provider_data"}
 _OF_A_MESSAGE = frozenset({"role", "content", "tool_calls", "tool_call_id", "function_call", "refusal", "name"})
 _OF_A_CALL = frozenset({"id", "type", "function", "index"})
 _NOT_IN_A_NAME = re.compile(r"[\s<|\\/>]+")
-"""Of a participant: OpenAI refuses it."""
+"""What OpenAI refuses in the name of a participant."""
 _NO_THOUGHTS = " "
 """Beside messages whose reasoning goes back: DeepSeek refuses a call without the field, Moonshot also an empty one."""
 
@@ -43,9 +45,9 @@ def check(request: CompletionRequest, *, provider: str) -> None:
 
 def ignored(request: CompletionRequest, *, provider: str) -> tuple[str, ...]:
     """What was asked for and is left out."""
-    if _offers_tools(request, provider) or request.tool_choice in (None, "auto", "none"):
-        return ()
-    return ("tool_choice was ignored, because the request has no tools",)
+    if forces_a_call(request) and not offers_tools(request, provider=provider):
+        return ("tool_choice was ignored, because the request has no tools",)
+    return ()
 
 
 def request_body(
@@ -71,10 +73,10 @@ def request_body(
         "response_format": _dumped(request.response_format),
         "reasoning_effort": request.reasoning_effort,
     }
-    if _offers_tools(request, server.provider):  # OpenAI refuses both without tools
+    if offers_tools(request, provider=server.provider):  # OpenAI refuses both without tools
         body["tool_choice"] = _dumped(request.tool_choice)
         body["parallel_tool_calls"] = request.parallel_tool_calls
-    return {name: value for name, value in body.items() if value is not None}
+    return present(body)
 
 
 def _tool(tool: Tool, server: Server) -> dict[str, Any]:
@@ -85,11 +87,6 @@ def _tool(tool: Tool, server: Server) -> dict[str, Any]:
     else:
         sent["function"].pop("parameters", None)
     return sent
-
-
-def _offers_tools(request: CompletionRequest, provider: str) -> bool:
-    """Further options may hold tools of the vendor's own."""
-    return bool(request.tools or request.provider_options.get(provider, {}).get("tools"))
 
 
 def _messages(request: CompletionRequest, server: Server) -> list[dict[str, Any]]:

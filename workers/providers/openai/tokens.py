@@ -13,6 +13,7 @@ from typing import Protocol
 
 from contracts.rpc import CountTokens, TokenCount
 from workers.providers.shared import token_estimates
+from workers.providers.shared.requests.images import images_in
 
 _PER_MESSAGE = 4
 _PER_NAME = 1
@@ -42,11 +43,15 @@ def count(question: CountTokens, *, model: str) -> TokenCount:
     encoding = _encoding(name)
     texts = [text for message in question.messages for text in token_estimates.texts_of(message)]
     tools = token_estimates.tool_texts(question)
-    images = sum(token_estimates.images_in(message) for message in question.messages)
+    images = len(images_in(question.messages))
     names = sum(bool(getattr(message, "name", None)) for message in question.messages)
     calls = any(message.role == "tool" or getattr(message, "tool_calls", None) for message in question.messages)
     return TokenCount(
-        input_tokens=sum(_count(text, encoding) for text in [*texts, *tools])
+        input_tokens=sum(
+            len(encoding.encode_ordinary(text[at : at + _PIECE_CHARS]))
+            for text in [*texts, *tools]
+            for at in range(0, len(text), _PIECE_CHARS)
+        )
         + _PER_MESSAGE * len(question.messages)
         + _PER_NAME * names
         + token_estimates.TOKENS_PER_IMAGE * images
@@ -65,11 +70,6 @@ def encoding_of(model: str) -> str | None:
     if _CL100K.match(model):
         return "cl100k_base"
     return _TODAYS if _O200K.match(model) else None
-
-
-def _count(text: str, encoding: _Encoding) -> int:
-    pieces = [text[at : at + _PIECE_CHARS] for at in range(0, len(text), _PIECE_CHARS)]
-    return sum(len(encoding.encode_ordinary(piece)) for piece in pieces)
 
 
 _loading = Lock()

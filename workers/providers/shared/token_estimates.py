@@ -9,7 +9,6 @@ from typing import Protocol, assert_never
 
 from contracts.requests import (
     AssistantMessage,
-    ImagePart,
     Message,
     SystemMessage,
     TextPart,
@@ -18,6 +17,7 @@ from contracts.requests import (
     UserMessage,
 )
 from contracts.usage import Usage, UsageSource
+from workers.providers.shared.requests.images import images_in
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
@@ -40,7 +40,7 @@ def estimate_input(prompt: Prompt) -> int:
     return (
         sum(estimate_output(text) for text in texts)
         + TOKENS_PER_MESSAGE * len(prompt.messages)
-        + TOKENS_PER_IMAGE * sum(images_in(message) for message in prompt.messages)
+        + TOKENS_PER_IMAGE * len(images_in(prompt.messages))
     )
 
 
@@ -78,9 +78,3 @@ def texts_of(message: Message) -> list[str]:
 
 def tool_texts(prompt: Prompt) -> list[str]:
     return [json.dumps(tool.function.model_dump(mode="json"), separators=(",", ":")) for tool in prompt.tools or ()]
-
-
-def images_in(message: Message) -> int:
-    if isinstance(message, UserMessage) and not isinstance(message.content, str):
-        return sum(isinstance(part, ImagePart) for part in message.content)
-    return 0

@@ -3,8 +3,11 @@
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote, unquote_to_bytes
+
+from contracts.requests import ImagePart, Message, UserMessage
 
 _HEAD = re.compile(r"data:(image/[^;,]+)((?:;[^;,]*)*),", re.IGNORECASE)
 _REGISTERED = {
@@ -18,14 +21,23 @@ _REGISTERED = {
     "image/x-webp": "image/webp",
     "image/x-gif": "image/gif",
 }
-"""By the labels that browsers, old and new, and tools write in their place; Gemini refuses those."""
+"""The registered media types, by the labels that browsers and tools write in their place; Gemini refuses those."""
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True, slots=True)
 class InlineImage:
+    """An image that stands in its URL."""
+
     media_type: str
     base64: str
+
+
+def images_in(messages: Iterable[Message]) -> list[ImagePart]:
+    """All images of a conversation; only users send any."""
+    contents = [message.content for message in messages if isinstance(message, UserMessage)]
+    parts = [part for content in contents if not isinstance(content, str) for part in content]
+    return [part for part in parts if isinstance(part, ImagePart)]
 
 
 def is_inline(url: str) -> bool:
@@ -39,18 +51,14 @@ def read_inline(url: str) -> InlineImage | None:
         return None
     text, parameters = url[head.end() :], [parameter.strip().lower() for parameter in head[2].split(";")]
     data = _plain_base64(text) if "base64" in parameters else base64.b64encode(unquote_to_bytes(text)).decode()
-    return InlineImage(_registered(head[1]), data) if data else None
+    label = head[1].strip().lower()
+    return InlineImage(_REGISTERED.get(label, label), data) if data else None
 
 
 def rewritten(url: str) -> str:
     """A `data:` URL in the one form that every server reads; any other one, and one without an image, as it is."""
     image = read_inline(url)
     return url if image is None else f"data:{image.media_type};base64,{image.base64}"
-
-
-def _registered(media_type: str) -> str:
-    name = media_type.strip().lower()
-    return _REGISTERED.get(name, name)
 
 
 def _plain_base64(text: str) -> str | None:

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "maxOutputTokens", "num_predict"})
-"""By their names at the vendors."""
+"""The names that output limits have at the vendors."""
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def overlaid(body: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
@@ -13,12 +18,11 @@ def overlaid(body: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, A
     It leaves an output limit as it is: a tenant's budget may rest on it.
     """
     left_out = {name for name, value in further.items() if value is None and name not in OUTPUT_LIMITS}
-    given = {name: value for name, value in further.items() if value is not None}
-    return {name: value for name, value in {**body, **given}.items() if name not in left_out}
+    return {name: value for name, value in {**body, **present(further)}.items() if name not in left_out}
 
 
 def merged(body: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
-    """As `overlaid`; objects are merged, so that one setting leaves the others."""
+    """The same with objects merged, so that one setting leaves the others."""
     within = {
         name: merged(body[name], value)
         for name, value in further.items()

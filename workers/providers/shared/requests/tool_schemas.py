@@ -8,12 +8,13 @@ Anthropic the last one, too; Groq a `required` where there are no properties.
 from collections.abc import Mapping
 from typing import Any
 
+from workers.providers.shared.requests.options import present
+
 _COMPOSED = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 
 
 def object_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    given = parameters or {}
-    schema = {name: value for name, value in given.items() if value is not None}
+    schema = present(parameters or {})
     schema.setdefault("type", "object")
     if not _COMPOSED & schema.keys():
         schema.setdefault("properties", {})
@@ -23,5 +24,5 @@ def object_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def is_without_parameters(schema: Mapping[str, Any]) -> bool:
-    """Of what `object_schema` made: whether it says no more than that."""
+    """Whether a schema that `object_schema` made says no more than that it is one of an object."""
     return schema.get("properties") == {} and schema.keys() <= {"type", "properties"}
