@@ -38,11 +38,11 @@ class Call:
     """The vendor's own name of the model, without the provider's prefix."""
     target: Target
     time_left_s: float
-    """Until the request's deadline."""
+    """Seconds until the request's deadline."""
 
 
 class CredentialReplaced(AuthenticationFailed):
-    """The vendor refused what an adapter had been given for the key, as a token; the next call has a newer one."""
+    """The vendor refused the token that an adapter had been given for the key; the next call has a newer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Stated:
     """
 
     usage: Usage | None = None
-    """Its input is exact; its output is as far as the vendor had counted."""
+    """The input is exact; the output is as far as the vendor had counted."""
     is_final: bool = False
     """Nothing more will be counted: only the end marker is missing."""
     service_tier: str | None = None
@@ -98,7 +98,7 @@ class Finish:
 
     finish_reason: FinishReason
     usage: Usage | None
-    """None: the vendor stated none; the caller estimates."""
+    """None when the vendor stated none, so that the caller estimates it."""
     response_model: str | None = None
     response_id: str | None = None
     service_tier: str | None = None
@@ -106,12 +106,12 @@ class Finish:
     provider_data: dict[str, JsonValue] | None = None
     """What the vendor wants back on the next turn."""
     warnings: tuple[str, ...] = ()
-    """What was asked for and ignored."""
+    """What was asked for and ignored, and what is odd about the reply, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole reply."""
+    """A whole reply, put together."""
 
     message: AssistantMessage
     finish: Finish
@@ -168,7 +168,7 @@ class Prepares(Protocol):
     """An adapter that loads something before it is asked for it the first time."""
 
     def prepare(self) -> None:
-        """Blocks meanwhile, so it is for a thread. Not to be waited for."""
+        """Blocks until it is loaded, so it is called in a thread that nothing waits for."""
         ...
 
 
@@ -188,7 +188,7 @@ class Gathering:
         self._refusal: list[str] = []
         self._tool_calls: dict[int, _ToolCallParts] = {}
         self.characters = 0
-        """Of all output so far."""
+        """Characters of all output so far."""
         self.pieces = 0
         """The vendor's deltas so far: the least number of tokens that were generated."""
 

@@ -41,7 +41,7 @@ _SAYS_NONE = ("null", "{}")
 _OUTSIDE = frozenset({"compaction", "advisor_message"})
 """Iterations that are billed beside the usage of the reply."""
 _OTHER_MODELS = frozenset({"fallback_message"})
-"""Iterations within it that another model did."""
+"""Iterations within the usage of the reply that another model did."""
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -49,7 +49,7 @@ class _Delta(msgspec.Struct, gc=False):
     text: str | None = None
     thinking: str | None = None
     partial_json: Any = None
-    """A text; from some gateways the object itself."""
+    """A text by the format; some gateways send the object itself."""
     signature: str | None = None
     citation: Any = None
     stop_reason: str | None = None
@@ -120,12 +120,12 @@ class _Block:
     index: int | None
     kind: str
     fields: dict[str, Any]
-    """As it began, and what came whole since."""
+    """The fields of its beginning, and those that came whole since."""
     grown: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """What came since to texts in `fields`."""
+    """What deltas added to the texts in `fields`, by field."""
     closed: bool = False
     call: int | None = None
-    """Which tool call it is."""
+    """The index of the tool call that it is; None when it is none, or not passed on yet."""
     texts: list[str] = field(default_factory=list[str])
     thoughts: list[str] = field(default_factory=list[str])
     signature: list[str] = field(default_factory=list[str])
@@ -154,7 +154,7 @@ class _Block:
         self.says = bare + " " * (bare != text) if may_say_none else None
 
     def grow(self, delta: dict[str, Any]) -> None:
-        """By a delta of a kind that is not known here: texts are appended, everything else is replaced."""
+        """Takes a delta of a kind that is not known here: texts are appended, everything else is replaced."""
         for name, value in delta.items():
             if name == "type":
                 continue
@@ -165,7 +165,7 @@ class _Block:
                 self.fields[name] = value
 
     def get(self, name: str) -> Any:
-        """A field as it is now."""
+        """A field with all that has come of it."""
         if more := self.grown.pop(name, None):
             self.fields[name] += "".join(more)
         return self.fields.get(name)
@@ -198,9 +198,10 @@ class MessageReader(Reader):
         """Whether usage has come since `stated` was made, which is once for what is read at once."""
         self._blocks: list[_Block] = []
         self._content_of_head: Any = None
-        """Of `message_start`: empty by the format, the whole reply from gateways that make up a stream of it."""
+        """The content of `message_start`: empty by the format, the whole reply from gateways that make up a stream of
+        one."""
         self._by_index: dict[int | None, _Block] = {}
-        """The newest block of each index; of None the newest of all, for servers that give no index."""
+        """The newest block of each index. None stands for the newest of all, for servers that give no index."""
         self._output = Output()
 
     def feed(self, data: bytes) -> Chunk | None:
@@ -286,7 +287,7 @@ class MessageReader(Reader):
                 pass
 
     def _take_message(self, event: Event) -> None:
-        """A whole reply. Raises as `_take_event`."""
+        """Takes a whole reply. Raises one of NO_JSON; msgspec.ValidationError when it is no object."""
         message = _decode_message(event.data)
         if message.type == "error" or (message.content is None and message.stop_reason is None):
             self._take_unknown(event)
@@ -488,7 +489,7 @@ def _text(value: Any) -> str:
 
 
 def _id(given: Any) -> str:
-    """Some servers number their calls."""
+    """The id of a call as a text: some servers number their calls."""
     return str(given) if type(given) is int else _text(given)
 
 
@@ -500,14 +501,14 @@ def _kind(fields: dict[str, Any]) -> str:
 
 
 def _kind_of_delta(delta: _Delta) -> str:
-    """For a delta whose type is missing or odd."""
+    """The type of a delta that names none, or an odd one: what its fields say."""
     if delta.partial_json:
         return "input_json_delta"
     return "thinking_delta" if delta.thinking else "signature_delta" if delta.signature else "text_delta"
 
 
 def _is_special(block: dict[str, Any]) -> bool:
-    """Whether a block says more than a message of ours can."""
+    """Whether a block holds more than the contract's message can, so that it must be kept for the next turn."""
     match block:
         case {"type": "text"}:
             return bool(block.get("citations"))
@@ -520,7 +521,8 @@ def _is_special(block: dict[str, Any]) -> bool:
 
 
 def _can_come_back(block: dict[str, Any]) -> bool:
-    """The API refuses texts of nothing, thoughts without a signature, and calls that nobody can answer."""
+    """Whether the API takes a block back: it refuses empty texts, thoughts without a signature, and calls without an
+    id."""
     match block:
         case {"type": "text"}:
             return bool(_text(block.get("text")))

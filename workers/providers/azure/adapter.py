@@ -143,7 +143,7 @@ def base_url(endpoint: Endpoint) -> str:
 
 
 def chat_path(endpoint: Endpoint, model: str) -> str:
-    """Behind the base URL."""
+    """The path of a chat completion behind the base URL."""
     if not endpoint.api_version or _is_complete(base_url(endpoint)):
         return "/chat/completions"
     return f"/deployments/{in_path(deployment_of(endpoint, model), provider=Azure.name)}/chat/completions"
@@ -162,7 +162,7 @@ def deployment_of(endpoint: Endpoint, model: str) -> str:
 
 
 def max_tokens_field(call: Call) -> str:
-    """See the module's docstring."""
+    """The name under which the endpoint knows the output limit; see the module's docstring."""
     endpoint = call.target.endpoint
     names = _model_and_deployment(call)
     if not endpoint.api_version and not _is_inference(base_url(endpoint)):
@@ -171,7 +171,7 @@ def max_tokens_field(call: Call) -> str:
 
 
 def _model_and_deployment(call: Call) -> tuple[str, str]:
-    """Either name may tell whose model it is."""
+    """Both names of a model: either may tell whose it is."""
     return call.model, deployment_of(call.target.endpoint, call.model)
 
 
@@ -181,7 +181,7 @@ def _knows_stream_options(endpoint: Endpoint) -> bool:
 
 
 def _is_inference(url: str) -> bool:
-    """Azure's inference API, which serves the models of other makers."""
+    """Whether a URL is that of Azure's inference API, which serves the models of other makers."""
     return urlsplit(url).path.endswith("/models")
 
 

@@ -25,7 +25,7 @@ from workers.providers.shared.json_text import NO_JSON
 
 FETCH_S = 20.0
 RENEW_BEFORE_S = 300.0
-"""So long before it expires, a token is renewed; one that lives shorter, at half of its life."""
+"""A token is renewed so long before it expires; one that lives shorter, at half of its life."""
 REPLACE_AGAIN_S = 300.0
 """A token that replaced a refused one is itself replaced no sooner: then it is not the token that is wrong."""
 
@@ -35,7 +35,7 @@ _SCOPES = {
     "login.chinacloudapi.cn": "https://cognitiveservices.azure.cn/.default",
     "login.partner.microsoftonline.cn": "https://cognitiveservices.azure.cn/.default",
 }
-"""Of the national clouds, by the host of their authority."""
+"""The scopes of the national clouds, by the host of their authority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,8 @@ def _form(credentials: EntraCredentials) -> dict[str, str]:
 def _refusal(
     response: httpx2.Response, credentials: EntraCredentials, host: str
 ) -> AuthenticationFailed | ProviderUnavailable:
-    """Refusals of the credentials are 400 and 401 (`invalid_client`, `unauthorized_client`, an unknown tenant)."""
+    """The error for a token that was not granted. Entra ID refuses credentials with 400 and 401 (`invalid_client`,
+    `unauthorized_client`, an unknown tenant)."""
     try:
         said = msgspec.json.decode(response.content, type=_Refused)
     except NO_JSON:

@@ -58,7 +58,8 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], frozenset[int | None], Kind], ...] = tup
         (r"responsible ai|usage guidelines|safety (?:filter|polic)", (400, None), ContentFiltered),
     )
 )
-"""With the statuses beside which they mean it; None: inside a stream. `limit: 0`: a model that the plan lacks."""
+"""Words, with the statuses beside which they mean it (None: inside a stream). `limit: 0` stands for a model that the
+plan lacks."""
 
 _BY_NAME: dict[str, Kind] = {
     "INVALID_ARGUMENT": InvalidRequest,

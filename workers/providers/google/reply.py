@@ -28,12 +28,12 @@ from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.token_counts import plausible
 
 _USUAL = frozenset({"STOP", "MAX_TOKENS", "SAFETY"})
-"""Said in full by what they become; of the others a warning says which it was."""
+"""Reasons that are said in full by what they become; of the others a warning says which it was."""
 _NUMBERED = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION"}
-"""As protobuf writes reasons when it is asked for numbers. Gemini's API and Vertex agree on no more of them."""
+"""Reasons by the numbers that protobuf can write in their place. Gemini's API and Vertex agree on no more of them."""
 _MEDIA = frozenset({"inlineData", "fileData"})
 _MOST_NAMED, _MOST_NAME_CHARS = 10, 64
-"""Of what a server may name, in one warning."""
+"""How many names of a server's own one warning holds, and how long they may be."""
 _BESIDE_CONTENT = frozenset({"thought", "thoughtSignature", "partMetadata", "videoMetadata", "mediaResolution"})
 
 
@@ -193,14 +193,14 @@ class ReplyReader(Reader):
         return _traffic(self._usage.traffic_type) or service_tier(self._usage.service_tier or self._served_as)
 
     def _take_list(self, data: bytes | msgspec.Raw) -> None:
-        """A list of replies, as it comes without `alt=sse`."""
+        """Takes a list of replies, as it comes without `alt=sse`."""
         body = decode_any(data)
         for item in body if isinstance(body, list) else ():
             if isinstance(item, dict) and not self.error:
                 self._take(msgspec.json.encode(item))
 
     def _take_unknown(self, data: bytes | msgspec.Raw) -> None:
-        """An error in one of its forms; the rest is skipped."""
+        """Takes an error in one of its forms; anything else is skipped."""
         body = decode_any(data)
         if is_error(body) or (isinstance(body, dict) and body.get("message")):
             self.error = self._classify(body)
@@ -230,7 +230,7 @@ class ReplyReader(Reader):
             self._reason = reason
 
     def _take_special(self, part: _Part, raw: dict[str, JsonValue]) -> None:
-        """What is more than text."""
+        """Takes a part that is more than text."""
         if part.text:
             (self._output.reasoning if part.thought else self._output.text).append(part.text)
         if called := part.function_call:
@@ -246,7 +246,7 @@ class _Parts:
     def __init__(self) -> None:
         self._parts: list[dict[str, JsonValue]] = []
         self._text: list[str] = []
-        """Since the last part."""
+        """The text since the last part, in fragments."""
         self._needed = False
         self._of_its_tools: set[str] = set()
         self._media: set[str] = set()
@@ -270,7 +270,7 @@ class _Parts:
         self._needed = self._needed or bool(others) or is_signed
 
     def kept(self) -> dict[str, JsonValue] | None:
-        """None when the message says it all."""
+        """What the model wants back; None when the message says it all."""
         self._end_text()
         return {"google": {"parts": [*self._parts]}} if self._needed else None
 
@@ -303,7 +303,8 @@ def _kind_of_media(part: dict[str, JsonValue]) -> str:
 
 
 def _answerable(part: dict[str, Any], call: ToolCallDelta | None) -> dict[str, Any]:
-    """A part as it was, but without a call that agents did not get, and with a name and arguments that can go back."""
+    """A part as the next turn can send it back: without a call that agents did not get (None), and with a call's name
+    and arguments in the form that the API takes."""
     made = part["functionCall"]
     rest = {name: value for name, value in part.items() if name != "functionCall"}
     if call is None:
@@ -341,7 +342,7 @@ def _normalised(usage: _Usage) -> Usage | None:
 
 
 def _name_of(reason: Any) -> str:
-    """Of a reason in any form: whatever it is, the reply has ended."""
+    """The name of a finish reason in any form: whatever it is, the reply has ended."""
     if isinstance(reason, str):
         return reason
     is_number = isinstance(reason, int) and not isinstance(reason, bool)
@@ -349,7 +350,8 @@ def _name_of(reason: Any) -> str:
 
 
 def _traffic(kind: Any) -> str | None:
-    """`ON_DEMAND_FLEX`, `ON_DEMAND_PRIORITY`, `PROVISIONED_THROUGHPUT`; None: what everybody gets."""
+    """The service tier that Vertex names as a kind of traffic (`ON_DEMAND_FLEX`, `PROVISIONED_THROUGHPUT`); None for
+    the one that everybody gets."""
     if not isinstance(kind, str) or kind == "TRAFFIC_TYPE_UNSPECIFIED":
         return None
     return service_tier(kind.removeprefix("ON_DEMAND").removeprefix("_"))
@@ -369,5 +371,5 @@ class _RawParts:
 
 
 def _each(value: Any) -> list[Any]:
-    """A list, as FieldwiseDecoder takes it also from an object that stands in its place."""
+    """The items of a list; an object in its place is its only item, as FieldwiseDecoder takes it."""
     return [value] if isinstance(value, dict) else value

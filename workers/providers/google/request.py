@@ -68,7 +68,7 @@ _BUDGETS: dict[ReasoningEffort, int] = {
     "xhigh": 24576,
     "max": 24576,
 }
-"""Tokens; those that Google's own OpenAI-compatible endpoint takes."""
+"""Tokens to think with: those that Google's own OpenAI-compatible endpoint takes."""
 
 _MEDIA_TYPES = {
     "png": "image/png",
@@ -97,7 +97,7 @@ def check_supported(request: CompletionRequest, *, model: str) -> None:
 
 
 def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
-    """What was asked for and has no effect."""
+    """What was asked for and has no effect, a sentence each."""
     effort = request.reasoning_effort
     notes = {
         "parallel_tool_calls: false is ignored, because Gemini decides how many tools it calls": (
@@ -233,7 +233,8 @@ class _Conversation:
 
 
 def _kept_parts(message: AssistantMessage) -> list[dict[str, Any]] | None:
-    """The parts as Gemini wrote them, unless the message makes more or fewer calls than they."""
+    """The parts as Gemini wrote them; None where there are none, or where the message makes more or fewer calls than
+    they."""
     match (message.provider_data or {}).get(NAME):
         case {"parts": [*parts]}:
             kept = [part for part in parts if isinstance(part, dict)]
@@ -248,7 +249,7 @@ def _call_parts(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _parts(content: str | Sequence[TextPart | ImagePart]) -> list[dict[str, Any]]:
-    """Without blank texts: the API refuses a part that has no data."""
+    """The parts of a content, without blank texts: the API refuses a part that has no data."""
     given = [TextPart(text=content)] if isinstance(content, str) else content
     return [
         {"text": part.text} if isinstance(part, TextPart) else _image(part.image_url.url)
@@ -267,7 +268,7 @@ def _image(url: str) -> dict[str, Any]:
 
 
 def _media_type(url: str) -> dict[str, str]:
-    """As far as the path says it; Google asks the server otherwise."""
+    """The media type of an image as far as its path tells it; Google asks the server otherwise."""
     ending = urlsplit(url).path.rpartition(".")[2].lower()
     return {"mimeType": _MEDIA_TYPES[ending]} if ending in _MEDIA_TYPES else {}
 

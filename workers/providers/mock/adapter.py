@@ -54,7 +54,7 @@ class MockFailure(StrictWireModel):
     code: Annotated[ErrorCode, AfterValidator(_possible_at_a_vendor)]
     message: str = "scripted failure"
     after_chunks: Annotated[int, Field(ge=0)] = 0
-    """How much of the answer comes before it."""
+    """How many chunks of the answer come before it."""
     times: Annotated[int, Field(ge=1)] | None = None
     """How many calls of one request id fail before they succeed (counted in each worker); None: all of them."""
     retry_after_s: Seconds | None = None
@@ -87,20 +87,20 @@ class MockScript(StrictWireModel):
     """How the mock answers one request."""
 
     text: str | None = None
-    """None: an echo of the last user message, unless there are tool calls or a refusal."""
+    """None stands for an echo of the last user message, or for nothing beside tool calls or a refusal."""
     reasoning: str = ""
     refusal: str = ""
     tool_calls: tuple[MockToolCall, ...] = ()
     chunk_size: Annotated[int, Field(ge=1)] | None = None
-    """Characters in each chunk; None: a word."""
+    """Characters in each chunk; None stands for a word."""
     chunks: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Into how many chunks each part of the answer is cut; goes before `chunk_size`."""
     first_token_s: Seconds = 0
     between_s: Seconds = 0
     finish_reason: FinishReason | None = None
-    """None: `tool_calls` with tool calls, else `stop`."""
+    """None stands for `tool_calls` with tool calls, else `stop`."""
     usage: MockUsage | None = MockUsage()
-    """None: the mock states none, as some servers do."""
+    """With None the mock states none, as some servers do."""
     warnings: tuple[str, ...] = ()
     fail: MockFailure | None = None
     cut_after_chunks: Annotated[int, Field(ge=0)] | None = None

@@ -150,7 +150,7 @@ class Ollama(HttpAdapter[_Client]):
         return tuple(await asyncio.gather(*map(shown, names)))
 
     async def _context_window(self, client: _Client, target: Target, model: str) -> int | None:
-        """None: the server does not say, or the model is gone meanwhile."""
+        """The context window of a model; None when the server does not say it, or the model is gone meanwhile."""
         body = msgspec.json.encode({"model": model})
         try:
             content = await client.fetch("POST", "/api/show", target.timeouts, body=body)

@@ -31,7 +31,7 @@ class _Function(msgspec.Struct, gc=False):
 
 class _ToolCall(msgspec.Struct, gc=False):
     id: str | None = None
-    """Newer servers give one."""
+    """Newer servers give calls an id, older ones do not."""
     function: _Function | None = None
 
 
@@ -45,7 +45,7 @@ class _Line(msgspec.Struct, gc=False):
     model: str | None = None
     message: _Message | None = None
     done: bool | None = None
-    """None: missing, or odd."""
+    """None when it is missing or odd."""
     done_reason: str | None = None
     prompt_eval_count: int | None = None
     eval_count: int | None = None

@@ -20,19 +20,19 @@ from workers.providers.shared.json_text import EndFinder
 from workers.providers.shared.replies import reply_arguments, tool_calls
 
 _NO_ARGUMENTS = frozenset({"", "{}", "[]", "null"})
-"""As a call without any has them, or one whose arguments are still to come."""
+"""What stands for the arguments of a call without any, or of one whose arguments are still to come."""
 _OPENS = re.compile(r"\s*[{\[]")
 _OPENS_OBJECT = re.compile(r"\s*\{")
 _BEFORE_A_VALUE = ":,["
 _MOST_CALLS = 1000
-"""No model makes more in one reply."""
+"""More than any model makes in one reply."""
 
 
 class Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: Any = None
     parameters: Any = None
-    """In place of `arguments`, as Llama's models write it and some servers pass it on."""
+    """Stands in place of `arguments` where a server passes on what Llama's models write."""
 
 
 class Custom(msgspec.Struct, gc=False):
@@ -48,11 +48,13 @@ class CallDelta(msgspec.Struct, gc=False):
     function: Function | None = None
     custom: Custom | None = None
     name: str | None = None
-    """Beside the id in place of inside `function`, as the next two: `arguments`, or Anthropic's `input`."""
+    """Some servers put the name and the arguments beside the id in place of into `function`, the arguments also as
+    Anthropic's `input`."""
     arguments: Any = None
     input: Any = None
     extra_content: Any = None
-    """Gemini's thought signature, at its OpenAI address. The model wants it back, as the next two."""
+    """Gemini's thought signature, at its OpenAI address. The model wants it back, under whichever of the three
+    names."""
     provider_specific_fields: Any = None
     """LiteLLM's place for it."""
     thought_signature: Any = None
@@ -87,20 +89,20 @@ class _Call:
     def __init__(self, *, index: int | None, id: str, name: str, shares_id: bool) -> None:  # noqa: A002
         self.server_index = index
         self.id = id
-        """As the server gave it; empty: it gave none."""
+        """The id that the server gave; empty when it gave none."""
         self.shares_id = shares_id
         """Another call has it, too, so that this one needs an id of ours."""
         self.name = name
         self.index: int | None = None
-        """Ours; None: not passed on yet."""
+        """Our own index; None when it has not been passed on yet."""
         self.is_begun = False
         """Whether its id and name have been passed on."""
         self.arguments: list[str] = []
-        """What of them has not been passed on."""
+        """The fragments of its arguments that have not been passed on."""
         self.held: list[str] = []
-        """All of them, to know what only repeats them."""
+        """All fragments of its arguments, to know what only repeats them."""
         self.ended_with: str | None = None
-        """The same as one text, put together once when it is asked for after their end."""
+        """All its arguments as one text, put together once when it is asked for after their end."""
         self.whole = ""
         """The arguments so far, when each delta holds all of them; empty: each holds what is new."""
         self.quoted: list[str] = []
@@ -157,7 +159,7 @@ class _Call:
         return fragment[len(first) :]
 
     def take_name(self, name: str) -> None:
-        """A name that comes late, again, or in pieces."""
+        """Takes a name that comes late, again, or in pieces."""
         if name != self.name and self.index is None:
             whole = name if name.startswith(self.name) else self.name + name
             self.name = whole[: tool_calls.MAX_NAME_CHARS]
@@ -180,11 +182,11 @@ class ToolCalls:
         """Some were left out, because no model makes so many."""
         self._calls: list[_Call] = []
         self._waiting: list[_Call] = []
-        """Not passed on yet."""
+        """Calls that have not been passed on yet."""
         self._passed_on: list[_Call] = []
-        """By our index."""
+        """Calls that have been passed on, in the order of our indexes."""
         self._to_tell: dict[int, None] = {}
-        """Our indexes of those with something new, in order."""
+        """Our indexes of the calls with something new, in order."""
         self._by_index: dict[int, _Call] = {}
         self._by_id: dict[str, _Call] = {}
 
@@ -285,7 +287,7 @@ class ToolCalls:
             self._tell(call)
 
     def _add_arguments(self, call: _Call, fragment: str) -> None:
-        """Parts them where one value has ended and another begins."""
+        """Takes a fragment, and parts it where one value has ended and another begins."""
         if not call.has_arguments:
             bare = fragment.strip()
             if call.quoted or bare.startswith('"'):
@@ -335,14 +337,14 @@ class ToolCalls:
 
 
 def _as_id(id: Any) -> str:  # noqa: A002
-    """Some servers number calls."""
+    """The id of a call as a text: some servers number their calls."""
     if isinstance(id, str):
         return id.strip() and id
     return str(id) if isinstance(id, int) and not isinstance(id, bool) else ""
 
 
 def _as_text(arguments: Any) -> str:
-    """Some servers send the arguments as the object that the text should hold."""
+    """The arguments as a text: some servers send the object that the text should hold."""
     if arguments is None or isinstance(arguments, bool):
         return ""
     return msgspec.json.encode(arguments).decode()

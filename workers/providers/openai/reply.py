@@ -31,7 +31,7 @@ _THOUGHT_PARTS = ("thinking", "reasoning")
 _THOUGHTS = ("text", "content", "thinking", "reasoning", "summary")
 """Where an object may hold the text of a thought."""
 _MOST_LEVELS = 8
-"""Of objects and lists around a text."""
+"""How many levels of objects and lists around a text are looked into."""
 _ENVELOPES = ("data", "result", "response")
 """Where gateways put a whole chunk or reply of the format."""
 
@@ -41,7 +41,7 @@ class _Delta(msgspec.Struct, gc=False):
     reasoning_content: Any = None
     reasoning: Any = None
     reasoning_text: Any = None
-    """GitHub Copilot's."""
+    """GitHub Copilot's name for reasoning."""
     thinking: Any = None
     refusal: str | None = None
     tool_calls: list[CallDelta] | None = None
@@ -93,7 +93,7 @@ class ChatReader(Reader):
         self._bill = Bill()
         self._service_tier: str | None = None
         self._said_tier: Any = None
-        """As the server writes it."""
+        """The service tier as the server writes it."""
         self._model: str | None = None
         self._id: str | None = None
         self._reason: str | None = None
@@ -121,7 +121,7 @@ class ChatReader(Reader):
         return self._merged()
 
     def end(self) -> Chunk | None:
-        """Also what was held back until it was certain."""
+        """The same, and what was held back until it was certain."""
         self._take_events(self._body.end(), may_be_cut=True)
         self.done = self.done or self._at_end or self._body.is_json
         self._release()
@@ -214,7 +214,7 @@ class ChatReader(Reader):
                 self._take_choice(choice)
 
     def _state(self, usage: StatedUsage | None, tier: str | None = None) -> None:
-        """The tier stands in every chunk, the usage mostly in the last one."""
+        """Takes what a chunk says of the bill: the tier stands in every chunk, the usage mostly in the last one."""
         says_more = usage is not None and self._bill.add(usage)
         if not says_more and (tier is None or tier == self._service_tier):
             return
@@ -294,7 +294,7 @@ class ChatReader(Reader):
             self._keep_wanted_back(message)
 
     def _reasoning_of(self, delta: _Delta) -> str:
-        """Gateways send it under several names at once."""
+        """The reasoning of a delta. Gateways send it under several names at once."""
         for field, said in (
             ("reasoning_content", delta.reasoning_content),
             ("reasoning", delta.reasoning),
@@ -309,7 +309,7 @@ class ChatReader(Reader):
         return _thought_in(delta.reasoning_details) or _thought_in(delta.thinking_blocks)
 
     def _take_calls(self, delta: _Delta, *, are_whole: bool = False) -> bool:
-        """Whether there were any. Some servers send a call in the old form as well as in the new one."""
+        """Whether there were any calls. Some servers send a call in the old form as well as in the new one."""
         held = [self._calls.add(call, is_whole=are_whole) for call in delta.tool_calls or ()]
         if delta.function_call and not any(held):
             held = [self._calls.add(CallDelta(index=0, function=delta.function_call), is_whole=are_whole)]
@@ -322,7 +322,8 @@ class ChatReader(Reader):
         self._wanted_back.add_field("extra_content", delta.extra_content)
 
     def _take_unknown(self, event: Event, *, may_be_cut: bool) -> None:
-        """An error in one of its forms, or chunks in a wrapping; what is neither (a proxy's own event) is skipped."""
+        """Takes an error in one of its forms, or chunks in a wrapping; what is neither (a proxy's own event) is
+        skipped."""
         try:
             body = decode_any(event.data)
         except NO_JSON:
@@ -334,7 +335,7 @@ class ChatReader(Reader):
             self._take_events([Event("", chunk) for chunk in _unwrapped(body)], may_be_cut=may_be_cut)
 
     def _take_one_by_one(self, event: Event, *, may_be_cut: bool) -> None:
-        """Chunks that stand one behind the other in one event."""
+        """Takes chunks that stand one behind the other in one event."""
         for data in in_a_row(event.data):
             if self.done or self.error:
                 break
@@ -344,7 +345,7 @@ class ChatReader(Reader):
                 self._interrupt("sent an event that is no JSON")
 
     def _release(self) -> None:
-        """What was held back until the reply's end."""
+        """Passes on what was held back until the reply's end."""
         self._text.end()
         self._reasoning.end()
         self._refusal.end()
@@ -377,7 +378,7 @@ def _unwrapped(body: Any) -> list[bytes]:
 
 
 def _said_in(content: Any) -> tuple[str, str]:
-    """Text and reasoning.
+    """Text and reasoning of a content in any form.
 
     Mistral's reasoning models send parts: text, and thinking that holds text parts. Some servers send a text that
     looks like a number as one.

@@ -44,7 +44,7 @@ def check(request: CompletionRequest, *, provider: str) -> None:
 
 
 def ignored(request: CompletionRequest, *, provider: str) -> tuple[str, ...]:
-    """What was asked for and is left out."""
+    """What was asked for and is left out, a sentence each."""
     if forces_a_call(request) and not offers_tools(request, provider=provider):
         return ("tool_choice was ignored, because the request has no tools",)
     return ()
@@ -100,7 +100,7 @@ def _messages(request: CompletionRequest, server: Server) -> list[dict[str, Any]
 
 
 def _is_empty(message: Message) -> bool:
-    """An assistant message that says and calls nothing, as of a model that only thought, is refused by OpenAI."""
+    """Whether an assistant message says and calls nothing, as of a model that only thought: OpenAI refuses it."""
     if not isinstance(message, AssistantMessage):
         return False
     return not (message.content or message.refusal or message.tool_calls)
@@ -123,7 +123,8 @@ def _message(message: Message, server: Server, options: Mapping[str, Any]) -> di
 
 
 def _content(parts: list[dict[str, Any]], server: Server) -> str | list[dict[str, Any]]:
-    """Parts as they are; a text, with a line for each part, where nothing else is among them and a list may not be."""
+    """The parts as they are; or one text, with a line for each part, where the server takes no list and all are
+    texts."""
     if not parts or not (server.knows_all_forms or any(part["type"] != "text" for part in parts)):
         return "\n".join(part["text"] for part in parts if part["text"])
     for part in parts:
@@ -168,7 +169,7 @@ def _tool_calls(calls: list[dict[str, Any]], kept: Mapping[str, Any], server: Se
 def _reasoning_field(
     message: AssistantMessage, kept: Mapping[str, Any], server: Server, options: Mapping[str, Any]
 ) -> str | None:
-    """Where the reasoning of a message goes back. None: nowhere."""
+    """The field in which the reasoning of a message goes back; None when it does not."""
     named = kept.get(REASONING_FIELD)
     known = named if isinstance(named, str) and named in server.reasoning_fields else None
     field = known or (server.reasoning_field if message.tool_calls else None)

@@ -34,7 +34,7 @@ _STRICT_HOSTS: dict[str, frozenset[str]] = {
     "groq.com": frozenset({"reasoning"}),
     "cerebras.ai": frozenset({"reasoning"}),
 }
-"""With the fields in which they take reasoning back."""
+"""Hosts of servers that refuse unknown fields, with the fields in which they take reasoning back."""
 
 _LONGEST_ID = 40
 _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
@@ -57,17 +57,17 @@ class Server:
     """What the server at the other end takes of a conversation."""
 
     provider: str
-    """Under this name, `provider_options` and `provider_data` hold what is for it."""
+    """The name under which `provider_options` and `provider_data` hold what is for it."""
     knows_all_forms: bool = True
     """Whether a content may be a list of texts, and a refusal a field of its own."""
     takes_further_fields: bool = True
     """Whether it gets back the fields of `provider_data`, where it added them."""
     reasoning_fields: frozenset[str] = REASONING_FIELDS
-    """Those in which it takes reasoning back, when `provider_data` names one of them."""
+    """The fields in which it takes reasoning back, when `provider_data` names one of them."""
     reasoning_field: str | None = None
-    """Where reasoning goes back with tool calls when `provider_data` names no field. None: nowhere."""
+    """The field in which reasoning goes back with tool calls when `provider_data` names none; None when it does not."""
     call_id: Callable[[str], str] = unchanged
-    """The id of a call as it takes it. The same one always becomes the same."""
+    """Makes the id of a call as the server takes it, from the same id always the same."""
     wants_signed_calls: bool = False
     """Whether a call that another model made needs Google's stand-in for a signature."""
 

@@ -61,7 +61,7 @@ def count(question: CountTokens, *, model: str) -> TokenCount:
 
 
 def load() -> None:
-    """The vocabulary of today's models. Blocks meanwhile, so it is for a thread."""
+    """Loads the vocabulary of today's models. Blocks until it is loaded, so it is for a thread."""
     _encoding(_TODAYS)
 
 

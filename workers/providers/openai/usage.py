@@ -14,9 +14,9 @@ class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     cache_creation_tokens: int | None = None
-    """LiteLLM's name for it."""
+    """LiteLLM's name for tokens written to a cache."""
     cache_creation_input_tokens: int | None = None
-    """DashScope's."""
+    """DashScope's name for them."""
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
@@ -37,9 +37,9 @@ class StatedUsage(msgspec.Struct, gc=False):
     """DeepSeek's cached tokens, and with the next the whole of its prompt."""
     prompt_cache_miss_tokens: int | None = None
     reasoning_tokens: int | None = None
-    """Perplexity's."""
+    """Perplexity's place for tokens of reasoning."""
     cache_read_input_tokens: int | None = None
-    """Anthropic's, as the next one; LiteLLM has them beside `prompt_tokens`, which hold them."""
+    """Anthropic's two counts of its cache. LiteLLM has them beside `prompt_tokens`, which include them."""
     cache_creation_input_tokens: int | None = None
     input_tokens: int | None = None
     """The names of OpenAI's Responses API, which gateways leave in place."""

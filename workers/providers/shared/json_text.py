@@ -22,7 +22,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 _Fit = Callable[[Any], Any]
 
 _BETWEEN_VALUES = re.compile(r"(?:\s|data:)*+")
-"""Also where a line end between two events is missing."""
+"""What parts two values, also where a line end between two events is missing."""
 _TO_A_BRACKET = re.compile(r'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+', re.DOTALL)
 """Everything before a bracket that stands in no text; less, when a text does not end."""
 _TO_A_QUOTE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
@@ -223,14 +223,14 @@ def _raw(value: Any) -> Any:
 
 
 def _boolean(value: Any) -> Any:
-    """Truth also comes as text and as 0 or 1, which msgspec takes where nothing beside it is odd."""
+    """A truth value, which also comes as text and as 0 or 1: msgspec takes those where nothing beside it is odd."""
     if isinstance(value, str):
         return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), _ODD)
     return bool(value) if isinstance(value, int) and value in (0, 1) else _ODD
 
 
 def _integer(value: Any) -> Any:
-    """Numbers also come as text, and counts with a fraction."""
+    """A whole number, which also comes as text, and with a fraction."""
     if isinstance(value, bool):
         return _ODD
     if isinstance(value, int | float):
@@ -248,16 +248,16 @@ def match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _no_number(_: str) -> None:
-    """NaN and Infinity are no JSON."""
+    """Takes NaN and Infinity, which are no JSON."""
     return
 
 
 def _finite(digits: str) -> float | None:
-    """1e999 is JSON, and no number that could be written again."""
+    """A number; None for 1e999, which is JSON and no number that could be written again."""
     value = float(digits)
     return value if math.isfinite(value) else None
 
 
 def _short_enough(digits: str) -> int | None:
-    """Python refuses to make a number of more digits, and no number is meant by them."""
+    """An integer; None for one of more digits than Python makes a number of, by which no number is meant."""
     return int(digits) if len(digits) <= _MAX_DIGITS else None

@@ -61,7 +61,7 @@ def estimate(prompt: Prompt, output: str, *, at_least: int = 0) -> Usage:
 
 
 def texts_of(message: Message) -> list[str]:
-    """All text of a message that a vendor counts."""
+    """All texts of a message that a vendor counts."""
     match message:
         case AssistantMessage():
             calls = [

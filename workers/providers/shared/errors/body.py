@@ -234,7 +234,7 @@ def _told_wait(fields: Mapping[object, object]) -> float | None:
 
 
 def _seconds(duration: object) -> float | None:
-    """Of a google.protobuf.Duration, in its text form (`34.07s`) or as an object."""
+    """The seconds of a google.protobuf.Duration, in its text form (`34.07s`) or as an object."""
     match duration:
         case str(text) if found := _DURATION.match(text):
             return float(found.group(1))

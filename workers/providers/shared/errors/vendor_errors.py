@@ -118,7 +118,7 @@ class VendorErrors:
     """
 
     by_class: Mapping[str, Kind]
-    """By the names of the SDK's classes, not all of which are exported; the nearest parent counts."""
+    """What the classes of the SDK mean, by name because not all are exported; the nearest parent counts."""
     answer_in: Callable[[Exception], ErrorAnswer | None]
     """The vendor's answer that an exception of the SDK holds; None when the vendor did not answer."""
     certain: Callable[[Reported, int | None], Kind | None]

@@ -81,12 +81,13 @@ CAUSES: dict[str, type[FleetError]] = {
     "base_resp 1027": ContentFiltered,  # the output
     "1301": ContentFiltered,  # GLM
 }
-"""By name, in lower case: those that say the cause. Vague ones (`rate_limit_error`, `api_error`) are the adapters'."""
+"""Names that say the cause, in lower case. Vague ones (`rate_limit_error`, `api_error`) are in the vendors'
+errors.py."""
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
-    """Of patterns whose repetitions are bounded: they search what a server may have written to keep them busy, and
-    `(?:\\w+[ _]){0,2}` takes a minute for 10,000 characters."""
+    """One pattern for several. Their repetitions must be bounded: they search what a server may have written to keep
+    them busy, and `(?:\\w+[ _]){0,2}` takes a minute for 10,000 characters."""
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 

@@ -10,7 +10,7 @@ from contracts.errors import AuthenticationFailed, NoProvider
 from runtime.egress import IDLE_CONNECTION_S, forbidden_address
 
 UNUSED_S = float(IDLE_CONNECTION_S)
-"""Longer than that no connection of a client that nobody uses is kept anyway."""
+"""Seconds after which an unused client is closed: no connection of one is kept for longer anyway."""
 
 
 class Closable(Protocol):
@@ -28,11 +28,12 @@ class _Slot(Generic[C]):
 
 
 class ClientPool(Generic[C]):
-    """A key that was rotated leaves its client unused, so that it goes soon after the last stream."""
+    """Clients by base URL and key. A key that was rotated leaves its client unused, so that it goes soon after the last
+    stream."""
 
     def __init__(self, make: Callable[[str, str], C], *, unused_s: float = UNUSED_S) -> None:
         self._make = make
-        """From base URL and key."""
+        """Makes a client from a base URL and a key."""
         self._unused_s = unused_s
         self._slots: dict[tuple[str, str], _Slot[C]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -81,7 +82,7 @@ async def _close(client: Closable) -> None:
 
 
 def usable_key(key: str, *, provider: str) -> str:
-    """`key`, which a header can hold. Raises AuthenticationFailed."""
+    """`key`, if a header can hold it. Raises AuthenticationFailed."""
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise AuthenticationFailed(
             f"the stored key for {provider} holds characters that no key has; store it anew", provider=provider

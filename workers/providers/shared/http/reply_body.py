@@ -10,7 +10,7 @@ class ReplyBody:
     def __init__(self) -> None:
         self._events = Decoder()
         self._json: list[bytes] | None = None
-        """The body so far, when it is one JSON text."""
+        """The body so far, when it is one JSON text; None when it is a stream of events."""
         self._size = 0
         self._begun = False
         self._mark = b""

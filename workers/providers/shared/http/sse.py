@@ -14,21 +14,21 @@ from typing import NamedTuple
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 MAX_EVENT_LINES = 100_000
-"""Of data. They are counted again with each read, and empty ones have no bytes to count."""
+"""The most lines of data of one event: they are counted again with each read, and empty ones have no bytes to count."""
 MAX_STRAY_BYTES = 64 * 1024
 BOM = b"\xef\xbb\xbf"
 KEEP_ALIVES = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
 """Names of events that say nothing, whatever a gateway puts into them; some send the word as the data."""
 
 _BEGINS_JSON = b'{}[]" \t'
-"""Or continues it: no name of a field begins like that."""
+"""How a line begins that starts or continues JSON: no name of a field begins like that."""
 _OPENS = (b"{", b"[")
 _CLOSES = (b"}", b"]")
 
 
 class Event(NamedTuple):
     name: str
-    """Of the `event` field; empty when there was none."""
+    """The value of the `event` field; empty when there was none."""
     data: bytes
 
 
@@ -43,7 +43,7 @@ class Decoder:
         self._tail: list[bytes] = []
         """The line that has not ended yet."""
         self._size = 0
-        """Of what is held back: the unfinished line and the data of the unfinished event."""
+        """Bytes that are held back: the unfinished line and the data of the unfinished event."""
         self._name = ""
         self._data: list[bytes] = []
         self._after_cr = False
@@ -135,7 +135,7 @@ class Decoder:
         return events
 
     def _continue(self, data: bytes, events: list[Event]) -> None:
-        """A further line of data: of this event, or of the next one when no empty line parts them."""
+        """Takes a further line of data: of this event, or of the next one when no empty line parts them."""
         bare = data.strip()
         if not bare:
             return

@@ -11,7 +11,7 @@ from contracts.errors import DeadlineExceeded, FleetError, ProviderTimeout
 from contracts.providers import Timeouts
 
 LOOKUP_S = 15.0
-"""For calls that answer at once: models, health, token counts."""
+"""The most seconds for calls that answer at once: models, health, token counts."""
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class TimeLimits:
         self._deadline = now + time_left_s
 
     def sign_of_life(self) -> None:
-        """Something came, be it a ping: from now on the idle limit holds."""
+        """Says that something came, be it a ping: from now on the idle limit holds."""
         self._alive = True
 
     async def wait(self, what: Awaitable[T], *, at_most_s: float | None = None) -> T:

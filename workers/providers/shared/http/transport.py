@@ -16,11 +16,11 @@ import httpx2
 from contracts.wire import reason
 
 MAX_REPLY_BYTES = 256 * 1024 * 1024
-"""Unpacked. Many times the longest answer that fits into one message, token by token."""
+"""The most bytes of one reply, unpacked: many times the longest answer that fits into one message, token by token."""
 _BACKLOG_BYTES = 1024 * 1024
 _GZIP = zlib.MAX_WBITS | 16
 _UNPACKED_BYTES = 256 * 1024
-"""At once, so that a small packed body cannot fill the memory."""
+"""So much is unpacked at once, so that a small packed body cannot fill the memory."""
 _DRAIN_S = 0.1
 
 CONNECTION_ERRORS = (httpx2.RequestError, httpx2.StreamError, ssl.SSLError, anyio.EndOfStream, OSError)

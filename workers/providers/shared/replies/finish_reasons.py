@@ -11,7 +11,7 @@ from typing import Any, Literal
 from contracts.events import FinishReason
 
 _BROKE_OFF = "broke_off"
-"""The reply is not whole, whatever came of it."""
+"""Stands for a reply that is not whole, whatever came of it."""
 
 _Meaning = FinishReason | Literal["broke_off"]
 
@@ -67,7 +67,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], _Meaning], ...] = (
         _BROKE_OFF,
     ),
 )
-"""For the many forms of one word: `image_safety`, `model_context_window_exceeded`, `network_error`."""
+"""Patterns for the many forms of one word: `image_safety`, `model_context_window_exceeded`, `network_error`."""
 _NO_REASONS = frozenset({"", "null", "none"})
 """DashScope's API gives `null` as a text while a reply goes on."""
 
@@ -87,7 +87,7 @@ def stated(reason: Any) -> str | None:
 
 
 def meaning(said: str) -> FinishReason | None:
-    """None: not a word that is known here, or one for a reply that is not whole."""
+    """What a word means; None for one that is not known here, or that says that the reply is not whole."""
     meant = _meant(said)
     return None if meant == _BROKE_OFF else meant
 

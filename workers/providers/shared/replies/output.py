@@ -10,7 +10,7 @@ class Output:
 
     def __init__(self) -> None:
         self.text: list[str] = []
-        """What has not been passed on yet, none of it empty; so are the next two."""
+        """Texts that have not been passed on yet, none of them empty; `reasoning` and `refusal` likewise."""
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self._new_calls: dict[int, ToolCallDelta] = {}
@@ -18,13 +18,13 @@ class Output:
         """What follows the arguments that stand in the new calls: fragments, which are many where a call is long."""
         self._call_pieces = 0
         self.calls = 0
-        """All of them."""
+        """How many calls there are in all."""
         self._ids: set[str] = set()
         self._some_nameless = False
         self._answered = False
 
     def begin_call(self, *, id: str | None, name: str | None, arguments: str | None = None) -> ToolCallDelta:  # noqa: A002
-        """A call under an id of its own: agents answer a call by its id, and some servers give one id to two."""
+        """Begins a call under an id of its own: agents answer a call by its id, and some servers give one id to two."""
         name = (name or "").strip()
         call = tool_calls.begun(self.calls, id=id, name=name, arguments=arguments)
         if call.id in self._ids:
@@ -37,7 +37,8 @@ class Output:
         return call
 
     def add_whole_call(self, *, id: str | None, name: str | None, arguments: str) -> ToolCallDelta | None:  # noqa: A002
-        """None for a blank call, as some servers put beside their texts: it has no id, name or arguments."""
+        """Adds a call with all its arguments. None for a blank call, as some servers put beside their texts: it has no
+        id, name or arguments."""
         if not (id or name or arguments != reply_arguments.NONE):
             return None
         return self.begin_call(id=id, name=name, arguments=arguments)

@@ -8,7 +8,7 @@ text is no repetition. Until then the deltas in question are held back; for any 
 
 _ENOUGH_DELTAS = 3
 _ENOUGH_LETTERS = 8
-"""In the last delta but one, without blanks."""
+"""So many letters the last delta but one must have, without blanks."""
 
 
 class TextDeltas:
@@ -24,7 +24,7 @@ class TextDeltas:
         """The text so far, when the deltas are certain to hold it."""
 
     def add(self, delta: str) -> None:
-        """Not empty."""
+        """Takes a delta that is not empty."""
         self.has_come = True
         if self._are_usual:
             self.new.append(delta)
@@ -34,7 +34,7 @@ class TextDeltas:
             self._add_uncertain(delta)
 
     def add_whole(self, text: str) -> None:
-        """What a whole message says, which counts for as long as no delta has come."""
+        """Takes what a whole message says, which counts for as long as no delta has come."""
         if text and not self._chain:
             self.has_come = True
             self.new.append(text)

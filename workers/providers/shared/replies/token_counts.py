@@ -1,9 +1,10 @@
 """Token counts as vendors state them, before anybody believes them."""
 
 MAX_PARTS = 100
-"""Of a usage; compactions and other models in one call are a few. Each is priced, and kept with the record."""
+"""The most parts of a usage: compactions and other models in one call are a few. Each is priced, and kept with the
+record."""
 MAX_COUNT = 10**10
-"""Tokens. No reply and no prompt comes near it."""
+"""The most tokens that a count can mean: no reply and no prompt comes near it."""
 
 
 def plausible(count: int | None) -> int | None:
