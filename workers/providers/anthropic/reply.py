@@ -232,16 +232,13 @@ class MessageReader(Reader):
                 break
         if self._is_restated:
             self._is_restated = False
-            self._make_stated()
+            self.stated = Stated(
+                self._billed(),
+                is_final=self._usage_is_final,
+                service_tier=self._usage.served_as,
+                response_model=self._model,
+            )
         return self._output.take()
-
-    def _make_stated(self) -> None:
-        self.stated = Stated(
-            self._billed(),
-            is_final=self._usage_is_final,
-            service_tier=self._usage.served_as,
-            response_model=self._model,
-        )
 
     def _take(self, event: Event) -> None:
         """Raises one of NO_JSON."""

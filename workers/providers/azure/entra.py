@@ -112,6 +112,7 @@ class Tokens:
             task = asyncio.create_task(self._fetch_once(credentials, replaces_refused), name="entra-token")
             self._fetches[credentials] = task
             task.add_done_callback(lambda done: self._fetched(credentials, done))
+        # One fetch serves all that wait for it: whoever gives up must not end it for the others.
         return await asyncio.shield(task)
 
     def _fetched(self, credentials: EntraCredentials, task: asyncio.Task[Token]) -> None:
@@ -122,11 +123,19 @@ class Tokens:
             self._held[credentials] = task.result()
 
     async def _fetch_once(self, credentials: EntraCredentials, replaces_refused: bool) -> Token:
-        host = urlsplit(credentials.authority).netloc
+        authority = urlsplit(credentials.authority)
+        host = authority.netloc
+        url = f"{credentials.authority.rstrip('/')}/{credentials.tenant_id}/oauth2/v2.0/token"
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": credentials.client_id,
+            "client_secret": credentials.client_secret.get_secret_value(),
+            "scope": _SCOPES.get(authority.hostname or "", _SCOPE),
+        }
         asked_at = self._clock()
         try:
             async with asyncio.timeout(FETCH_S), self._egress.client() as client:
-                response = await client.post(_url(credentials), data=_form(credentials))
+                response = await client.post(url, data=form)
         except TimeoutError as exc:
             raise ProviderUnavailable(
                 f"Entra ID at {host} sent no token within {FETCH_S:g} s", provider="azure"
@@ -147,19 +156,6 @@ class Tokens:
             expires_at=asked_at + lives_s,
             replaces_refused=replaces_refused,
         )
-
-
-def _url(credentials: EntraCredentials) -> str:
-    return f"{credentials.authority.rstrip('/')}/{credentials.tenant_id}/oauth2/v2.0/token"
-
-
-def _form(credentials: EntraCredentials) -> dict[str, str]:
-    return {
-        "grant_type": "client_credentials",
-        "client_id": credentials.client_id,
-        "client_secret": credentials.client_secret.get_secret_value(),
-        "scope": _SCOPES.get(urlsplit(credentials.authority).hostname or "", _SCOPE),
-    }
 
 
 def _refusal(

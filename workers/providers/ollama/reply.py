@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from pydantic import JsonValue
 
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish
@@ -94,11 +93,13 @@ class OllamaReader(Reader):
         known = "stop" if said in _WITHOUT_A_PROMPT else finish_reasons.meaning(said)
         unknown = () if known else (f"{NAME} gave the unknown done_reason {said[:64]!r}",)
         reason = known or "stop"
+        # A model that thought before it called tools goes on from there when it sees its thoughts again.
+        thinks_on = bool(self._output.calls and self._thought)
         return Finish(
             finish_reason=self._output.finish_reason(reason),
             usage=self._usage(),
             response_model=self._model,
-            provider_data=self._wanted_back(),
+            provider_data={NAME: {"thinking": "".join(self._thought)}} if thinks_on else None,
             warnings=(
                 *self._warnings,
                 *unknown,
@@ -117,7 +118,8 @@ class OllamaReader(Reader):
         if said.error:
             self.error = self._classify({"error": said.error})
             return
-        if said.message is None and said.done is None and self._is_error(line):
+        if said.message is None and said.done is None and is_error(body := decode_any(line)):
+            self.error = self._classify(body)  # in another form, as gateways before Ollama write errors
             return
         self._model = self._model or said.model
         if said.message:
@@ -136,12 +138,6 @@ class OllamaReader(Reader):
             self._interrupt("ended without a line that says so")
         elif line.startswith(b"data:") and data:
             self._take(data, may_be_cut=may_be_cut)
-
-    def _is_error(self, line: bytes) -> bool:
-        """Whether a line that is none of a reply is an error in another form, as gateways before Ollama write them."""
-        if is_error(body := decode_any(line)):
-            self.error = self._classify(body)
-        return self.error is not None
 
     def _take_several(self, line: bytes, *, may_be_cut: bool) -> None:
         texts, rest = json_texts(line)
@@ -179,9 +175,3 @@ class OllamaReader(Reader):
         if given is None:
             return Usage(input_tokens=self._estimate_input(), output_tokens=out or 0, source=UsageSource.ESTIMATED)
         return Usage(input_tokens=given, output_tokens=out or 0, source=UsageSource.VENDOR)
-
-    def _wanted_back(self) -> dict[str, JsonValue] | None:
-        """A model that thought before it called tools goes on from there when it sees its thoughts again."""
-        if not (self._output.calls and self._thought):
-            return None
-        return {NAME: {"thinking": "".join(self._thought)}}

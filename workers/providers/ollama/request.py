@@ -122,27 +122,22 @@ def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
             shown = [_image(image.image_url.url) for image in images.images_in([message])]
             return {"role": "user", "content": _text(message.content), "images": shown}
         case AssistantMessage():
-            return _assistant_message(message)
+            functions = [call.function for call in message.tool_calls or ()]
+            thinking = _object((message.provider_data or {}).get(NAME)).get("thinking")
+            return {
+                "thinking": thinking if isinstance(thinking, str) else None,
+                "role": "assistant",
+                "content": message.content or message.refusal,
+                "tool_calls": [
+                    {"function": {"name": each.name, "arguments": as_object(each.arguments, otherwise="arguments")}}
+                    for each in functions
+                ],
+            }
         case ToolMessage():
             name = names.get(message.tool_call_id)
             return {"role": "tool", "content": _text(message.content), "tool_name": name}
         case _:
             assert_never(message)
-
-
-def _assistant_message(message: AssistantMessage) -> dict[str, Any]:
-    functions = [call.function for call in message.tool_calls or ()]
-    calls = [
-        {"function": {"name": function.name, "arguments": as_object(function.arguments, otherwise="arguments")}}
-        for function in functions
-    ]
-    thinking = _object((message.provider_data or {}).get(NAME)).get("thinking")
-    return {
-        "thinking": thinking if isinstance(thinking, str) else None,
-        "role": "assistant",
-        "content": message.content or message.refusal,
-        "tool_calls": calls,
-    }
 
 
 def _text(content: str | Sequence[TextPart | ImagePart]) -> str:

@@ -65,19 +65,12 @@ def in_a_row(data: bytes) -> Iterator[bytes]:
     for _ in range(MOST_IN_A_ROW):
         if (at := match_end(_BETWEEN_VALUES, text, at)) == len(text):
             return
-        end = _end_of_object(text, at)
+        try:
+            end = _lenient.raw_decode(text, at)[1] if text[at] == "{" else len(text)
+        except (ValueError, RecursionError):
+            end = len(text)
         yield text[at:end].encode()
         at = end
-
-
-def _end_of_object(text: str, at: int) -> int:
-    """Where the object ends that begins at `at`; the end of the text when there is none."""
-    if text[at] != "{":
-        return len(text)
-    try:
-        return _lenient.raw_decode(text, at)[1]
-    except (ValueError, RecursionError):
-        return len(text)
 
 
 class EndFinder:
@@ -154,9 +147,9 @@ def _fitting(kind: inspect.Type) -> _Fit:
         case inspect.IntType():
             return _integer
         case inspect.AnyType():
-            return _anything
+            return lambda value: value
         case inspect.RawType():
-            return _raw
+            return lambda value: msgspec.Raw(msgspec.json.encode(value))
         case inspect.BoolType():
             return _boolean
         case inspect.StrType():
@@ -212,14 +205,6 @@ def _instance_of(kind: type) -> _Fit:
         return value if isinstance(value, kind) else _ODD
 
     return fit
-
-
-def _anything(value: Any) -> Any:
-    return value
-
-
-def _raw(value: Any) -> Any:
-    return msgspec.Raw(msgspec.json.encode(value))
 
 
 def _boolean(value: Any) -> Any:

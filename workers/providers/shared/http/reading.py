@@ -1,7 +1,7 @@
 """The one path on which every vendor's reply is read, streamed or not."""
 
 import re
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from pydantic import JsonValue
@@ -41,6 +41,7 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
         try:
             data = await limits.wait(reply.read(), at_most_s=TRAILER_S if reader.finished else None)
         except (ConnectionBroken, ProviderTimeout, DeadlineExceeded, TimeoutError) as exc:
+            # Behind the end marker only usage is missing: a reply is whole without it.
             if not reader.finished:
                 if isinstance(exc, FleetError):
                     raise
@@ -57,6 +58,7 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
             yield stated
         if chunk:
             yield chunk
+        # What a reader cannot read may be no API's answer at all; then it says more what came than how it ended.
         if isinstance(reader.error, StreamInterrupted) and received.is_foreign:
             raise received.to_error(provider) from reader.error
         if reader.error:
@@ -83,20 +85,13 @@ def _is_deeper(value: JsonValue, *, than: int) -> bool:
     """Whether `value` has more levels; looked at level by level, because recursion has a limit of its own."""
     level = [value]
     for _ in range(than):
-        level = [member for outer in level for member in _members(outer)]
+        inner = [
+            outer.values() if isinstance(outer, dict) else outer for outer in level if isinstance(outer, dict | list)
+        ]
+        level = [member for members in inner for member in members]
         if not level:
             return False
     return any(isinstance(value, dict | list) for value in level)
-
-
-def _members(value: JsonValue) -> Iterable[JsonValue]:
-    match value:
-        case dict():
-            return value.values()
-        case list():
-            return value
-        case _:
-            return ()
 
 
 class _Received:

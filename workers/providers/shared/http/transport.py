@@ -92,7 +92,7 @@ class Httpx2Reply:
         self._receiving.cancel()
         await asyncio.wait([self._receiving])
         if not self._receiving.cancelled():
-            self._receiving.exception()
+            self._receiving.exception()  # asyncio logs an exception of a task that nobody has looked at
         await self._response.aclose()
 
     async def _receive(self) -> None:
@@ -108,6 +108,7 @@ class Httpx2Reply:
                 self._backlog += len(part)
                 self._arrived.set()
                 if self._backlog > _BACKLOG_BYTES:
+                    # Nothing more is received until the reader has taken this, so that TCP slows the server down.
                     self._taken.clear()
                     await self._taken.wait()
         finally:

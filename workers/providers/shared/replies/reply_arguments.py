@@ -16,7 +16,11 @@ def of_raw(given: msgspec.Raw) -> str:
         value = msgspec.json.decode(given)
         return bytes(given).decode() if isinstance(value, dict) else of_value(value)
     except NO_JSON:
-        return _leniently(given)
+        pass
+    try:
+        return of_value(decode_any(given))
+    except NO_JSON:
+        return bytes(given).decode(errors="replace") or NONE
 
 
 def of_value(given: Any) -> str:
@@ -45,10 +49,3 @@ def unquoted(text: str) -> str:
         return inner if isinstance(inner, str) and isinstance(msgspec.json.decode(inner), dict) else text
     except NO_JSON:
         return text
-
-
-def _leniently(given: msgspec.Raw) -> str:
-    try:
-        return of_value(decode_any(given))
-    except NO_JSON:
-        return bytes(given).decode(errors="replace") or NONE
