@@ -10,7 +10,7 @@ import pytest
 from contracts.errors import ErrorCode
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage, UsagePart, UsageSource
-from workers.providers.anthropic import reply as anthropic_reply
+from workers.providers.anthropic import usage as anthropic_usage
 from workers.providers.anthropic.errors import ERRORS
 from workers.providers.anthropic.reply import MessageReader
 from workers.providers.base import Chunk, Finish, Gathering, Stated
@@ -628,7 +628,7 @@ def test_of_parts_no_more_are_kept_than_show_that_there_are_too_many(monkeypatch
         made += 1
         return UsagePart(**counts)
 
-    monkeypatch.setattr(anthropic_reply, "UsagePart", counting)
+    monkeypatch.setattr(anthropic_usage, "UsagePart", counting)
     iterations = [{"type": "message"}, {"type": "compaction", "input_tokens": 1}] * 5_000
     messages = reader()
 

@@ -10,6 +10,7 @@ from contracts.errors import ErrorCode, FleetError
 from contracts.requests import AssistantMessage
 from contracts.usage import Usage, UsageSource
 from workers.providers.base import Chunk, Finish, Gathering
+from workers.providers.google import parts as google_parts
 from workers.providers.google import reply as google_reply
 from workers.providers.google.errors import ERRORS
 from workers.providers.google.reply import ReplyReader
@@ -353,6 +354,7 @@ def test_an_event_is_decoded_as_often_whatever_the_number_of_its_candidates(
         return decode_any(data)
 
     monkeypatch.setattr(google_reply, "decode_any", counting)
+    monkeypatch.setattr(google_parts, "decode_any", counting)
 
     def times_for(candidates: int) -> int:
         before = decoded

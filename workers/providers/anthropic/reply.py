@@ -6,17 +6,17 @@ deltas of kinds that are not known here are kept like that too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import msgspec
 from pydantic import JsonValue
 
 from contracts.events import FinishReason
-from contracts.usage import Usage, UsagePart, UsageSource
-from workers.providers.anthropic.request import PROVIDER, arguments_object
-from workers.providers.base import Chunk, Finish, Stated, service_tier
+from contracts.usage import Usage, UsageSource
+from workers.providers.anthropic.blocks import Block, blocks_in, can_come_back, id_in, is_special, kind_of, text_in
+from workers.providers.anthropic.request import PROVIDER
+from workers.providers.anthropic.usage import StatedUsage
+from workers.providers.base import Chunk, Finish, Stated
 from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.reply_body import ReplyBody
@@ -25,7 +25,7 @@ from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode
 from workers.providers.shared.replies import finish_reasons, reply_arguments
 from workers.providers.shared.replies.output import Output
 from workers.providers.shared.replies.reader import Reader
-from workers.providers.shared.replies.token_counts import MAX_PARTS, plausible
+from workers.providers.shared.replies.token_counts import plausible
 
 _TO_BE_CONTINUED = frozenset({"pause_turn", "compaction"})
 _BLOCK_OF_DELTA = {
@@ -35,13 +35,6 @@ _BLOCK_OF_DELTA = {
     "signature_delta": "thinking",
     "input_json_delta": "tool_use",
 }
-_SAYS_NONE = ("null", "{}")
-"""Inputs that a further fragment replaces."""
-
-_OUTSIDE = frozenset({"compaction", "advisor_message"})
-"""Iterations that are billed beside the usage of the reply."""
-_OTHER_MODELS = frozenset({"fallback_message"})
-"""Iterations within the usage of the reply that another model did."""
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -56,39 +49,6 @@ class _Delta(msgspec.Struct, gc=False):
     stop_details: Any = None
 
 
-class _OutputDetails(msgspec.Struct, gc=False):
-    thinking_tokens: int | None = None
-
-
-class _CacheCreation(msgspec.Struct, gc=False):
-    ephemeral_1h_input_tokens: int | None = None
-
-
-class _Counts(msgspec.Struct, gc=False):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation: _CacheCreation | None = None
-
-
-class _Iteration(_Counts, gc=False):
-    type: str | None = None
-    model: str | None = None
-
-
-class _Usage(_Counts, gc=False):
-    output_tokens_details: _OutputDetails | None = None
-    iterations: list[_Iteration] | None = None
-    service_tier: Any = None
-    speed: Any = None
-    inference_geo: Any = None
-
-    @property
-    def served_as(self) -> str | None:
-        return service_tier(self.service_tier, self.speed, self.inference_geo)
-
-
 class _Message(msgspec.Struct, gc=False):
     id: str | None = None
     type: str | None = None
@@ -96,7 +56,7 @@ class _Message(msgspec.Struct, gc=False):
     content: Any = None
     stop_reason: str | None = None
     stop_details: Any = None
-    usage: _Usage | None = None
+    usage: StatedUsage | None = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -105,82 +65,12 @@ class _Event(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     content_block: dict[str, Any] | None = None
     message: _Message | None = None
-    usage: _Usage | None = None
+    usage: StatedUsage | None = None
     error: Any = None
 
 
 _decode_event = FieldwiseDecoder(_Event)
 _decode_message = FieldwiseDecoder(_Message)
-
-
-@dataclass(slots=True)
-class _Block:
-    """A content block as it grows."""
-
-    index: int | None
-    kind: str
-    fields: dict[str, Any]
-    """The fields of its beginning, and those that came whole since."""
-    grown: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """What deltas added to the texts in `fields`, by field."""
-    closed: bool = False
-    call: int | None = None
-    """The index of the tool call that it is; None when it is none, or not passed on yet."""
-    texts: list[str] = field(default_factory=list[str])
-    thoughts: list[str] = field(default_factory=list[str])
-    signature: list[str] = field(default_factory=list[str])
-    citations: list[Any] = field(default_factory=list[Any])
-    input: list[str] = field(default_factory=list[str])
-    held_back: int = 0
-    """How many fragments of `input` have not been passed on."""
-    says: str | None = ""
-    """The text of `input` for as long as it may come to nothing, with one blank for those at its end; else None."""
-
-    @property
-    def says_none(self) -> bool:
-        """Whether the fragments so far are no input."""
-        return self.says is not None and self.says.rstrip() in ("", *_SAYS_NONE)
-
-    def add_input(self, fragment: str) -> None:
-        if self.held_back and self.says_none and fragment.lstrip().startswith("{"):
-            self.input.clear()
-            self.says = ""
-        self.input.append(fragment)
-        if self.says is None:
-            return
-        text = (self.says + fragment).lstrip()
-        bare = text.rstrip()
-        may_say_none = any(none.startswith(bare) for none in _SAYS_NONE)
-        self.says = bare + " " * (bare != text) if may_say_none else None
-
-    def grow(self, delta: dict[str, Any]) -> None:
-        """Takes a delta of a kind that is not known here: texts are appended, everything else is replaced."""
-        for name, value in delta.items():
-            if name == "type":
-                continue
-            if isinstance(value, str) and isinstance(self.fields.get(name), str):
-                self.grown.setdefault(name, []).append(value)
-            else:
-                self.grown.pop(name, None)
-                self.fields[name] = value
-
-    def get(self, name: str) -> Any:
-        """A field with all that has come of it."""
-        if more := self.grown.pop(name, None):
-            self.fields[name] += "".join(more)
-        return self.fields.get(name)
-
-    def whole(self) -> dict[str, Any]:
-        block = {name: self.get(name) for name in self.fields}
-        for name, parts in (("text", self.texts), ("thinking", self.thoughts), ("signature", self.signature)):
-            if parts or name in block:
-                block[name] = _text(block.get(name)) + "".join(parts)
-        if self.citations:
-            before = block.get("citations")
-            block["citations"] = [*(before if isinstance(before, list) else ()), *self.citations]
-        if self.input:
-            block["input"] = arguments_object(reply_arguments.of_value("".join(self.input)))
-        return block
 
 
 class MessageReader(Reader):
@@ -192,15 +82,15 @@ class MessageReader(Reader):
         self._id: str | None = None
         self._model: str | None = None
         self._reason: str | None = None
-        self._usage = _Usage()
+        self._usage = StatedUsage()
         self._usage_is_final = False
         self._is_restated = False
         """Whether usage has come since `stated` was made, which is once for what is read at once."""
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         self._content_of_head: Any = None
         """The content of `message_start`: empty by the format, the whole reply from gateways that make up a stream of
         one."""
-        self._by_index: dict[int | None, _Block] = {}
+        self._by_index: dict[int | None, Block] = {}
         """The newest block of each index. None stands for the newest of all, for servers that give no index."""
         self._output = Output()
 
@@ -295,7 +185,7 @@ class MessageReader(Reader):
         self._end()
 
     def _take_blocks(self, content: Any) -> None:
-        for index, block in enumerate(_blocks(content)):
+        for index, block in enumerate(blocks_in(content)):
             self._begin(index, block)
 
     def _take_head(self, message: _Message, *, final: bool = False) -> None:
@@ -324,29 +214,29 @@ class MessageReader(Reader):
     def _begin(self, index: int | None, fields: dict[str, Any]) -> None:
         before = self._by_index.get(index)
         if before and not before.closed:
-            if before.call is not None and _id(fields.get("id")) == before.get("id"):
+            if before.call is not None and id_in(fields.get("id")) == before.get("id"):
                 return  # announced twice
             self._close(before)
-        kind = _kind(fields)
-        block = self._add(_Block(index, kind, {**fields, "type": kind}))
+        kind = kind_of(fields)
+        block = self._add(Block(index, kind, {**fields, "type": kind}))
         match kind:
-            case "text" if text := _text(fields.get("text")):
+            case "text" if text := text_in(fields.get("text")):
                 self._output.text.append(text)
-            case "thinking" if thinking := _text(fields.get("thinking")):
+            case "thinking" if thinking := text_in(fields.get("thinking")):
                 self._output.reasoning.append(thinking)
-            case "tool_use" if _id(fields.get("id")) or _text(fields.get("name")):
+            case "tool_use" if id_in(fields.get("id")) or text_in(fields.get("name")):
                 self._begin_call(block)
             case _:
                 pass
 
-    def _add(self, block: _Block) -> _Block:
+    def _add(self, block: Block) -> Block:
         self._blocks.append(block)
         self._by_index[block.index] = self._by_index[None] = block
         return block
 
-    def _begin_call(self, block: _Block) -> int:
+    def _begin_call(self, block: Block) -> int:
         """The block gets the call's id and name, so that they agree when it comes back with the call's result."""
-        call = self._output.begin_call(id=_id(block.get("id")), name=_text(block.get("name")))
+        call = self._output.begin_call(id=id_in(block.get("id")), name=text_in(block.get("name")))
         block.fields |= {"id": call.id, "name": call.name}
         block.call = call.index
         return call.index
@@ -372,7 +262,7 @@ class MessageReader(Reader):
             case _:
                 block.grow(decode_any(event.data)["delta"])
 
-    def _unannounced(self, index: int | None, kind: str) -> _Block:
+    def _unannounced(self, index: int | None, kind: str) -> Block:
         """The block of an index that began none: the newest, if that has no index yet; else what its deltas say."""
         newest = self._by_index.get(None)
         if newest and newest.index is None and not newest.closed:
@@ -380,15 +270,15 @@ class MessageReader(Reader):
             self._by_index[index] = newest
             return newest
         block_kind = _BLOCK_OF_DELTA.get(kind) or kind.removesuffix("_delta")
-        return self._add(_Block(index, block_kind, {"type": block_kind}))
+        return self._add(Block(index, block_kind, {"type": block_kind}))
 
-    def _continue_input(self, index: int | None, block: _Block, given: Any) -> None:
+    def _continue_input(self, index: int | None, block: Block, given: Any) -> None:
         """Nothing goes out that may come to nothing: some servers send `null` or `{}`, and then the input."""
-        fragment = reply_arguments.of_value(given) if isinstance(given, dict) else _text(given)
+        fragment = reply_arguments.of_value(given) if isinstance(given, dict) else text_in(given)
         if not given or not fragment:
             return
         if block.kind in ("text", "thinking"):
-            block = self._add(_Block(index, "tool_use", {"type": "tool_use"}))
+            block = self._add(Block(index, "tool_use", {"type": "tool_use"}))
         block.add_input(fragment)
         if block.kind != "tool_use":
             return
@@ -399,12 +289,12 @@ class MessageReader(Reader):
             fragment = "".join(block.input)
         self._pass_on(block, fragment, pieces=block.held_back or 1)
 
-    def _pass_on(self, block: _Block, arguments: str, *, pieces: int) -> None:
+    def _pass_on(self, block: Block, arguments: str, *, pieces: int) -> None:
         call = self._begin_call(block) if block.call is None else block.call
         self._output.add_arguments(call, arguments, pieces=pieces)
         block.held_back = 0
 
-    def _close(self, block: _Block) -> None:
+    def _close(self, block: Block) -> None:
         """A call whose arguments did not come in fragments has them in its beginning."""
         block.closed = True
         if block.kind != "tool_use" or (block.input and not block.held_back):
@@ -421,14 +311,14 @@ class MessageReader(Reader):
             self._close(block)
         self.done = True
 
-    def _state(self, usage: _Usage | None, *, final: bool = False) -> None:
+    def _state(self, usage: StatedUsage | None, *, final: bool = False) -> None:
         """Usage is stated at the start and again, cumulative, at the end."""
         if usage is None:
             return
         counted = plausible(usage.output_tokens)
         if final and counted is not None and (counted or not self._usage.output_tokens):
             self._usage_is_final = True
-        _merge(usage, into=self._usage)
+        self._usage.add(usage)
         self._is_restated = True
 
     def _stop(self, reason: str | None, details: Any) -> None:
@@ -443,7 +333,7 @@ class MessageReader(Reader):
                 pass
 
     def _billed(self) -> Usage | None:
-        return Usage(source=UsageSource.VENDOR) if self._refused_at_once else _normalised(self._usage)
+        return Usage(source=UsageSource.VENDOR) if self._refused_at_once else self._usage.normalised()
 
     @property
     def _refused_at_once(self) -> bool:
@@ -466,35 +356,9 @@ class MessageReader(Reader):
 
     def _provider_data(self) -> dict[str, JsonValue] | None:
         blocks = [block.whole() for block in self._blocks]
-        if not any(map(_is_special, blocks)):
+        if not any(map(is_special, blocks)):
             return None
-        return {PROVIDER: {"content": [block for block in blocks if _can_come_back(block)]}}
-
-
-def _blocks(content: Any) -> list[dict[str, Any]]:
-    match content:
-        case str(text):
-            return [{"type": "text", "text": text}]
-        case [*blocks]:
-            return [block for block in blocks if isinstance(block, dict)]
-        case _:
-            return []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _id(given: Any) -> str:
-    """The id of a call as a text: some servers number their calls."""
-    return str(given) if type(given) is int else _text(given)
-
-
-def _kind(fields: dict[str, Any]) -> str:
-    """A block's type; where that is missing or odd, what its fields say."""
-    if kind := _text(fields.get("type")):
-        return kind
-    return "tool_use" if "name" in fields else "thinking" if "thinking" in fields else "text"
+        return {PROVIDER: {"content": [block for block in blocks if can_come_back(block)]}}
 
 
 def _kind_of_delta(delta: _Delta) -> str:
@@ -502,91 +366,3 @@ def _kind_of_delta(delta: _Delta) -> str:
     if delta.partial_json:
         return "input_json_delta"
     return "thinking_delta" if delta.thinking else "signature_delta" if delta.signature else "text_delta"
-
-
-def _is_special(block: dict[str, Any]) -> bool:
-    """Whether a block holds more than the contract's message can, so that it must be kept for the next turn."""
-    match block:
-        case {"type": "text"}:
-            return bool(block.get("citations"))
-        case {"type": "tool_use", "caller": {"type": str(caller)}}:
-            return bool(block.get("toolset_name")) or caller != "direct"
-        case {"type": "tool_use"}:
-            return bool(block.get("toolset_name"))
-        case _:
-            return True
-
-
-def _can_come_back(block: dict[str, Any]) -> bool:
-    """Whether the API takes a block back: it refuses empty texts, thoughts without a signature, and calls without an
-    id."""
-    match block:
-        case {"type": "text"}:
-            return bool(_text(block.get("text")))
-        case {"type": "thinking"}:
-            return bool(_text(block.get("signature")))
-        case {"type": "tool_use"}:
-            return bool(block.get("id"))
-        case _:
-            return True
-
-
-_PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-
-
-def _merge(usage: _Usage, *, into: _Usage) -> None:
-    """Takes over what is stated. Servers that counted at the start send zeros at the end, others the other way round.
-
-    So a zero replaces nothing, unless another prompt was counted: after a compaction, that of the shorter conversation.
-    """
-    given = plausible(usage.input_tokens)
-    is_another = bool(given and into.input_tokens and given != into.input_tokens)
-    for name in ("output_tokens", *_PROMPT):
-        count = plausible(getattr(usage, name))
-        if count or (count == 0 and is_another and name in _PROMPT):
-            setattr(into, name, count)
-    if (details := usage.output_tokens_details) and plausible(details.thinking_tokens):
-        into.output_tokens_details = details
-    if (written := usage.cache_creation) and plausible(written.ephemeral_1h_input_tokens):
-        into.cache_creation = written
-    if usage.iterations:
-        billed_apart = (one for one in usage.iterations if one.type in _OUTSIDE or one.type in _OTHER_MODELS)
-        into.iterations = [*islice(billed_apart, MAX_PARTS + 1)]  # one too many, so that it is known for too many
-    for name in ("service_tier", "speed", "inference_geo"):
-        setattr(into, name, getattr(usage, name) or getattr(into, name))
-
-
-def _normalised(usage: _Usage) -> Usage | None:
-    """All that is billed. The reply's own counts leave out compactions and advisors ("Compaction", "Advisor tool").
-
-    None: nothing was counted.
-    """
-    own = _counts(usage)
-    details = usage.output_tokens_details or _OutputDetails()
-    own["reasoning_tokens"] = plausible(details.thinking_tokens) or 0
-    beside = [_part(iteration) for iteration in usage.iterations or () if iteration.type in _OUTSIDE]
-    within = [_part(iteration) for iteration in usage.iterations or () if iteration.type in _OTHER_MODELS]
-    if not (beside or any(own.values())):
-        return None
-    return Usage(
-        **{name: count + sum(getattr(part, name) for part in beside) for name, count in own.items()},
-        source=UsageSource.VENDOR,
-        parts=(*beside, *within),
-    )
-
-
-def _part(iteration: _Iteration) -> UsagePart:
-    return UsagePart(**_counts(iteration), model=(iteration.model or "")[:256] or None)
-
-
-def _counts(counts: _Counts) -> dict[str, int]:
-    """The input as a total: the vendor leaves what it read from its cache, and wrote to it, out of `input_tokens`."""
-    read, written = plausible(counts.cache_read_input_tokens) or 0, plausible(counts.cache_creation_input_tokens) or 0
-    an_hour = counts.cache_creation.ephemeral_1h_input_tokens if counts.cache_creation else None
-    return {
-        "input_tokens": (plausible(counts.input_tokens) or 0) + read + written,
-        "output_tokens": plausible(counts.output_tokens) or 0,
-        "cache_read_tokens": read,
-        "cache_write_tokens": written,
-        "cache_write_1h_tokens": plausible(an_hour) or 0,
-    }
