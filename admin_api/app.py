@@ -14,27 +14,27 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from admin_api.access.authentication_middleware import Door
-from admin_api.access.authenticator import Gate
-from admin_api.access.failed_logins import Strangers
+from admin_api.access.authentication_middleware import AuthenticationMiddleware
+from admin_api.access.authenticator import Authenticator
+from admin_api.access.failed_logins import FAILURES_PER_MINUTE, FailedLoginLimiter
 from admin_api.access.jwks import KeySet
-from admin_api.access.oidc import Oidc
-from admin_api.access.refusal_counts import Tally
+from admin_api.access.oidc import IssuerAuthenticator
+from admin_api.access.refusal_counts import RefusalCounter
 from admin_api.audit import retention
 from admin_api.configuration.webhooks import reseal as reseal_webhooks
 from admin_api.control_plane import ControlPlane
 from admin_api.database import Database, open_database
 from admin_api.http import problems
-from admin_api.http.middleware import Edge, RequestMetrics
-from admin_api.http.rate_limiter import Pace
+from admin_api.http.middleware import RequestContextMiddleware, RequestMetrics
+from admin_api.http.rate_limiter import RateLimiter
 from admin_api.notices import metrics as notice_metrics
-from admin_api.notices.courier import Courier
 from admin_api.notices.delivery import Channel, Sender
+from admin_api.notices.dispatcher import NoticeDispatcher
 from admin_api.notices.mail import MailSender
 from admin_api.notices.stream import StreamSender
 from admin_api.notices.webhook import WebhookSender
 from admin_api.publishing import stream_repair
-from admin_api.publishing.config_publisher import Publisher
+from admin_api.publishing.config_publisher import ConfigPublisher
 from admin_api.publishing.key_vault import KeyVault
 from admin_api.routes import (
     alerts,
@@ -107,21 +107,21 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
         await reseal_webhooks(database, keyring)
         hooks = WebhookSender(Egress(settings.llm_allowed_private_networks), keyring)
         stack.push_async_callback(hooks.close)
-        publisher, tally = Publisher(database, nats), Tally()
+        publisher, refusal_counter = ConfigPublisher(database, nats), RefusalCounter()
         running: dict[str, Coroutine[Any, Any, None]] = {
             "publisher": publisher.keep_reconciled(),
             "streams": stream_repair.keep_existing(nats, settings),
-            "tally": tally.keep_recorded(database),
-            "courier": _courier(settings, database, nats, hooks).keep_delivering(),
+            "refusals": refusal_counter.keep_recorded(database),
+            "notices": _notice_dispatcher(settings, database, nats, hooks).keep_delivering(),
         }
         if settings.llm_audit_retention_days is not None:
             running["retention"] = retention.keep_pruned(database, days=settings.llm_audit_retention_days)
-        oidc = None
+        issuer = None
         if settings.llm_oidc_issuer is not None and settings.llm_oidc_audience is not None:
             keys = KeySet(settings.llm_oidc_issuer)
             stack.push_async_callback(keys.close)
             running["issuer"] = keys.keep_fresh()
-            oidc = Oidc(keys, audience=settings.llm_oidc_audience, claims=settings.claims())
+            issuer = IssuerAuthenticator(keys, audience=settings.llm_oidc_audience, claims=settings.claims())
         for name, work in running.items():
             stack.push_async_callback(end, asyncio.create_task(work, name=name))
         per_minute = settings.llm_admin_rate_limit_per_minute
@@ -132,20 +132,22 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
             keyring=keyring,
             publisher=publisher,
             webhooks=hooks,
-            gate=Gate(database, settings.llm_admin_token, oidc),
-            strangers=Strangers(),
-            tally=tally,
-            pace=Pace(limit=per_minute) if per_minute else None,
+            authenticator=Authenticator(database, bootstrap=settings.llm_admin_token, issuer=issuer),
+            failed_logins=FailedLoginLimiter(RateLimiter(limit=FAILURES_PER_MINUTE)),
+            refusal_counter=refusal_counter,
+            rate_limiter=RateLimiter(limit=per_minute) if per_minute else None,
             trusted_proxies=settings.llm_trusted_proxies,
             allowed_networks=settings.llm_allowed_private_networks,
         )
 
 
-def _courier(settings: AdminSettings, database: Database, nats: Broker, hooks: WebhookSender) -> Courier:
+def _notice_dispatcher(
+    settings: AdminSettings, database: Database, nats: Broker, hooks: WebhookSender
+) -> NoticeDispatcher:
     senders: dict[Channel, Sender] = {Channel.NATS: StreamSender(nats), Channel.WEBHOOK: hooks}
     if settings.llm_smtp_host:
         senders[Channel.EMAIL] = MailSender(settings)
-    return Courier(database, senders, emails_of_all=bool(settings.llm_alert_emails))
+    return NoticeDispatcher(database, senders, emails_of_all=bool(settings.llm_alert_emails))
 
 
 def create_app(plane: ControlPlane) -> FastAPI:
@@ -164,8 +166,8 @@ def create_app(plane: ControlPlane) -> FastAPI:
         redirect_slashes=False,
         middleware=[
             Middleware(_behind_proxies, plane=plane),
-            Middleware(Edge, metrics=RequestMetrics(registry)),
-            Middleware(Door, plane=plane),
+            Middleware(RequestContextMiddleware, metrics=RequestMetrics(registry)),
+            Middleware(AuthenticationMiddleware, plane=plane),
         ],
         # Spans and OpenTelemetry logs would carry what callers sent, and a key may be in it.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},

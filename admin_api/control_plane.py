@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from admin_api.access.authenticator import Gate
-from admin_api.access.failed_logins import Strangers
-from admin_api.access.refusal_counts import Tally
+from admin_api.access.authenticator import Authenticator
+from admin_api.access.failed_logins import FailedLoginLimiter
+from admin_api.access.refusal_counts import RefusalCounter
 from admin_api.database import Database
-from admin_api.http.rate_limiter import Pace
+from admin_api.http.rate_limiter import RateLimiter
 from admin_api.notices.webhook import WebhookSender
-from admin_api.publishing.config_publisher import Publisher
+from admin_api.publishing.config_publisher import ConfigPublisher
 from admin_api.publishing.key_vault import KeyVault
 from runtime.broker import Broker
 from runtime.networks import Network
@@ -25,12 +25,12 @@ class ControlPlane:
     broker: Broker
     vault: KeyVault
     keyring: Keyring
-    publisher: Publisher
+    publisher: ConfigPublisher
     webhooks: WebhookSender
-    gate: Gate
-    strangers: Strangers
-    tally: Tally
-    pace: Pace | None = None
+    authenticator: Authenticator
+    failed_logins: FailedLoginLimiter
+    refusal_counter: RefusalCounter
+    rate_limiter: RateLimiter | None = None
     """How often a caller may come; None: as often as it likes."""
     trusted_proxies: Sequence[Network] = ()
     """Whose word on a caller's address counts."""

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from admin_api.database import Database, open_database
 from admin_api.http.pagination import Paging
 from admin_api.operations import usage_reports
-from admin_api.operations.usage_reports import Filter, GroupBy, Question
+from admin_api.operations.usage_reports import GroupBy, Question, UsageFilter
 from fleet.local.servers import PostgresServer
 from migrations import upgrade
 from migrations.engine import make_engine
@@ -113,7 +113,7 @@ async def _rows(engine: AsyncEngine) -> dict[str, int]:
 
 async def _ask(database: Database, days: Sequence[date], group_by: str, only: dict[str, str]) -> dict[str, Any]:
     groups = [GroupBy(group) for group in group_by.split(",")]
-    question = Question(usage_reports.period(days[0], days[-1]), groups, Filter(**only))
+    question = Question(usage_reports.days(days[0], days[-1]), groups, UsageFilter(**only))
     took: list[float] = []
     size = 0
     for _ in range(_TIMES):

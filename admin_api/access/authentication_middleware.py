@@ -1,4 +1,6 @@
-"""Who comes in: a request under /api/ has a caller before its body is read, and no caller comes too often."""
+"""Authentication and rate limits: a request under /api/ has a caller before its body is read, and no caller comes too
+often.
+"""
 
 from http import HTTPStatus
 from math import ceil
@@ -13,14 +15,14 @@ from admin_api.access.failed_logins import source_of
 from admin_api.access.principals import Principal
 from admin_api.control_plane import ControlPlane
 from admin_api.database import DatabaseUnavailable
-from admin_api.http.json_bodies import checked
+from admin_api.http import json_bodies
 from admin_api.http.problems import Problem, answer, convert, unauthorized
 
 _GUARDED = "/api/"
 _POLICY = '"token"'
 
 
-class Door:
+class AuthenticationMiddleware:
     """The ASGI application around the routes."""
 
     def __init__(self, app: ASGIApp, *, plane: ControlPlane) -> None:
@@ -44,47 +46,47 @@ class Door:
             await send(message)
 
         try:
-            caller = await self._recognise(scope, state["source"])
+            caller = await self._authenticate(scope, state["source"])
             state["principal"], state["actor"] = caller, caller.name
-            limits |= self._take_turn(caller)
+            limits |= self._take_from_quota(caller)
         except (Problem, DatabaseUnavailable) as exc:
             refused = convert(exc)
             await answer(refused, request_id=state["request_id"])(scope, receive, send_on)
         else:
-            await self._app(scope, checked(receive), send_on)
+            await self._app(scope, json_bodies.strict(receive), send_on)
 
-    async def _recognise(self, scope: Scope, source: str) -> Principal:
+    async def _authenticate(self, scope: Scope, source: str) -> Principal:
         """Raises Problem, DatabaseUnavailable."""
-        strangers, tally = self._plane.strangers, self._plane.tally
+        failed_logins, refusals = self._plane.failed_logins, self._plane.refusal_counter
         scheme, _, text = Headers(scope=scope).get("authorization", "").partition(" ")
         token = SecretStr(text.strip())
         presented = hash_of(token)
         try:
             if scheme.lower() != "bearer" or not token.get_secret_value():
                 raise unauthorized("send Authorization: Bearer <token>")
-            strangers.check(source, presented)
-            caller = await self._plane.gate.recognise(token)
+            failed_logins.check(source, presented)
+            caller = await self._plane.authenticator.authenticate(token)
         except Problem as problem:
             if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                tally.add(HTTPStatus(problem.status), source)
+                refusals.add(HTTPStatus(problem.status), source)
             if problem.status == HTTPStatus.UNAUTHORIZED and text:
-                strangers.refused(source, presented)
+                failed_logins.failed(source, presented)
             raise
-        strangers.recognised(presented)
+        failed_logins.succeeded(presented)
         return caller
 
-    def _take_turn(self, caller: Principal) -> dict[str, str]:
+    def _take_from_quota(self, caller: Principal) -> dict[str, str]:
         """What an answer says of the limit. Raises a 429 problem."""
-        pace = self._plane.pace
-        if pace is None:
+        limiter = self._plane.rate_limiter
+        if limiter is None:
             return {}
-        turn = pace.take(caller.name)
+        quota = limiter.take(caller.name)
         headers = {
-            "RateLimit-Policy": f"{_POLICY};q={pace.limit};w={ceil(pace.period_s)}",
-            "RateLimit": f"{_POLICY};r={turn.remaining};t={ceil(turn.reset_s)}",
+            "RateLimit-Policy": f"{_POLICY};q={limiter.limit};w={ceil(limiter.period_s)}",
+            "RateLimit": f"{_POLICY};r={quota.remaining};t={ceil(quota.reset_s)}",
         }
-        if not turn.granted:
-            self._plane.tally.add(HTTPStatus.TOO_MANY_REQUESTS, caller.name)
-            retry = {"Retry-After": str(ceil(turn.wait_s))}
+        if not quota.allowed:
+            self._plane.refusal_counter.add(HTTPStatus.TOO_MANY_REQUESTS, caller.name)
+            retry = {"Retry-After": str(ceil(quota.retry_after_s))}
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "this token was used too often", headers=headers | retry)
         return headers

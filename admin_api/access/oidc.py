@@ -1,4 +1,5 @@
-"""Callers with a token of an OpenID Connect issuer: a JWT that it signed for us, whose claims say who and what.
+"""Authenticates callers with a token of an OpenID Connect issuer: a JWT that it signed for us, whose claims say who
+they are and what they may do.
 
 A token never reaches beyond the tenant that it names; `*` is all of them.
 """
@@ -45,11 +46,11 @@ class Claims:
     role: str = "roles"
     tenant: str = "tenant"
     roles: Mapping[str, Role] = field(default_factory=lambda: {role.value: role for role in Role})
-    """What the issuer calls ours."""
+    """Our role for each name that the issuer uses."""
 
 
-class Oidc:
-    """Recognises the tokens of one issuer."""
+class IssuerAuthenticator:
+    """Says whom a token of one issuer belongs to."""
 
     def __init__(self, keys: KeySet, *, audience: str, claims: Claims) -> None:
         self._keys = keys
@@ -57,7 +58,7 @@ class Oidc:
         self._claims = claims
         self._jwt = jwt.PyJWT({"enforce_minimum_key_length": True})
 
-    async def recognise(self, token: SecretStr) -> Principal:
+    async def authenticate(self, token: SecretStr) -> Principal:
         """Raises a 401 problem; 403 when it gives no role here; 503 when its key is not known and cannot be read."""
         try:
             header = jwt.get_unverified_header(token.get_secret_value())
@@ -66,48 +67,47 @@ class Oidc:
             key = await self._keys.find(header.get("kid"), algorithm)
             if key is None:
                 raise unauthorized("the issuer has no such key")
-            return principal_of(self._verified(token, key), self._claims)
+            verified = self._jwt.decode(
+                token.get_secret_value(),
+                key,
+                # The key's own algorithm, not the token's: the header is the sender's word.
+                algorithms=[key.algorithm_name],
+                audience=self._audience,
+                issuer=self._keys.issuer,
+                leeway=_CLOCK_SKEW,
+                options={"require": ["aud", "exp", "iss", "sub"]},
+            )
+            return principal_of(verified, self._claims)
         except PyJWTError as exc:
             why = next((why for kind, why in _REASONS if isinstance(exc, kind)), "it is malformed, or not signed by it")
             raise unauthorized(f"the issuer's token is refused: {why}") from exc
         except IssuerUnavailable as exc:
             raise unavailable(str(exc)) from exc
 
-    def _verified(self, token: SecretStr, key: jwt.PyJWK) -> Mapping[str, Any]:
-        return self._jwt.decode(
-            token.get_secret_value(),
-            key,
-            algorithms=[key.algorithm_name],
-            audience=self._audience,
-            issuer=self._keys.issuer,
-            leeway=_CLOCK_SKEW,
-            options={"require": ["aud", "exp", "iss", "sub"]},
-        )
-
 
 def principal_of(token: Mapping[str, Any], claims: Claims) -> Principal:
     """Whom a verified token speaks for. Raises a 403 problem."""
     named = _texts(_claim(token, claims.role))
+    # Role lists the most powerful first, so a caller with several roles gets that one.
     role = next((role for role in Role if role in {claims.roles.get(name) for name in named}), None)
     if role is None:
         raise forbidden(f"the token's claim {claims.role} names no role of this API")
-    return _scoped(_name(token), role, _tenant(token, claims))
-
-
-def _scoped(name: str, role: Role, tenant: str | None) -> Principal:
-    """`tenant` None: the token names none."""
-    match role, tenant:
+    subject = str(token["sub"])[:_MAX_SUBJECT]
+    # The audit log and the process's log show it, so it is printable.
+    name = f"oidc:{''.join(letter if letter.isprintable() else '?' for letter in subject)}"
+    match role, _tenant(token, claims):
         case Role.ADMIN, None | "*":
             return Principal(name, Role.ADMIN)
-        case Role.ADMIN | Role.TENANT_ADMIN, str() if tenant != ALL_TENANTS:
+        case Role.ADMIN | Role.TENANT_ADMIN, str() as tenant if tenant != ALL_TENANTS:
             return Principal(name, Role.TENANT_ADMIN, tenant)
-        case Role.VIEWER, str():
+        case Role.VIEWER, str() as tenant:
             return Principal(name, Role.VIEWER, None if tenant == ALL_TENANTS else tenant)
         case _:
             raise forbidden(f"the token names no tenant, which the role {role} needs")
 
 
 def _tenant(token: Mapping[str, Any], claims: Claims) -> str | None:
+    """The tenant that a token names, `*` for all of them, None when it names none. Raises a 403 problem."""
     value = _claim(token, claims.tenant)
     if value is None or value == ALL_TENANTS:
         return value
@@ -117,14 +117,9 @@ def _tenant(token: Mapping[str, Any], claims: Claims) -> str | None:
         raise forbidden(f"the token's claim {claims.tenant} is not the name of a tenant") from exc
 
 
-def _name(token: Mapping[str, Any]) -> str:
-    """As the audit log shows it."""
-    subject = str(token["sub"])
-    return f"oidc:{''.join(letter if letter.isprintable() else '?' for letter in subject[:_MAX_SUBJECT])}"
-
-
 def _claim(token: Mapping[str, Any], name: str) -> Any:
-    """A claim's name may have dots itself, as `https://example.com/roles` has."""
+    """The claim of that name, or the one to which its parts between dots lead. The whole name comes first, because a
+    claim's name may have dots itself, as `https://example.com/roles` has."""
     if name in token:
         return token[name]
     value: Any = token
@@ -134,7 +129,7 @@ def _claim(token: Mapping[str, Any], name: str) -> Any:
 
 
 def _texts(value: Any) -> list[str]:
-    """A list of texts; or one text, of words as in `scope`."""
+    """The texts of a claim that is a list of them, or one text, which may consist of words as `scope` does."""
     if isinstance(value, str):
         return [value, *value.split()]
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

@@ -30,7 +30,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller that was recognised. `tenant` None: all tenants."""
+    """A caller that is known. `tenant` None: all tenants."""
 
     name: str
     role: Role
@@ -71,31 +71,31 @@ class Principal:
         return tenant if tenant is not None else self.tenant
 
 
-async def authenticate(request: Request, _: Annotated[object, Depends(BEARER)]) -> Principal:
-    """The caller of this request, whom the door let in; BEARER tells the OpenAPI document how."""
+async def current_principal(request: Request, _: Annotated[object, Depends(BEARER)]) -> Principal:
+    """The caller of this request, whom AuthenticationMiddleware found; BEARER tells the OpenAPI document how."""
     return request.state.principal
 
 
-async def authenticate_writer(caller: Annotated[Principal, Depends(authenticate)]) -> Principal:
+async def current_writer(caller: Annotated[Principal, Depends(current_principal)]) -> Principal:
     """A caller that may change something; asked before the body is looked at. Raises a 403 problem."""
     if caller.role is Role.VIEWER:
         raise forbidden("this token may only read")
     return caller
 
 
-async def authenticate_admin(caller: Annotated[Principal, Depends(authenticate)]) -> Principal:
+async def current_admin(caller: Annotated[Principal, Depends(current_principal)]) -> Principal:
     """Raises a 403 problem."""
     if caller.role is not Role.ADMIN:
         raise forbidden("this needs the role admin")
     return caller
 
 
-async def origin(request: Request, caller: Annotated[Principal, Depends(authenticate)]) -> Origin:
+async def audit_origin(request: Request, caller: Annotated[Principal, Depends(current_principal)]) -> Origin:
     """Whom and where the audit log names for this request."""
     return Origin(actor=caller.name, source=request.state.source)
 
 
-Caller = Annotated[Principal, Depends(authenticate)]
-Writer = Annotated[Principal, Depends(authenticate_writer)]
-Admin = Annotated[Principal, Depends(authenticate_admin)]
-From = Annotated[Origin, Depends(origin)]
+CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
+CurrentWriter = Annotated[Principal, Depends(current_writer)]
+CurrentAdmin = Annotated[Principal, Depends(current_admin)]
+AuditOrigin = Annotated[Origin, Depends(audit_origin)]

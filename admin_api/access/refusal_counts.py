@@ -20,7 +20,7 @@ _OTHERS = "others"
 _ORIGIN = Origin(actor="several", source="several")
 
 
-class Tally:
+class RefusalCounter:
     """Counts refusals by status, and by who or where; only so many of these are named."""
 
     def __init__(self) -> None:

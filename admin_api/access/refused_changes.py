@@ -1,11 +1,10 @@
-"""Changes that were asked for by a known caller and not made, in the audit log.
+"""Changes that a known caller asked for and that were not made, in the audit log.
 
-They stand in the chain of the caller's tenant: nobody learns of another tenant's attempts. Callers who are not known
-or come too often are summarised, see admin_api.access.refusal_counts.
+They stand in the chain of the caller's tenant, so that nobody learns of another tenant's attempts. Callers who are not
+known or come too often are summed up instead, by access.refusal_counts.
 """
 
 import logging
-from typing import Any
 
 from starlette.types import Scope
 
@@ -22,7 +21,10 @@ _MAX_NAME = 200
 
 
 async def record(database: Database, scope: Scope, status: int) -> None:
-    """Writes a row when a route that changes something refused. When it cannot be written, the log has it."""
+    """Writes a row when a route that changes something refused. When it cannot be written, the log has it.
+
+    Called before the answer goes out, so that a caller who has seen a refusal can find it.
+    """
     if not 400 <= status < 500 or scope["method"] not in CHANGING or "route" not in scope:
         return
     change, origin = refused(scope, status)
@@ -34,23 +36,20 @@ async def record(database: Database, scope: Scope, status: int) -> None:
 
 
 def refused(scope: Scope, status: int) -> tuple[Change, Origin]:
-    """The row's contents. Of what was asked for, only the path says anything: a body may hold a secret."""
+    """The row's contents. Of what was asked for it tells the path and nothing of the body, which may hold a secret."""
     caller: Principal = scope["state"]["principal"]
     verb, kind = named(scope["route"].name)
     detail = scope["state"].get("problem_detail")
     refusal = {"status": status, "detail": detail}
-    change = Change(f"{kind}.{verb}", kind, _object(scope), caller.tenant, before=None, after=None, refusal=refusal)
+    path = "/".join(str(value) for value in scope.get("path_params", {}).values())[:_MAX_NAME]
+    # Some columns of PostgreSQL take no control characters, and a path may have any.
+    object_id = "".join(letter if letter.isprintable() else "?" for letter in path)
+    change = Change(f"{kind}.{verb}", kind, object_id, caller.tenant, before=None, after=None, refusal=refusal)
     return change, Origin(actor=caller.name, source=scope["state"]["source"])
 
 
 def named(route: str) -> tuple[str, str]:
-    """Verb and object of a route's function, as `change_provider`, whose change is `provider.change`."""
+    """The verb and the object in the name of a route's function: those of `change_provider`, whose change is
+    `provider.change`."""
     verb, _, kind = route.partition("_")
     return verb, kind
-
-
-def _object(scope: Scope) -> str:
-    """What the path names, as text that every column takes."""
-    parameters: dict[str, Any] = scope.get("path_params", {})
-    name = "/".join(str(value) for value in parameters.values())[:_MAX_NAME]
-    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -43,7 +43,7 @@ class AuditEntry(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class AuditFilter:
     """None: any. `object` is a type, an id, or `type/id`; `before` is excluded."""
 
     tenant: str | None = None
@@ -64,7 +64,7 @@ def end(text: str | None) -> datetime | None:
     return None if text is None else _moment("to", text, of_day=_DAY)
 
 
-async def page(database: Database, wanted: Filter, *, paging: Paging) -> Page[AuditEntry]:
+async def page(database: Database, wanted: AuditFilter, *, paging: Paging) -> Page[AuditEntry]:
     """The newest first."""
     async with database.transaction() as connection:
         return await read_page(
@@ -72,7 +72,7 @@ async def page(database: Database, wanted: Filter, *, paging: Paging) -> Page[Au
         )
 
 
-async def export(database: Database, wanted: Filter) -> AsyncGenerator[str]:
+async def export(database: Database, wanted: AuditFilter) -> AsyncGenerator[str]:
     """Every entry as a line of JSON, the newest first."""
     cursor: str | None = None
     while True:
@@ -86,7 +86,7 @@ def view(row: Any) -> AuditEntry:
     return AuditEntry.model_validate(row, from_attributes=True)
 
 
-def _query(wanted: Filter) -> Select[Any]:
+def _query(wanted: AuditFilter) -> Select[Any]:
     columns = audit_log.c
     query = select(audit_log)
     for column, value in ((columns.tenant, wanted.tenant), (columns.actor, wanted.actor)):

@@ -80,7 +80,7 @@ class ProviderView(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class ProviderFilter:
     """None: any."""
 
     tenant: str | None = None
@@ -170,7 +170,7 @@ async def one(plane: ControlPlane, provider_id: uuid.UUID, *, caller: Principal)
     return view(row)
 
 
-async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> Page[ProviderView]:
+async def page(plane: ControlPlane, wanted: ProviderFilter, *, paging: Paging) -> Page[ProviderView]:
     columns = llm_providers.c
     query = select(llm_providers)
     if wanted.tenant is not None:

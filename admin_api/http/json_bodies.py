@@ -1,4 +1,6 @@
-"""Bodies that are JSON in a stricter sense than Python's parser: what PostgreSQL, NATS and other readers take, too."""
+"""Request bodies that are JSON in a stricter sense than Python's parser: JSON that PostgreSQL, NATS and other readers
+take, too.
+"""
 
 from http import HTTPStatus
 
@@ -6,13 +8,14 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-_NUL = b"\\u0000"
+_ESCAPED_NUL = b"\\u0000"
+"""A NUL character can stand in JSON in this form only: from_json refuses an unescaped one."""
 
 
-def checked(receive: Receive) -> Receive:
-    """Gives the body on in one piece once all of it is there and is JSON, or nothing.
+def strict(receive: Receive) -> Receive:
+    """Wraps `receive` so that the application gets a body in one piece once all of it is there and is strict JSON.
 
-    Raises a 422 HTTPException for NaN, lone surrogates, NUL characters, and more than about 200 levels.
+    The wrapped one raises a 422 HTTPException for NaN, lone surrogates, NUL characters, and more than about 200 levels.
     """
 
     async def receive_all() -> Message:
@@ -37,9 +40,10 @@ def _check(body: bytes) -> None:
     try:
         parsed = from_json(body, allow_inf_nan=False, cache_strings="keys")
     except ValueError as exc:
-        raise _refused("is not JSON, or is nested too deeply") from exc
-    if _NUL in body and _has_nul(parsed):
-        raise _refused("has a NUL character")
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "is not JSON, or is nested too deeply") from exc
+    # The escape may itself be escaped, as in "\\u0000", which is six harmless characters: only the values tell.
+    if _ESCAPED_NUL in body and _has_nul(parsed):
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "has a NUL character")
 
 
 def _has_nul(value: object) -> bool:
@@ -55,7 +59,3 @@ def _has_nul(value: object) -> bool:
             case _:
                 pass
     return False
-
-
-def _refused(why: str) -> HTTPException:
-    return HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, why)

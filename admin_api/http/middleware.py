@@ -1,5 +1,5 @@
-"""What surrounds every request: its id, the limit on its body, security headers, metrics, one log line, and the
-last resort when something unforeseen is raised.
+"""The context of every request: its id, the limit on its body, security headers, metrics, one log line, and the answer
+when something unforeseen is raised.
 """
 
 import logging
@@ -31,12 +31,13 @@ _SECURITY = {
     "X-Frame-Options": "DENY",
 }
 _HSTS = "max-age=31536000"
-"""Only behind TLS; sub-domains are the operator's to decide."""
+"""Sent behind TLS only (RFC 6797, 7.2), and without includeSubDomains: those are the operator's to decide."""
 _TOO_LARGE = f"a request body may have at most {MAX_BODY_BYTES} bytes"
+_CRASHED = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "something unforeseen went wrong; the log has it by request_id")
 
 
 class RequestMetrics:
-    """Counted by route template, so that no id becomes a label."""
+    """The metrics of requests, by the route's template, so that no id becomes a label."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._count = Counter(
@@ -51,8 +52,12 @@ class RequestMetrics:
         self._seconds.labels(method, route).observe(seconds)
 
 
-class Edge:
-    """The outermost ASGI application."""
+class RequestContextMiddleware:
+    """The ASGI application around all others but the one that knows trusted proxies.
+
+    It leaves the request's id in the scope's state as `request_id`, and logs `actor` where an application within has
+    left that there.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: RequestMetrics) -> None:
         self._app = app
@@ -62,7 +67,8 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
@@ -72,33 +78,33 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["X-Request-Id"] = request_id
                 for name, value in _SECURITY.items():
-                    headers.setdefault(name, value)
+                    answered.setdefault(name, value)
                 if scope["scheme"] == "https":
-                    headers.setdefault("Strict-Transport-Security", _HSTS)
+                    answered.setdefault("Strict-Transport-Security", _HSTS)
             await send(message)
 
         try:
-            await self._answer(scope, _limited(scope, receive), send_with_headers)
+            # A body that says its length is refused before any of it is read; one that does not, while it grows.
+            length = headers.get("content-length", "")
+            if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+                too_large = Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
+                await answer(too_large, request_id=request_id)(scope, receive, send_with_headers)
+            else:
+                await self._app(scope, _limited(receive), send_with_headers)
         except Exception:
             log.exception("request_crashed", extra={"request_id": request_id, "route": _route(scope)})
             if status:
+                # The answer has begun and cannot be another one; the server closes the connection.
                 raise
-            await answer(_crashed(), request_id=request_id)(scope, receive, send_with_headers)
+            await answer(_CRASHED, request_id=request_id)(scope, receive, send_with_headers)
         finally:
             self._report(scope, request_id, status, time.perf_counter() - started)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-            problem = Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
-            await answer(problem, request_id=scope["state"]["request_id"])(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
     def _report(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        # A caller may send any word as the method, and each would become a series of its own.
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         route = _route(scope)
         self._metrics.observe(method=method, route=route, status=status, seconds=seconds)
@@ -114,8 +120,8 @@ class Edge:
         log.log(level, "request", extra=facts)
 
 
-def _limited(scope: Scope, receive: Receive) -> Receive:
-    """Refuses a body that grows beyond the limit without having said so."""
+def _limited(receive: Receive) -> Receive:
+    """Wraps `receive` so that it raises a 413 HTTPException for a body that grows beyond the limit."""
     size = 0
 
     async def receive_some() -> Message:
@@ -131,9 +137,5 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
 
 
 def _route(scope: Scope) -> str:
-    """The template of the route that matched, as `/api/v1/tenants/{slug}`."""
+    """The template of the route that matched, as `/api/v1/tenants/{slug}`; else `unmatched`."""
     return getattr(scope.get("route"), "path", None) or "unmatched"
-
-
-def _crashed() -> Problem:
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "something unforeseen went wrong; the log has it by request_id")

@@ -1,7 +1,9 @@
 """How often something may happen, for each of many keys, in bounded memory.
 
-The generic cell rate algorithm (ITU-T I.371): one time for each key says when its next turn would be, had it come
-evenly; a turn may come early by as much as a whole period, so a burst may use up the limit at once.
+This is the generic cell rate algorithm (GCRA) as ITU-T Recommendation I.371 describes it, by virtual scheduling. Of
+each key one number is kept, its theoretical arrival time: when its next request would come if requests came evenly. A
+request may come earlier than that by at most the burst tolerance. The tolerance here is a whole period, so a key may
+use up its limit at once, and gets it back evenly.
 """
 
 import time
@@ -11,24 +13,27 @@ from dataclasses import dataclass
 from math import floor
 
 _ROUNDING_S = 1e-6
+"""Sums of floats differ by less than this from the exact ones; a limit of 3 in 60 s must not become 2."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """Whether it is a key's turn."""
+class Quota:
+    """What a key may still do, and whether the request that was asked about may be made."""
 
-    granted: bool
+    allowed: bool
     remaining: int
-    """How many could follow at once."""
-    wait_s: float
-    """Until the next one would be granted; 0: at once."""
+    """How many requests could follow at once."""
+    retry_after_s: float
+    """Until the next request would be allowed; 0 when it would be at once."""
     reset_s: float
     """Until the whole limit is there again."""
 
 
-class Pace:
-    """`limit` turns in `period_s`, for each key. Beyond `keys` of them the one that had no turn for the longest is
-    forgotten, and begins anew.
+class RateLimiter:
+    """Allows each key `limit` requests in `period_s`.
+
+    At most `keys` keys are remembered. Beyond them the one that was allowed nothing for the longest is forgotten, and
+    begins anew.
     """
 
     def __init__(
@@ -39,40 +44,42 @@ class Pace:
         self._interval_s = period_s / limit
         self._keys = keys
         self._clock = clock
-        self._free_at: OrderedDict[str, float] = OrderedDict()
+        self._arrives_at: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
         """How many keys are remembered."""
-        return len(self._free_at)
+        return len(self._arrives_at)
 
-    def take(self, key: str) -> Turn:
-        """A turn, which is used up when it is granted."""
+    def take(self, key: str) -> Quota:
+        """Asks for one request, and counts it when it is allowed."""
         now = self._clock()
-        used_s = self._used_s(key, now)
-        if not self._granted(used_s):
-            return self._turn(used_s, granted=False)
-        self._free_at[key] = now + used_s + self._interval_s
-        self._free_at.move_to_end(key)
-        if len(self._free_at) > self._keys:
-            self._free_at.popitem(last=False)
-        return self._turn(used_s + self._interval_s, granted=True)
+        early_s = self._early_s(key, now)
+        if not self._allows(early_s):
+            return self._quota(early_s, allowed=False)
+        self._arrives_at[key] = now + early_s + self._interval_s
+        self._arrives_at.move_to_end(key)
+        if len(self._arrives_at) > self._keys:
+            self._arrives_at.popitem(last=False)
+        return self._quota(early_s + self._interval_s, allowed=True)
 
-    def look(self, key: str) -> Turn:
-        """Whether a turn would be granted now; none is used up."""
-        used_s = self._used_s(key, self._clock())
-        return self._turn(used_s, granted=self._granted(used_s))
+    def peek(self, key: str) -> Quota:
+        """Whether a request would be allowed now, without counting one."""
+        early_s = self._early_s(key, self._clock())
+        return self._quota(early_s, allowed=self._allows(early_s))
 
-    def _used_s(self, key: str, now: float) -> float:
-        return max(self._free_at.get(key, now) - now, 0)
+    def _early_s(self, key: str, now: float) -> float:
+        """By how much a request of `key` comes before its theoretical arrival time. It is the part of the period that
+        is used up: 0 when the whole limit is there."""
+        return max(self._arrives_at.get(key, now) - now, 0)
 
-    def _granted(self, used_s: float) -> bool:
-        return used_s + self._interval_s <= self.period_s + _ROUNDING_S
+    def _allows(self, early_s: float) -> bool:
+        return early_s + self._interval_s <= self.period_s + _ROUNDING_S
 
-    def _turn(self, used_s: float, *, granted: bool) -> Turn:
-        left_s = self.period_s - used_s
-        return Turn(
-            granted=granted,
+    def _quota(self, early_s: float, *, allowed: bool) -> Quota:
+        left_s = self.period_s - early_s
+        return Quota(
+            allowed=allowed,
             remaining=max(floor((left_s + _ROUNDING_S) / self._interval_s), 0),
-            wait_s=max(self._interval_s - left_s, 0),
-            reset_s=used_s,
+            retry_after_s=max(self._interval_s - left_s, 0),
+            reset_s=early_s,
         )

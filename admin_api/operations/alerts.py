@@ -54,7 +54,7 @@ class AlertView(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class AlertFilter:
     """None: any."""
 
     tenant: str | None = None
@@ -64,7 +64,7 @@ class Filter:
     """All of them at once."""
 
 
-async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> Page[AlertView]:
+async def page(plane: ControlPlane, wanted: AlertFilter, *, paging: Paging) -> Page[AlertView]:
     """The newest first."""
     columns = alerts.c
     query = select(alerts)

@@ -85,7 +85,7 @@ class Replayed(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class DeadLetterFilter:
     """None: any."""
 
     tenant: str | None = None
@@ -97,7 +97,7 @@ class Filter:
         return f"{subjects.DEAD.removesuffix('.>')}.{self.provider or '*'}.{self.tenant or '*'}"
 
 
-async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> Page[DeadLetter]:
+async def page(plane: ControlPlane, wanted: DeadLetterFilter, *, paging: Paging) -> Page[DeadLetter]:
     """The newest first. May have fewer than `limit` and still a `next`. Raises 422, 503."""
     before = decode(paging.cursor, int)[0] if paging.cursor is not None else None
     with _nats_errors():
@@ -147,7 +147,7 @@ async def delete(plane: ControlPlane, seq: int, *, caller: Principal, origin: Or
 
 
 async def _newest(
-    jetstream: JetStreamContext, wanted: Filter, *, before: int | None, limit: int
+    jetstream: JetStreamContext, wanted: DeadLetterFilter, *, before: int | None, limit: int
 ) -> tuple[list[DeadLetter], int | None]:
     """Up to `limit` letters below `before`, and below which number more of them may lie; None: no more."""
     state = (await jetstream.stream_info(DEAD)).state

@@ -38,7 +38,7 @@ _END = "~"
 _ANSWER: TypeAdapter[Models | Refusal] = TypeAdapter(Models | Refusal)
 
 Usd = Annotated[Decimal, PlainSerializer(plain_decimal)]
-Place = tuple[str, str, str]
+SortKey = tuple[str, str, str]
 """Tenant, provider and id: the order of the list."""
 
 
@@ -63,7 +63,7 @@ class ModelEntry(BaseModel):
     """Of an alias: the models that are tried, in this order."""
 
     @property
-    def place(self) -> Place:
+    def sort_key(self) -> SortKey:
         return self.tenant, self.provider or _ALIASES, self.id
 
 
@@ -80,7 +80,7 @@ class ModelPage(Page[ModelEntry]):
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class ModelFilter:
     """None: any."""
 
     tenant: str | None = None
@@ -96,9 +96,9 @@ class _Batch:
     more: bool
 
 
-async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> ModelPage:
+async def page(plane: ControlPlane, wanted: ModelFilter, *, paging: Paging) -> ModelPage:
     """By tenant, provider and id, each tenant's aliases first. May have fewer than `limit` and still a `next`."""
-    after: Place = ("", "", "")
+    after: SortKey = ("", "", "")
     if paging.cursor is not None:
         tenant, provider, model = decode(paging.cursor, str, str, str)
         after = (tenant, provider, model)
@@ -112,8 +112,8 @@ async def page(plane: ControlPlane, wanted: Filter, *, paging: Paging) -> ModelP
         missing += silent
         if len(items) > paging.limit:
             items = items[: paging.limit]
-            shown = [one for one in missing if (one.tenant, one.provider, "") <= items[-1].place]
-            return ModelPage(items=items, next=encode(*items[-1].place), unavailable=shown)
+            shown = [one for one in missing if (one.tenant, one.provider, "") <= items[-1].sort_key]
+            return ModelPage(items=items, next=encode(*items[-1].sort_key), unavailable=shown)
         if not batch.more:
             return ModelPage(items=items, next=None, unavailable=missing)
         after = (batch.tenants[-1].slug, _END, "")
@@ -131,7 +131,7 @@ def offered(config: ProviderConfig) -> list[str] | None:
     return None if takes_any else list(dict.fromkeys(deployed))
 
 
-async def _read(plane: ControlPlane, wanted: Filter, after: Place) -> _Batch:
+async def _read(plane: ControlPlane, wanted: ModelFilter, after: SortKey) -> _Batch:
     of_tenants = select(tenants).where(tenants.c.slug >= after[0]).order_by(tenants.c.slug).limit(_TENANTS_AT_ONCE + 1)
     if wanted.tenant is not None:
         of_tenants = of_tenants.where(tenants.c.slug == wanted.tenant)
@@ -146,7 +146,7 @@ async def _read(plane: ControlPlane, wanted: Filter, after: Place) -> _Batch:
 
 
 async def _entries(
-    plane: ControlPlane, batch: _Batch, wanted: Filter, after: Place
+    plane: ControlPlane, batch: _Batch, wanted: ModelFilter, after: SortKey
 ) -> tuple[list[ModelEntry], list[Unavailable]]:
     """In order; of what comes after `after` only, so that nobody is asked in vain."""
     rows = [row for row in batch.providers if (row.tenant, row.provider_type) >= after[:2]]
@@ -160,7 +160,7 @@ async def _entries(
         else:
             models = {model.id: model for model in answer}.values()
             entries += [_entry(model, row.provider_type, known[row.tenant]) for model in models]
-    in_order = sorted((entry for entry in entries if entry.place > after), key=lambda entry: entry.place)
+    in_order = sorted((entry for entry in entries if entry.sort_key > after), key=lambda entry: entry.sort_key)
     unseen = [one for one in silent if (one.tenant, one.provider, "") > after]
     return in_order, sorted(unseen, key=lambda one: (one.tenant, one.provider))
 

@@ -80,7 +80,7 @@ class Usage(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
+class Days:
     """UTC days, both included."""
 
     first: date
@@ -88,7 +88,7 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class UsageFilter:
     """None: any."""
 
     tenant: str | None = None
@@ -100,12 +100,12 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    period: Period
+    days: Days
     group_by: Sequence[GroupBy]
-    only: Filter
+    only: UsageFilter
 
 
-def period(first: date | None, last: date | None) -> Period:
+def days(first: date | None, last: date | None) -> Days:
     """What `from` and `to` mean: the last 30 days unless they say more. Raises 422."""
     last = last or max(utc_now().date(), first or date.min)
     first = first or last - timedelta(days=_DEFAULT_DAYS - 1)
@@ -113,15 +113,15 @@ def period(first: date | None, last: date | None) -> Period:
         raise invalid("from", "must not lie after to")
     if (last - first).days > _MAX_DAYS:
         raise invalid("from", f"the period may have at most {_MAX_DAYS} days")
-    return Period(first, last)
+    return Days(first, last)
 
 
 async def of_provider(
-    plane: ControlPlane, provider_id: uuid.UUID, asked: Period, *, paging: Paging, caller: Principal
+    plane: ControlPlane, provider_id: uuid.UUID, asked: Days, *, paging: Paging, caller: Principal
 ) -> Usage:
     """By day and model. Raises 403, 404."""
     found = await providers.one(plane, provider_id, caller=caller)
-    only = Filter(tenant=found.tenant, provider_id=str(found.id))
+    only = UsageFilter(tenant=found.tenant, provider_id=str(found.id))
     question = Question(asked, (GroupBy.DAY, GroupBy.MODEL), only)
     return await summarise(plane.database, question, paging=paging)
 
@@ -169,14 +169,14 @@ def _group(table: Table, group: GroupBy) -> Label[Any]:
 
 def _sums(table: Table, question: Question) -> Select[Any]:
     query = select(*(func.sum(table.c[name]).label(name) for name in Totals.model_fields))
-    query = query.where(_within(table, question.period)).having(func.sum(table.c.request_count) > 0)
+    query = query.where(_within(table, question.days)).having(func.sum(table.c.request_count) > 0)
     for name in ("tenant", "provider", "provider_id", "model", "agent"):
         if (wanted := getattr(question.only, name)) is not None:
             query = query.where(table.c[name] == wanted)
     return query
 
 
-def _within(table: Table, asked: Period) -> ColumnElement[bool]:
+def _within(table: Table, asked: Days) -> ColumnElement[bool]:
     if table is not llm_hourly_usage:
         return table.c.date.between(asked.first, asked.last)
     first, last = (datetime.combine(day, time(), UTC) for day in (asked.first, asked.last))

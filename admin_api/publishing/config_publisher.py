@@ -19,7 +19,7 @@ from sqlalchemy import Table, select, update
 
 from admin_api.database import Database, DatabaseUnavailable
 from admin_api.publishing import worker_config
-from admin_api.publishing.worker_config import Published
+from admin_api.publishing.worker_config import WorkerConfig
 from contracts import jetstream_codes, subjects
 from contracts.wire import reason
 from migrations.schema import llm_providers, tenants
@@ -37,7 +37,7 @@ _NATS_ERRORS = (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class BucketEntry:
     """What the bucket has under a key. `revision` None: nothing readable."""
 
     sequence: int
@@ -46,16 +46,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Differences:
     """What makes the bucket like the database."""
 
-    put: Mapping[str, Published]
+    put: Mapping[str, WorkerConfig]
     delete: tuple[str, ...]
     ahead: Mapping[str, int]
     """Keys whose entry is newer than the database, as after a restored backup; by the entry's revision."""
 
 
-class Publisher:
+class ConfigPublisher:
     """Writes `llm_config`; the only one that does, in as many processes as there are admin APIs."""
 
     def __init__(self, database: Database, broker: Broker, *, every_s: float = RECONCILE_EVERY_S) -> None:
@@ -66,7 +66,7 @@ class Publisher:
         self._bucket: KeyValue | None = None
         broker.on_reconnect.append(self._reconnected)
 
-    async def publish(self, *rows: Published | None) -> None:
+    async def publish(self, *rows: WorkerConfig | None) -> None:
         """Publishes what was committed. When NATS is away the reconciliation does it later."""
         try:
             if not self._broker.connected:
@@ -93,15 +93,15 @@ class Publisher:
         """Makes the bucket like the database; returns how many entries it had to correct."""
         # The bucket first: whatever is in it was committed before, so a row that is missing afterwards is gone.
         entries = await self._snapshot()
-        plan = compare(entries, await self._rows())
-        if plan.ahead:
-            await self._overtake(plan.ahead)
-            plan = compare(entries, await self._rows())
-        for row in plan.put.values():
+        found = differences(entries, await self._rows())
+        if found.ahead:
+            await self._overtake(found.ahead)
+            found = differences(entries, await self._rows())
+        for row in found.put.values():
             await self._put(row)
-        for key in plan.delete:
+        for key in found.delete:
             await self._delete(key, entries[key])
-        return len(plan.put) + len(plan.delete)
+        return len(found.put) + len(found.delete)
 
     async def _try_to_reconcile(self) -> bool:
         if not self._broker.connected:
@@ -121,12 +121,12 @@ class Publisher:
     async def _reconnected(self) -> None:
         self._due.set()
 
-    async def _rows(self) -> dict[str, Published | None]:
+    async def _rows(self) -> dict[str, WorkerConfig | None]:
         """By the bucket's key; None: a row that this version cannot read, to be left alone."""
         async with self._database.transaction() as connection:
             tenant_rows = (await connection.execute(select(tenants))).all()
             provider_rows = (await connection.execute(select(llm_providers))).all()
-        rows: dict[str, Published | None] = {}
+        rows: dict[str, WorkerConfig | None] = {}
         for row in tenant_rows:
             rows[subjects.config_key_of_tenant(row.slug)] = worker_config.tenant(row)
         for row in provider_rows:
@@ -143,10 +143,10 @@ class Publisher:
                     update(table).where(*where, table.c.revision <= revision).values(revision=revision + 1)
                 )
 
-    async def _snapshot(self) -> dict[str, Entry]:
+    async def _snapshot(self) -> dict[str, BucketEntry]:
         bucket = await self._open()
         watcher = await bucket.watchall(inactive_threshold=_SNAPSHOT_TIMEOUT_S)
-        found: dict[str, Entry] = {}
+        found: dict[str, BucketEntry] = {}
         try:
             async with asyncio.timeout(_SNAPSHOT_TIMEOUT_S):
                 async for entry in watcher:
@@ -159,7 +159,7 @@ class Publisher:
             await watcher.stop()
         return found
 
-    async def _put(self, row: Published) -> None:
+    async def _put(self, row: WorkerConfig) -> None:
         bucket = await self._open()
         key, value = worker_config.key(row), row.to_json()
         for _ in range(_PUT_TRIES):
@@ -173,14 +173,14 @@ class Publisher:
             return
         raise TimeoutError(f"{key} keeps changing")
 
-    async def _get(self, bucket: KeyValue, key: str) -> Entry:
+    async def _get(self, bucket: KeyValue, key: str) -> BucketEntry:
         try:
             return _entry(await bucket.get(key))
         except nats.js.errors.KeyNotFoundError as exc:
             tombstone = exc.entry
-            return Entry(tombstone.revision or 0 if tombstone else 0, b"", None)
+            return BucketEntry(tombstone.revision or 0 if tombstone else 0, b"", None)
 
-    async def _delete(self, key: str, seen: Entry) -> None:
+    async def _delete(self, key: str, seen: BucketEntry) -> None:
         bucket = await self._open()
         try:
             await bucket.delete(key, last=seen.sequence)
@@ -195,9 +195,9 @@ class Publisher:
         return self._bucket
 
 
-def compare(entries: Mapping[str, Entry], rows: Mapping[str, Published | None]) -> Plan:
+def differences(entries: Mapping[str, BucketEntry], rows: Mapping[str, WorkerConfig | None]) -> Differences:
     """What to write so that the bucket has the rows and nothing else. A row that is None keeps what it has."""
-    put: dict[str, Published] = {}
+    put: dict[str, WorkerConfig] = {}
     ahead: dict[str, int] = {}
     for key, row in rows.items():
         entry = entries.get(key)
@@ -209,16 +209,16 @@ def compare(entries: Mapping[str, Entry], rows: Mapping[str, Published | None]) 
             ahead[key] = entry.revision
         elif entry.value != row.to_json():
             put[key] = row
-    return Plan(put=put, delete=tuple(key for key in entries if key not in rows), ahead=ahead)
+    return Differences(put=put, delete=tuple(key for key in entries if key not in rows), ahead=ahead)
 
 
-def _entry(entry: KeyValue.Entry) -> Entry:
+def _entry(entry: KeyValue.Entry) -> BucketEntry:
     value = entry.value or b""
     try:
         revision = json.loads(value)["revision"]
     except (ValueError, KeyError, TypeError):
         revision = None
-    return Entry(entry.revision or 0, value, revision if isinstance(revision, int) else None)
+    return BucketEntry(entry.revision or 0, value, revision if isinstance(revision, int) else None)
 
 
 def _row_of(key: str) -> tuple[Table, tuple[Any, ...]]:

@@ -10,13 +10,14 @@ from contracts.providers import SealedKey
 from runtime.vault import MOUNT, VaultSession, VaultUnavailable
 
 _TIMEOUT_S = 10
-"""Of a login and a call together. A write that comes later still finds its check-and-set refused."""
+"""For a login and a call together. A write that arrives after that still finds its check-and-set refused where somebody
+has written in the meantime."""
 
 T = TypeVar("T")
 
 
 class KeyMoved(Exception):
-    """Somebody else wrote in between, so that a check-and-set write was refused."""
+    """A check-and-set write was refused, because somebody else wrote in between."""
 
 
 class KeyVault:
@@ -50,6 +51,7 @@ class KeyVault:
         try:
             await self._in_time(put)
         except hvac.exceptions.InvalidRequest as exc:
+            # Vault and OpenBao answer 400 to this and to every other request that is invalid: only the text tells.
             if "check-and-set" in str(exc):
                 raise KeyMoved(path) from exc
             raise VaultUnavailable("Vault refused the write as invalid") from exc
@@ -65,7 +67,7 @@ class KeyVault:
         await self._in_time(remove)
 
     async def ping(self) -> None:
-        """Raises runtime.vault.VaultUnavailable, VaultDenied."""
+        """Raises runtime.broker.Unreachable when Vault cannot be used right now."""
         await self._session.start()
 
     async def _in_time(self, use: Callable[[Any], T]) -> T:

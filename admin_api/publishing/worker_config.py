@@ -1,4 +1,6 @@
-"""What workers need of a row of `tenants` or `llm_providers`, and the KV key it goes to."""
+"""The configuration of workers: what they need of a row of `tenants` or `llm_providers`, and under which key of the
+bucket `llm_config` it lies.
+"""
 
 import logging
 from typing import Any
@@ -10,20 +12,23 @@ from contracts.providers import BudgetStart, ProviderConfig, PublishedProvider, 
 
 log = logging.getLogger(__name__)
 
-Published = PublishedTenant | PublishedProvider
+WorkerConfig = PublishedTenant | PublishedProvider
 
 LIMITS = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
 
 
 def tenant(row: Any) -> PublishedTenant | None:
-    """None when this version cannot read the row, as after a downgrade."""
+    """A row of `tenants` as workers read it; None when this version cannot read the row, as after a downgrade."""
     try:
+        budget_start = None
+        if row.budget_day is not None:
+            budget_start = BudgetStart(day=row.budget_day, spent_usd=row.budget_spent_usd, revision=row.budget_revision)
         return PublishedTenant.model_validate(
             {
                 "slug": row.slug,
                 "limits": {name: getattr(row, name) for name in LIMITS},
                 "daily_budget_usd": row.daily_budget_usd,
-                "budget_start": _budget_start(row),
+                "budget_start": budget_start,
                 "daily_cost_alert_usd": row.daily_cost_alert_usd,
                 "aliases": row.aliases,
                 "fallbacks": row.fallbacks,
@@ -35,14 +40,8 @@ def tenant(row: Any) -> PublishedTenant | None:
         return _unreadable(f"tenant {row.slug}", exc)
 
 
-def _budget_start(row: Any) -> BudgetStart | None:
-    if row.budget_day is None:
-        return None
-    return BudgetStart(day=row.budget_day, spent_usd=row.budget_spent_usd, revision=row.budget_revision)
-
-
 def provider(row: Any) -> PublishedProvider | None:
-    """None when this version cannot read the row, as after a downgrade."""
+    """A row of `llm_providers` as workers read it; None when this version cannot read it, as after a downgrade."""
     try:
         return PublishedProvider(
             provider_id=str(row.id),
@@ -59,7 +58,8 @@ def provider(row: Any) -> PublishedProvider | None:
         return _unreadable(f"provider {row.id}", exc)
 
 
-def key(value: Published) -> str:
+def key(value: WorkerConfig) -> str:
+    """The key of the bucket under which `value` lies."""
     match value:
         case PublishedTenant():
             return subjects.config_key_of_tenant(value.slug)

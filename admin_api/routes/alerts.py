@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from admin_api.access.principals import Caller, From, Writer
+from admin_api.access.principals import AuditOrigin, CurrentPrincipal, CurrentWriter
 from admin_api.control_plane import Plane
 from admin_api.http.pagination import Page, Paged
 from admin_api.operations import alerts
-from admin_api.operations.alerts import AlertView, Filter, State
+from admin_api.operations.alerts import AlertFilter, AlertView, State
 from contracts.wire import Token
 
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 @router.get("")
 async def list_alerts(
     plane: Plane,
-    caller: Caller,
+    caller: CurrentPrincipal,
     paging: Paged,
     tenant: Annotated[Token | None, Query()] = None,
     kind: Annotated[Token | None, Query()] = None,
@@ -27,11 +27,11 @@ async def list_alerts(
 ) -> Page[AlertView]:
     """The alerts that the caller may see, the newest first. `state` may be given several times: all must hold."""
     states = frozenset(state or ())
-    wanted = Filter(tenant=caller.scope(tenant), kind=kind, about=about, states=states)
+    wanted = AlertFilter(tenant=caller.scope(tenant), kind=kind, about=about, states=states)
     return await alerts.page(plane, wanted, paging=paging)
 
 
 @router.post("/{alert_id}/acknowledge")
-async def acknowledge_alert(plane: Plane, caller: Writer, origin: From, alert_id: uuid.UUID) -> AlertView:
+async def acknowledge_alert(plane: Plane, caller: CurrentWriter, origin: AuditOrigin, alert_id: uuid.UUID) -> AlertView:
     """Notes who acknowledged the alert, and when. Once is enough: later calls change nothing."""
     return await alerts.acknowledge(plane, alert_id, caller=caller, origin=origin)

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from admin_api.access.principals import Caller
+from admin_api.access.principals import CurrentPrincipal
 from admin_api.audit import log
-from admin_api.audit.log import AuditEntry, Filter
+from admin_api.audit.log import AuditEntry, AuditFilter
 from admin_api.control_plane import Plane
 from admin_api.http.pagination import Page, Paged
 from contracts.wire import Token
@@ -32,7 +32,7 @@ class AuditFormat(StrEnum):
 )
 async def get_audit(
     plane: Plane,
-    caller: Caller,
+    caller: CurrentPrincipal,
     paging: Paged,
     tenant: Annotated[Token | None, Query()] = None,
     actor: Name | None = None,
@@ -44,7 +44,7 @@ async def get_audit(
     accept: Annotated[str, Header()] = "",
 ) -> Page[AuditEntry] | Response:
     """Who changed what, or was refused, the newest first. As JSON lines it comes whole, without pages."""
-    chosen = Filter(
+    chosen = AuditFilter(
         tenant=caller.scope(tenant),
         actor=actor,
         action=action,

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from admin_api.access.principals import Caller
+from admin_api.access.principals import CurrentPrincipal
 from admin_api.control_plane import Plane
 from admin_api.http.pagination import Paged
 from admin_api.operations import models
-from admin_api.operations.models import Filter, ModelPage
+from admin_api.operations.models import ModelFilter, ModelPage
 from contracts.subjects import Provider
 from contracts.wire import Token
 
@@ -18,11 +18,11 @@ router = APIRouter(prefix="/api/v1/models", tags=["models"])
 @router.get("")
 async def list_models(
     plane: Plane,
-    caller: Caller,
+    caller: CurrentPrincipal,
     paging: Paged,
     tenant: Annotated[Token | None, Query()] = None,
     provider: Annotated[Provider | None, Query()] = None,
 ) -> ModelPage:
     """What tenants can ask for: the models of their active providers, and their aliases. A provider that cannot be
     asked right now is in `unavailable`. A page may end early; `next` says whether there is more."""
-    return await models.page(plane, Filter(tenant=caller.scope(tenant), provider=provider), paging=paging)
+    return await models.page(plane, ModelFilter(tenant=caller.scope(tenant), provider=provider), paging=paging)

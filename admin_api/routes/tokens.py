@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from admin_api.access.principals import From, Writer
+from admin_api.access.principals import AuditOrigin, CurrentWriter
 from admin_api.configuration import api_tokens
 from admin_api.configuration.api_tokens import AddedToken, NewToken, TokenView
 from admin_api.control_plane import Plane
@@ -15,18 +15,18 @@ router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"])
 
 
 @router.get("")
-async def list_tokens(plane: Plane, caller: Writer, paging: Paged) -> Page[TokenView]:
+async def list_tokens(plane: Plane, caller: CurrentWriter, paging: Paged) -> Page[TokenView]:
     """The tokens that work, of the caller's tenant or of all."""
     return await api_tokens.page(plane, tenant=caller.tenant, paging=paging)
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def add_token(plane: Plane, caller: Writer, origin: From, new: NewToken) -> AddedToken:
+async def add_token(plane: Plane, caller: CurrentWriter, origin: AuditOrigin, new: NewToken) -> AddedToken:
     """Adds a token. The answer shows it, once."""
     return await api_tokens.add(plane, new, caller=caller, origin=origin)
 
 
 @router.delete("/{token_id}", status_code=HTTPStatus.NO_CONTENT)
-async def revoke_token(plane: Plane, caller: Writer, origin: From, token_id: uuid.UUID) -> None:
+async def revoke_token(plane: Plane, caller: CurrentWriter, origin: AuditOrigin, token_id: uuid.UUID) -> None:
     """Revokes a token, at once."""
     await api_tokens.revoke(plane, token_id, caller=caller, origin=origin)

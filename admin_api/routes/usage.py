@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import PlainTextResponse
 
-from admin_api.access.principals import Caller
+from admin_api.access.principals import CurrentPrincipal
 from admin_api.control_plane import Plane
 from admin_api.http.pagination import PagedSums
 from admin_api.http.problems import invalid
 from admin_api.operations import usage_reports
-from admin_api.operations.usage_reports import Filter, GroupBy, Question, Usage
+from admin_api.operations.usage_reports import GroupBy, Question, Usage, UsageFilter
 from contracts.subjects import Provider
 from contracts.wire import ModelName, Token
 
@@ -29,7 +29,7 @@ class Format(StrEnum):
 @router.get("", response_model=Usage, responses={200: {"content": {_CSV: {"schema": {"type": "string"}}}}})
 async def get_usage(
     plane: Plane,
-    caller: Caller,
+    caller: CurrentPrincipal,
     paging: PagedSums,
     group_by: Annotated[
         str, Query(description="One or several of day, hour, model, provider, tenant, agent; hour goes without agent.")
@@ -45,8 +45,8 @@ async def get_usage(
 ) -> Usage | Response:
     """What was used, and what it cost. Both days included; the last 30 days unless said otherwise. As CSV it comes
     whole, without pages."""
-    only = Filter(tenant=caller.scope(tenant), provider=provider, model=model, agent=agent)
-    question = Question(usage_reports.period(first, last), _groups(group_by), only)
+    only = UsageFilter(tenant=caller.scope(tenant), provider=provider, model=model, agent=agent)
+    question = Question(usage_reports.days(first, last), _groups(group_by), only)
     if wanted is Format.CSV or (wanted is None and _CSV in accept):
         return PlainTextResponse(await usage_reports.to_csv(plane.database, question), media_type=_CSV)
     return await usage_reports.summarise(plane.database, question, paging=paging)

@@ -83,7 +83,7 @@ def export(
     from admin_api.database import open_database
     from runtime.settings import DatabaseSettings
 
-    wanted = log.Filter(tenant=tenant, since=log.start(first), before=log.end(last))
+    wanted = log.AuditFilter(tenant=tenant, since=log.start(first), before=log.end(last))
 
     async def print_log() -> None:
         async with open_database(DatabaseSettings.model_validate({}).database_url) as database:

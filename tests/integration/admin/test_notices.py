@@ -19,8 +19,8 @@ from sqlalchemy import insert, select, text, update
 
 from admin_api.database import Database, open_database
 from admin_api.notices import outbox, webhook
-from admin_api.notices.courier import Courier
 from admin_api.notices.delivery import Channel, Retries, Sender
+from admin_api.notices.dispatcher import NoticeDispatcher
 from admin_api.notices.mail import MailSender
 from admin_api.notices.settings import MailSettings, Security
 from admin_api.notices.stream import StreamSender
@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Outbox:
-    """The tables, and couriers that empty them."""
+    """The tables, and dispatchers that empty them."""
 
     def __init__(self, database: Database, connection: Broker) -> None:
         self.database, self.connection = database, connection
@@ -104,14 +104,16 @@ class Outbox:
         resolve: Resolve | None = None,
         connection: Broker | None = None,
     ) -> AsyncGenerator[None]:
-        """A courier that is at work."""
+        """A dispatcher that is at work."""
         hooks = WebhookSender(Egress(parse_networks(allowed), resolve=resolve), KEYRING)
         stream = StreamSender(connection or self.connection)
         senders: dict[Channel, Sender] = {Channel.NATS: stream, Channel.WEBHOOK: hooks}
         if mail:
             senders[Channel.EMAIL] = MailSender(mail)
-        courier = Courier(self.database, senders, emails_of_all=bool(mail and mail.llm_alert_emails), retries=QUICK)
-        task = asyncio.create_task(courier.keep_delivering())
+        dispatcher = NoticeDispatcher(
+            self.database, senders, emails_of_all=bool(mail and mail.llm_alert_emails), retries=QUICK
+        )
+        task = asyncio.create_task(dispatcher.keep_delivering())
         try:
             yield
         finally:
@@ -326,7 +328,7 @@ async def test_a_secret_that_no_key_opens_is_said_and_nothing_is_sent_unsigned(
     assert [row.webhook for row in failed] == [stolen]
 
 
-async def test_couriers_that_share_the_work_deliver_each_notice_once(box: Outbox, receiver: WebhookReceiver) -> None:
+async def test_dispatchers_that_share_the_work_deliver_each_notice_once(box: Outbox, receiver: WebhookReceiver) -> None:
     await box.add_hook(receiver.url)
     written = [alert() for _ in range(40)]
 
@@ -344,7 +346,7 @@ _DIES = """
 import asyncio, sys
 from pydantic import SecretStr
 from admin_api.database import open_database
-from admin_api.notices.courier import Courier
+from admin_api.notices.dispatcher import NoticeDispatcher
 from admin_api.notices.delivery import Channel
 from admin_api.notices.stream import StreamSender
 from runtime import broker
@@ -365,21 +367,21 @@ async def main():
         open_database(SecretStr(sys.argv[2])) as database,
         broker.connect(settings, name="test", inbox_prefix="_INBOX") as connection,
     ):
-        await Courier(database, {Channel.NATS: Sender(connection)}).keep_delivering()
+        await NoticeDispatcher(database, {Channel.NATS: Sender(connection)}).keep_delivering()
 
 asyncio.run(main())
 """
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_courier_that_is_killed_beside_its_publish_leaves_one_message(
+async def test_a_dispatcher_that_is_killed_beside_its_publish_leaves_one_message(
     box: Outbox, database_url: str, nats_url: str, tmp_path: Path, moment: str
 ) -> None:
     notice = alert()
     await box.write(notice)
-    log = tmp_path / "courier.log"
+    log = tmp_path / "dispatcher.log"
     argv = (sys.executable, "-c", _DIES, moment, database_url)
-    process = Process(Command("courier", argv, log, env={"NATS_URL": nats_url}, cwd=ROOT))
+    process = Process(Command("dispatcher", argv, log, env={"NATS_URL": nats_url}, cwd=ROOT))
 
     async def is_there() -> bool:
         return "here" in await asyncio.to_thread(log.read_text)

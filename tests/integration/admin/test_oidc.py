@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from admin_api.access import jwks
 from admin_api.access.jwks import KeySet
-from admin_api.access.oidc import Claims, Oidc
+from admin_api.access.oidc import Claims, IssuerAuthenticator
 from admin_api.http.problems import Problem
 from tests import issuer as issuers
 from tests.issuer import AUDIENCE, Issuer, ec_key, public
@@ -43,35 +43,39 @@ async def issuer() -> AsyncGenerator[Issuer]:
 
 
 @pytest_asyncio.fixture
-async def oidc(issuer: Issuer, clock: Clock) -> AsyncGenerator[Oidc]:
+async def oidc(issuer: Issuer, clock: Clock) -> AsyncGenerator[IssuerAuthenticator]:
     keys = KeySet(issuer.url, clock=clock)
-    yield Oidc(keys, audience=AUDIENCE, claims=Claims())
+    yield IssuerAuthenticator(keys, audience=AUDIENCE, claims=Claims())
     await keys.close()
 
 
-async def status_of(oidc: Oidc, token: str) -> int:
-    """What a request with the token gets from the gate; 200: it is recognised."""
+async def status_of(oidc: IssuerAuthenticator, token: str) -> int:
+    """What a request with the token gets from the authenticator; 200: its caller is known."""
     try:
-        await oidc.recognise(SecretStr(token))
+        await oidc.authenticate(SecretStr(token))
     except Problem as problem:
         return problem.status
     return 200
 
 
-async def test_recognises_whom_the_issuer_vouches_for(oidc: Oidc, issuer: Issuer) -> None:
-    caller = await oidc.recognise(SecretStr(issuer.token(sub="jo", roles=["tenant_admin"], tenant="acme")))
+async def test_knows_whom_the_issuer_vouches_for(oidc: IssuerAuthenticator, issuer: Issuer) -> None:
+    caller = await oidc.authenticate(SecretStr(issuer.token(sub="jo", roles=["tenant_admin"], tenant="acme")))
 
     assert (caller.name, caller.role.value, caller.tenant) == ("oidc:jo", "tenant_admin", "acme")
 
 
 @pytest.mark.parametrize("key", [rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate()])
-async def test_takes_the_key_types_that_issuers_use(oidc: Oidc, issuer: Issuer, key: issuers.PrivateKey) -> None:
+async def test_takes_the_key_types_that_issuers_use(
+    oidc: IssuerAuthenticator, issuer: Issuer, key: issuers.PrivateKey
+) -> None:
     issuer.keys = {"other": key}
 
     assert await status_of(oidc, issuer.token(kid="other", roles=["admin"])) == 200
 
 
-async def test_an_rsa_key_without_an_algorithm_verifies_each_of_its_type(oidc: Oidc, issuer: Issuer) -> None:
+async def test_an_rsa_key_without_an_algorithm_verifies_each_of_its_type(
+    oidc: IssuerAuthenticator, issuer: Issuer
+) -> None:
     key = rsa.generate_private_key(65537, 2048)
     issuer.published = [public(key, kid="k")]
     claims = jwt.decode(issuer.token(roles=["admin"]), options={"verify_signature": False})
@@ -100,7 +104,9 @@ async def test_an_rsa_key_without_an_algorithm_verifies_each_of_its_type(oidc: O
         ({"roles": []}, 403),
     ],
 )
-async def test_checks_what_a_token_says(oidc: Oidc, issuer: Issuer, claims: dict[str, Any], status: int) -> None:
+async def test_checks_what_a_token_says(
+    oidc: IssuerAuthenticator, issuer: Issuer, claims: dict[str, Any], status: int
+) -> None:
     stated: dict[str, Any] = {"roles": ["admin"], **claims}
 
     assert await status_of(oidc, issuer.token(**stated)) == status
@@ -130,7 +136,7 @@ def signed_with_the_public_key(token: str, issuer: Issuer) -> str:
     return f"{message}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
-async def test_refuses_forgeries(oidc: Oidc, issuer: Issuer) -> None:
+async def test_refuses_forgeries(oidc: IssuerAuthenticator, issuer: Issuer) -> None:
     token = issuer.token(roles=["viewer"], tenant="acme")
     claims = jwt.decode(token, options={"verify_signature": False})
     stranger = ec_key()
@@ -162,13 +168,15 @@ async def test_refuses_forgeries(oidc: Oidc, issuer: Issuer) -> None:
     "members",
     [{"use": "enc"}, {"alg": "RS512"}, {"x": "AA"}, {"kty": "oct", "k": "c2VjcmV0"}, {"kty": "EC", "crv": "secp256k1"}],
 )
-async def test_a_published_key_is_used_for_what_it_is_for(oidc: Oidc, issuer: Issuer, members: dict[str, Any]) -> None:
+async def test_a_published_key_is_used_for_what_it_is_for(
+    oidc: IssuerAuthenticator, issuer: Issuer, members: dict[str, Any]
+) -> None:
     issuer.published = [public(issuer.keys["first"], kid="first", **members)]
 
     assert await status_of(oidc, issuer.token(roles=["admin"])) == 401
 
 
-async def test_a_short_rsa_key_is_not_used(oidc: Oidc, issuer: Issuer) -> None:
+async def test_a_short_rsa_key_is_not_used(oidc: IssuerAuthenticator, issuer: Issuer) -> None:
     weak = rsa.generate_private_key(65537, 1024)
     issuer.published = [public(weak, kid="weak")]
     claims = jwt.decode(issuer.token(roles=["admin"]), options={"verify_signature": False})
@@ -180,7 +188,7 @@ async def test_a_short_rsa_key_is_not_used(oidc: Oidc, issuer: Issuer) -> None:
 
 @pytest.mark.parametrize(("others", "status"), [((), 200), (("second",), 401)])
 async def test_a_token_may_leave_out_which_key_it_means_when_there_is_one(
-    oidc: Oidc, issuer: Issuer, others: tuple[str, ...], status: int
+    oidc: IssuerAuthenticator, issuer: Issuer, others: tuple[str, ...], status: int
 ) -> None:
     issuer.keys |= {kid: ec_key() for kid in others}
 
@@ -188,7 +196,7 @@ async def test_a_token_may_leave_out_which_key_it_means_when_there_is_one(
 
 
 async def test_a_rotated_key_is_found_at_once_and_the_old_one_no_longer_believed(
-    oidc: Oidc, issuer: Issuer, clock: Clock
+    oidc: IssuerAuthenticator, issuer: Issuer, clock: Clock
 ) -> None:
     old = issuer.token(roles=["admin"])
     assert await status_of(oidc, old) == 200
@@ -199,7 +207,9 @@ async def test_a_rotated_key_is_found_at_once_and_the_old_one_no_longer_believed
     assert await status_of(oidc, old) == 401
 
 
-async def test_unknown_keys_cost_the_issuer_one_reading_in_a_while(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+async def test_unknown_keys_cost_the_issuer_one_reading_in_a_while(
+    oidc: IssuerAuthenticator, issuer: Issuer, clock: Clock
+) -> None:
     stranger = spliced(issuer.token(roles=["admin"]), header={"kid": "unknown"})
     for _ in range(50):
         assert await status_of(oidc, stranger) == 401
@@ -210,7 +220,9 @@ async def test_unknown_keys_cost_the_issuer_one_reading_in_a_while(oidc: Oidc, i
     assert issuer.reads == 2
 
 
-async def test_known_keys_go_on_while_the_issuer_is_away(oidc: Oidc, issuer: Issuer, clock: Clock) -> None:
+async def test_known_keys_go_on_while_the_issuer_is_away(
+    oidc: IssuerAuthenticator, issuer: Issuer, clock: Clock
+) -> None:
     known, unknown = issuer.token(roles=["admin"]), spliced(issuer.token(), header={"kid": "unknown"})
     assert await status_of(oidc, known) == 200
     await issuer.stop()
@@ -226,14 +238,18 @@ async def test_known_keys_go_on_while_the_issuer_is_away(oidc: Oidc, issuer: Iss
 
 
 @pytest.mark.parametrize("claimed", ["https://example.com", ""])
-async def test_the_document_of_another_issuer_is_not_believed(oidc: Oidc, issuer: Issuer, claimed: str) -> None:
+async def test_the_document_of_another_issuer_is_not_believed(
+    oidc: IssuerAuthenticator, issuer: Issuer, claimed: str
+) -> None:
     issuer.claimed = claimed
 
     assert await status_of(oidc, issuer.token(roles=["admin"])) == 503
 
 
 @pytest.mark.parametrize("published", [[], [{}], [{"kid": "first"}], [{"kid": "first", "kty": 7}]])
-async def test_odd_keys_are_passed_over(oidc: Oidc, issuer: Issuer, published: list[dict[str, Any]]) -> None:
+async def test_odd_keys_are_passed_over(
+    oidc: IssuerAuthenticator, issuer: Issuer, published: list[dict[str, Any]]
+) -> None:
     issuer.published = published
 
     assert await status_of(oidc, issuer.token(roles=["admin"])) == 401

@@ -165,7 +165,7 @@ async def test_every_kind_of_caller_at_every_endpoint(
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nothing", "/api", "/api/v1/tenants/a/b"])
-async def test_strangers_do_not_learn_which_routes_there_are(plane: ControlPlane, path: str) -> None:
+async def test_unknown_callers_do_not_learn_which_routes_there_are(plane: ControlPlane, path: str) -> None:
     answer = await ask(create_app(plane), "198.18.0.1", None, "GET", path)
 
     assert answer.status_code == (401 if path.startswith("/api/") else 404)

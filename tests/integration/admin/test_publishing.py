@@ -11,7 +11,7 @@ from sqlalchemy import update
 from admin_api.app import open_control_plane
 from admin_api.control_plane import ControlPlane
 from admin_api.publishing import worker_config
-from admin_api.publishing.config_publisher import Publisher
+from admin_api.publishing.config_publisher import ConfigPublisher
 from admin_api.settings import AdminSettings
 from contracts.providers import PublishedTenant
 from migrations.schema import llm_providers, tenants
@@ -61,7 +61,7 @@ async def test_a_crash_between_commit_and_publishing_heals_at_the_next_start(
 async def test_reconciles_from_time_to_time(
     plane: ControlPlane, api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
 ) -> None:
-    often = asyncio.create_task(Publisher(plane.database, plane.broker, every_s=0.05).keep_reconciled())
+    often = asyncio.create_task(ConfigPublisher(plane.database, plane.broker, every_s=0.05).keep_reconciled())
     await commit_without_publishing(plane, acme)
 
     await eventually(config_entry, f"tenant.{acme}", {"revision": 2})

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from admin_api.database import DatabaseUnavailable
 from admin_api.http import problems
-from admin_api.http.middleware import MAX_BODY_BYTES, Edge, RequestMetrics
+from admin_api.http.middleware import MAX_BODY_BYTES, RequestContextMiddleware, RequestMetrics
 from contracts.wire import Token
 from runtime.vault import VaultDenied, VaultUnavailable
 
@@ -46,7 +46,7 @@ RAISED: dict[str, tuple[Exception, int]] = {
 
 def make_app() -> FastAPI:
     metrics = RequestMetrics(CollectorRegistry())
-    app = FastAPI(middleware=[Middleware(Edge, metrics=metrics)], redirect_slashes=False)
+    app = FastAPI(middleware=[Middleware(RequestContextMiddleware, metrics=metrics)], redirect_slashes=False)
     problems.install(app)
 
     @app.post("/things/{number}")

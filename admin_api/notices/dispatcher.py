@@ -19,7 +19,7 @@ _TIDY_EVERY_S = 30.0
 _MOST_AT_ONCE = 32
 
 
-class Courier:
+class NoticeDispatcher:
     """Needs a sender for each channel that is in use."""
 
     def __init__(

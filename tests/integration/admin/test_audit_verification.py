@@ -16,9 +16,9 @@ from sqlalchemy import Connection, delete, null, select, table, text, update
 from sqlalchemy import column as sql_column
 
 import migrations
-from admin_api.access.refusal_counts import Tally
+from admin_api.access.refusal_counts import RefusalCounter
 from admin_api.audit import log, retention, verification
-from admin_api.audit.log import Filter
+from admin_api.audit.log import AuditFilter
 from admin_api.audit.verification import Anchor, Chain
 from admin_api.database import Database, open_database
 from contracts.wire import utc_now
@@ -59,7 +59,7 @@ async def checked(database: Database, tenant: str = "acme") -> Chain:
 
 
 async def exported(database: Database) -> list[Anchor]:
-    lines = "".join([part async for part in log.export(database, Filter())]).splitlines()
+    lines = "".join([part async for part in log.export(database, AuditFilter())]).splitlines()
     return [Anchor.model_validate_json(line) for line in lines]
 
 
@@ -174,7 +174,7 @@ async def test_pruned_rows_leave_a_chain_that_holds(database: Database) -> None:
 
     chain = await checked(database)
     assert (chain.rows, chain.broken_at, chain.pruned_to) == (3, None, seqs[2])
-    newest = (await log.page(database, Filter(), paging=log.Paging())).items[0]
+    newest = (await log.page(database, AuditFilter(), paging=log.Paging())).items[0]
     assert (newest.action, newest.actor, newest.after and newest.after["rows"]) == ("audit.prune", "retention", 3)
     assert await verification.missing(database, earlier) == []
     assert await retention.prune(database, days=30) == 0
@@ -243,15 +243,15 @@ async def test_rows_from_before_there_were_heads_still_hold(empty_database_url: 
 
 
 async def test_what_was_counted_is_written_when_the_process_ends(database: Database) -> None:
-    tally = Tally()
-    keeping = asyncio.create_task(tally.keep_recorded(database))
+    counter = RefusalCounter()
+    keeping = asyncio.create_task(counter.keep_recorded(database))
     await asyncio.sleep(0)
-    tally.add(HTTPStatus.UNAUTHORIZED, "198.51.100.7")
+    counter.add(HTTPStatus.UNAUTHORIZED, "198.51.100.7")
 
     keeping.cancel()
     await asyncio.wait([keeping])
 
-    (entry,) = (await log.page(database, Filter(), paging=log.Paging())).items
+    (entry,) = (await log.page(database, AuditFilter(), paging=log.Paging())).items
     assert (entry.action, entry.refusal and entry.refusal["counts"]) == (
         "requests.refuse",
         {"401": {"198.51.100.7": 1}},

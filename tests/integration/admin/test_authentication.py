@@ -9,19 +9,19 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from admin_api.access.failed_logins import FAILURES_PER_MINUTE, Strangers
+from admin_api.access.failed_logins import FAILURES_PER_MINUTE, FailedLoginLimiter
 from admin_api.app import create_app
-from admin_api.audit.log import AuditEntry, Filter, page
+from admin_api.audit.log import AuditEntry, AuditFilter, page
 from admin_api.control_plane import ControlPlane
 from admin_api.http.pagination import Paging
-from admin_api.http.rate_limiter import Pace
+from admin_api.http.rate_limiter import RateLimiter
 from admin_api.settings import AdminSettings
 from runtime.networks import parse_networks
 from tests.integration.admin.conftest import ADMIN_TOKEN
 
 TENANTS = "/api/v1/tenants"
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
-AS_STRANGER = {"Authorization": "Bearer fleet_a-guess"}
+UNKNOWN = {"Authorization": "Bearer fleet_a-guess"}
 RATE = 30
 
 
@@ -34,10 +34,10 @@ def settings(settings: AdminSettings) -> AdminSettings:
 def plane(plane: ControlPlane) -> ControlPlane:
     """Where no time passes, however slow the machine is."""
 
-    def pace(limit: int) -> Pace:
-        return Pace(limit=limit, clock=lambda: 0)
+    def limiter(limit: int) -> RateLimiter:
+        return RateLimiter(limit=limit, clock=lambda: 0)
 
-    return replace(plane, pace=pace(RATE), strangers=Strangers(pace(FAILURES_PER_MINUTE)))
+    return replace(plane, rate_limiter=limiter(RATE), failed_logins=FailedLoginLimiter(limiter(FAILURES_PER_MINUTE)))
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ async def client_at(app: FastAPI, address: str = "198.51.100.7", **headers: str)
 
 async def entries(plane: ControlPlane) -> list[AuditEntry]:
     """The newest first."""
-    return (await page(plane.database, Filter(), paging=Paging())).items
+    return (await page(plane.database, AuditFilter(), paging=Paging())).items
 
 
 async def counts(plane: ControlPlane) -> Any:
-    """What the tally has written."""
-    await plane.tally.record(plane.database)
+    """What the counter of refusals has written."""
+    await plane.refusal_counter.record(plane.database)
     newest = (await entries(plane))[0]
     assert newest.action == "requests.refuse"
     return newest.refusal and newest.refusal["counts"]
@@ -89,7 +89,7 @@ async def test_a_token_may_come_so_often_and_not_more(app: FastAPI, plane: Contr
 async def test_who_guesses_is_slowed_down_and_locks_nobody_out(app: FastAPI, plane: ControlPlane) -> None:
     async with client_at(app) as client, client_at(app, "198.51.100.8") as elsewhere:
         _, newcomer = await new_token(client, role="viewer")
-        guesses = [await client.get(TENANTS, headers=AS_STRANGER) for _ in range(FAILURES_PER_MINUTE + 2)]
+        guesses = [await client.get(TENANTS, headers=UNKNOWN) for _ in range(FAILURES_PER_MINUTE + 2)]
         known = await client.get(TENANTS, headers=AS_ADMIN)
         unknown_there = await client.get(TENANTS, headers=newcomer)
         unknown_elsewhere = await elsewhere.get(TENANTS, headers=newcomer)
@@ -110,17 +110,17 @@ async def test_asking_without_a_token_is_no_guess(app: FastAPI) -> None:
     assert {answer.status_code for answer in answers} == {401}
 
 
-async def test_a_flood_of_strangers_leaves_one_row(app: FastAPI, plane: ControlPlane) -> None:
+async def test_a_flood_of_unknown_callers_leaves_one_row(app: FastAPI, plane: ControlPlane) -> None:
     before = len(await entries(plane))
     for number in range(100):
         async with client_at(app, f"198.51.100.{number}") as client:
-            await client.put("/api/v1/tenants/x", headers=AS_STRANGER, json={})
+            await client.put("/api/v1/tenants/x", headers=UNKNOWN, json={})
 
     found = await counts(plane)
 
     assert len(await entries(plane)) == before + 1
     assert (len(found["401"]), found["401"]["others"], sum(found["401"].values())) == (21, 80, 100)
-    await plane.tally.record(plane.database)
+    await plane.refusal_counter.record(plane.database)
     assert len(await entries(plane)) == before + 1
 
 
@@ -198,7 +198,7 @@ async def test_a_body_may_have_what_only_looks_like_nul(app: FastAPI) -> None:
     assert answer.status_code == 201
 
 
-async def test_a_stranger_has_no_body_read(app: FastAPI) -> None:
+async def test_an_unknown_caller_has_no_body_read(app: FastAPI) -> None:
     async with client_at(app) as client:
         answer = await client.post(TENANTS, content=b"{" * 1000, headers={"Content-Type": "application/json"})
 
