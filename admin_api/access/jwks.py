@@ -16,25 +16,26 @@ from pydantic import BaseModel, Field, JsonValue
 
 from contracts.wire import reason
 from runtime.networks import literal_addresses
+from runtime.tasks import every
 
 log = logging.getLogger(__name__)
 
 FRESH_S = 600
-"""Between two readings, unless an unknown key comes up."""
+"""The time between two readings, unless a token names a key that is not known."""
 KEPT_S = 86_400
-"""How long keys are believed while the issuer does not answer: one that it withdrew lives on no longer."""
+"""How long keys are believed while the issuer does not answer; one that it withdrew is believed no longer than that."""
 PAUSE_S = 10
-"""Between two attempts, whoever asks: tokens of unknown keys cost the issuer no more than that."""
+"""The least time between two attempts, whoever asks. Tokens that name unknown keys cost the issuer no more."""
 
 _TIMEOUT_S = 5
 _MAX_BYTES = 1024 * 1024
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}
 ALGORITHMS = (*_RSA, *_CURVES.values())
-"""Asymmetric ones only: to HS256 the public key would be the secret."""
+"""Asymmetric ones only. With HS256 the public key would be the secret that signs (RFC 8725, 3.1)."""
 
 Keys = Mapping[str, Mapping[str, PyJWK]]
-"""By `kid` and algorithm."""
+"""An issuer's keys by their `kid` and by the algorithm that they verify."""
 
 
 class IssuerUnavailable(Exception):
@@ -51,7 +52,7 @@ class _Published(BaseModel):
 
 
 class KeySet:
-    """The keys of one issuer."""
+    """The keys of one issuer, as they were last read."""
 
     def __init__(self, issuer: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.issuer = issuer
@@ -68,13 +69,19 @@ class KeySet:
         await self._client.aclose()
 
     async def keep_fresh(self) -> None:
-        """Reads the keys anew, for ever."""
-        while True:
+        """Reads the keys now and every ten minutes, or every ten seconds while the issuer does not answer."""
+
+        async def read() -> float:
             await self._read()
-            await asyncio.sleep(FRESH_S if self._answers else PAUSE_S)
+            return FRESH_S if self._answers else PAUSE_S
+
+        await every(PAUSE_S, read, log=log, failure_event="issuer_unavailable")
 
     async def find(self, kid: str | None, algorithm: str) -> PyJWK | None:
-        """None: the issuer has no such key. Raises IssuerUnavailable when it cannot be asked."""
+        """The key with that `kid` for that algorithm; None when the issuer has no such key.
+
+        Raises IssuerUnavailable when the key is not known and the issuer cannot be asked.
+        """
         if (found := self._known(kid, algorithm)) is None:
             await self._read()
             found = self._known(kid, algorithm)
@@ -87,7 +94,7 @@ class KeySet:
         return self._read_at is not None and self._read_at == self._tried_at
 
     def _known(self, kid: str | None, algorithm: str) -> PyJWK | None:
-        """Without a `kid` only an issuer's single key can be meant."""
+        """What was read of the key. Without a `kid` only an issuer's single key can be meant."""
         if self._read_at is None or self._clock() - self._read_at > KEPT_S:
             return None
         keys = self._keys.get(kid) if kid is not None else next(iter(self._keys.values()), None)
@@ -98,6 +105,7 @@ class KeySet:
     async def _read(self) -> None:
         async with self._reading:
             now = self._clock()
+            # Whoever waited for the lock finds that the reading it wanted has just been made.
             if self._tried_at is not None and now - self._tried_at < PAUSE_S:
                 return
             self._tried_at = now
@@ -114,6 +122,7 @@ class KeySet:
         url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
         found = _Discovered.model_validate_json(await self._get(url))
         if found.issuer != self.issuer:
+            # OpenID Connect Discovery 1.0, 4.3: else one issuer could speak for another.
             raise ValueError("the document at its address is another issuer's")
         check_url(found.jwks_uri)
         published = _Published.model_validate_json(await self._get(found.jwks_uri))
@@ -139,7 +148,7 @@ def check_url(url: str) -> None:
 
 
 def _usable(jwk: Mapping[str, Any]) -> Iterator[tuple[str, PyJWK]]:
-    """What a published key verifies: each algorithm of its type, or the one that it names."""
+    """A published key for each algorithm that it verifies: the one that it names, else each of its type."""
     if jwk.get("use", "sig") != "sig":
         return
     fitting = _RSA if jwk.get("kty") == "RSA" else (_CURVES.get(str(jwk.get("crv"))),)

@@ -1,14 +1,14 @@
 """How long the audit log is kept."""
 
-import asyncio
 import logging
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from admin_api.audit import verification
 from admin_api.database import Database, DatabaseUnavailable
 from contracts.wire import utc_now
 from migrations import audit
 from migrations.audit import Origin
+from runtime.tasks import every
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +17,12 @@ _ORIGIN = Origin(actor="retention", source="LLM_AUDIT_RETENTION_DAYS")
 
 
 async def keep_pruned(database: Database, *, days: int) -> None:
-    """Deletes what is older than that, for ever, an hour apart."""
-    while True:
-        try:
-            await prune(database, days=days)
-        except DatabaseUnavailable as exc:
-            log.warning("audit_not_pruned", extra={"error": str(exc)})
-        await asyncio.sleep(_EVERY_S)
+    """Deletes what is older than `days`, now and every hour, until it is cancelled."""
+
+    async def prune_now() -> None:
+        await prune(database, days=days)
+
+    await every(_EVERY_S, prune_now, log=log, failure_event="audit_not_pruned", expected=(DatabaseUnavailable,))
 
 
 async def prune(database: Database, *, days: int) -> int:
@@ -34,11 +33,11 @@ async def prune(database: Database, *, days: int) -> int:
         if chain.broken_at is not None:
             log.error("audit_broken", extra={"chain": audit.chain_of(chain.tenant), "seq": chain.broken_at})
             continue
-        while rows := await _prune_some(database, chain.tenant, before):
-            gone += rows
+        while True:
+            # Each transaction takes some rows only, so that the chain's lock is not held for long.
+            async with database.transaction() as connection:
+                pruned = await audit.prune(connection, chain.tenant, before=before, origin=_ORIGIN)
+            if not pruned:
+                break
+            gone += pruned
     return gone
-
-
-async def _prune_some(database: Database, tenant: str | None, before: datetime) -> int:
-    async with database.transaction() as connection:
-        return await audit.prune(connection, tenant, before=before, origin=_ORIGIN)

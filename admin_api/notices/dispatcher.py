@@ -1,16 +1,16 @@
-"""Delivers notices: one at a time to each target, many targets at once, again later when it did not arrive."""
+"""Delivers notices: one at a time to each target, many targets at once, and again later what did not arrive."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Mapping
-
-from sqlalchemy.ext.asyncio import AsyncConnection
+from contextlib import suppress
 
 from admin_api.database import Database, DatabaseUnavailable
 from admin_api.notices import metrics, outbox
 from admin_api.notices.delivery import Channel, Outgoing, Retries, Sender, Target, Undelivered
 from contracts.wire import reason
+from runtime.tasks import every
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,10 @@ _MOST_AT_ONCE = 32
 
 
 class NoticeDispatcher:
-    """Needs a sender for each channel that is in use."""
+    """Takes due deliveries from the outbox and gives each to the sender of its channel.
+
+    Several admin APIs may each have one; the outbox gives a delivery to one of them at a time.
+    """
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class NoticeDispatcher:
         emails_of_all: bool = False,
         retries: Retries | None = None,
     ) -> None:
+        """`senders`: one for each channel that is in use. `emails_of_all`: somebody gets the alerts of all tenants."""
         self._database = database
         self._senders = senders
         self._emails_of_all = emails_of_all
@@ -39,50 +43,45 @@ class NoticeDispatcher:
         self._tidy_at = 0.0
 
     async def keep_delivering(self) -> None:
-        """Runs until cancelled; what was on its way then is delivered anew after its lease."""
+        """Delivers until it is cancelled; what is on its way then is delivered anew once its lease is over."""
         async with asyncio.TaskGroup() as tasks:
-            while True:
+
+            async def deliver_what_is_due() -> float:
+                # Cleared before the look, so that a target which becomes free during it is not missed.
                 self._free.clear()
-                found = await self._try_to_claim()
-                for outgoing in found:
+                claimed = await self._claim()
+                for outgoing in claimed:
                     self._busy.add(outgoing.target)
                     tasks.create_task(self._deliver(outgoing), name=f"notice-{outgoing.channel}")
-                if not found:
-                    await self._wait()
+                return 0.0 if claimed else LOOK_EVERY_S
 
-    async def _wait(self) -> None:
-        """For a target that is free again, or for a while: notices come from other processes."""
-        try:
-            async with asyncio.timeout(LOOK_EVERY_S):
-                await self._free.wait()
-        except TimeoutError:
-            pass
+            async def until_a_target_is_free(seconds: float) -> None:
+                # Notices come from other processes, so the outbox is looked at from time to time, too.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._free.wait()
 
-    async def _try_to_claim(self) -> list[Outgoing]:
-        try:
-            return await self._claim()
-        except DatabaseUnavailable as exc:
-            log.warning("notices_wait", extra={"error": reason(exc)})
-        except Exception:  # the top of the loop: the next look finds what this one did not
-            log.exception("notices_wait")
-        await asyncio.sleep(LOOK_EVERY_S)
-        return []
+            await every(
+                LOOK_EVERY_S,
+                deliver_what_is_due,
+                log=log,
+                failure_event="notices_wait",
+                expected=(DatabaseUnavailable,),
+                sleep=until_a_target_is_free,
+            )
 
     async def _claim(self) -> list[Outgoing]:
         if len(self._busy) >= _MOST_AT_ONCE:
             return []
         async with self._database.transaction() as connection:
             if time.monotonic() >= self._tidy_at:
-                await self._tidy(connection)
+                self._tidy_at = time.monotonic() + _TIDY_EVERY_S
+                await outbox.forget_old(connection)
+                waiting = await outbox.waiting(connection)
+                for channel in Channel:
+                    metrics.UNDELIVERED.labels(channel).set(waiting.get(channel, 0))
             await outbox.route(connection, email=Channel.EMAIL in self._senders, emails_of_all=self._emails_of_all)
             return await outbox.claim(connection, busy=self._busy)
-
-    async def _tidy(self, connection: AsyncConnection) -> None:
-        self._tidy_at = time.monotonic() + _TIDY_EVERY_S
-        await outbox.forget_old(connection)
-        waiting = await outbox.waiting(connection)
-        for channel in Channel:
-            metrics.UNDELIVERED.labels(channel).set(waiting.get(channel, 0))
 
     async def _deliver(self, outgoing: Outgoing) -> None:
         try:
@@ -97,7 +96,10 @@ class NoticeDispatcher:
 
     async def _try_to_deliver(self, outgoing: Outgoing) -> None:
         try:
-            await self._sender_of(outgoing.channel).send(outgoing)
+            sender = self._senders.get(outgoing.channel)
+            if sender is None:
+                raise Undelivered(f"this admin API has no way to {outgoing.channel}")
+            await sender.send(outgoing)
         except Undelivered as exc:
             again_in = self._retries.pause(outgoing.channel, tried=outgoing.attempts) if exc.again else None
             self._note(outgoing, "dead" if again_in is None else "failed", why=str(exc))
@@ -107,12 +109,6 @@ class NoticeDispatcher:
             self._note(outgoing, "delivered")
             async with self._database.transaction() as connection:
                 await outbox.delivered(connection, outgoing)
-
-    def _sender_of(self, channel: Channel) -> Sender:
-        try:
-            return self._senders[channel]
-        except KeyError:
-            raise Undelivered(f"this admin API has no way to {channel}") from None
 
     def _note(self, outgoing: Outgoing, result: str, *, why: str = "") -> None:
         metrics.DELIVERIES.labels(outgoing.channel, result).inc()

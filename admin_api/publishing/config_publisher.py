@@ -3,12 +3,17 @@
 Each change is published after its commit. Whatever was missed (a crash in between, NATS away) is found by comparing
 the bucket with the database at start, after each reconnect and every 30 s. The database is the truth; an older
 revision never overwrites a newer one, because every write names the bucket's entry that it replaces.
+
+Two numbers order what is written. The `revision` in a value counts the changes of its row in the database, and says
+which of two values is newer. The `sequence` of a bucket's entry is JetStream's, and says whether anybody has written
+since the entry was read.
 """
 
 import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +29,7 @@ from contracts import jetstream_codes, subjects
 from contracts.wire import reason
 from migrations.schema import llm_providers, tenants
 from runtime.broker import Broker
+from runtime.tasks import every
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +44,7 @@ _NATS_ERRORS = (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError)
 
 @dataclass(frozen=True, slots=True)
 class BucketEntry:
-    """What the bucket has under a key. `revision` None: nothing readable."""
+    """What lies in the bucket under a key. `revision` None: nothing that can be read."""
 
     sequence: int
     value: bytes
@@ -47,16 +53,16 @@ class BucketEntry:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """What makes the bucket like the database."""
+    """What has to be done so that the bucket has what the database has, by the bucket's key."""
 
     put: Mapping[str, WorkerConfig]
     delete: tuple[str, ...]
     ahead: Mapping[str, int]
-    """Keys whose entry is newer than the database, as after a restored backup; by the entry's revision."""
+    """The revisions of entries that are newer than their rows, as after a backup of the database was restored."""
 
 
 class ConfigPublisher:
-    """Writes `llm_config`; the only one that does, in as many processes as there are admin APIs."""
+    """Writes `llm_config`. Each admin API has one, and nobody else writes there."""
 
     def __init__(self, database: Database, broker: Broker, *, every_s: float = RECONCILE_EVERY_S) -> None:
         self._database = database
@@ -64,10 +70,13 @@ class ConfigPublisher:
         self._every_s = every_s
         self._due = asyncio.Event()
         self._bucket: KeyValue | None = None
-        broker.on_reconnect.append(self._reconnected)
+        broker.on_reconnect.append(self._on_reconnect)
 
     async def publish(self, *rows: WorkerConfig | None) -> None:
-        """Publishes what was committed. When NATS is away the reconciliation does it later."""
+        """Publishes what was committed; None stands for a row that this version cannot read, and is passed over.
+
+        Raises nothing when NATS is away: the commit stands, and the reconciliation publishes it later.
+        """
         try:
             if not self._broker.connected:
                 raise nats.errors.ConnectionReconnectingError
@@ -79,19 +88,34 @@ class ConfigPublisher:
             self._due.set()
 
     async def keep_reconciled(self) -> None:
-        """Runs until cancelled."""
-        while True:
+        """Reconciles at once, every 30 s, after a reconnect and after a publish that failed, until it is cancelled."""
+
+        async def reconcile_if_connected() -> float | None:
             self._due.clear()
-            wait_s = self._every_s if await self._try_to_reconcile() else _RETRY_AFTER_S
-            try:
-                async with asyncio.timeout(wait_s):
+            if not self._broker.connected:
+                return None
+            if corrected := await self.reconcile():
+                log.info("config_reconciled", extra={"corrected": corrected})
+            return self._every_s
+
+        async def until_due(seconds: float) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
                     await self._due.wait()
-            except TimeoutError:
-                pass
+
+        await every(
+            _RETRY_AFTER_S,
+            reconcile_if_connected,
+            log=log,
+            failure_event="config_reconcile_failed",
+            expected=(*_NATS_ERRORS, DatabaseUnavailable),
+            sleep=until_due,
+        )
 
     async def reconcile(self) -> int:
         """Makes the bucket like the database; returns how many entries it had to correct."""
-        # The bucket first: whatever is in it was committed before, so a row that is missing afterwards is gone.
+        # The bucket is read first. What lies in it was committed before it was published, so a row that is not in the
+        # database afterwards is gone. The other way round, a row that was added in between would lose its entry.
         entries = await self._snapshot()
         found = differences(entries, await self._rows())
         if found.ahead:
@@ -103,26 +127,11 @@ class ConfigPublisher:
             await self._delete(key, entries[key])
         return len(found.put) + len(found.delete)
 
-    async def _try_to_reconcile(self) -> bool:
-        if not self._broker.connected:
-            return False
-        try:
-            corrected = await self.reconcile()
-        except (*_NATS_ERRORS, DatabaseUnavailable) as exc:
-            log.warning("config_reconcile_failed", extra={"error": reason(exc)})
-            return False
-        except Exception:
-            log.exception("config_reconcile_crashed")
-            return False
-        if corrected:
-            log.info("config_reconciled", extra={"corrected": corrected})
-        return True
-
-    async def _reconnected(self) -> None:
+    async def _on_reconnect(self) -> None:
         self._due.set()
 
     async def _rows(self) -> dict[str, WorkerConfig | None]:
-        """By the bucket's key; None: a row that this version cannot read, to be left alone."""
+        """Every row by its key in the bucket; None for one that this version cannot read, whose entry is left alone."""
         async with self._database.transaction() as connection:
             tenant_rows = (await connection.execute(select(tenants))).all()
             provider_rows = (await connection.execute(select(llm_providers))).all()
@@ -134,24 +143,28 @@ class ConfigPublisher:
         return rows
 
     async def _overtake(self, ahead: Mapping[str, int]) -> None:
-        """Lifts rows above the revision that the bucket has seen, so that the database can be published again."""
+        """Lifts rows above the revisions that the bucket has seen, so that workers take them for newer."""
         log.warning("config_ahead_of_database", extra={"keys": sorted(ahead)[:20], "count": len(ahead)})
         async with self._database.transaction() as connection:
             for key, revision in ahead.items():
                 table, where = _row_of(key)
+                # A row that was changed since it was read may be above the bucket's revision already.
                 await connection.execute(
                     update(table).where(*where, table.c.revision <= revision).values(revision=revision + 1)
                 )
 
     async def _snapshot(self) -> dict[str, BucketEntry]:
+        """What lies in the bucket now, without the markers of deleted keys."""
         bucket = await self._open()
         watcher = await bucket.watchall(inactive_threshold=_SNAPSHOT_TIMEOUT_S)
         found: dict[str, BucketEntry] = {}
         try:
             async with asyncio.timeout(_SNAPSHOT_TIMEOUT_S):
                 async for entry in watcher:
+                    # nats-py's watcher gives None once it has shown all that was there when it began.
                     if entry is None:
                         break
+                    # A key that is written while the snapshot is read comes twice: the later one counts.
                     found.pop(entry.key, None)
                     if entry.operation is None:
                         found[entry.key] = _entry(entry)
@@ -160,6 +173,7 @@ class ConfigPublisher:
         return found
 
     async def _put(self, row: WorkerConfig) -> None:
+        """Writes `row` unless the bucket has it or something newer. Raises TimeoutError when others keep writing."""
         bucket = await self._open()
         key, value = worker_config.key(row), row.to_json()
         for _ in range(_PUT_TRIES):
@@ -169,18 +183,22 @@ class ConfigPublisher:
             try:
                 await bucket.update(key, value, last=found.sequence)
             except nats.js.errors.KeyWrongLastSequenceError:
+                # Another admin API was faster. What it wrote may be older than ours, so it is looked at again.
                 continue
             return
         raise TimeoutError(f"{key} keeps changing")
 
     async def _get(self, bucket: KeyValue, key: str) -> BucketEntry:
+        """What a write has to replace. A deleted key still has an entry, its marker, whose sequence counts; a key that
+        never was has the sequence 0."""
         try:
             return _entry(await bucket.get(key))
         except nats.js.errors.KeyNotFoundError as exc:
-            tombstone = exc.entry
-            return BucketEntry(tombstone.revision or 0 if tombstone else 0, b"", None)
+            marker = exc.entry
+            return BucketEntry(marker.revision or 0 if marker else 0, b"", None)
 
     async def _delete(self, key: str, seen: BucketEntry) -> None:
+        """Deletes what was seen under `key`, and nothing that was written there since."""
         bucket = await self._open()
         try:
             await bucket.delete(key, last=seen.sequence)
@@ -196,7 +214,7 @@ class ConfigPublisher:
 
 
 def differences(entries: Mapping[str, BucketEntry], rows: Mapping[str, WorkerConfig | None]) -> Differences:
-    """What to write so that the bucket has the rows and nothing else. A row that is None keeps what it has."""
+    """What to write so that the bucket has the rows and nothing else. A row that is None keeps the entry it has."""
     put: dict[str, WorkerConfig] = {}
     ahead: dict[str, int] = {}
     for key, row in rows.items():
@@ -222,6 +240,7 @@ def _entry(entry: KeyValue.Entry) -> BucketEntry:
 
 
 def _row_of(key: str) -> tuple[Table, tuple[Any, ...]]:
+    """The table and the condition of the row whose key in the bucket is `key`."""
     match key.split("."):
         case ["tenant", slug]:
             return tenants, (tenants.c.slug == slug,)
