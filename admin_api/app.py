@@ -1,9 +1,12 @@
-"""The admin API, put together and run."""
+"""The composition root of the admin API: puts it together, and runs it."""
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Generator
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -21,9 +24,10 @@ from admin_api.access.jwks import KeySet
 from admin_api.access.oidc import IssuerAuthenticator
 from admin_api.access.refusal_counts import RefusalCounter
 from admin_api.audit import retention
+from admin_api.configuration.provider_keys import ProviderKeys
 from admin_api.configuration.webhooks import reseal as reseal_webhooks
-from admin_api.control_plane import ControlPlane
 from admin_api.database import Database, open_database
+from admin_api.dependencies import AllowedNetworks, provide
 from admin_api.http import problems
 from admin_api.http.middleware import RequestContextMiddleware, RequestMetrics
 from admin_api.http.rate_limiter import RateLimiter
@@ -33,6 +37,9 @@ from admin_api.notices.dispatcher import NoticeDispatcher
 from admin_api.notices.mail import MailSender
 from admin_api.notices.stream import StreamSender
 from admin_api.notices.webhook import WebhookSender
+from admin_api.operations.dead_letter_stream import DeadLetterStream
+from admin_api.operations.models import ModelList
+from admin_api.operations.worker_rpc import WorkerRpc
 from admin_api.publishing import stream_repair
 from admin_api.publishing.config_publisher import ConfigPublisher
 from admin_api.publishing.key_vault import KeyVault
@@ -54,6 +61,7 @@ from runtime import broker, logs, role
 from runtime.broker import Broker, Unreachable
 from runtime.egress import Egress
 from runtime.listener import listen
+from runtime.networks import Network
 from runtime.prices import refresh
 from runtime.sealing import Keyring
 from runtime.tasks import end
@@ -81,21 +89,40 @@ async def serve(stop: asyncio.Event) -> None:
         listener = listen(settings.llm_http_host, settings.llm_http_port)
         stack.callback(listener.close)
         await stack.enter_async_context(refresh.kept_current(settings))
-        plane = await stack.enter_async_context(open_control_plane(settings))
-        server = _Server(create_app(plane))
+        admin = await stack.enter_async_context(open_admin_api(settings))
+        server = _Server(admin.app)
         host, port = listener.getsockname()[:2]
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(server.serve([listener]), name="http")
             log.info("admin_listening", extra={"host": host, "port": port})
-            await role.first_of(stop.wait(), plane.broker.closed.wait(), asyncio.shield(running))
+            await role.first_of(stop.wait(), admin.broker.closed.wait(), asyncio.shield(running))
             server.should_exit = True
     if not stop.is_set():
         raise Unreachable(f"NATS at {broker.address(settings.nats_url)} refuses this user for good")
 
 
+@dataclass(frozen=True, slots=True)
+class AdminApi:
+    """An admin API that is put together: its application, and what lives beside the requests."""
+
+    app: FastAPI
+    broker: Broker
+    refusal_counter: RefusalCounter
+    """It holds what was counted since the last minute's row."""
+    loops: Mapping[str, Callable[[], Coroutine[Any, Any, None]]]
+    """What runs as long as the application does, by the task's name."""
+    closing: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+    """What closes the connections that it makes by itself."""
+
+
 @asynccontextmanager
-async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlPlane]:
-    """Every server found and usable, configuration being reconciled. Raises Unreachable."""
+async def open_admin_api(
+    settings: AdminSettings, *, clock: Callable[[], float] = time.monotonic
+) -> AsyncGenerator[AdminApi]:
+    """Finds every server, builds the admin API over them, and lets its loops run until the block ends.
+
+    Raises Unreachable when a server that it needs is missing.
+    """
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database_url))
         nats = await stack.enter_async_context(broker.connect(settings, name="admin", inbox_prefix="_ROLE_admin"))
@@ -105,58 +132,100 @@ async def open_control_plane(settings: AdminSettings) -> AsyncGenerator[ControlP
         await session.start()
         keyring = Keyring.from_settings(settings)
         await reseal_webhooks(database, keyring)
-        hooks = WebhookSender(Egress(settings.llm_allowed_private_networks), keyring)
-        stack.push_async_callback(hooks.close)
-        publisher, refusal_counter = ConfigPublisher(database, nats), RefusalCounter()
-        running: dict[str, Coroutine[Any, Any, None]] = {
-            "publisher": publisher.keep_reconciled(),
-            "streams": stream_repair.keep_existing(nats, settings),
-            "refusals": refusal_counter.keep_recorded(database),
-            "notices": _notice_dispatcher(settings, database, nats, hooks).keep_delivering(),
-        }
-        if settings.llm_audit_retention_days is not None:
-            running["retention"] = retention.keep_pruned(database, days=settings.llm_audit_retention_days)
-        issuer = None
-        if settings.llm_oidc_issuer is not None and settings.llm_oidc_audience is not None:
-            keys = KeySet(settings.llm_oidc_issuer)
-            stack.push_async_callback(keys.close)
-            running["issuer"] = keys.keep_fresh()
-            issuer = IssuerAuthenticator(keys, audience=settings.llm_oidc_audience, claims=settings.claims())
-        for name, work in running.items():
-            stack.push_async_callback(end, asyncio.create_task(work, name=name))
-        per_minute = settings.llm_admin_rate_limit_per_minute
-        yield ControlPlane(
-            database=database,
-            broker=nats,
-            vault=KeyVault(session),
-            keyring=keyring,
-            publisher=publisher,
-            webhooks=hooks,
-            authenticator=Authenticator(database, bootstrap=settings.llm_admin_token, issuer=issuer),
-            failed_logins=FailedLoginLimiter(RateLimiter(limit=FAILURES_PER_MINUTE)),
+        admin = build(settings, database=database, nats=nats, vault=KeyVault(session), keyring=keyring, clock=clock)
+        for close in admin.closing:
+            stack.push_async_callback(close)
+        for name, loop in admin.loops.items():
+            stack.push_async_callback(end, asyncio.create_task(loop(), name=name))
+        yield admin
+
+
+def build(
+    settings: AdminSettings,
+    *,
+    database: Database,
+    nats: Broker,
+    vault: KeyVault,
+    keyring: Keyring,
+    clock: Callable[[], float],
+) -> AdminApi:
+    """Puts an admin API together over servers that are open. Nothing runs yet, and nothing is asked of them.
+
+    `clock`: what limits of requests and of failed logins go by, in seconds.
+    """
+    networks = AllowedNetworks(settings.llm_allowed_private_networks)
+    publisher = ConfigPublisher(database, nats)
+    webhook_sender = WebhookSender(Egress(networks), keyring)
+    issuer_keys = KeySet(settings.llm_oidc_issuer) if settings.llm_oidc_issuer is not None else None
+    refusal_counter = RefusalCounter(database)
+    workers = WorkerRpc(nats)
+    registry = _registry()
+    app = create_app(
+        Middleware(_behind_proxies, trusted=settings.llm_trusted_proxies),
+        Middleware(RequestContextMiddleware, metrics=RequestMetrics(registry)),
+        Middleware(
+            AuthenticationMiddleware,
+            authenticator=_authenticator(settings, database, issuer_keys),
+            rate_limiter=_rate_limiter(settings.llm_admin_rate_limit_per_minute, clock),
+            failed_logins=FailedLoginLimiter(RateLimiter(limit=FAILURES_PER_MINUTE, clock=clock)),
             refusal_counter=refusal_counter,
-            rate_limiter=RateLimiter(limit=per_minute) if per_minute else None,
-            trusted_proxies=settings.llm_trusted_proxies,
-            allowed_networks=settings.llm_allowed_private_networks,
-        )
+            database=database,
+        ),
+    )
+    provide(app, database, nats, vault, keyring, networks, publisher, webhook_sender, workers, registry)
+    provide(app, ProviderKeys(vault, keyring, allowed_networks=networks))
+    provide(app, ModelList(database, workers), DeadLetterStream(nats))
+
+    loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        "publisher": publisher.keep_reconciled,
+        "streams": partial(stream_repair.keep_existing, nats, settings),
+        "refusals": refusal_counter.keep_recorded,
+        "notices": _notice_dispatcher(settings, database, nats, webhook_sender).keep_delivering,
+    }
+    closing = [webhook_sender.close]
+    if settings.llm_audit_retention_days is not None:
+        loops["retention"] = partial(retention.keep_pruned, database, days=settings.llm_audit_retention_days)
+    if issuer_keys is not None:
+        loops["issuer"] = issuer_keys.keep_fresh
+        closing.append(issuer_keys.close)
+    return AdminApi(app, nats, refusal_counter, loops, closing)
+
+
+def _authenticator(settings: AdminSettings, database: Database, issuer_keys: KeySet | None) -> Authenticator:
+    issuer = None
+    if issuer_keys is not None and settings.llm_oidc_audience is not None:
+        issuer = IssuerAuthenticator(issuer_keys, audience=settings.llm_oidc_audience, claims=settings.claims())
+    return Authenticator(database, bootstrap=settings.llm_admin_token, issuer=issuer)
+
+
+def _rate_limiter(per_minute: int, clock: Callable[[], float]) -> RateLimiter | None:
+    """None when callers may come as often as they like."""
+    return RateLimiter(limit=per_minute, clock=clock) if per_minute else None
 
 
 def _notice_dispatcher(
-    settings: AdminSettings, database: Database, nats: Broker, hooks: WebhookSender
+    settings: AdminSettings, database: Database, nats: Broker, webhook_sender: WebhookSender
 ) -> NoticeDispatcher:
-    senders: dict[Channel, Sender] = {Channel.NATS: StreamSender(nats), Channel.WEBHOOK: hooks}
+    senders: dict[Channel, Sender] = {Channel.NATS: StreamSender(nats), Channel.WEBHOOK: webhook_sender}
     if settings.llm_smtp_host:
         senders[Channel.EMAIL] = MailSender(settings)
     return NoticeDispatcher(database, senders, emails_of_all=bool(settings.llm_alert_emails))
 
 
-def create_app(plane: ControlPlane) -> FastAPI:
-    """The ASGI application over an open control plane."""
+def _registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     for metric in notice_metrics.ALL:
         registry.register(metric)
+    return registry
+
+
+def create_app(*middleware: Middleware) -> FastAPI:
+    """The endpoints and their OpenAPI document, behind `middleware`, the outermost first.
+
+    The endpoints work once `provide` has given the application the parts that they ask for.
+    """
     app = FastAPI(
         title="Fleet admin API",
         description=_DESCRIPTION,
@@ -164,16 +233,10 @@ def create_app(plane: ControlPlane) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[
-            Middleware(_behind_proxies, plane=plane),
-            Middleware(RequestContextMiddleware, metrics=RequestMetrics(registry)),
-            Middleware(AuthenticationMiddleware, plane=plane),
-        ],
+        middleware=middleware,
         # Spans and OpenTelemetry logs would carry what callers sent, and a key may be in it.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    app.state.control_plane = plane
-    app.state.registry = registry
     problems.install(app)
     for room in (tenants, providers, models, usage, alerts, webhooks, tokens, audit, dead_letters, fleet, probes):
         app.include_router(room.router)
@@ -188,10 +251,10 @@ def create_app(plane: ControlPlane) -> FastAPI:
     return app
 
 
-def _behind_proxies(app: ASGIApp, *, plane: ControlPlane) -> ASGIApp:
+def _behind_proxies(app: ASGIApp, *, trusted: Sequence[Network]) -> ASGIApp:
     """Takes a caller's address and scheme from the headers of proxies that are trusted, and of no others."""
-    trusted = [str(network) for network in plane.trusted_proxies]
-    return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted_hosts=trusted))
+    hosts = [str(network) for network in trusted]
+    return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted_hosts=hosts))
 
 
 class _Server(uvicorn.Server):

@@ -1,5 +1,8 @@
-"""Authentication and rate limits: a request under /api/ has a caller before its body is read, and no caller comes too
-often.
+"""Authentication and rate limits, before anything of a request but its head is read.
+
+This is a middleware of ASGI, not a dependency of FastAPI, because FastAPI reads and parses a request's body before it
+calls the first dependency, and looks the path up before that. So a caller that is not known costs no memory for a body,
+and learns neither which routes there are nor what their bodies look like.
 """
 
 from http import HTTPStatus
@@ -10,24 +13,43 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from admin_api.access import refused_changes
-from admin_api.access.authenticator import hash_of
-from admin_api.access.failed_logins import source_of
+from admin_api.access.authenticator import Authenticator, hash_of
+from admin_api.access.failed_logins import FailedLoginLimiter, source_of
 from admin_api.access.principals import Principal
-from admin_api.control_plane import ControlPlane
-from admin_api.database import DatabaseUnavailable
+from admin_api.access.refusal_counts import RefusalCounter
+from admin_api.database import Database, DatabaseUnavailable
 from admin_api.http import json_bodies
 from admin_api.http.problems import Problem, answer, convert, unauthorized
+from admin_api.http.rate_limiter import RateLimiter
 
 _GUARDED = "/api/"
 _POLICY = '"token"'
+"""What the limit is called in the headers of draft-ietf-httpapi-ratelimit-headers."""
 
 
 class AuthenticationMiddleware:
-    """The ASGI application around the routes."""
+    """The ASGI application around the routes. Below /api/ it lets nobody through who is not known or comes too often.
 
-    def __init__(self, app: ASGIApp, *, plane: ControlPlane) -> None:
+    It leaves the caller in the scope's state: `principal`, `actor` (its name) and `source` (its address).
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        authenticator: Authenticator,
+        rate_limiter: RateLimiter | None,
+        failed_logins: FailedLoginLimiter,
+        refusal_counter: RefusalCounter,
+        database: Database,
+    ) -> None:
+        """`rate_limiter` None: a known caller may come as often as it likes. `database`: for the audit log."""
         self._app = app
-        self._plane = plane
+        self._authenticator = authenticator
+        self._rate_limiter = rate_limiter
+        self._failed_logins = failed_logins
+        self._refusal_counter = refusal_counter
+        self._database = database
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(_GUARDED):
@@ -41,8 +63,9 @@ class AuthenticationMiddleware:
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(limits)
+                # What is refused here is counted, not recorded: a flood would fill the audit log.
                 if refused is None:
-                    await refused_changes.record(self._plane.database, scope, message["status"])
+                    await refused_changes.record(self._database, scope, message["status"])
             await send(message)
 
         try:
@@ -57,27 +80,28 @@ class AuthenticationMiddleware:
 
     async def _authenticate(self, scope: Scope, source: str) -> Principal:
         """Raises Problem, DatabaseUnavailable."""
-        failed_logins, refusals = self._plane.failed_logins, self._plane.refusal_counter
         scheme, _, text = Headers(scope=scope).get("authorization", "").partition(" ")
         token = SecretStr(text.strip())
-        presented = hash_of(token)
+        token_hash = hash_of(token)
         try:
             if scheme.lower() != "bearer" or not token.get_secret_value():
                 raise unauthorized("send Authorization: Bearer <token>")
-            failed_logins.check(source, presented)
-            caller = await self._plane.authenticator.authenticate(token)
+            # Asked before the token is looked up, so that guesses cost the database nothing.
+            self._failed_logins.check(source, token_hash)
+            caller = await self._authenticator.authenticate(token)
         except Problem as problem:
             if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                refusals.add(HTTPStatus(problem.status), source)
+                self._refusal_counter.add(HTTPStatus(problem.status), source)
+            # A request without a token is no guess, and a 403 or 429 says nothing of whether the token is known.
             if problem.status == HTTPStatus.UNAUTHORIZED and text:
-                failed_logins.failed(source, presented)
+                self._failed_logins.failed(source, token_hash)
             raise
-        failed_logins.succeeded(presented)
+        self._failed_logins.succeeded(token_hash)
         return caller
 
     def _take_from_quota(self, caller: Principal) -> dict[str, str]:
-        """What an answer says of the limit. Raises a 429 problem."""
-        limiter = self._plane.rate_limiter
+        """Counts the request; returns what its answer says of the limit. Raises a 429 problem."""
+        limiter = self._rate_limiter
         if limiter is None:
             return {}
         quota = limiter.take(caller.name)
@@ -86,7 +110,7 @@ class AuthenticationMiddleware:
             "RateLimit": f"{_POLICY};r={quota.remaining};t={ceil(quota.reset_s)}",
         }
         if not quota.allowed:
-            self._plane.refusal_counter.add(HTTPStatus.TOO_MANY_REQUESTS, caller.name)
+            self._refusal_counter.add(HTTPStatus.TOO_MANY_REQUESTS, caller.name)
             retry = {"Retry-After": str(ceil(quota.retry_after_s))}
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "this token was used too often", headers=headers | retry)
         return headers

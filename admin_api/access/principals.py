@@ -1,6 +1,19 @@
 """Who is calling, and what that caller may do.
 
 Roles: `admin` does everything, `tenant_admin` everything within its tenant, `viewer` reads its tenant or all.
+
+Every endpoint decides about rights in the same two steps:
+
+1. **The kind of caller that an endpoint is for stands in its signature**: `CurrentPrincipal` for every known caller,
+   `CurrentWriter` for one that may change something, `CurrentAdmin` for an admin. It is decided before the body and the
+   parameters are validated, so that a viewer learns nothing of what a change would have to look like.
+2. **Whose objects a caller may see or change is decided by the service function**, to which the route hands the caller
+   and asks nothing itself: `scope` for a list, `must_see` and `must_change` for one object. A function asks before all
+   else where the request names the tenant, and otherwise as soon as it has read the object: what does not exist is 404
+   for every caller.
+
+So the order of answers is 401 (access.authentication_middleware), 403 by kind, 422 for what is not well-formed, 403 by
+tenant, then 404, 409 and 422 for what is wrong with the request's meaning.
 """
 
 from dataclasses import dataclass
@@ -51,12 +64,12 @@ class Principal:
                 return False
 
     def must_see(self, tenant: str | None) -> None:
-        """Raises a 403 problem."""
+        """Raises a 403 problem unless objects of this tenant, or of all tenants when None, may be read."""
         if not self.sees(tenant):
             raise forbidden(f"this token is for the tenant {self.tenant} only")
 
     def must_change(self, tenant: str | None) -> None:
-        """Raises a 403 problem."""
+        """Raises a 403 problem unless objects of this tenant, or of all tenants when None, may be changed."""
         if not self.changes(tenant):
             raise forbidden(
                 "this token may only read"
@@ -65,7 +78,10 @@ class Principal:
             )
 
     def scope(self, tenant: str | None) -> str | None:
-        """The tenant to filter by when `tenant` was asked for (None: whatever the caller may see)."""
+        """The tenant to filter a list by when `tenant` was asked for; None in and out: all tenants.
+
+        Raises a 403 problem for a tenant that the caller may not see.
+        """
         if tenant is not None:
             self.must_see(tenant)
         return tenant if tenant is not None else self.tenant
@@ -77,21 +93,21 @@ async def current_principal(request: Request, _: Annotated[object, Depends(BEARE
 
 
 async def current_writer(caller: Annotated[Principal, Depends(current_principal)]) -> Principal:
-    """A caller that may change something; asked before the body is looked at. Raises a 403 problem."""
+    """A caller that may change something. Raises a 403 problem for any other."""
     if caller.role is Role.VIEWER:
         raise forbidden("this token may only read")
     return caller
 
 
 async def current_admin(caller: Annotated[Principal, Depends(current_principal)]) -> Principal:
-    """Raises a 403 problem."""
+    """A caller with the role admin. Raises a 403 problem for any other."""
     if caller.role is not Role.ADMIN:
         raise forbidden("this needs the role admin")
     return caller
 
 
 async def audit_origin(request: Request, caller: Annotated[Principal, Depends(current_principal)]) -> Origin:
-    """Whom and where the audit log names for this request."""
+    """Whom, and which address, the audit log names for this request."""
     return Origin(actor=caller.name, source=request.state.source)
 
 

@@ -1,4 +1,4 @@
-"""The audit log, read: in pages, and as an export."""
+"""Reads the audit log: in pages, and as an export."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, BaseModel, JsonValue, PlainSerializer, TypeAdapter
 from sqlalchemy import Select, or_, select
 
+from admin_api.access.principals import Principal
 from admin_api.database import Database
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import invalid
@@ -44,7 +45,10 @@ class AuditEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """None: any. `object` is a type, an id, or `type/id`; `before` is excluded."""
+    """Which entries are wanted; a field that is None wants any.
+
+    `object` is a type, an id, or `type/id`. `since` is included, `before` is not.
+    """
 
     tenant: str | None = None
     actor: str | None = None
@@ -52,6 +56,30 @@ class AuditFilter:
     object: str | None = None
     since: datetime | None = None
     before: datetime | None = None
+
+
+def wanted_by(
+    caller: Principal,
+    *,
+    tenant: str | None,
+    actor: str | None,
+    action: str | None,
+    about: str | None,
+    first: str | None,
+    last: str | None,
+) -> AuditFilter:
+    """What a caller asks for, narrowed to what it sees.
+
+    `about` is the filter's `object`; `first` and `last` are read by `start` and `end`. Raises 403, 422.
+    """
+    return AuditFilter(
+        tenant=caller.scope(tenant),
+        actor=actor,
+        action=action,
+        object=about,
+        since=start(first),
+        before=end(last),
+    )
 
 
 def start(text: str | None) -> datetime | None:
@@ -65,7 +93,7 @@ def end(text: str | None) -> datetime | None:
 
 
 async def page(database: Database, wanted: AuditFilter, *, paging: Paging) -> Page[AuditEntry]:
-    """The newest first."""
+    """The wanted entries, the newest first."""
     async with database.transaction() as connection:
         return await read_page(
             connection, _query(wanted), keys=[audit_log.c.seq], paging=paging, view=view, newest_first=True
@@ -73,7 +101,7 @@ async def page(database: Database, wanted: AuditFilter, *, paging: Paging) -> Pa
 
 
 async def export(database: Database, wanted: AuditFilter) -> AsyncGenerator[str]:
-    """Every entry as a line of JSON, the newest first."""
+    """Every wanted entry as a line of JSON, the newest first."""
     cursor: str | None = None
     while True:
         found = await page(database, wanted, paging=Paging(limit=_AT_ONCE, cursor=cursor))

@@ -11,7 +11,7 @@ from sqlalchemy import func, insert, null, or_, select, update
 from admin_api.access.authenticator import PREFIX, hash_of
 from admin_api.access.principals import Principal, Role
 from admin_api.configuration import tenants
-from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import invalid, not_found
 from contracts.wire import Token, utc_now
@@ -52,16 +52,16 @@ class TokenView(BaseModel):
 
 class AddedToken(TokenView):
     token: str
-    """The only time that it is shown."""
+    """The token itself. It is shown this one time."""
 
 
-async def add(plane: ControlPlane, new: NewToken, *, caller: Principal, origin: Origin) -> AddedToken:
-    """Raises 403, 404 for an unknown tenant, 422."""
+async def add(database: Database, new: NewToken, *, caller: Principal, origin: Origin) -> AddedToken:
+    """Adds a token. Raises 403, 404 for an unknown tenant, 422."""
     caller.must_change(new.tenant)
     if new.expires_at is not None and new.expires_at <= utc_now():
         raise invalid("expires_at", "lies in the past")
     token = SecretStr(PREFIX + secrets.token_urlsafe(_BYTES))
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         if new.tenant is not None:
             await tenants.locked(connection, new.tenant)
         row = (
@@ -84,9 +84,9 @@ async def add(plane: ControlPlane, new: NewToken, *, caller: Principal, origin: 
     return AddedToken(**view(row).model_dump(), token=token.get_secret_value())
 
 
-async def revoke(plane: ControlPlane, token_id: uuid.UUID, *, caller: Principal, origin: Origin) -> None:
+async def revoke(database: Database, token_id: uuid.UUID, *, caller: Principal, origin: Origin) -> None:
     """The token is refused from now on. Raises 403, 404."""
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         row = (
             await connection.execute(
                 select(api_tokens)
@@ -105,15 +105,15 @@ async def revoke(plane: ControlPlane, token_id: uuid.UUID, *, caller: Principal,
         )
 
 
-async def page(plane: ControlPlane, *, tenant: str | None, paging: Paging) -> Page[TokenView]:
-    """Tokens that work, or will not have expired; `tenant` None: all."""
+async def page(database: Database, *, caller: Principal, paging: Paging) -> Page[TokenView]:
+    """The tokens that work, of the caller's tenant or of all."""
     columns = api_tokens.c
     query = select(api_tokens).where(
         columns.revoked_at.is_(None), or_(columns.expires_at.is_(None), columns.expires_at > func.now())
     )
-    if tenant is not None:
+    if (tenant := caller.scope(None)) is not None:
         query = query.where(columns.tenant == tenant)
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         return await read_page(connection, query, keys=[columns.id], paging=paging, view=view)
 
 

@@ -16,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.access.principals import Principal
 from admin_api.configuration import provider_keys, tenants
-from admin_api.configuration.provider_keys import ApiKey, GivenKeys, KeyChanges, KeyView, NewKeys
-from admin_api.control_plane import ControlPlane
+from admin_api.configuration.provider_keys import ApiKey, GivenKeys, KeyChanges, KeyView, NewKeys, ProviderKeys
+from admin_api.database import Database
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import conflict, invalid, not_found
 from admin_api.publishing import worker_config
+from admin_api.publishing.config_publisher import ConfigPublisher
 from contracts.providers import WITHOUT_COMMON_ADDRESS, ProviderConfig
 from contracts.subjects import Provider
 from contracts.wire import Token
@@ -81,23 +82,33 @@ class ProviderView(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ProviderFilter:
-    """None: any."""
+    """Which providers are wanted; a field that is None wants any."""
 
     tenant: str | None = None
     provider_type: Provider | None = None
     active: bool | None = None
 
 
-async def add(plane: ControlPlane, new: NewProvider, origin: Origin) -> ProviderView:
+async def add(
+    database: Database,
+    new: NewProvider,
+    *,
+    keys: ProviderKeys,
+    publisher: ConfigPublisher,
+    allowed_networks: Sequence[Network],
+    caller: Principal,
+    origin: Origin,
+) -> ProviderView:
     """Adds a provider, or brings a deactivated one back with what is given now.
 
-    Raises 404 for an unknown tenant, 409 when an active one exists, 422, and runtime.vault's errors; nothing was
-    changed then.
+    `allowed_networks`: private ones that a `base_url` may lead to. Raises 403, 404 for an unknown tenant, 409 when an
+    active one exists, 422, and runtime.vault's errors; nothing was changed then.
     """
-    _check_config(new.config, new.provider_type, plane.allowed_networks)
+    caller.must_change(new.tenant)
+    _check_config(new.config, new.provider_type, allowed_networks)
     given = GivenKeys(new.api_key, new.api_keys)
-    provider_keys.check(given, new.config, provider=new.provider_type, old=None, allowed=plane.allowed_networks)
-    async with plane.database.transaction() as connection:
+    keys.check(given, new.config, provider=new.provider_type, old=None)
+    async with database.transaction() as connection:
         await tenants.locked(connection, new.tenant)
         old = await _of_tenant(connection, new.tenant, new.provider_type)
         if old is not None and old.is_active:
@@ -110,33 +121,43 @@ async def add(plane: ControlPlane, new: NewProvider, origin: Origin) -> Provider
             "is_default": new.is_default,
         }
         if old is not None:
+            # What the deactivated one had and is not given again goes.
             given = GivenKeys(new.api_key, dict.fromkeys(old.more_keys) | new.api_keys)
-        values |= await provider_keys.store(
-            plane, connection, given, tenant=new.tenant, provider=new.provider_type, old=old
-        )
+        values |= await keys.store(connection, given, tenant=new.tenant, provider=new.provider_type, old=old)
         former = await _unset_default(connection, new.tenant, origin) if new.is_default else []
         row = await (_insert(connection, new, values) if old is None else _update(connection, old, values))
         await _record(connection, "provider.add" if old is None else "provider.reactivate", old, row, origin)
-    await plane.publisher.publish(*map(worker_config.provider, [*former, row]))
-    await provider_keys.forget(plane, given, tenant=new.tenant, provider=new.provider_type)
+    await publisher.publish(*map(worker_config.provider, [*former, row]))
+    await keys.forget(given, tenant=new.tenant, provider=new.provider_type)
     return view(row)
 
 
 async def change(
-    plane: ControlPlane, provider_id: uuid.UUID, wanted: ProviderChange, *, caller: Principal, origin: Origin
+    database: Database,
+    provider_id: uuid.UUID,
+    wanted: ProviderChange,
+    *,
+    keys: ProviderKeys,
+    publisher: ConfigPublisher,
+    allowed_networks: Sequence[Network],
+    caller: Principal,
+    origin: Origin,
 ) -> ProviderView:
-    """Raises 403, 404, 422, and runtime.vault's errors; nothing was changed then."""
+    """Changes what is given; `allowed_networks` as with `add`.
+
+    Raises 403, 404, 422, and runtime.vault's errors; nothing was changed then.
+    """
     given = GivenKeys(wanted.api_key, wanted.api_keys)
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         old = await _locked(connection, provider_id, caller)
         _check_same(wanted, old)
         config = wanted.config or ProviderConfig.model_validate(old.config)
         provider = Provider(old.provider_type)
         if wanted.config is not None:
-            _check_config(wanted.config, provider, plane.allowed_networks)
-        provider_keys.check(given, config, provider=provider, old=old, allowed=plane.allowed_networks)
+            _check_config(wanted.config, provider, allowed_networks)
+        keys.check(given, config, provider=provider, old=old)
         values = _changes(wanted, old)
-        values |= await provider_keys.store(plane, connection, given, tenant=old.tenant, provider=provider, old=old)
+        values |= await keys.store(connection, given, tenant=old.tenant, provider=provider, old=old)
         former: list[Row[Any]] = []
         row = old
         if values:
@@ -144,25 +165,27 @@ async def change(
             row = await _update(connection, old, values)
             await _record(connection, "provider.rotate" if given.set_now() else "provider.change", old, row, origin)
     if row is not old:
-        await plane.publisher.publish(*map(worker_config.provider, [*former, row]))
-    await provider_keys.forget(plane, given, tenant=row.tenant, provider=provider)
+        await publisher.publish(*map(worker_config.provider, [*former, row]))
+    await keys.forget(given, tenant=row.tenant, provider=provider)
     return view(row)
 
 
-async def deactivate(plane: ControlPlane, provider_id: uuid.UUID, *, caller: Principal, origin: Origin) -> None:
-    """Raises 403, 404."""
-    async with plane.database.transaction() as connection:
+async def deactivate(
+    database: Database, provider_id: uuid.UUID, *, publisher: ConfigPublisher, caller: Principal, origin: Origin
+) -> None:
+    """Deactivates a provider. Its keys stay in Vault, so that it can be activated again. Raises 403, 404."""
+    async with database.transaction() as connection:
         old = await _locked(connection, provider_id, caller)
         if not old.is_active:
             return
         row = await _update(connection, old, {"is_active": False, "is_default": False})
         await _record(connection, "provider.deactivate", old, row, origin)
-    await plane.publisher.publish(worker_config.provider(row))
+    await publisher.publish(worker_config.provider(row))
 
 
-async def one(plane: ControlPlane, provider_id: uuid.UUID, *, caller: Principal) -> ProviderView:
-    """Raises 403, 404."""
-    async with plane.database.transaction() as connection:
+async def one(database: Database, provider_id: uuid.UUID, *, caller: Principal) -> ProviderView:
+    """The provider with that id. Raises 403, 404."""
+    async with database.transaction() as connection:
         row = (await connection.execute(select(llm_providers).where(llm_providers.c.id == provider_id))).first()
     if row is None:
         raise _unknown(provider_id)
@@ -170,16 +193,17 @@ async def one(plane: ControlPlane, provider_id: uuid.UUID, *, caller: Principal)
     return view(row)
 
 
-async def page(plane: ControlPlane, wanted: ProviderFilter, *, paging: Paging) -> Page[ProviderView]:
+async def page(database: Database, wanted: ProviderFilter, *, caller: Principal, paging: Paging) -> Page[ProviderView]:
+    """Those of the wanted providers that the caller sees, by tenant and type. Raises 403, 422."""
     columns = llm_providers.c
     query = select(llm_providers)
-    if wanted.tenant is not None:
-        query = query.where(columns.tenant == wanted.tenant)
+    if (tenant := caller.scope(wanted.tenant)) is not None:
+        query = query.where(columns.tenant == tenant)
     if wanted.provider_type is not None:
         query = query.where(columns.provider_type == wanted.provider_type)
     if wanted.active is not None:
         query = query.where(columns.is_active.is_(wanted.active))
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         return await read_page(
             connection, query, keys=[columns.tenant, columns.provider_type], paging=paging, view=view
         )
@@ -222,12 +246,13 @@ async def _of_tenant(connection: AsyncConnection, tenant: str, provider: Provide
 
 
 async def _locked(connection: AsyncConnection, provider_id: uuid.UUID, caller: Principal) -> Row[Any]:
-    """The provider, its tenant locked. Raises 403, 404."""
+    """The provider, after its tenant was locked. Raises 403, 404."""
     tenant = await connection.scalar(select(llm_providers.c.tenant).where(llm_providers.c.id == provider_id))
     if tenant is None:
         raise _unknown(provider_id)
     caller.must_change(tenant)
     await tenants.locked(connection, tenant)
+    # Read after the lock was got: whoever held it before may have changed the row.
     return (await connection.execute(select(llm_providers).where(llm_providers.c.id == provider_id))).one()
 
 
@@ -240,7 +265,7 @@ async def _record(
 
 
 def _changes(wanted: ProviderChange, old: Row[Any]) -> dict[str, Any]:
-    """The columns that differ, apart from the key's. Raises 422."""
+    """The columns that differ, apart from those of keys. Raises 422."""
     values: dict[str, Any] = {}
     if wanted.config is not None and _stored(wanted.config) != old.config:
         values["config"] = _stored(wanted.config)
@@ -265,8 +290,8 @@ def _check_same(wanted: ProviderChange, old: Row[Any]) -> None:
 def _check_config(config: ProviderConfig, provider: Provider, allowed: Sequence[Network]) -> None:
     """Raises 422 when a base_url leads into a private network that is not allowed, or is missing where the vendor has
     no address of its own."""
-    for place, endpoint in enumerate(config.all_endpoints()):
-        where = f"config.endpoints.{place}.base_url" if config.endpoints else "config.base_url"
+    for index, endpoint in enumerate(config.all_endpoints()):
+        where = f"config.endpoints.{index}.base_url" if config.endpoints else "config.base_url"
         if endpoint.base_url is None:
             if provider in WITHOUT_COMMON_ADDRESS:
                 wanted = "the address of the resource, as https://<resource>.openai.azure.com"

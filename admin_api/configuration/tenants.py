@@ -1,6 +1,5 @@
 """Tenants: their limits, budgets, aliases, default fallbacks and own prices."""
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -9,11 +8,13 @@ from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api.control_plane import ControlPlane
+from admin_api.access.principals import Principal
+from admin_api.database import Database
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import conflict, invalid, not_found
 from admin_api.notices.settings import Email
 from admin_api.publishing import worker_config
+from admin_api.publishing.config_publisher import ConfigPublisher
 from admin_api.publishing.worker_config import LIMITS
 from contracts.providers import Limits, Price
 from contracts.usage import plain_decimal
@@ -71,9 +72,9 @@ class Tenant(BaseModel):
     prices: dict[str, dict[str, JsonValue]]
 
 
-async def add(plane: ControlPlane, new: NewTenant, origin: Origin) -> Tenant:
-    """Raises a 409 problem when the slug is taken."""
-    async with plane.database.transaction() as connection:
+async def add(database: Database, new: NewTenant, *, publisher: ConfigPublisher, origin: Origin) -> Tenant:
+    """Adds a tenant; the route lets admins through only. Raises a 409 problem when the slug is taken."""
+    async with database.transaction() as connection:
         row = (
             await connection.execute(
                 postgresql.insert(tenants)
@@ -90,15 +91,24 @@ async def add(plane: ControlPlane, new: NewTenant, origin: Origin) -> Tenant:
             Change("tenant.add", "tenant", new.slug, new.slug, before=None, after=added.model_dump(mode="json")),
             origin,
         )
-    await plane.publisher.publish(worker_config.tenant(row))
+    await publisher.publish(worker_config.tenant(row))
     return added
 
 
-async def change(plane: ControlPlane, slug: str, wanted: TenantChange, origin: Origin) -> Tenant:
-    """Raises a 404 problem."""
+async def change(
+    database: Database,
+    slug: str,
+    wanted: TenantChange,
+    *,
+    publisher: ConfigPublisher,
+    caller: Principal,
+    origin: Origin,
+) -> Tenant:
+    """Changes what is given. Raises 403, 404, 422."""
+    caller.must_change(slug)
     if wanted.slug not in (None, slug):
         raise invalid("slug", "a tenant keeps its slug")
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         old = await locked(connection, slug)
         values = {name: value for name, value in _columns(wanted).items() if value != getattr(old, name)}
         if not values:
@@ -126,27 +136,35 @@ async def change(plane: ControlPlane, slug: str, wanted: TenantChange, origin: O
             ),
             origin,
         )
-    await plane.publisher.publish(worker_config.tenant(row))
+    await publisher.publish(worker_config.tenant(row))
     return changed
 
 
-async def one(plane: ControlPlane, slug: str) -> Tenant:
-    """Raises a 404 problem."""
-    async with plane.database.transaction() as connection:
+async def one(database: Database, slug: str, *, caller: Principal) -> Tenant:
+    """The tenant with that slug. Raises 403, 404."""
+    caller.must_see(slug)
+    async with database.transaction() as connection:
         row = (await connection.execute(select(tenants).where(tenants.c.slug == slug))).first()
     if row is None:
         raise unknown(slug)
     return view(row)
 
 
-async def page(plane: ControlPlane, *, only: str | None, paging: Paging) -> Page[Tenant]:
-    query = select(tenants) if only is None else select(tenants).where(tenants.c.slug == only)
-    async with plane.database.transaction() as connection:
+async def page(database: Database, *, caller: Principal, paging: Paging) -> Page[Tenant]:
+    """The tenants that the caller sees, by slug."""
+    query = select(tenants)
+    if (only := caller.scope(None)) is not None:
+        query = query.where(tenants.c.slug == only)
+    async with database.transaction() as connection:
         return await read_page(connection, query, keys=[tenants.c.slug], paging=paging, view=view)
 
 
 async def locked(connection: AsyncConnection, slug: str) -> Row[Any]:
-    """The tenant, locked against other changes of it or its providers. Raises a 404 problem."""
+    """The tenant, locked until the transaction's end against other changes of it or of what belongs to it.
+
+    Raises a 404 problem.
+    """
+    # NO KEY UPDATE: rows of other tables that refer to the tenant can still be added, as usage is all the time.
     query = select(tenants).where(tenants.c.slug == slug).with_for_update(key_share=True)
     row = (await connection.execute(query)).first()
     if row is None:
@@ -178,7 +196,13 @@ def _columns(wanted: TenantParts) -> dict[str, Any]:
         name: getattr(wanted, name) for name in ("daily_budget_usd", "daily_cost_alert_usd") if name in given
     }
     if "limits" in given:
-        columns |= _limits(wanted.limits)
+        # Null as a whole puts every limit back to its default; an object sets those that it names.
+        limits = wanted.limits
+        columns |= (
+            dict.fromkeys(LIMITS)
+            if limits is None
+            else {name: getattr(limits, name) for name in limits.model_fields_set}
+        )
     if "aliases" in given:
         columns["aliases"] = {name: list(models) for name, models in (wanted.aliases or {}).items()}
     if "fallbacks" in given:
@@ -186,12 +210,16 @@ def _columns(wanted: TenantParts) -> dict[str, Any]:
     if "alert_emails" in given:
         columns["alert_emails"] = list(wanted.alert_emails or ())
     if "prices" in given:
-        columns["prices"] = {name: _price(price) for name, price in (wanted.prices or {}).items()}
+        # Decimals as plain strings: JSON's numbers would round them.
+        columns["prices"] = {
+            model: {name: plain_decimal(value) for name, value in price.model_dump(exclude_none=True).items()}
+            for model, price in (wanted.prices or {}).items()
+        }
     return columns
 
 
 async def _budget_start(connection: AsyncConnection, slug: str, *, revision: int) -> dict[str, Any]:
-    """So that a budget which is set in the middle of a day counts what was spent before."""
+    """The columns that make a budget which is set in the middle of a day count what was spent before."""
     today = utc_now().date()
     spent = await connection.execute(
         select(func.coalesce(func.sum(llm_provider_usage.c.total_cost), 0)).where(
@@ -199,14 +227,3 @@ async def _budget_start(connection: AsyncConnection, slug: str, *, revision: int
         )
     )
     return {"budget_day": today, "budget_spent_usd": spent.scalar_one(), "budget_revision": revision}
-
-
-def _limits(wanted: LimitsChange | None) -> Mapping[str, int | None]:
-    if wanted is None:
-        return dict.fromkeys(LIMITS)
-    return {name: getattr(wanted, name) for name in wanted.model_fields_set}
-
-
-def _price(price: Price) -> dict[str, str]:
-    """Money as plain decimal strings."""
-    return {name: plain_decimal(value) for name, value in price.model_dump(exclude_none=True).items()}

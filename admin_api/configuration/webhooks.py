@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -12,18 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.access.principals import Principal
 from admin_api.configuration import tenants
-from admin_api.control_plane import ControlPlane
 from admin_api.database import Database
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import invalid, not_found
 from admin_api.notices import webhook
 from admin_api.notices.delivery import Hook, Undelivered
+from admin_api.notices.webhook import WebhookSender
 from contracts.notices import NoticeKind, TrialNotice, WebhookTrial
 from contracts.wire import Token, utc_now
 from migrations import audit
 from migrations.audit import Change, Origin
 from migrations.schema import webhooks
-from runtime.networks import ForbiddenAddress, check_base_url
+from runtime.networks import ForbiddenAddress, Network, check_base_url
 from runtime.sealing import Keyring, UnsealError
 
 log = logging.getLogger(__name__)
@@ -73,15 +74,26 @@ class TrialResult(BaseModel):
     error: str | None
 
 
-async def add(plane: ControlPlane, new: NewWebhook, *, caller: Principal, origin: Origin) -> AddedWebhook:
-    """Raises 403, 404 for an unknown tenant, 422."""
+async def add(
+    database: Database,
+    new: NewWebhook,
+    *,
+    keyring: Keyring,
+    allowed_networks: Sequence[Network],
+    caller: Principal,
+    origin: Origin,
+) -> AddedWebhook:
+    """Adds a webhook; `allowed_networks` are the private ones that its URL may lead to.
+
+    Raises 403, 404 for an unknown tenant, 422.
+    """
     caller.must_change(new.tenant)
     try:
-        check_base_url(new.url, allowed=plane.allowed_networks)
+        check_base_url(new.url, allowed=allowed_networks)
     except ForbiddenAddress as exc:
         raise invalid("url", str(exc)) from exc
     hook_id, secret = uuid.uuid4(), webhook.new_secret()
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         if new.tenant is not None:
             await tenants.locked(connection, new.tenant)
         values = {
@@ -89,7 +101,7 @@ async def add(plane: ControlPlane, new: NewWebhook, *, caller: Principal, origin
             "tenant": new.tenant if new.tenant is not None else null(),
             "url": new.url,
             "kinds": sorted(set(new.kinds)),
-            "sealed_secret": webhook.sealed(plane.keyring, secret, hook_id=hook_id, tenant=new.tenant),
+            "sealed_secret": webhook.sealed(keyring, secret, hook_id=hook_id, tenant=new.tenant),
         }
         row = (await connection.execute(insert(webhooks).values(values).returning(*webhooks.c))).one()
         change = Change("webhook.add", "webhook", str(hook_id), new.tenant, before=None, after=_snapshot(row))
@@ -97,18 +109,18 @@ async def add(plane: ControlPlane, new: NewWebhook, *, caller: Principal, origin
     return AddedWebhook(**view(row).model_dump(), secret=secret.get_secret_value())
 
 
-async def remove(plane: ControlPlane, hook_id: uuid.UUID, *, caller: Principal, origin: Origin) -> None:
-    """With what is still to be delivered to it. Raises 403, 404."""
-    async with plane.database.transaction() as connection:
+async def remove(database: Database, hook_id: uuid.UUID, *, caller: Principal, origin: Origin) -> None:
+    """Removes a webhook, and what is still to be delivered to it. Raises 403, 404."""
+    async with database.transaction() as connection:
         row = await _one(connection, hook_id, caller)
         await connection.execute(delete(webhooks).where(webhooks.c.id == hook_id))
         change = Change("webhook.remove", "webhook", str(hook_id), row.tenant, before=_snapshot(row), after=None)
         await audit.record(connection, change, origin)
 
 
-async def try_out(plane: ControlPlane, hook_id: uuid.UUID, *, caller: Principal) -> TrialResult:
+async def try_out(database: Database, hook_id: uuid.UUID, *, sender: WebhookSender, caller: Principal) -> TrialResult:
     """Sends a notice of the kind `test`, once, now. Raises 403, 404."""
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         row = await _one(connection, hook_id, caller)
     notice = TrialNotice(
         id=uuid.uuid4(),
@@ -119,16 +131,18 @@ async def try_out(plane: ControlPlane, hook_id: uuid.UUID, *, caller: Principal)
         data=WebhookTrial(webhook_id=hook_id, message="This webhook works."),
     )
     try:
-        status = await plane.webhooks.post(_hook(row), notice_id=notice.id, body=notice.to_json())
+        status = await sender.post(_hook(row), notice_id=notice.id, body=notice.to_json())
     except Undelivered as exc:
         return TrialResult(delivered=False, status=exc.status, error=str(exc))
     return TrialResult(delivered=True, status=status, error=None)
 
 
-async def page(plane: ControlPlane, *, tenant: str | None, paging: Paging) -> Page[WebhookView]:
-    """`tenant` None: all."""
-    query = select(webhooks) if tenant is None else select(webhooks).where(webhooks.c.tenant == tenant)
-    async with plane.database.transaction() as connection:
+async def page(database: Database, *, caller: Principal, paging: Paging) -> Page[WebhookView]:
+    """The webhooks of the caller's tenant, or all."""
+    query = select(webhooks)
+    if (tenant := caller.scope(None)) is not None:
+        query = query.where(webhooks.c.tenant == tenant)
+    async with database.transaction() as connection:
         return await read_page(connection, query, keys=[webhooks.c.id], paging=paging, view=view)
 
 
@@ -150,7 +164,7 @@ def view(row: Any) -> WebhookView:
 
 
 async def _one(connection: AsyncConnection, hook_id: uuid.UUID, caller: Principal) -> Any:
-    """Locked. Raises 403, 404."""
+    """The webhook's row, locked until the transaction's end. Raises 403, 404."""
     row = (await connection.execute(select(webhooks).where(webhooks.c.id == hook_id).with_for_update())).first()
     if row is None:
         raise not_found(f"there is no webhook {hook_id}")
@@ -163,7 +177,8 @@ def _hook(row: Any) -> Hook:
 
 
 def _snapshot(row: Any) -> dict[str, Any]:
-    """Without the URL's path and query, which often hold a secret of the receiver's."""
+    """The webhook as the audit log shows it: without the URL's path and query, which often hold a secret of the
+    receiver's."""
     parts = urlsplit(row.url)
     return {
         "id": str(row.id),

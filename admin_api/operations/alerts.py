@@ -11,7 +11,7 @@ from pydantic import BaseModel, PlainSerializer
 from sqlalchemy import ColumnElement, func, select, update
 
 from admin_api.access.principals import Principal
-from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import not_found
 from contracts.usage import plain_decimal
@@ -55,34 +55,34 @@ class AlertView(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AlertFilter:
-    """None: any."""
+    """Which alerts are wanted; a field that is None wants any."""
 
     tenant: str | None = None
     kind: str | None = None
     about: str | None = None
     states: frozenset[State] = frozenset()
-    """All of them at once."""
+    """Every one of them must hold."""
 
 
-async def page(plane: ControlPlane, wanted: AlertFilter, *, paging: Paging) -> Page[AlertView]:
-    """The newest first."""
+async def page(database: Database, wanted: AlertFilter, *, caller: Principal, paging: Paging) -> Page[AlertView]:
+    """Those of the wanted alerts that the caller sees, the newest first. Raises 403, 422."""
     columns = alerts.c
     query = select(alerts)
-    if wanted.tenant is not None:
-        query = query.where(columns.tenant == wanted.tenant)
+    if (tenant := caller.scope(wanted.tenant)) is not None:
+        query = query.where(columns.tenant == tenant)
     if wanted.kind is not None:
         query = query.where(columns.kind == wanted.kind)
     if wanted.about is not None:
         query = query.where(columns.about == wanted.about)
     query = query.where(*(_is(state) for state in wanted.states))
     keys = [columns.created_at, columns.id]
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         return await read_page(connection, query, keys=keys, paging=paging, view=view, newest_first=True)
 
 
-async def acknowledge(plane: ControlPlane, alert_id: uuid.UUID, *, caller: Principal, origin: Origin) -> AlertView:
+async def acknowledge(database: Database, alert_id: uuid.UUID, *, caller: Principal, origin: Origin) -> AlertView:
     """Notes who saw it and when; who came first stays. Raises 403, 404."""
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         old = (await connection.execute(select(alerts).where(alerts.c.id == alert_id).with_for_update())).first()
         if old is None:
             raise not_found(f"there is no alert {alert_id}")

@@ -1,19 +1,21 @@
-"""What the control plane asks of the data plane: a health check, who is there, and how much is waiting."""
+"""The state of the fleet: which workers are there, how much waits, and whether a provider works."""
 
 import asyncio
 import itertools
 import json
 import logging
-from typing import Any, TypeVar
+import uuid
+from typing import Any
 
 import nats.errors
 import nats.js.errors
-from nats.js.kv import KeyValue
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from admin_api.configuration.providers import ProviderView
-from admin_api.control_plane import ControlPlane
+from admin_api.access.principals import Principal
+from admin_api.configuration import providers
+from admin_api.database import Database
 from admin_api.http.problems import conflict, unavailable
+from admin_api.operations.worker_rpc import WorkerRpc
 from contracts import streams, subjects
 from contracts.errors import Error, ErrorCode
 from contracts.providers import WorkerPresence
@@ -24,9 +26,6 @@ from runtime.broker import Broker
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_ANSWER_TIMEOUT_S = 8.0
 _CONFIG_ARRIVES_WITHIN_S = 2.0
 _ASK_AGAIN_AFTER_S = 0.1
 _READ_TIMEOUT_S = 5
@@ -66,17 +65,22 @@ class FleetState(BaseModel):
     streams: list[StreamSize]
 
 
-async def check_health(plane: ControlPlane, provider: ProviderView) -> HealthResult:
-    """Asks a worker for one cheap authenticated call to each endpoint, with the stored key.
+async def check_health(
+    database: Database, provider_id: uuid.UUID, *, workers: WorkerRpc, caller: Principal
+) -> HealthResult:
+    """Asks a worker for one cheap authenticated call to each endpoint of a provider, with the stored key.
 
-    Raises a 409 problem for a deactivated provider, 503 when no worker of its pool answers.
+    Raises 403, 404, 409 for a deactivated provider, 503 when no worker of its pool answers.
     """
+    provider = await providers.one(database, provider_id, caller=caller)
+    caller.must_change(provider.tenant)
     if not provider.is_active:
         raise conflict("the provider is deactivated; activate it first")
     subject = subjects.rpc(provider.provider_type, RpcMethod.HEALTH, provider.tenant)
+    question = HealthCheck(revision=provider.revision).to_json()
     give_up_at = asyncio.get_running_loop().time() + _CONFIG_ARRIVES_WITHIN_S
     while True:
-        answer = await ask(plane.broker, subject, HealthCheck(revision=provider.revision).to_json(), answers=_ANSWER)
+        answer = await workers.ask(subject, question, answers=_ANSWER)
         if isinstance(answer, Health):
             return HealthResult(healthy=answer.healthy, endpoints=list(answer.endpoints))
         if answer.error.code not in _NOT_YET_KNOWN or asyncio.get_running_loop().time() > give_up_at:
@@ -84,39 +88,23 @@ async def check_health(plane: ControlPlane, provider: ProviderView) -> HealthRes
         await asyncio.sleep(_ASK_AGAIN_AFTER_S)
 
 
-async def state(plane: ControlPlane) -> FleetState:
-    """Raises a 503 problem when NATS does not answer."""
-    _must_be_connected(plane.broker)
+async def state(broker: Broker, *, caller: Principal) -> FleetState:
+    """The workers that are there, the queues of the pools, and the sizes of the streams.
+
+    It concerns all tenants, so it is for callers who see all of them. Raises 403, 503 when NATS does not answer.
+    """
+    caller.must_see(None)
+    if not broker.connected:
+        raise unavailable("NATS does not answer")
     try:
         workers, queues, sizes = await asyncio.gather(
-            _presences(plane.broker),
-            asyncio.gather(*(_queue(plane.broker, *pool) for pool in itertools.product((*Provider, AUTO), Priority))),
-            asyncio.gather(*(_size(plane.broker, config["name"]) for config in streams.definitions(streams.Sizes()))),
+            _presences(broker),
+            asyncio.gather(*(_queue(broker, *pool) for pool in itertools.product((*Provider, AUTO), Priority))),
+            asyncio.gather(*(_size(broker, config["name"]) for config in streams.definitions(streams.Sizes()))),
         )
     except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as exc:
         raise unavailable(f"NATS does not answer: {reason(exc)}") from exc
     return FleetState(workers=workers, queues=list(queues), streams=list(sizes))
-
-
-async def ask(broker: Broker, subject: str, question: bytes, *, answers: TypeAdapter[T]) -> T:
-    """Asks one worker of the pool that `subject` names. Raises a 503 problem."""
-    _must_be_connected(broker)
-    pool = subject.split(".")[3]
-    try:
-        message = await broker.client.request(subject, question, timeout=_ANSWER_TIMEOUT_S)
-    except nats.errors.NoRespondersError as exc:
-        raise unavailable(f"no worker of the pool {pool} is running") from exc
-    except (nats.errors.Error, TimeoutError) as exc:
-        raise unavailable(f"no worker of the pool {pool} answered in {_ANSWER_TIMEOUT_S:g} s") from exc
-    try:
-        return answers.validate_json(message.data)
-    except ValidationError as exc:
-        raise unavailable(f"a worker of the pool {pool} answered in a form that this version does not know") from exc
-
-
-def _must_be_connected(broker: Broker) -> None:
-    if not broker.connected:
-        raise unavailable("NATS does not answer")
 
 
 async def _presences(broker: Broker) -> list[WorkerPresence]:
@@ -127,21 +115,16 @@ async def _presences(broker: Broker) -> list[WorkerPresence]:
     try:
         async with asyncio.timeout(_READ_TIMEOUT_S):
             async for entry in watcher:
+                # nats-py's watcher gives None once it has shown all that was there when it began.
                 if entry is None:
                     break
-                if presence := _presence(entry):
-                    found[entry.key] = presence
+                try:
+                    found[entry.key] = WorkerPresence.model_validate_json(entry.value or b"")
+                except ValidationError:
+                    log.warning("worker_presence_unreadable", extra={"key": entry.key})
     finally:
         await watcher.stop()
     return [found[key] for key in sorted(found)]
-
-
-def _presence(entry: KeyValue.Entry) -> WorkerPresence | None:
-    try:
-        return WorkerPresence.model_validate_json(entry.value or b"")
-    except ValidationError:
-        log.warning("worker_presence_unreadable", extra={"key": entry.key})
-        return None
 
 
 async def _queue(broker: Broker, provider: str, priority: Priority) -> PoolQueue:
@@ -162,7 +145,7 @@ async def _size(broker: Broker, name: str) -> StreamSize:
 
 
 async def _jetstream(broker: Broker, subject: str) -> dict[str, Any]:
-    """Raises a 503 problem when JetStream refuses."""
+    """What JetStream's API answers at `subject`. Raises a 503 problem when it refuses."""
     answer = json.loads((await broker.client.request(subject, timeout=_READ_TIMEOUT_S)).data)
     if error := answer.get("error"):
         raise unavailable(f"JetStream refuses {subject}: {error.get('description')}")

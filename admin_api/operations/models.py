@@ -6,20 +6,21 @@ A pool that gives no answer is named in `unavailable`, and the rest is shown.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, PlainSerializer, TypeAdapter
 from sqlalchemy import Row, select
 
-from admin_api.control_plane import ControlPlane
+from admin_api.access.principals import Principal
+from admin_api.database import Database
 from admin_api.http.pagination import Page, Paging, decode, encode
 from admin_api.http.problems import Problem
-from admin_api.operations import fleet_state
+from admin_api.operations.worker_rpc import WorkerRpc
 from admin_api.publishing import worker_config
 from contracts import subjects
-from contracts.providers import ProviderConfig, PublishedProvider, PublishedTenant
+from contracts.providers import ProviderConfig, PublishedTenant
 from contracts.rpc import ModelInfo, Models, Refusal
 from contracts.subjects import Provider, RpcMethod
 from contracts.usage import PriceSource, plain_decimal
@@ -27,19 +28,16 @@ from contracts.wire import utc_now
 from migrations.schema import llm_providers, tenants
 from runtime.prices import catalogue
 
-_TENANTS_AT_ONCE = 10
-_ASK_FOR_S = 8.0
-"""After this time no further tenants are asked for; the page ends early."""
 _ALIASES = ""
-"""In a provider's place in the order of the list: before every provider."""
+"""Stands for the provider in the sort key of an alias: before every provider."""
 _END = "~"
-"""After every provider."""
+"""Stands for the provider in a sort key after every provider of a tenant."""
 
 _ANSWER: TypeAdapter[Models | Refusal] = TypeAdapter(Models | Refusal)
 
 Usd = Annotated[Decimal, PlainSerializer(plain_decimal)]
 SortKey = tuple[str, str, str]
-"""Tenant, provider and id: the order of the list."""
+"""The tenant, provider and id of an entry: the order of the list, and what a cursor holds."""
 
 
 class ModelPrice(BaseModel):
@@ -60,7 +58,7 @@ class ModelEntry(BaseModel):
     price: ModelPrice | None = None
     """Null: no price is known, which is not the same as free."""
     targets: list[str] | None = None
-    """Of an alias: the models that are tried, in this order."""
+    """The models that an alias stands for, in the order in which they are tried; null: it is no alias."""
 
     @property
     def sort_key(self) -> SortKey:
@@ -81,7 +79,7 @@ class ModelPage(Page[ModelEntry]):
 
 @dataclass(frozen=True, slots=True)
 class ModelFilter:
-    """None: any."""
+    """Which models are wanted; a field that is None wants any."""
 
     tenant: str | None = None
     provider: Provider | None = None
@@ -96,29 +94,97 @@ class _Batch:
     more: bool
 
 
-async def page(plane: ControlPlane, wanted: ModelFilter, *, paging: Paging) -> ModelPage:
-    """By tenant, provider and id, each tenant's aliases first. May have fewer than `limit` and still a `next`."""
-    after: SortKey = ("", "", "")
-    if paging.cursor is not None:
-        tenant, provider, model = decode(paging.cursor, str, str, str)
-        after = (tenant, provider, model)
-    items: list[ModelEntry] = []
-    missing: list[Unavailable] = []
-    give_up_at = asyncio.get_running_loop().time() + _ASK_FOR_S
-    while True:
-        batch = await _read(plane, wanted, after)
-        entries, silent = await _entries(plane, batch, wanted, after)
-        items += entries
-        missing += silent
-        if len(items) > paging.limit:
-            items = items[: paging.limit]
-            shown = [one for one in missing if (one.tenant, one.provider, "") <= items[-1].sort_key]
-            return ModelPage(items=items, next=encode(*items[-1].sort_key), unavailable=shown)
-        if not batch.more:
-            return ModelPage(items=items, next=None, unavailable=missing)
-        after = (batch.tenants[-1].slug, _END, "")
-        if asyncio.get_running_loop().time() > give_up_at:
-            return ModelPage(items=items, next=encode(*after), unavailable=missing)
+class ModelList:
+    """Lists the models that tenants can ask for, some tenants at a time."""
+
+    def __init__(
+        self, database: Database, workers: WorkerRpc, *, tenants_at_once: int = 10, ask_for_s: float = 8.0
+    ) -> None:
+        """`ask_for_s`: after this time no further tenants are asked for, and the page ends early."""
+        self._database = database
+        self._workers = workers
+        self._tenants_at_once = tenants_at_once
+        self._ask_for_s = ask_for_s
+
+    async def page(self, wanted: ModelFilter, *, caller: Principal, paging: Paging) -> ModelPage:
+        """Those of the wanted models that the caller sees: by tenant, provider and id, a tenant's aliases first.
+
+        A page may have fewer than `limit` entries and still a `next`. Raises 403, 422.
+        """
+        wanted = replace(wanted, tenant=caller.scope(wanted.tenant))
+        after: SortKey = ("", "", "")
+        if paging.cursor is not None:
+            tenant, provider, model = decode(paging.cursor, str, str, str)
+            after = (tenant, provider, model)
+        items: list[ModelEntry] = []
+        missing: list[Unavailable] = []
+        give_up_at = asyncio.get_running_loop().time() + self._ask_for_s
+        while True:
+            batch = await self._read(wanted, after)
+            entries, silent = await self._entries(batch, wanted, after)
+            items += entries
+            missing += silent
+            if len(items) > paging.limit:
+                items = items[: paging.limit]
+                shown = [one for one in missing if (one.tenant, one.provider, "") <= items[-1].sort_key]
+                return ModelPage(items=items, next=encode(*items[-1].sort_key), unavailable=shown)
+            if not batch.more:
+                return ModelPage(items=items, next=None, unavailable=missing)
+            after = (batch.tenants[-1].slug, _END, "")
+            if asyncio.get_running_loop().time() > give_up_at:
+                return ModelPage(items=items, next=encode(*after), unavailable=missing)
+
+    async def _read(self, wanted: ModelFilter, after: SortKey) -> _Batch:
+        of_tenants = (
+            select(tenants).where(tenants.c.slug >= after[0]).order_by(tenants.c.slug).limit(self._tenants_at_once + 1)
+        )
+        if wanted.tenant is not None:
+            of_tenants = of_tenants.where(tenants.c.slug == wanted.tenant)
+        async with self._database.transaction() as connection:
+            found = (await connection.execute(of_tenants)).all()
+            slugs = [row.slug for row in found[: self._tenants_at_once]]
+            of_providers = select(llm_providers).where(llm_providers.c.tenant.in_(slugs), llm_providers.c.is_active)
+            if wanted.provider is not None:
+                of_providers = of_providers.where(llm_providers.c.provider_type == wanted.provider)
+            providers = (await connection.execute(of_providers)).all()
+        return _Batch(found[: self._tenants_at_once], providers, more=len(found) > self._tenants_at_once)
+
+    async def _entries(
+        self, batch: _Batch, wanted: ModelFilter, after: SortKey
+    ) -> tuple[list[ModelEntry], list[Unavailable]]:
+        """The batch's entries in order, and who could not tell theirs. Only what comes after `after` is asked for."""
+        rows = [row for row in batch.providers if (row.tenant, row.provider_type) >= after[:2]]
+        answers = await asyncio.gather(*(self._models_of(row) for row in rows))
+        known = {row.slug: worker_config.tenant(row) or PublishedTenant(slug=row.slug) for row in batch.tenants}
+        entries = [entry for tenant in known.values() for entry in _aliases(tenant, wanted.provider)]
+        silent: list[Unavailable] = []
+        for row, answer in zip(rows, answers, strict=True):
+            if isinstance(answer, str):
+                silent.append(Unavailable(tenant=row.tenant, provider=row.provider_type, reason=answer))
+            else:
+                models = {model.id: model for model in answer}.values()
+                entries += [_entry(model, row.provider_type, known[row.tenant]) for model in models]
+        in_order = sorted((entry for entry in entries if entry.sort_key > after), key=lambda entry: entry.sort_key)
+        unseen = [one for one in silent if (one.tenant, one.provider, "") > after]
+        return in_order, sorted(unseen, key=lambda one: (one.tenant, one.provider))
+
+    async def _models_of(self, row: Row[Any]) -> Sequence[ModelInfo] | str:
+        """The models of a provider, or why nobody could tell them."""
+        provider = worker_config.provider(row)
+        if provider is None:
+            return "this version cannot read its configuration"
+        if (named := offered(provider.config)) is not None:
+            return [ModelInfo(id=model) for model in named]
+        subject = subjects.rpc(provider.provider_type, RpcMethod.MODELS, provider.tenant)
+        try:
+            answer = await self._workers.ask(subject, b"", answers=_ANSWER)
+        except Problem as problem:
+            return problem.detail
+        match answer:
+            case Models():
+                return answer.models
+            case Refusal():
+                return answer.error.message
 
 
 def offered(config: ProviderConfig) -> list[str] | None:
@@ -131,64 +197,8 @@ def offered(config: ProviderConfig) -> list[str] | None:
     return None if takes_any else list(dict.fromkeys(deployed))
 
 
-async def _read(plane: ControlPlane, wanted: ModelFilter, after: SortKey) -> _Batch:
-    of_tenants = select(tenants).where(tenants.c.slug >= after[0]).order_by(tenants.c.slug).limit(_TENANTS_AT_ONCE + 1)
-    if wanted.tenant is not None:
-        of_tenants = of_tenants.where(tenants.c.slug == wanted.tenant)
-    async with plane.database.transaction() as connection:
-        found = (await connection.execute(of_tenants)).all()
-        slugs = [row.slug for row in found[:_TENANTS_AT_ONCE]]
-        of_providers = select(llm_providers).where(llm_providers.c.tenant.in_(slugs), llm_providers.c.is_active)
-        if wanted.provider is not None:
-            of_providers = of_providers.where(llm_providers.c.provider_type == wanted.provider)
-        providers = (await connection.execute(of_providers)).all()
-    return _Batch(found[:_TENANTS_AT_ONCE], providers, more=len(found) > _TENANTS_AT_ONCE)
-
-
-async def _entries(
-    plane: ControlPlane, batch: _Batch, wanted: ModelFilter, after: SortKey
-) -> tuple[list[ModelEntry], list[Unavailable]]:
-    """In order; of what comes after `after` only, so that nobody is asked in vain."""
-    rows = [row for row in batch.providers if (row.tenant, row.provider_type) >= after[:2]]
-    answers = await asyncio.gather(*(_models_of(plane, row) for row in rows))
-    known = {row.slug: worker_config.tenant(row) or PublishedTenant(slug=row.slug) for row in batch.tenants}
-    entries = [entry for tenant in known.values() for entry in _aliases(tenant, wanted.provider)]
-    silent: list[Unavailable] = []
-    for row, answer in zip(rows, answers, strict=True):
-        if isinstance(answer, str):
-            silent.append(Unavailable(tenant=row.tenant, provider=row.provider_type, reason=answer))
-        else:
-            models = {model.id: model for model in answer}.values()
-            entries += [_entry(model, row.provider_type, known[row.tenant]) for model in models]
-    in_order = sorted((entry for entry in entries if entry.sort_key > after), key=lambda entry: entry.sort_key)
-    unseen = [one for one in silent if (one.tenant, one.provider, "") > after]
-    return in_order, sorted(unseen, key=lambda one: (one.tenant, one.provider))
-
-
-async def _models_of(plane: ControlPlane, row: Row[Any]) -> Sequence[ModelInfo] | str:
-    """The models, or why nobody could tell them."""
-    provider = worker_config.provider(row)
-    if provider is None:
-        return "this version cannot read its configuration"
-    named = offered(provider.config)
-    return await _ask(plane, provider) if named is None else [ModelInfo(id=model) for model in named]
-
-
-async def _ask(plane: ControlPlane, provider: PublishedProvider) -> Sequence[ModelInfo] | str:
-    subject = subjects.rpc(provider.provider_type, RpcMethod.MODELS, provider.tenant)
-    try:
-        answer = await fleet_state.ask(plane.broker, subject, b"", answers=_ANSWER)
-    except Problem as problem:
-        return problem.detail
-    match answer:
-        case Models():
-            return answer.models
-        case Refusal():
-            return answer.error.message
-
-
 def _aliases(tenant: PublishedTenant, provider: Provider | None) -> list[ModelEntry]:
-    """Those with a target at `provider`, when one was asked for."""
+    """The tenant's aliases; those with a target at `provider`, when one was asked for."""
     return [
         ModelEntry(tenant=tenant.slug, provider=None, id=alias, targets=list(targets))
         for alias, targets in tenant.aliases.items()
@@ -207,7 +217,7 @@ def _entry(model: ModelInfo, provider: str, tenant: PublishedTenant) -> ModelEnt
 
 
 def _price(model: str, provider: str, tenant: PublishedTenant) -> ModelPrice | None:
-    """As the usage of the tenant is priced now."""
+    """The price at which the tenant's usage is counted now; None when none is known."""
     prices, source = catalogue.find_prices(provider, model, at=utc_now(), overrides=tenant.prices)
     if prices is None:
         return None

@@ -4,7 +4,7 @@ import csv
 import io
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.access.principals import Principal
 from admin_api.configuration import providers
-from admin_api.control_plane import ControlPlane
 from admin_api.database import Database
 from admin_api.http.pagination import Paging, read_page
 from admin_api.http.problems import invalid
@@ -81,7 +80,7 @@ class Usage(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """UTC days, both included."""
+    """A period of UTC days, both included."""
 
     first: date
     last: date
@@ -89,7 +88,7 @@ class Days:
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
-    """None: any."""
+    """Which usage is wanted; a field that is None wants any."""
 
     tenant: str | None = None
     provider: str | None = None
@@ -100,6 +99,8 @@ class UsageFilter:
 
 @dataclass(frozen=True, slots=True)
 class Question:
+    """What a report is asked for. It says nothing of who asks: see `asked_by`."""
+
     days: Days
     group_by: Sequence[GroupBy]
     only: UsageFilter
@@ -116,14 +117,36 @@ def days(first: date | None, last: date | None) -> Days:
     return Days(first, last)
 
 
+def asked_by(
+    caller: Principal, wanted: UsageFilter, *, group_by: str, first: date | None, last: date | None
+) -> Question:
+    """What a caller asks for, narrowed to what it sees. `group_by`: values of GroupBy, separated by commas.
+
+    Raises 403, 422.
+    """
+    only = replace(wanted, tenant=caller.scope(wanted.tenant))
+    asked = days(first, last)
+    try:
+        groups = [*dict.fromkeys(GroupBy(part.strip()) for part in group_by.split(","))]
+    except ValueError as exc:
+        raise invalid("group_by", f"is one or several of {', '.join(GroupBy)}, separated by commas") from exc
+    return Question(asked, groups, only)
+
+
 async def of_provider(
-    plane: ControlPlane, provider_id: uuid.UUID, asked: Days, *, paging: Paging, caller: Principal
+    database: Database,
+    provider_id: uuid.UUID,
+    *,
+    first: date | None,
+    last: date | None,
+    caller: Principal,
+    paging: Paging,
 ) -> Usage:
-    """By day and model. Raises 403, 404."""
-    found = await providers.one(plane, provider_id, caller=caller)
+    """The usage of one provider by day and model, with `first` and `last` as in `days`. Raises 403, 404, 422."""
+    asked = days(first, last)
+    found = await providers.one(database, provider_id, caller=caller)
     only = UsageFilter(tenant=found.tenant, provider_id=str(found.id))
-    question = Question(asked, (GroupBy.DAY, GroupBy.MODEL), only)
-    return await summarise(plane.database, question, paging=paging)
+    return await summarise(database, Question(asked, (GroupBy.DAY, GroupBy.MODEL), only), paging=paging)
 
 
 async def summarise(database: Database, question: Question, *, paging: Paging) -> Usage:
@@ -153,7 +176,7 @@ async def to_csv(database: Database, question: Question) -> str:
 
 
 def _source(question: Question) -> Table:
-    """The smallest roll-up that knows all that is asked for."""
+    """The smallest roll-up that knows all that is asked for. Raises 422 when none does."""
     by_agent = GroupBy.AGENT in question.group_by or question.only.agent is not None
     by_hour = GroupBy.HOUR in question.group_by
     if by_agent and by_hour:
@@ -186,7 +209,8 @@ def _within(table: Table, asked: Days) -> ColumnElement[bool]:
 async def _totals(
     connection: AsyncConnection, question: Question, items: Sequence[UsageItem], *, whole: bool
 ) -> Totals:
-    """Of all pages: summed up here when there is but one, else asked of a roll-up by day, which is smaller."""
+    """The sums over all pages. `whole`: `items` are all of them, so the sums are made of these; otherwise a roll-up by
+    day is asked, which is smaller than one by hour."""
     if whole:
         sums = {name: sum(getattr(item, name) for item in items) for name in Totals.model_fields}
         return Totals.model_validate(sums)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from admin_api.access.principals import AuditOrigin, CurrentPrincipal, CurrentWriter
-from admin_api.control_plane import Plane
+from admin_api.dependencies import Db
 from admin_api.http.pagination import Page, Paged
 from admin_api.operations import alerts
 from admin_api.operations.alerts import AlertFilter, AlertView, State
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 
 @router.get("")
 async def list_alerts(
-    plane: Plane,
+    database: Db,
     caller: CurrentPrincipal,
     paging: Paged,
     tenant: Annotated[Token | None, Query()] = None,
@@ -26,12 +26,11 @@ async def list_alerts(
     state: Annotated[list[State] | None, Query(max_length=len(State))] = None,
 ) -> Page[AlertView]:
     """The alerts that the caller may see, the newest first. `state` may be given several times: all must hold."""
-    states = frozenset(state or ())
-    wanted = AlertFilter(tenant=caller.scope(tenant), kind=kind, about=about, states=states)
-    return await alerts.page(plane, wanted, paging=paging)
+    wanted = AlertFilter(tenant=tenant, kind=kind, about=about, states=frozenset(state or ()))
+    return await alerts.page(database, wanted, caller=caller, paging=paging)
 
 
 @router.post("/{alert_id}/acknowledge")
-async def acknowledge_alert(plane: Plane, caller: CurrentWriter, origin: AuditOrigin, alert_id: uuid.UUID) -> AlertView:
+async def acknowledge_alert(database: Db, caller: CurrentWriter, origin: AuditOrigin, alert_id: uuid.UUID) -> AlertView:
     """Notes who acknowledged the alert, and when. Once is enough: later calls change nothing."""
-    return await alerts.acknowledge(plane, alert_id, caller=caller, origin=origin)
+    return await alerts.acknowledge(database, alert_id, caller=caller, origin=origin)

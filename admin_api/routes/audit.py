@@ -9,8 +9,8 @@ from fastapi.responses import StreamingResponse
 
 from admin_api.access.principals import CurrentPrincipal
 from admin_api.audit import log
-from admin_api.audit.log import AuditEntry, AuditFilter
-from admin_api.control_plane import Plane
+from admin_api.audit.log import AuditEntry
+from admin_api.dependencies import Db
 from admin_api.http.pagination import Page, Paged
 from contracts.wire import Token
 
@@ -31,7 +31,7 @@ class AuditFormat(StrEnum):
     "", response_model=Page[AuditEntry], responses={200: {"content": {_JSON_LINES: {"schema": {"type": "string"}}}}}
 )
 async def get_audit(
-    plane: Plane,
+    database: Db,
     caller: CurrentPrincipal,
     paging: Paged,
     tenant: Annotated[Token | None, Query()] = None,
@@ -44,17 +44,10 @@ async def get_audit(
     accept: Annotated[str, Header()] = "",
 ) -> Page[AuditEntry] | Response:
     """Who changed what, or was refused, the newest first. As JSON lines it comes whole, without pages."""
-    chosen = AuditFilter(
-        tenant=caller.scope(tenant),
-        actor=actor,
-        action=action,
-        object=about,
-        since=log.start(first),
-        before=log.end(last),
-    )
+    chosen = log.wanted_by(caller, tenant=tenant, actor=actor, action=action, about=about, first=first, last=last)
     if wanted is AuditFormat.JSON_LINES or (wanted is None and _JSON_LINES in accept):
-        return await _streamed(log.export(plane.database, chosen))
-    return await log.page(plane.database, chosen, paging=paging)
+        return await _streamed(log.export(database, chosen))
+    return await log.page(database, chosen, paging=paging)
 
 
 async def _streamed(parts: AsyncGenerator[str]) -> Response:

@@ -5,9 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from admin_api.access.principals import CurrentPrincipal
-from admin_api.control_plane import Plane
+from admin_api.dependencies import Models
 from admin_api.http.pagination import Paged
-from admin_api.operations import models
 from admin_api.operations.models import ModelFilter, ModelPage
 from contracts.subjects import Provider
 from contracts.wire import Token
@@ -17,7 +16,7 @@ router = APIRouter(prefix="/api/v1/models", tags=["models"])
 
 @router.get("")
 async def list_models(
-    plane: Plane,
+    models: Models,
     caller: CurrentPrincipal,
     paging: Paged,
     tenant: Annotated[Token | None, Query()] = None,
@@ -25,4 +24,4 @@ async def list_models(
 ) -> ModelPage:
     """What tenants can ask for: the models of their active providers, and their aliases. A provider that cannot be
     asked right now is in `unavailable`. A page may end early; `next` says whether there is more."""
-    return await models.page(plane, ModelFilter(tenant=caller.scope(tenant), provider=provider), paging=paging)
+    return await models.page(ModelFilter(tenant=tenant, provider=provider), caller=caller, paging=paging)

@@ -4,28 +4,23 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from http import HTTPStatus
-from typing import Annotated
 
 import nats.errors
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from admin_api.control_plane import ControlPlane, Plane
 from admin_api.database import DatabaseUnavailable
+from admin_api.dependencies import Db, Metrics, Nats, Vault
 from contracts import streams
 from contracts.wire import reason
-from runtime.broker import Unreachable
+from runtime.broker import Broker, Unreachable
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["probes"])
 
 _TIMEOUT_S = 3
-
-
-def _registry(request: Request) -> CollectorRegistry:
-    return request.app.state.registry
 
 
 @router.get("/healthz")
@@ -38,11 +33,12 @@ async def healthz() -> dict[str, str]:
     "/readyz",
     responses={HTTPStatus.SERVICE_UNAVAILABLE: {"description": "A part cannot be used; `checks` says which."}},
 )
-async def readyz(plane: Plane) -> Response:
+async def readyz(database: Db, broker: Nats, vault: Vault) -> Response:
     """Whether PostgreSQL, NATS and Vault can be used right now, each."""
-    names = ("database", "nats", "vault")
-    checks = dict(zip(names, await asyncio.gather(*(_works(name, plane) for name in names)), strict=True))
-    ready = all(checks.values())
+    pings = {"database": database.ping(), "nats": _ping(broker), "vault": vault.ping()}
+    answers = await asyncio.gather(*(_answers(part, ping) for part, ping in pings.items()))
+    checks = dict(zip(pings, answers, strict=True))
+    ready = all(answers)
     return JSONResponse(
         {"status": "ok" if ready else "unavailable", "checks": checks},
         HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE,
@@ -50,35 +46,27 @@ async def readyz(plane: Plane) -> Response:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(registry: Annotated[CollectorRegistry, Depends(_registry)]) -> Response:
+async def metrics(registry: Metrics) -> Response:
     """Prometheus' text format."""
     return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _works(name: str, plane: ControlPlane) -> bool:
+async def _answers(part: str, ping: Awaitable[None]) -> bool:
+    """Whether a ping came back in time; the log says why not."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            await _ping(name, plane)
+            await ping
     except (DatabaseUnavailable, Unreachable, TimeoutError) as exc:
-        log.warning("not_ready", extra={"part": name, "error": reason(exc)})
+        log.warning("not_ready", extra={"part": part, "error": reason(exc)})
         return False
     return True
 
 
-def _ping(name: str, plane: ControlPlane) -> Awaitable[None]:
-    match name:
-        case "database":
-            return plane.database.ping()
-        case "vault":
-            return plane.vault.ping()
-        case _:
-            return _ping_nats(plane)
-
-
-async def _ping_nats(plane: ControlPlane) -> None:
-    if not plane.broker.connected:
+async def _ping(broker: Broker) -> None:
+    """Raises Unreachable."""
+    if not broker.connected:
         raise Unreachable("NATS is disconnected")
     try:
-        await plane.broker.client.request(f"$JS.API.STREAM.INFO.{streams.CONFIG}", timeout=_TIMEOUT_S)
+        await broker.client.request(f"$JS.API.STREAM.INFO.{streams.CONFIG}", timeout=_TIMEOUT_S)
     except nats.errors.Error as exc:
         raise Unreachable(f"JetStream does not answer: {reason(exc)}") from exc

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from admin_api.access.principals import AuditOrigin, CurrentPrincipal, CurrentWriter
 from admin_api.configuration import providers
 from admin_api.configuration.providers import NewProvider, ProviderChange, ProviderFilter, ProviderView
-from admin_api.control_plane import Plane
+from admin_api.dependencies import Db, Keys, Networks, Publisher, Workers
 from admin_api.http.pagination import Page, Paged, PagedSums
 from admin_api.operations import fleet_state, usage_reports
 from admin_api.operations.fleet_state import HealthResult
@@ -22,15 +22,24 @@ router = APIRouter(prefix="/api/v1/llm-providers", tags=["llm-providers"])
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def add_provider(plane: Plane, caller: CurrentWriter, origin: AuditOrigin, new: NewProvider) -> ProviderView:
+async def add_provider(
+    database: Db,
+    keys: Keys,
+    publisher: Publisher,
+    networks: Networks,
+    caller: CurrentWriter,
+    origin: AuditOrigin,
+    new: NewProvider,
+) -> ProviderView:
     """Adds a provider to a tenant, or brings a deactivated one back. The key is sealed and never returned."""
-    caller.must_change(new.tenant)
-    return await providers.add(plane, new, origin)
+    return await providers.add(
+        database, new, keys=keys, publisher=publisher, allowed_networks=networks, caller=caller, origin=origin
+    )
 
 
 @router.get("")
 async def list_providers(
-    plane: Plane,
+    database: Db,
     caller: CurrentPrincipal,
     paging: Paged,
     tenant: Annotated[Token | None, Query()] = None,
@@ -38,40 +47,57 @@ async def list_providers(
     active: Annotated[bool | None, Query()] = None,
 ) -> Page[ProviderView]:
     """The providers that the caller may see, by tenant and type."""
-    wanted = ProviderFilter(tenant=caller.scope(tenant), provider_type=provider_type, active=active)
-    return await providers.page(plane, wanted, paging=paging)
+    wanted = ProviderFilter(tenant=tenant, provider_type=provider_type, active=active)
+    return await providers.page(database, wanted, caller=caller, paging=paging)
 
 
 @router.get("/{provider_id}")
-async def get_provider(plane: Plane, caller: CurrentPrincipal, provider_id: uuid.UUID) -> ProviderView:
+async def get_provider(database: Db, caller: CurrentPrincipal, provider_id: uuid.UUID) -> ProviderView:
     """One provider."""
-    return await providers.one(plane, provider_id, caller=caller)
+    return await providers.one(database, provider_id, caller=caller)
 
 
 @router.put("/{provider_id}")
 async def change_provider(
-    plane: Plane, caller: CurrentWriter, origin: AuditOrigin, provider_id: uuid.UUID, wanted: ProviderChange
+    database: Db,
+    keys: Keys,
+    publisher: Publisher,
+    networks: Networks,
+    caller: CurrentWriter,
+    origin: AuditOrigin,
+    provider_id: uuid.UUID,
+    wanted: ProviderChange,
 ) -> ProviderView:
     """Changes what is given; `api_key` rotates the key, `config` is replaced as a whole."""
-    return await providers.change(plane, provider_id, wanted, caller=caller, origin=origin)
+    return await providers.change(
+        database,
+        provider_id,
+        wanted,
+        keys=keys,
+        publisher=publisher,
+        allowed_networks=networks,
+        caller=caller,
+        origin=origin,
+    )
 
 
 @router.delete("/{provider_id}", status_code=HTTPStatus.NO_CONTENT)
-async def deactivate_provider(plane: Plane, caller: CurrentWriter, origin: AuditOrigin, provider_id: uuid.UUID) -> None:
+async def deactivate_provider(
+    database: Db, publisher: Publisher, caller: CurrentWriter, origin: AuditOrigin, provider_id: uuid.UUID
+) -> None:
     """Deactivates a provider: no further request goes there. What it was used for stays booked."""
-    await providers.deactivate(plane, provider_id, caller=caller, origin=origin)
+    await providers.deactivate(database, provider_id, publisher=publisher, caller=caller, origin=origin)
 
 
 @router.post("/{provider_id}/test", responses={HTTPStatus.CONFLICT: {}})
-async def test_provider(plane: Plane, caller: CurrentWriter, provider_id: uuid.UUID) -> HealthResult:
+async def test_provider(database: Db, workers: Workers, caller: CurrentWriter, provider_id: uuid.UUID) -> HealthResult:
     """A worker makes one cheap authenticated call to each endpoint, with the stored key."""
-    provider = await providers.one(plane, provider_id, caller=caller)
-    return await fleet_state.check_health(plane, provider)
+    return await fleet_state.check_health(database, provider_id, workers=workers, caller=caller)
 
 
 @router.get("/{provider_id}/usage")
 async def get_provider_usage(
-    plane: Plane,
+    database: Db,
     caller: CurrentPrincipal,
     paging: PagedSums,
     provider_id: uuid.UUID,
@@ -79,6 +105,4 @@ async def get_provider_usage(
     last: Annotated[date | None, Query(alias="to")] = None,
 ) -> Usage:
     """Usage by day and model, both days included; the last 30 days unless said otherwise."""
-    return await usage_reports.of_provider(
-        plane, provider_id, usage_reports.days(first, last), paging=paging, caller=caller
-    )
+    return await usage_reports.of_provider(database, provider_id, first=first, last=last, caller=caller, paging=paging)

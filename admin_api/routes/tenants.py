@@ -7,35 +7,40 @@ from fastapi import APIRouter
 from admin_api.access.principals import AuditOrigin, CurrentAdmin, CurrentPrincipal, CurrentWriter
 from admin_api.configuration import tenants
 from admin_api.configuration.tenants import NewTenant, Tenant, TenantChange
-from admin_api.control_plane import Plane
+from admin_api.dependencies import Db, Publisher
 from admin_api.http.pagination import Page, Paged
 
 router = APIRouter(prefix="/api/v1/tenants", tags=["tenants"])
 
 
 @router.get("")
-async def list_tenants(plane: Plane, caller: CurrentPrincipal, paging: Paged) -> Page[Tenant]:
+async def list_tenants(database: Db, caller: CurrentPrincipal, paging: Paged) -> Page[Tenant]:
     """The tenants that the caller may see, by slug."""
-    return await tenants.page(plane, only=caller.tenant, paging=paging)
+    return await tenants.page(database, caller=caller, paging=paging)
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def add_tenant(plane: Plane, _: CurrentAdmin, origin: AuditOrigin, new: NewTenant) -> Tenant:
+async def add_tenant(
+    database: Db, publisher: Publisher, _: CurrentAdmin, origin: AuditOrigin, new: NewTenant
+) -> Tenant:
     """Adds a tenant."""
-    return await tenants.add(plane, new, origin)
+    return await tenants.add(database, new, publisher=publisher, origin=origin)
 
 
 @router.get("/{slug}")
-async def get_tenant(plane: Plane, caller: CurrentPrincipal, slug: str) -> Tenant:
+async def get_tenant(database: Db, caller: CurrentPrincipal, slug: str) -> Tenant:
     """One tenant."""
-    caller.must_see(slug)
-    return await tenants.one(plane, slug)
+    return await tenants.one(database, slug, caller=caller)
 
 
 @router.put("/{slug}")
 async def change_tenant(
-    plane: Plane, caller: CurrentWriter, origin: AuditOrigin, slug: str, wanted: TenantChange
+    database: Db,
+    publisher: Publisher,
+    caller: CurrentWriter,
+    origin: AuditOrigin,
+    slug: str,
+    wanted: TenantChange,
 ) -> Tenant:
     """Changes what is given. Null: the default; 0: no limit; left out: unchanged."""
-    caller.must_change(slug)
-    return await tenants.change(plane, slug, wanted, origin)
+    return await tenants.change(database, slug, wanted, publisher=publisher, caller=caller, origin=origin)

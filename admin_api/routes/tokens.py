@@ -8,25 +8,25 @@ from fastapi import APIRouter
 from admin_api.access.principals import AuditOrigin, CurrentWriter
 from admin_api.configuration import api_tokens
 from admin_api.configuration.api_tokens import AddedToken, NewToken, TokenView
-from admin_api.control_plane import Plane
+from admin_api.dependencies import Db
 from admin_api.http.pagination import Page, Paged
 
 router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"])
 
 
 @router.get("")
-async def list_tokens(plane: Plane, caller: CurrentWriter, paging: Paged) -> Page[TokenView]:
+async def list_tokens(database: Db, caller: CurrentWriter, paging: Paged) -> Page[TokenView]:
     """The tokens that work, of the caller's tenant or of all."""
-    return await api_tokens.page(plane, tenant=caller.tenant, paging=paging)
+    return await api_tokens.page(database, caller=caller, paging=paging)
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-async def add_token(plane: Plane, caller: CurrentWriter, origin: AuditOrigin, new: NewToken) -> AddedToken:
+async def add_token(database: Db, caller: CurrentWriter, origin: AuditOrigin, new: NewToken) -> AddedToken:
     """Adds a token. The answer shows it, once."""
-    return await api_tokens.add(plane, new, caller=caller, origin=origin)
+    return await api_tokens.add(database, new, caller=caller, origin=origin)
 
 
 @router.delete("/{token_id}", status_code=HTTPStatus.NO_CONTENT)
-async def revoke_token(plane: Plane, caller: CurrentWriter, origin: AuditOrigin, token_id: uuid.UUID) -> None:
+async def revoke_token(database: Db, caller: CurrentWriter, origin: AuditOrigin, token_id: uuid.UUID) -> None:
     """Revokes a token, at once."""
-    await api_tokens.revoke(plane, token_id, caller=caller, origin=origin)
+    await api_tokens.revoke(database, token_id, caller=caller, origin=origin)

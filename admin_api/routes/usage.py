@@ -8,11 +8,10 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import PlainTextResponse
 
 from admin_api.access.principals import CurrentPrincipal
-from admin_api.control_plane import Plane
+from admin_api.dependencies import Db
 from admin_api.http.pagination import PagedSums
-from admin_api.http.problems import invalid
 from admin_api.operations import usage_reports
-from admin_api.operations.usage_reports import GroupBy, Question, Usage, UsageFilter
+from admin_api.operations.usage_reports import Usage, UsageFilter
 from contracts.subjects import Provider
 from contracts.wire import ModelName, Token
 
@@ -28,7 +27,7 @@ class Format(StrEnum):
 
 @router.get("", response_model=Usage, responses={200: {"content": {_CSV: {"schema": {"type": "string"}}}}})
 async def get_usage(
-    plane: Plane,
+    database: Db,
     caller: CurrentPrincipal,
     paging: PagedSums,
     group_by: Annotated[
@@ -45,16 +44,8 @@ async def get_usage(
 ) -> Usage | Response:
     """What was used, and what it cost. Both days included; the last 30 days unless said otherwise. As CSV it comes
     whole, without pages."""
-    only = UsageFilter(tenant=caller.scope(tenant), provider=provider, model=model, agent=agent)
-    question = Question(usage_reports.days(first, last), _groups(group_by), only)
+    only = UsageFilter(tenant=tenant, provider=provider, model=model, agent=agent)
+    question = usage_reports.asked_by(caller, only, group_by=group_by, first=first, last=last)
     if wanted is Format.CSV or (wanted is None and _CSV in accept):
-        return PlainTextResponse(await usage_reports.to_csv(plane.database, question), media_type=_CSV)
-    return await usage_reports.summarise(plane.database, question, paging=paging)
-
-
-def _groups(text: str) -> list[GroupBy]:
-    """Raises a 422 problem."""
-    try:
-        return list(dict.fromkeys(GroupBy(part.strip()) for part in text.split(",")))
-    except ValueError as exc:
-        raise invalid("group_by", f"is one or several of {', '.join(GroupBy)}, separated by commas") from exc
+        return PlainTextResponse(await usage_reports.to_csv(database, question), media_type=_CSV)
+    return await usage_reports.summarise(database, question, paging=paging)

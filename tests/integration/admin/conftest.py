@@ -13,16 +13,19 @@ import httpx
 import nats
 import pytest
 import pytest_asyncio
+from fastapi import FastAPI
 from nats.aio.client import Client as Nats
 from nats.js.errors import KeyNotFoundError
 
-from admin_api.app import create_app, open_control_plane
-from admin_api.control_plane import ControlPlane
+from admin_api.app import AdminApi, open_admin_api
+from admin_api.database import Database
+from admin_api.dependencies import part_of
 from admin_api.settings import AdminSettings
 from contracts.subjects import Provider
 from fleet.deploy import nats_config
 from fleet.deploy.nats_users import users
 from fleet.local.servers import NatsServer
+from runtime.broker import Broker
 from tests.servers import Vault
 
 ADMIN_TOKEN = "bootstrap-token-of-the-tests"
@@ -88,23 +91,40 @@ def settings(nats_users: NatsWithUsers, database_url: str, vault: Vault, sealing
 
 
 @pytest_asyncio.fixture
-async def plane(settings: AdminSettings) -> AsyncGenerator[ControlPlane]:
-    async with open_control_plane(settings) as plane:
-        yield plane
+async def admin(settings: AdminSettings) -> AsyncGenerator[AdminApi]:
+    async with open_admin_api(settings) as admin:
+        yield admin
+
+
+@pytest.fixture
+def app(admin: AdminApi) -> FastAPI:
+    return admin.app
+
+
+@pytest.fixture
+def database(app: FastAPI) -> Database:
+    """The one that the admin API uses, with its rights."""
+    return part_of(app, Database)
+
+
+@pytest.fixture
+def broker(admin: AdminApi) -> Broker:
+    """The one that the admin API uses, with its rights."""
+    return admin.broker
 
 
 @asynccontextmanager
-async def client_of(plane: ControlPlane, token: str | None = ADMIN_TOKEN) -> AsyncGenerator[httpx.AsyncClient]:
+async def client_of(app: FastAPI, token: str | None = ADMIN_TOKEN) -> AsyncGenerator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    transport = httpx.ASGITransport(create_app(plane))
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers) as client:
         yield client
 
 
 @pytest_asyncio.fixture
-async def api(plane: ControlPlane) -> AsyncGenerator[httpx.AsyncClient]:
+async def api(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient]:
     """As the bootstrap admin."""
-    async with client_of(plane) as client:
+    async with client_of(app) as client:
         yield client
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
 from contracts.wire import utc_now
 from migrations.schema import alerts, audit_log
 
@@ -18,7 +18,7 @@ NOW = utc_now()
 DAY = date(2026, 11, 23)
 
 
-async def write(plane: ControlPlane, tenant: str, *, age_s: int = 0, **fields: Any) -> str:
+async def write(database: Database, tenant: str, *, age_s: int = 0, **fields: Any) -> str:
     row = {
         "id": uuid.uuid4(),
         "tenant": tenant,
@@ -31,13 +31,13 @@ async def write(plane: ControlPlane, tenant: str, *, age_s: int = 0, **fields: A
         "created_at": NOW - timedelta(seconds=age_s),
         **fields,
     }
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         await connection.execute(alerts.insert().values(row))
     return str(row["id"])
 
 
-async def test_shows_an_alert_with_its_money_as_text(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
-    written = await write(plane, acme)
+async def test_shows_an_alert_with_its_money_as_text(database: Database, api: httpx.AsyncClient, acme: str) -> None:
+    written = await write(database, acme)
 
     assert (await api.get(ALERTS)).json() == {
         "items": [
@@ -63,8 +63,8 @@ async def test_shows_an_alert_with_its_money_as_text(plane: ControlPlane, api: h
     }
 
 
-async def test_lists_the_newest_first_page_by_page(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
-    written = [await write(plane, acme, age_s=age_s) for age_s in range(5)]
+async def test_lists_the_newest_first_page_by_page(database: Database, api: httpx.AsyncClient, acme: str) -> None:
+    written = [await write(database, acme, age_s=age_s) for age_s in range(5)]
 
     found: list[str] = []
     cursor: str | None = None
@@ -76,8 +76,8 @@ async def test_lists_the_newest_first_page_by_page(plane: ControlPlane, api: htt
     assert (found, cursor) == (written, None)
 
 
-async def test_alerts_of_one_moment_are_all_listed(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
-    written = {await write(plane, acme, kind=f"k{number}") for number in range(3)}
+async def test_alerts_of_one_moment_are_all_listed(database: Database, api: httpx.AsyncClient, acme: str) -> None:
+    written = {await write(database, acme, kind=f"k{number}") for number in range(3)}
 
     first = (await api.get(ALERTS, params={"limit": 2})).json()
     second = (await api.get(ALERTS, params={"limit": 2, "cursor": first["next"]})).json()
@@ -85,10 +85,10 @@ async def test_alerts_of_one_moment_are_all_listed(plane: ControlPlane, api: htt
     assert {item["id"] for item in first["items"] + second["items"]} == written
 
 
-async def test_filters_by_tenant_kind_and_state(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
-    mine = await write(plane, acme)
-    budget = await write(plane, acme, kind="budget", age_s=1)
-    theirs = await write(plane, f"{acme}-other", age_s=2)
+async def test_filters_by_tenant_kind_and_state(database: Database, api: httpx.AsyncClient, acme: str) -> None:
+    mine = await write(database, acme)
+    budget = await write(database, acme, kind="budget", age_s=1)
+    theirs = await write(database, f"{acme}-other", age_s=2)
     await api.post(f"{ALERTS}/{mine}/acknowledge")
 
     async def ids(**params: str) -> list[str]:
@@ -102,10 +102,10 @@ async def test_filters_by_tenant_kind_and_state(plane: ControlPlane, api: httpx.
     assert await ids(state="acknowledged", kind="budget") == []
 
 
-async def test_what_is_over_is_told_from_what_was_seen(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
-    lasting = await write(plane, acme, kind="error_rate", about="openai")
-    over = await write(plane, acme, kind="error_rate", about="google", age_s=1, resolved_at=NOW)
-    seen = await write(plane, acme, kind="key_refused", about="openai", age_s=2, resolved_at=NOW)
+async def test_what_is_over_is_told_from_what_was_seen(database: Database, api: httpx.AsyncClient, acme: str) -> None:
+    lasting = await write(database, acme, kind="error_rate", about="openai")
+    over = await write(database, acme, kind="error_rate", about="google", age_s=1, resolved_at=NOW)
+    seen = await write(database, acme, kind="key_refused", about="openai", age_s=2, resolved_at=NOW)
     await api.post(f"{ALERTS}/{seen}/acknowledge")
 
     async def ids(*states: str, **params: str) -> list[str]:
@@ -119,8 +119,8 @@ async def test_what_is_over_is_told_from_what_was_seen(plane: ControlPlane, api:
     assert await ids(about="openai") == [lasting, seen]
 
 
-async def test_who_acknowledges_first_is_noted_once(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
-    written = await write(plane, acme)
+async def test_who_acknowledges_first_is_noted_once(database: Database, api: httpx.AsyncClient, acme: str) -> None:
+    written = await write(database, acme)
     token = (await api.post("/api/v1/tokens", json={"name": "n", "role": "tenant_admin", "tenant": acme})).json()
 
     first = await api.post(f"{ALERTS}/{written}/acknowledge", headers={"Authorization": f"Bearer {token['token']}"})
@@ -130,7 +130,7 @@ async def test_who_acknowledges_first_is_noted_once(plane: ControlPlane, api: ht
     assert first.json()["acknowledged_by"] == f"token:{token['id']}"
     assert first.json()["acknowledged_at"] is not None
     assert second.json() == first.json()
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         query = select(func.count()).where(audit_log.c.action == "alert.acknowledge", audit_log.c.tenant == acme)
         assert await connection.scalar(query) == 1
 

@@ -7,19 +7,19 @@ import httpx
 import pytest
 from sqlalchemy import delete, select
 
-from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
 from migrations.audit import Change, Origin, broken_at, record
 from migrations.schema import audit_log
 
 
-async def rows_of(plane: ControlPlane, tenant: str | None) -> list[dict[str, Any]]:
+async def rows_of(database: Database, tenant: str | None) -> list[dict[str, Any]]:
     query = select(audit_log).where(audit_log.c.tenant.is_not_distinct_from(tenant)).order_by(audit_log.c.seq)
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
 async def test_every_change_is_recorded_with_before_and_after(
-    plane: ControlPlane, api: httpx.AsyncClient, acme: str
+    database: Database, api: httpx.AsyncClient, acme: str
 ) -> None:
     config = {"base_url": "https://llm.example.com", "timeouts": {"connect_s": 0.5, "total_s": 86400}}
     tenant = f"/api/v1/tenants/{acme}"
@@ -35,7 +35,7 @@ async def test_every_change_is_recorded_with_before_and_after(
     token = await api.post("/api/v1/tokens", json={"name": "é\u2028", "role": "viewer", "tenant": acme})
     await api.delete(f"/api/v1/tokens/{token.json()['id']}")
 
-    rows = await rows_of(plane, acme)
+    rows = await rows_of(database, acme)
 
     assert [row["action"] for row in rows] == [
         "tenant.add",
@@ -55,17 +55,17 @@ async def test_every_change_is_recorded_with_before_and_after(
     assert broken_at(acme, rows) is None
 
 
-async def test_a_removed_row_shows(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def test_a_removed_row_shows(database: Database, api: httpx.AsyncClient, acme: str) -> None:
     for budget in (1, 2, 3):
         await api.put(f"/api/v1/tenants/{acme}", json={"daily_budget_usd": budget})
-    rows = await rows_of(plane, acme)
-    async with plane.database.transaction() as connection:
+    rows = await rows_of(database, acme)
+    async with database.transaction() as connection:
         await connection.execute(delete(audit_log).where(audit_log.c.seq == rows[1]["seq"]))
 
-    assert broken_at(acme, await rows_of(plane, acme)) == rows[2]["seq"]
+    assert broken_at(acme, await rows_of(database, acme)) == rows[2]["seq"]
 
 
-async def test_changes_at_the_same_time_form_one_chain(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def test_changes_at_the_same_time_form_one_chain(database: Database, api: httpx.AsyncClient, acme: str) -> None:
     tokens = [api.post("/api/v1/tokens", json={"name": "x", "role": "viewer"}) for _ in range(15)]
     budgets = [api.put(f"/api/v1/tenants/{acme}", json={"daily_budget_usd": budget}) for budget in range(1, 16)]
 
@@ -73,16 +73,16 @@ async def test_changes_at_the_same_time_form_one_chain(plane: ControlPlane, api:
 
     assert {answer.status_code for answer in answers} == {200, 201}
     for tenant, length in ((acme, 16), (None, 15)):
-        rows = await rows_of(plane, tenant)
+        rows = await rows_of(database, tenant)
         assert (len(rows), broken_at(tenant, rows)) == (length, None)
 
 
-async def test_a_change_that_fails_leaves_no_row(plane: ControlPlane, acme: str) -> None:
+async def test_a_change_that_fails_leaves_no_row(database: Database, acme: str) -> None:
     class ChangeFailed(Exception):
         pass
 
     async def fail_after_recording() -> None:
-        async with plane.database.transaction() as connection:
+        async with database.transaction() as connection:
             change = Change("tenant.change", "tenant", acme, acme, before={}, after={})
             await record(connection, change, Origin("somebody", "10.0.0.1"))
             raise ChangeFailed
@@ -90,4 +90,4 @@ async def test_a_change_that_fails_leaves_no_row(plane: ControlPlane, acme: str)
     with pytest.raises(ChangeFailed):
         await fail_after_recording()
 
-    assert len(await rows_of(plane, acme)) == 1
+    assert len(await rows_of(database, acme)) == 1

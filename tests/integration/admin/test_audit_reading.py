@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
 from contracts.wire import utc_now
 from migrations.audit import Change, Origin, broken_at, record
 from tests.integration.admin.conftest import client_of
@@ -53,10 +54,10 @@ async def test_lists_the_newest_first_page_by_page(api: httpx.AsyncClient, acme:
     assert (found, cursor) == (everything, None)
 
 
-async def test_filters(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def test_filters(app: FastAPI, api: httpx.AsyncClient, acme: str) -> None:
     added = (await api.post("/api/v1/llm-providers", json={"tenant": acme, "provider_type": "mock"})).json()
     token = (await api.post("/api/v1/tokens", json={"name": "n", "role": "admin"})).json()
-    async with client_of(plane, token["token"]) as other:
+    async with client_of(app, token["token"]) as other:
         await other.delete(f"/api/v1/llm-providers/{added['id']}")
     now = utc_now()
     yesterday, tomorrow = (now - timedelta(days=1)).date().isoformat(), (now + timedelta(days=1)).date().isoformat()
@@ -79,12 +80,12 @@ async def test_filters(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -
     assert await actions(to=now.isoformat()) == everything
 
 
-async def test_scoped_callers_see_their_tenant_only(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def test_scoped_callers_see_their_tenant_only(app: FastAPI, api: httpx.AsyncClient, acme: str) -> None:
     await api.post("/api/v1/tenants", json={"slug": f"{acme}-other"})
     token = (await api.post("/api/v1/tokens", json={"name": "n", "role": "viewer", "tenant": acme})).json()["token"]
     await api.post("/api/v1/tokens", json={"name": "n", "role": "viewer"})
 
-    async with client_of(plane, token) as client:
+    async with client_of(app, token) as client:
         seen = await read(client)
         exported = (await client.get(AUDIT, params={"format": "jsonl"})).text.splitlines()
 
@@ -94,9 +95,9 @@ async def test_scoped_callers_see_their_tenant_only(plane: ControlPlane, api: ht
 
 @pytest.mark.parametrize(("params", "headers"), [({"format": "jsonl"}, {}), ({}, {"Accept": "application/x-ndjson"})])
 async def test_exports_every_entry_as_json_lines(
-    plane: ControlPlane, api: httpx.AsyncClient, acme: str, params: dict[str, str], headers: dict[str, str]
+    database: Database, api: httpx.AsyncClient, acme: str, params: dict[str, str], headers: dict[str, str]
 ) -> None:
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         for number in range(1100):
             origin = Origin("somebody", "10.0.0.1")
             change = Change("test.change", "test", str(number), acme, before=None, after={"n": number})

@@ -243,8 +243,8 @@ async def test_rows_from_before_there_were_heads_still_hold(empty_database_url: 
 
 
 async def test_what_was_counted_is_written_when_the_process_ends(database: Database) -> None:
-    counter = RefusalCounter()
-    keeping = asyncio.create_task(counter.keep_recorded(database))
+    counter = RefusalCounter(database)
+    keeping = asyncio.create_task(counter.keep_recorded())
     await asyncio.sleep(0)
     counter.add(HTTPStatus.UNAUTHORIZED, "198.51.100.7")
 

@@ -2,19 +2,18 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from fastapi import FastAPI
 
-from admin_api.access.failed_logins import FAILURES_PER_MINUTE, FailedLoginLimiter
-from admin_api.app import create_app
+from admin_api.access.failed_logins import FAILURES_PER_MINUTE
+from admin_api.app import AdminApi, open_admin_api
 from admin_api.audit.log import AuditEntry, AuditFilter, page
-from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
 from admin_api.http.pagination import Paging
-from admin_api.http.rate_limiter import RateLimiter
 from admin_api.settings import AdminSettings
 from runtime.networks import parse_networks
 from tests.integration.admin.conftest import ADMIN_TOKEN
@@ -27,22 +26,18 @@ RATE = 30
 
 @pytest.fixture
 def settings(settings: AdminSettings) -> AdminSettings:
-    return settings.model_copy(update={"llm_trusted_proxies": parse_networks("10.9.0.0/16")})
+    changes = {
+        "llm_trusted_proxies": parse_networks("10.9.0.0/16"),
+        "llm_admin_rate_limit_per_minute": RATE,
+    }
+    return settings.model_copy(update=changes)
 
 
-@pytest.fixture
-def plane(plane: ControlPlane) -> ControlPlane:
-    """Where no time passes, however slow the machine is."""
-
-    def limiter(limit: int) -> RateLimiter:
-        return RateLimiter(limit=limit, clock=lambda: 0)
-
-    return replace(plane, rate_limiter=limiter(RATE), failed_logins=FailedLoginLimiter(limiter(FAILURES_PER_MINUTE)))
-
-
-@pytest.fixture
-def app(plane: ControlPlane) -> FastAPI:
-    return create_app(plane)
+@pytest_asyncio.fixture
+async def admin(settings: AdminSettings) -> AsyncGenerator[AdminApi]:
+    """Where no time passes for the limits, however slow the machine is."""
+    async with open_admin_api(settings, clock=lambda: 0) as admin:
+        yield admin
 
 
 @asynccontextmanager
@@ -52,15 +47,15 @@ async def client_at(app: FastAPI, address: str = "198.51.100.7", **headers: str)
         yield client
 
 
-async def entries(plane: ControlPlane) -> list[AuditEntry]:
+async def entries(database: Database) -> list[AuditEntry]:
     """The newest first."""
-    return (await page(plane.database, AuditFilter(), paging=Paging())).items
+    return (await page(database, AuditFilter(), paging=Paging())).items
 
 
-async def counts(plane: ControlPlane) -> Any:
+async def counts(admin: AdminApi, database: Database) -> Any:
     """What the counter of refusals has written."""
-    await plane.refusal_counter.record(plane.database)
-    newest = (await entries(plane))[0]
+    await admin.refusal_counter.record()
+    newest = (await entries(database))[0]
     assert newest.action == "requests.refuse"
     return newest.refusal and newest.refusal["counts"]
 
@@ -71,7 +66,7 @@ async def new_token(client: httpx.AsyncClient, **fields: Any) -> tuple[str, dict
     return f"token:{added['id']}", {"Authorization": f"Bearer {added['token']}"}
 
 
-async def test_a_token_may_come_so_often_and_not_more(app: FastAPI, plane: ControlPlane) -> None:
+async def test_a_token_may_come_so_often_and_not_more(app: FastAPI, admin: AdminApi, database: Database) -> None:
     async with client_at(app) as client:
         viewer, as_viewer = await new_token(client, role="viewer")
         answers = [await client.get(TENANTS, headers=as_viewer) for _ in range(RATE + 1)]
@@ -83,10 +78,12 @@ async def test_a_token_may_come_so_often_and_not_more(app: FastAPI, plane: Contr
     assert answers[-1].headers["ratelimit"] == '"token";r=0;t=60'
     assert answers[-1].headers["retry-after"] == "2"
     assert of_another.status_code == 200
-    assert await counts(plane) == {"429": {viewer: 1}}
+    assert await counts(admin, database) == {"429": {viewer: 1}}
 
 
-async def test_who_guesses_is_slowed_down_and_locks_nobody_out(app: FastAPI, plane: ControlPlane) -> None:
+async def test_who_guesses_is_slowed_down_and_locks_nobody_out(
+    app: FastAPI, admin: AdminApi, database: Database
+) -> None:
     async with client_at(app) as client, client_at(app, "198.51.100.8") as elsewhere:
         _, newcomer = await new_token(client, role="viewer")
         guesses = [await client.get(TENANTS, headers=UNKNOWN) for _ in range(FAILURES_PER_MINUTE + 2)]
@@ -100,7 +97,7 @@ async def test_who_guesses_is_slowed_down_and_locks_nobody_out(app: FastAPI, pla
     assert "www-authenticate" not in guesses[-1].headers
     assert (known.status_code, unknown_there.status_code) == (200, 429)
     assert (unknown_elsewhere.status_code, unknown_no_more.status_code) == (200, 200)
-    assert await counts(plane) == {"401": {"198.51.100.7": FAILURES_PER_MINUTE}, "429": {"198.51.100.7": 3}}
+    assert await counts(admin, database) == {"401": {"198.51.100.7": FAILURES_PER_MINUTE}, "429": {"198.51.100.7": 3}}
 
 
 async def test_asking_without_a_token_is_no_guess(app: FastAPI) -> None:
@@ -110,18 +107,18 @@ async def test_asking_without_a_token_is_no_guess(app: FastAPI) -> None:
     assert {answer.status_code for answer in answers} == {401}
 
 
-async def test_a_flood_of_unknown_callers_leaves_one_row(app: FastAPI, plane: ControlPlane) -> None:
-    before = len(await entries(plane))
+async def test_a_flood_of_unknown_callers_leaves_one_row(app: FastAPI, admin: AdminApi, database: Database) -> None:
+    before = len(await entries(database))
     for number in range(100):
         async with client_at(app, f"198.51.100.{number}") as client:
             await client.put("/api/v1/tenants/x", headers=UNKNOWN, json={})
 
-    found = await counts(plane)
+    found = await counts(admin, database)
 
-    assert len(await entries(plane)) == before + 1
+    assert len(await entries(database)) == before + 1
     assert (len(found["401"]), found["401"]["others"], sum(found["401"].values())) == (21, 80, 100)
-    await plane.refusal_counter.record(plane.database)
-    assert len(await entries(plane)) == before + 1
+    await admin.refusal_counter.record()
+    assert len(await entries(database)) == before + 1
 
 
 FORWARDED = [
@@ -137,13 +134,13 @@ FORWARDED = [
 """The peer, its X-Forwarded-For, and where the caller is."""
 
 
-async def test_only_proxies_that_are_trusted_tell_where_a_caller_is(app: FastAPI, plane: ControlPlane) -> None:
+async def test_only_proxies_that_are_trusted_tell_where_a_caller_is(app: FastAPI, database: Database) -> None:
     for number, (peer, forwarded, _) in enumerate(FORWARDED):
         async with client_at(app, peer) as client:
             headers = AS_ADMIN | {"X-Forwarded-For": forwarded}
             await client.post(TENANTS, json={"slug": f"t{number}"}, headers=headers)
 
-    assert [entry.source for entry in reversed(await entries(plane))] == [source for *_, source in FORWARDED]
+    assert [entry.source for entry in reversed(await entries(database))] == [source for *_, source in FORWARDED]
 
 
 async def test_says_that_it_wants_tls_behind_tls_only(app: FastAPI) -> None:
@@ -205,12 +202,12 @@ async def test_an_unknown_caller_has_no_body_read(app: FastAPI) -> None:
     assert answer.status_code == 401
 
 
-async def test_what_a_known_caller_is_refused_is_on_record(app: FastAPI, plane: ControlPlane) -> None:
+async def test_what_a_known_caller_is_refused_is_on_record(app: FastAPI, database: Database) -> None:
     async with client_at(app) as client:
         for slug in ("acme", "globex"):
             await client.post(TENANTS, json={"slug": slug}, headers=AS_ADMIN)
         admin_of_acme, as_admin_of_acme = await new_token(client, role="tenant_admin", tenant="acme")
-        before = len(await entries(plane))
+        before = len(await entries(database))
         await client.put(f"{TENANTS}/globex", json={}, headers=as_admin_of_acme)
         await client.put(f"{TENANTS}/acme", json={"daily_budget_usd": "a-secret"}, headers=as_admin_of_acme)
         await client.post(TENANTS, json={"slug": "acme"}, headers=AS_ADMIN)
@@ -218,7 +215,7 @@ async def test_what_a_known_caller_is_refused_is_on_record(app: FastAPI, plane: 
         await client.get(f"{TENANTS}/globex", headers=as_admin_of_acme)
         await client.put("/api/v1/nothing", headers=AS_ADMIN)
 
-    refused = (await entries(plane))[:-before]
+    refused = (await entries(database))[:-before]
 
     assert [
         (entry.action, entry.object_type, entry.object_id, entry.tenant, entry.actor, entry.refusal["status"])

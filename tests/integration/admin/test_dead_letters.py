@@ -10,16 +10,19 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from fastapi import FastAPI
 from nats.aio.client import Client as Nats
 from pydantic import SecretStr
 from sqlalchemy import select, text
 
-from admin_api.control_plane import ControlPlane
-from admin_api.operations import dead_letters
+from admin_api.database import Database
+from admin_api.dependencies import provide
+from admin_api.operations.dead_letter_stream import DeadLetterStream, Windows
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.wire import utc_now
 from migrations.schema import audit_log
+from runtime.broker import Broker
 from tests import usage
 from tests.integration.admin.conftest import NatsWithUsers, client_of, until
 from tests.kit import worker, worker_settings
@@ -32,7 +35,7 @@ AT = "2026-11-23T12:00:00+00:00"
 
 
 @pytest_asyncio.fixture
-async def pool(plane: ControlPlane, nats_users: NatsWithUsers) -> AsyncGenerator[Nats]:
+async def pool(nats_users: NatsWithUsers) -> AsyncGenerator[Nats]:
     """A connection with the rights of the pool openai."""
     async with nats_users.connect_as("worker-openai") as client:
         yield client
@@ -66,9 +69,9 @@ async def seqs(api: httpx.AsyncClient, **params: Any) -> list[int]:
         cursor = {"cursor": answer.json()["next"]}
 
 
-async def actions(plane: ControlPlane, tenant: str) -> list[tuple[str, str]]:
+async def actions(database: Database, tenant: str) -> list[tuple[str, str]]:
     query = select(audit_log.c.action, audit_log.c.object_id).where(audit_log.c.object_type == "dead_letter")
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         rows = await connection.execute(query.where(audit_log.c.tenant == tenant).order_by(audit_log.c.seq))
         return [(row.action, row.object_id) for row in rows]
 
@@ -169,10 +172,9 @@ async def test_filters_by_tenant_provider_and_code(
 
 
 async def test_finds_few_letters_among_many(
-    api: httpx.AsyncClient, pool: Nats, acme: str, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, broker: Broker, api: httpx.AsyncClient, pool: Nats, acme: str
 ) -> None:
-    for name, value in (("_FIRST_WINDOW", 4), ("_LARGEST_READ", 32), ("_FETCH", 8), ("_AT_MOST", 60)):
-        monkeypatch.setattr(dead_letters, name, value)
+    provide(app, DeadLetterStream(broker, windows=Windows(first=4, largest_read=32, fetch=8, at_most=60)))
     mine: list[int] = []
     rare: list[int] = []
     for number in range(400):
@@ -189,22 +191,20 @@ async def test_finds_few_letters_among_many(
     assert await seqs(api, limit=150) == list(range(400, 0, -1))
 
 
-async def test_leaves_no_consumer_behind(plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, acme: str) -> None:
+async def test_leaves_no_consumer_behind(broker: Broker, api: httpx.AsyncClient, pool: Nats, acme: str) -> None:
     await bury(pool, acme)
     for _ in range(3):
         await seqs(api)
 
-    assert (await plane.broker.client.jetstream().stream_info("LLM_DEAD")).state.consumer_count == 0
+    assert (await broker.client.jetstream().stream_info("LLM_DEAD")).state.consumer_count == 0
 
 
-async def test_only_an_admin_sees_the_payload(
-    plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, acme: str
-) -> None:
+async def test_only_an_admin_sees_the_payload(app: FastAPI, api: httpx.AsyncClient, pool: Nats, acme: str) -> None:
     seq = await bury(pool, acme, '{"id": "r1", "é": 1}'.encode())
     token = (await api.post("/api/v1/tokens", json={"name": "n", "role": "tenant_admin", "tenant": acme})).json()
 
     opened = (await api.get(f"{LETTERS}/{seq}")).json()
-    async with client_of(plane, token["token"]) as client:
+    async with client_of(app, token["token"]) as client:
         closed = (await client.get(f"{LETTERS}/{seq}")).json()
 
     assert (opened["payload"], opened["encoding"], opened["request_id"]) == ('{"id": "r1", "é": 1}', "utf-8", "r1")
@@ -220,7 +220,7 @@ async def test_a_payload_that_is_no_text_is_shown_in_base64(api: httpx.AsyncClie
 
 
 async def test_replays_the_original_bytes_and_deletes_the_letter(
-    plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, nats_users: NatsWithUsers, acme: str
+    database: Database, api: httpx.AsyncClient, pool: Nats, nats_users: NatsWithUsers, acme: str
 ) -> None:
     payload = b"\xff{" * 1000
     subject = f"llm.v1.request.openai.interactive.{acme}"
@@ -235,7 +235,7 @@ async def test_replays_the_original_bytes_and_deletes_the_letter(
     assert (await pulled(pool))[:2] == (subject, payload)
     assert (await api.get(f"{LETTERS}/{seq}")).status_code == 404
     assert (await api.post(f"{LETTERS}/{seq}/replay")).status_code == 404
-    assert await actions(plane, acme) == [("dead_letter.replay", str(seq))]
+    assert await actions(database, acme) == [("dead_letter.replay", str(seq))]
 
 
 async def test_the_largest_letter_can_be_opened_and_replayed(api: httpx.AsyncClient, pool: Nats, acme: str) -> None:
@@ -249,26 +249,26 @@ async def test_the_largest_letter_can_be_opened_and_replayed(api: httpx.AsyncCli
 
 
 async def test_replays_at_the_same_time_queue_it_once(
-    plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, acme: str
+    database: Database, broker: Broker, api: httpx.AsyncClient, pool: Nats, acme: str
 ) -> None:
     seq = await bury(pool, acme)
 
     answers = await asyncio.gather(*(api.post(f"{LETTERS}/{seq}/replay") for _ in range(6)))
 
     assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404, 404, 404]
-    assert (await plane.broker.client.jetstream().stream_info("LLM_REQUESTS")).state.messages == 1
-    assert await actions(plane, acme) == [("dead_letter.replay", str(seq))]
+    assert (await broker.client.jetstream().stream_info("LLM_REQUESTS")).state.messages == 1
+    assert await actions(database, acme) == [("dead_letter.replay", str(seq))]
 
 
 async def test_a_truncated_letter_is_not_replayed(
-    plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, acme: str
+    database: Database, api: httpx.AsyncClient, pool: Nats, acme: str
 ) -> None:
     seq = await bury(pool, acme, truncated="true")
 
     answer = await api.post(f"{LETTERS}/{seq}/replay")
 
     assert (answer.status_code, (await api.get(LETTERS)).json()["items"][0]["truncated"]) == (409, True)
-    assert await actions(plane, acme) == []
+    assert await actions(database, acme) == []
 
 
 @pytest.mark.parametrize(
@@ -295,10 +295,10 @@ async def test_a_letter_goes_back_to_its_own_tenant_only(
 
 
 async def test_a_full_queue_keeps_the_letter(
-    plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, acme: str, nats_users: NatsWithUsers
+    database: Database, broker: Broker, api: httpx.AsyncClient, pool: Nats, acme: str, nats_users: NatsWithUsers
 ) -> None:
     seq = await bury(pool, acme)
-    jetstream = plane.broker.client.jetstream()
+    jetstream = broker.client.jetstream()
     config = (await jetstream.stream_info("LLM_REQUESTS")).config
     await jetstream.update_stream(config, max_msgs_per_subject=1)
     await pool.jetstream().publish(f"llm.v1.request.openai.interactive.{acme}", b"{}")
@@ -308,18 +308,18 @@ async def test_a_full_queue_keeps_the_letter(
     assert answer.status_code == 503
     assert "queue is full" in answer.json()["detail"]
     assert await seqs(api) == [seq]
-    assert await actions(plane, acme) == []
+    assert await actions(database, acme) == []
 
 
-async def test_deletes_a_letter(plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, acme: str) -> None:
+async def test_deletes_a_letter(database: Database, api: httpx.AsyncClient, pool: Nats, acme: str) -> None:
     kept, seq = await bury(pool, acme), await bury(pool, acme)
 
     assert (await api.delete(f"{LETTERS}/{seq}")).status_code == 204
 
     assert await seqs(api) == [kept]
     assert (await api.delete(f"{LETTERS}/{seq}")).status_code == 404
-    assert await actions(plane, acme) == [("dead_letter.delete", str(seq))]
-    async with plane.database.transaction() as connection:
+    assert await actions(database, acme) == [("dead_letter.delete", str(seq))]
+    async with database.transaction() as connection:
         (before,) = (
             await connection.execute(text("SELECT before FROM audit_log WHERE action = 'dead_letter.delete' LIMIT 1"))
         ).one()
@@ -327,12 +327,12 @@ async def test_deletes_a_letter(plane: ControlPlane, api: httpx.AsyncClient, poo
 
 
 async def test_scoped_callers_see_and_change_their_tenant_only(
-    plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, acme: str
+    app: FastAPI, api: httpx.AsyncClient, pool: Nats, acme: str
 ) -> None:
     mine, theirs = await bury(pool, acme), await bury(pool, f"{acme}-other")
     token = (await api.post("/api/v1/tokens", json={"name": "n", "role": "tenant_admin", "tenant": acme})).json()
 
-    async with client_of(plane, token["token"]) as client:
+    async with client_of(app, token["token"]) as client:
         assert await seqs(client) == [mine]
         for call in (client.get, client.delete):
             assert (await call(f"{LETTERS}/{theirs}")).status_code == 403
@@ -351,11 +351,9 @@ async def test_refuses_filters_that_make_no_sense(api: httpx.AsyncClient, params
     assert (await api.get(LETTERS, params=params)).status_code == 422
 
 
-async def test_says_so_while_nats_is_away(
-    plane: ControlPlane, api: httpx.AsyncClient, nats_users: NatsWithUsers
-) -> None:
+async def test_says_so_while_nats_is_away(broker: Broker, api: httpx.AsyncClient, nats_users: NatsWithUsers) -> None:
     async def disconnected() -> bool:
-        return not plane.broker.connected
+        return not broker.connected
 
     await nats_users.server.stop()
     await until(disconnected)
@@ -365,7 +363,7 @@ async def test_says_so_while_nats_is_away(
 
 
 async def test_what_a_worker_buried_comes_back_to_it(
-    plane: ControlPlane, api: httpx.AsyncClient, nats_users: NatsWithUsers, vault: Vault, acme: str
+    broker: Broker, api: httpx.AsyncClient, nats_users: NatsWithUsers, vault: Vault, acme: str
 ) -> None:
     rights = {"nats_user": "worker-openai", "nats_password": nats_users.password("worker-openai")}
     subject = f"llm.v1.request.openai.interactive.{acme}"
@@ -375,7 +373,7 @@ async def test_what_a_worker_buried_comes_back_to_it(
 
     async with worker(worker_settings(nats_users.url, vault, "openai", **rights), "openai"):
         bad = b'{"id": "r1", "agent": "a", "modell": "x"}'
-        await plane.broker.client.jetstream().publish(subject, bad, headers={"Nats-Msg-Id": "r1"})
+        await broker.client.jetstream().publish(subject, bad, headers={"Nats-Msg-Id": "r1"})
         await until(is_buried)
         (letter,) = (await api.get(LETTERS)).json()["items"]
         assert (letter["code"], letter["subject"], letter["agent"], letter["request_id"]) == (
@@ -412,7 +410,7 @@ async def booking(nats_users: NatsWithUsers, database_url: str) -> AsyncGenerato
 
 
 async def test_a_usage_record_comes_back_to_the_ledger(
-    plane: ControlPlane, api: httpx.AsyncClient, pool: Nats, nats_users: NatsWithUsers, database_url: str, acme: str
+    database: Database, api: httpx.AsyncClient, pool: Nats, nats_users: NatsWithUsers, database_url: str, acme: str
 ) -> None:
     subject = f"llm.v1.usage.openai.{acme}"
     good = usage.record("r1", tenant=acme, started_at=utc_now())
@@ -421,7 +419,7 @@ async def test_a_usage_record_comes_back_to_the_ledger(
         return len(await seqs(api, code="malformed_record")) == 1
 
     async def is_booked() -> bool:
-        async with plane.database.transaction() as connection:
+        async with database.transaction() as connection:
             return await connection.scalar(text("SELECT request_id FROM llm_usage_events")) == "r1"
 
     async with booking(nats_users, database_url):

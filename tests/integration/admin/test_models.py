@@ -2,21 +2,38 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from admin_api.control_plane import ControlPlane
-from admin_api.operations import fleet_state, models
+from admin_api.database import Database
+from admin_api.dependencies import provide
+from admin_api.operations.models import ModelList
+from admin_api.operations.worker_rpc import WorkerRpc
+from runtime.broker import Broker
 from tests.integration.admin.conftest import NatsWithUsers, client_of, until
 from tests.kit import worker, worker_settings
 from tests.servers import Vault
 
 MODELS = "/api/v1/models"
 WINDOW = 128_000
+
+
+Listing = Callable[..., None]
+
+
+@pytest.fixture
+def listing(app: FastAPI, database: Database, broker: Broker) -> Listing:
+    """Gives the admin API another list of models, with other bounds."""
+
+    def give(*, answer_timeout_s: float = 8.0, **bounds: Any) -> None:
+        provide(app, ModelList(database, WorkerRpc(broker, answer_timeout_s=answer_timeout_s), **bounds))
+
+    return give
 
 
 async def add(api: httpx.AsyncClient, tenant: str, provider: str, **config: Any) -> str:
@@ -130,13 +147,9 @@ async def test_a_real_worker_answers(
 
 
 async def test_pools_that_do_not_tell_are_named_and_the_rest_is_shown(
-    plane: ControlPlane,
-    api: httpx.AsyncClient,
-    nats_users: NatsWithUsers,
-    acme: str,
-    monkeypatch: pytest.MonkeyPatch,
+    api: httpx.AsyncClient, nats_users: NatsWithUsers, acme: str, listing: Listing
 ) -> None:
-    monkeypatch.setattr(fleet_state, "_ANSWER_TIMEOUT_S", 0.5)
+    listing(answer_timeout_s=0.5)
     for provider in ("anthropic", "google", "mock", "ollama"):
         await add(api, acme, provider)
     await add(api, acme, "openai", models=["gpt-4o"])
@@ -163,11 +176,9 @@ async def test_pools_that_do_not_tell_are_named_and_the_rest_is_shown(
 
 
 async def test_asks_all_at_once_and_ends_the_page_when_it_takes_too_long(
-    api: httpx.AsyncClient, nats_users: NatsWithUsers, acme: str, monkeypatch: pytest.MonkeyPatch
+    api: httpx.AsyncClient, nats_users: NatsWithUsers, acme: str, listing: Listing
 ) -> None:
-    monkeypatch.setattr(fleet_state, "_ANSWER_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(models, "_ASK_FOR_S", 0.5)
-    monkeypatch.setattr(models, "_TENANTS_AT_ONCE", 5)
+    listing(answer_timeout_s=1.0, ask_for_s=0.5, tenants_at_once=5)
     slugs = [acme, *(f"{acme}-{number}" for number in range(6))]
     for slug in slugs:
         await api.post("/api/v1/tenants", json={"slug": slug})
@@ -183,9 +194,9 @@ async def test_asks_all_at_once_and_ends_the_page_when_it_takes_too_long(
 
 
 async def test_pages_over_tenants_and_providers(
-    api: httpx.AsyncClient, nats_users: NatsWithUsers, acme: str, monkeypatch: pytest.MonkeyPatch
+    api: httpx.AsyncClient, nats_users: NatsWithUsers, acme: str, listing: Listing
 ) -> None:
-    monkeypatch.setattr(models, "_TENANTS_AT_ONCE", 2)
+    listing(tenants_at_once=2)
     slugs = [acme, *(f"{acme}-{number}" for number in range(4))]
     expected: list[tuple[str, str | None, str]] = []
     for slug in slugs:
@@ -217,14 +228,14 @@ async def test_deactivated_providers_offer_nothing(api: httpx.AsyncClient, acme:
     assert await read(api) == {"items": [], "next": None, "unavailable": []}
 
 
-async def test_filters_by_tenant_and_scopes_by_role(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def test_filters_by_tenant_and_scopes_by_role(app: FastAPI, api: httpx.AsyncClient, acme: str) -> None:
     other = f"{acme}-other"
     await api.post("/api/v1/tenants", json={"slug": other})
     for slug in (acme, other):
         await add(api, slug, "openai", models=["gpt-4o"])
     token = (await api.post("/api/v1/tokens", json={"name": "n", "role": "viewer", "tenant": acme})).json()["token"]
 
-    async with client_of(plane, token) as client:
+    async with client_of(app, token) as client:
         scoped = await read(client)
 
     assert places(scoped) == [(acme, "openai", "gpt-4o")]
@@ -233,14 +244,14 @@ async def test_filters_by_tenant_and_scopes_by_role(plane: ControlPlane, api: ht
 
 
 async def test_while_nats_is_away_configurations_still_tell(
-    plane: ControlPlane, api: httpx.AsyncClient, nats_users: NatsWithUsers, acme: str
+    broker: Broker, api: httpx.AsyncClient, nats_users: NatsWithUsers, acme: str
 ) -> None:
     await add(api, acme, "openai", models=["gpt-4o"])
     await add(api, acme, "mock")
     await nats_users.server.stop()
 
     async def disconnected() -> bool:
-        return not plane.broker.connected
+        return not broker.connected
 
     await until(disconnected)
 

@@ -13,13 +13,14 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api.app import create_app
-from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
+from admin_api.dependencies import part_of
 from admin_api.notices import webhook
 from admin_api.settings import AdminSettings
 from contracts.control import DEAD_SUBJECT
 from contracts.wire import utc_now
 from migrations.schema import alerts, api_tokens, webhooks
+from runtime.sealing import Keyring
 from tests import issuer as issuers
 from tests.integration.admin.conftest import ADMIN_TOKEN, NatsWithUsers
 from tests.issuer import AUDIENCE, Issuer
@@ -54,7 +55,7 @@ async def ask(
         return await client.request(method, path, json=body, headers=headers)
 
 
-async def callers(plane: ControlPlane, api: httpx.AsyncClient, issuer: Issuer, own: str) -> list[tuple[Kind, Any, str]]:
+async def callers(database: Database, api: httpx.AsyncClient, issuer: Issuer, own: str) -> list[tuple[Kind, Any, str]]:
     """Kind, token and name of each."""
 
     async def added(name: str, **fields: Any) -> dict[str, Any]:
@@ -71,7 +72,7 @@ async def callers(plane: ControlPlane, api: httpx.AsyncClient, issuer: Issuer, o
     revoked = await added("revoked", role="admin")
     await api.delete(f"{TOKENS}/{revoked['id']}")
     expired = await added("expired", role="admin", expires_at=(utc_now() + timedelta(hours=1)).isoformat())
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         columns = api_tokens.c
         of_expired = api_tokens.update().where(columns.id == uuid.UUID(expired["id"]))
         await connection.execute(of_expired.values(expires_at=utc_now() - timedelta(seconds=1)))
@@ -92,12 +93,12 @@ async def callers(plane: ControlPlane, api: httpx.AsyncClient, issuer: Issuer, o
 
 
 async def fresh_objects(
-    plane: ControlPlane, api: httpx.AsyncClient, nats_users: NatsWithUsers, own: str, other: str
+    database: Database, keyring: Keyring, api: httpx.AsyncClient, nats_users: NatsWithUsers, own: str, other: str
 ) -> dict[str, str]:
     """A mock provider, alert, webhook, token and dead letter of each tenant; no ollama, and no tenant `new`."""
     found: dict[str, str] = {"own": own, "other": other}
     of_tenants = (("own", own), ("other", other))
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         await connection.execute(text("DELETE FROM llm_providers"))
         await connection.execute(text("DELETE FROM alerts"))
         await connection.execute(text("DELETE FROM tenants WHERE slug = 'new'"))
@@ -105,7 +106,7 @@ async def fresh_objects(
             alert = {"id": uuid.uuid4(), "tenant": slug, "kind": "daily_cost", "day": utc_now().date(), "message": "m"}
             await connection.execute(alerts.insert().values(alert))
             found[f"{whose}_alert"] = str(alert["id"])
-            found[f"{whose}_webhook"] = await _add_webhook(connection, plane, slug)
+            found[f"{whose}_webhook"] = await _add_webhook(connection, keyring, slug)
     async with nats_users.connect_as("worker-mock") as pool:
         for whose, slug in of_tenants:
             headers = {DEAD_SUBJECT: f"llm.v1.request.mock.interactive.{slug}"}
@@ -118,10 +119,10 @@ async def fresh_objects(
     return found
 
 
-async def _add_webhook(connection: AsyncConnection, plane: ControlPlane, slug: str) -> str:
+async def _add_webhook(connection: AsyncConnection, keyring: Keyring, slug: str) -> str:
     """One whose address is refused, so that nobody is called."""
     hook_id = uuid.uuid4()
-    secret = webhook.sealed(plane.keyring, webhook.new_secret(), hook_id=hook_id, tenant=slug)
+    secret = webhook.sealed(keyring, webhook.new_secret(), hook_id=hook_id, tenant=slug)
     row = {"id": hook_id, "tenant": slug, "url": "http://127.0.0.1:9/", "kinds": ["test"], "sealed_secret": secret}
     await connection.execute(webhooks.insert().values(row))
     return str(hook_id)
@@ -140,14 +141,15 @@ def is_as_published(row: Endpoint, kind: Kind, answer: httpx.Response) -> bool:
 
 
 async def test_every_kind_of_caller_at_every_endpoint(
-    plane: ControlPlane, api: httpx.AsyncClient, nats_users: NatsWithUsers, issuer: Issuer, tenant: str
+    app: FastAPI, api: httpx.AsyncClient, nats_users: NatsWithUsers, issuer: Issuer, tenant: str
 ) -> None:
+    database, keyring = part_of(app, Database), part_of(app, Keyring)
     other = f"{tenant}-other"
     for slug in (tenant, other):
         await api.post("/api/v1/tenants", json={"slug": slug})
-    everybody = await callers(plane, api, issuer, tenant)
-    app, address, wrong = create_app(plane), addresses(), list[str]()
-    values = await fresh_objects(plane, api, nats_users, tenant, other)
+    everybody = await callers(database, api, issuer, tenant)
+    address, wrong = addresses(), list[str]()
+    values = await fresh_objects(database, keyring, api, nats_users, tenant, other)
     for row in ENDPOINTS:
         for kind, token, name in everybody:
             path, body = filled(row.path, values), filled(row.body, values)
@@ -160,12 +162,12 @@ async def test_every_kind_of_caller_at_every_endpoint(
             if answer.status_code == 401:
                 assert answer.headers["www-authenticate"].startswith("Bearer")
             if answer.is_success and row.method in ("POST", "DELETE"):
-                values = await fresh_objects(plane, api, nats_users, tenant, other)
+                values = await fresh_objects(database, keyring, api, nats_users, tenant, other)
     assert wrong == []
 
 
 @pytest.mark.parametrize("path", ["/api/v1/nothing", "/api", "/api/v1/tenants/a/b"])
-async def test_unknown_callers_do_not_learn_which_routes_there_are(plane: ControlPlane, path: str) -> None:
-    answer = await ask(create_app(plane), "198.18.0.1", None, "GET", path)
+async def test_unknown_callers_do_not_learn_which_routes_there_are(app: FastAPI, path: str) -> None:
+    answer = await ask(app, "198.18.0.1", None, "GET", path)
 
     assert answer.status_code == (401 if path.startswith("/api/") else 404)

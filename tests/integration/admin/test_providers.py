@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, text, update
 
-from admin_api.control_plane import ControlPlane
+from admin_api.database import Database
 from contracts.subjects import Provider
 from fleet.local.vault_api import VaultApi, VaultRefused
 from migrations.schema import audit_log, llm_providers
@@ -255,10 +255,10 @@ async def test_each_endpoint_of_azure_needs_its_address(
 
 
 async def test_a_change_without_a_config_leaves_an_old_one_of_azure_alone(
-    api: httpx.AsyncClient, acme: str, plane: ControlPlane
+    api: httpx.AsyncClient, acme: str, database: Database
 ) -> None:
     added = await add(api, acme, provider_type="azure", config={"base_url": AZURE})
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         await connection.execute(update(llm_providers).where(llm_providers.c.id == added["id"]).values(config={}))
 
     rotated = await api.put(f"{PROVIDERS}/{added['id']}", json={"api_key": OTHER_KEY})
@@ -328,9 +328,7 @@ async def test_unknown_ids_and_broken_ids(api: httpx.AsyncClient) -> None:
     assert "sk-" not in broken.text
 
 
-async def test_health_is_asked_of_a_worker(
-    api: httpx.AsyncClient, acme: str, nats_users: NatsWithUsers, plane: ControlPlane
-) -> None:
+async def test_health_is_asked_of_a_worker(api: httpx.AsyncClient, acme: str, nats_users: NatsWithUsers) -> None:
     added = await add(api, acme)
     nobody = await api.post(f"{PROVIDERS}/{added['id']}/test")
     assert nobody.status_code == 503
@@ -366,7 +364,7 @@ async def test_health_is_asked_of_a_worker(
 async def test_a_key_is_nowhere_but_in_vault(
     api: httpx.AsyncClient,
     acme: str,
-    plane: ControlPlane,
+    database: Database,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -385,7 +383,7 @@ async def test_a_key_is_nowhere_but_in_vault(
     answers.append(await api.get("/metrics"))
 
     assert [answer.status_code for answer in answers] == [201, 409, 422, 422, 422, 200, 404, 200, 200]
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         audit = [
             dict(row) for row in (await connection.execute(select(audit_log).order_by(audit_log.c.seq))).mappings()
         ]

@@ -5,17 +5,26 @@ import json
 from typing import Any
 
 import httpx
+import pytest
+from fastapi import FastAPI
 from nats.js.kv import KeyValue
 from sqlalchemy import update
 
-from admin_api.app import open_control_plane
-from admin_api.control_plane import ControlPlane
+from admin_api.app import open_admin_api
+from admin_api.database import Database
+from admin_api.dependencies import part_of
 from admin_api.publishing import worker_config
 from admin_api.publishing.config_publisher import ConfigPublisher
 from admin_api.settings import AdminSettings
 from contracts.providers import PublishedTenant
 from migrations.schema import llm_providers, tenants
+from runtime.broker import Broker
 from tests.integration.admin.conftest import NatsWithUsers, ReadConfig, client_of, until
+
+
+@pytest.fixture
+def publisher(app: FastAPI) -> ConfigPublisher:
+    return part_of(app, ConfigPublisher)
 
 
 async def eventually(read: ReadConfig, key: str, expected: Any) -> None:
@@ -28,13 +37,13 @@ async def eventually(read: ReadConfig, key: str, expected: Any) -> None:
     await until(is_there)
 
 
-async def bucket_of(plane: ControlPlane) -> KeyValue:
-    return await plane.broker.client.jetstream().key_value("llm_config")
+async def bucket_of(broker: Broker) -> KeyValue:
+    return await broker.client.jetstream().key_value("llm_config")
 
 
-async def commit_without_publishing(plane: ControlPlane, slug: str) -> None:
+async def commit_without_publishing(database: Database, slug: str) -> None:
     """What a crash between commit and publishing leaves."""
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         await connection.execute(
             update(tenants).where(tenants.c.slug == slug).values(requests_per_day=77, revision=tenants.c.revision + 1)
         )
@@ -43,26 +52,27 @@ async def commit_without_publishing(plane: ControlPlane, slug: str) -> None:
 async def test_a_crash_between_commit_and_publishing_heals_at_the_next_start(
     settings: AdminSettings, config_entry: ReadConfig, tenant: str
 ) -> None:
-    async with open_control_plane(settings) as plane, client_of(plane) as api:
+    async with open_admin_api(settings) as admin, client_of(admin.app) as api:
         await api.post("/api/v1/tenants", json={"slug": tenant})
         await api.post("/api/v1/llm-providers", json={"tenant": tenant, "provider_type": "mock"})
-        await plane.publisher.reconcile()
-        await commit_without_publishing(plane, tenant)
-        async with plane.database.transaction() as connection:
+        database = part_of(admin.app, Database)
+        await part_of(admin.app, ConfigPublisher).reconcile()
+        await commit_without_publishing(database, tenant)
+        async with database.transaction() as connection:
             await connection.execute(
                 update(llm_providers).values(is_active=False, revision=llm_providers.c.revision + 1)
             )
 
-    async with open_control_plane(settings):
+    async with open_admin_api(settings):
         await eventually(config_entry, f"tenant.{tenant}", {"revision": 2})
         await eventually(config_entry, f"provider.{tenant}.mock", {"revision": 2, "is_active": False})
 
 
 async def test_reconciles_from_time_to_time(
-    plane: ControlPlane, api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
+    database: Database, broker: Broker, api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
 ) -> None:
-    often = asyncio.create_task(ConfigPublisher(plane.database, plane.broker, every_s=0.05).keep_reconciled())
-    await commit_without_publishing(plane, acme)
+    often = asyncio.create_task(ConfigPublisher(database, broker, every_s=0.05).keep_reconciled())
+    await commit_without_publishing(database, acme)
 
     await eventually(config_entry, f"tenant.{acme}", {"revision": 2})
 
@@ -72,39 +82,41 @@ async def test_reconciles_from_time_to_time(
 
 
 async def test_deletes_what_the_database_does_not_have(
-    plane: ControlPlane, api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
+    broker: Broker, publisher: ConfigPublisher, api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
 ) -> None:
-    bucket = await bucket_of(plane)
+    bucket = await bucket_of(broker)
     await bucket.put("tenant.ghost", PublishedTenant(slug="ghost", revision=9).to_json())
     await bucket.put("provider.ghost.openai", b"garbage")
 
-    await plane.publisher.reconcile()
+    await publisher.reconcile()
 
     assert await config_entry("tenant.ghost") is None
     assert await config_entry("provider.ghost.openai") is None
     assert await config_entry(f"tenant.{acme}") is not None
-    assert await plane.publisher.reconcile() == 0
+    assert await publisher.reconcile() == 0
 
     assert (await api.post("/api/v1/tenants", json={"slug": "ghost"})).status_code == 201
     assert await config_entry("tenant.ghost") is not None
 
 
-async def test_repairs_what_was_altered(plane: ControlPlane, acme: str, config_entry: ReadConfig) -> None:
+async def test_repairs_what_was_altered(
+    broker: Broker, publisher: ConfigPublisher, acme: str, config_entry: ReadConfig
+) -> None:
     before = await config_entry(f"tenant.{acme}")
-    bucket = await bucket_of(plane)
+    bucket = await bucket_of(broker)
     await bucket.put(f"tenant.{acme}", json.dumps({"slug": acme, "revision": 1, "fallbacks": ["evil/model"]}).encode())
 
-    assert await plane.publisher.reconcile() == 1
+    assert await publisher.reconcile() == 1
 
     assert await config_entry(f"tenant.{acme}") == before
 
 
 async def test_an_older_revision_never_overwrites_a_newer_one(
-    plane: ControlPlane, acme: str, api: httpx.AsyncClient, config_entry: ReadConfig
+    publisher: ConfigPublisher, acme: str, api: httpx.AsyncClient, config_entry: ReadConfig
 ) -> None:
     await api.put(f"/api/v1/tenants/{acme}", json={"fallbacks": ["openai/new"]})
 
-    await plane.publisher.publish(PublishedTenant(slug=acme, revision=1, fallbacks=("openai/old",)))
+    await publisher.publish(PublishedTenant(slug=acme, revision=1, fallbacks=("openai/old",)))
 
     entry = await config_entry(f"tenant.{acme}")
     assert entry is not None
@@ -112,13 +124,13 @@ async def test_an_older_revision_never_overwrites_a_newer_one(
 
 
 async def test_a_database_that_was_set_back_is_published_again(
-    plane: ControlPlane, acme: str, config_entry: ReadConfig
+    broker: Broker, publisher: ConfigPublisher, acme: str, config_entry: ReadConfig
 ) -> None:
-    bucket = await bucket_of(plane)
+    bucket = await bucket_of(broker)
     lost = PublishedTenant(slug=acme, revision=40, fallbacks=("openai/lost",))
     await bucket.put(worker_config.key(lost), lost.to_json())
 
-    await plane.publisher.reconcile()
+    await publisher.reconcile()
 
     entry = await config_entry(f"tenant.{acme}")
     assert entry is not None
@@ -126,24 +138,24 @@ async def test_a_database_that_was_set_back_is_published_again(
 
 
 async def test_a_row_that_cannot_be_read_stops_nothing_else(
-    plane: ControlPlane, api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
+    database: Database, publisher: ConfigPublisher, api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
 ) -> None:
     await api.post("/api/v1/llm-providers", json={"tenant": acme, "provider_type": "mock"})
-    async with plane.database.transaction() as connection:
+    async with database.transaction() as connection:
         await connection.execute(update(llm_providers).values(config={"from": "the future"}, revision=5))
-    await commit_without_publishing(plane, acme)
+    await commit_without_publishing(database, acme)
 
-    await plane.publisher.reconcile()
+    await publisher.reconcile()
 
     assert (await config_entry(f"provider.{acme}.mock") or {})["revision"] == 1
     assert (await config_entry(f"tenant.{acme}") or {})["revision"] == 2
 
 
 async def test_what_changed_while_nats_was_away_is_published_when_it_is_back(
-    nats_users: NatsWithUsers, plane: ControlPlane, api: httpx.AsyncClient, acme: str
+    nats_users: NatsWithUsers, broker: Broker, api: httpx.AsyncClient, acme: str
 ) -> None:
     async def disconnected() -> bool:
-        return not plane.broker.connected
+        return not broker.connected
 
     await nats_users.server.stop()
     await until(disconnected)

@@ -6,8 +6,7 @@ from collections.abc import AsyncGenerator
 import httpx
 import pytest_asyncio
 
-from admin_api.app import open_control_plane
-from admin_api.control_plane import ControlPlane
+from admin_api.app import open_admin_api
 from admin_api.settings import AdminSettings
 from fleet.local.servers import VaultServer
 from fleet.local.vault_api import VaultApi
@@ -22,7 +21,7 @@ async def vaulted(settings: AdminSettings, sealable_vault: VaultServer) -> Async
     role_id, secret_id = sealable_vault.role("admin")
     of_that_vault = {"vault_addr": sealable_vault.addr, "vault_role_id": role_id, "vault_secret_id": secret_id}
     changed = settings.model_dump() | of_that_vault
-    async with open_control_plane(AdminSettings.model_validate(changed)) as plane, client_of(plane) as api:
+    async with open_admin_api(AdminSettings.model_validate(changed)) as admin, client_of(admin.app) as api:
         yield api
 
 
@@ -81,7 +80,7 @@ async def test_the_database_goes_away_and_comes_back(
     settings: AdminSettings, postgres: StoppableDatabase, tenant: str
 ) -> None:
     changed = settings.model_dump() | {"database_url": postgres.url}
-    async with open_control_plane(AdminSettings.model_validate(changed)) as plane, client_of(plane) as api:
+    async with open_admin_api(AdminSettings.model_validate(changed)) as admin, client_of(admin.app) as api:
         await api.post("/api/v1/tenants", json={"slug": tenant})
         await postgres.stop()
 
@@ -101,7 +100,7 @@ async def test_the_database_goes_away_and_comes_back(
         assert [item["slug"] for item in (await api.get("/api/v1/tenants")).json()["items"]] == [tenant]
 
 
-async def test_metrics_count_by_route_template(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def test_metrics_count_by_route_template(api: httpx.AsyncClient, acme: str) -> None:
     for slug in (acme, "nobody"):
         await api.get(f"/api/v1/tenants/{slug}")
     await api.get("/nowhere/at/all")

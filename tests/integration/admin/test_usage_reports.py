@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from fastapi import FastAPI
 from pydantic import SecretStr
 
-from admin_api.control_plane import ControlPlane
 from contracts.usage import Outcome, Usage, UsageRecord, UsageSource
 from contracts.wire import utc_now
 from migrations.engine import make_engine
@@ -288,12 +288,12 @@ async def test_refuses_questions_that_make_no_sense(api: httpx.AsyncClient) -> N
 
 
 async def test_a_scoped_caller_sees_its_tenants_usage_only(
-    plane: ControlPlane, book: Book, api: httpx.AsyncClient, acme: str
+    app: FastAPI, book: Book, api: httpx.AsyncClient, acme: str
 ) -> None:
     await book(used(provider_id="p1", tenant=acme), used(provider_id="p2", tenant="globex"))
     token = await api.post("/api/v1/tokens", json={"name": "t", "role": "viewer", "tenant": acme})
 
-    async with client_of(plane, token.json()["token"]) as client:
+    async with client_of(app, token.json()["token"]) as client:
         found = await items(client, group_by="tenant")
 
     assert [item["tenant"] for item in found] == [acme]

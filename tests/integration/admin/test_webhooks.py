@@ -12,8 +12,8 @@ import pytest_asyncio
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from admin_api.app import open_control_plane
-from admin_api.control_plane import ControlPlane
+from admin_api.app import open_admin_api
+from admin_api.database import Database
 from admin_api.settings import AdminSettings
 from runtime.networks import parse_networks
 from tests.integration.admin.conftest import NatsWithUsers, client_of, until
@@ -40,12 +40,12 @@ async def add(api: httpx.AsyncClient, url: str, **fields: Any) -> dict[str, Any]
     return answer.json()
 
 
-async def stored(plane: ControlPlane, table: str) -> str:
-    async with plane.database.transaction() as connection:
+async def stored(database: Database, table: str) -> str:
+    async with database.transaction() as connection:
         return "\n".join((await connection.execute(text(f"SELECT t::text FROM {table} t"))).scalars())
 
 
-async def test_a_secret_is_shown_once_and_stored_sealed(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def test_a_secret_is_shown_once_and_stored_sealed(database: Database, api: httpx.AsyncClient, acme: str) -> None:
     url = "https://hooks.example/path-of-the-receiver?sig=of-the-receiver"
     added = await add(api, url, tenant=acme, kinds=["key_refused", "daily_cost"])
 
@@ -64,9 +64,9 @@ async def test_a_secret_is_shown_once_and_stored_sealed(plane: ControlPlane, api
     }
     assert (await api.get(WEBHOOKS)).json() == {"items": [added], "next": None}
     for table in ("webhooks", "audit_log", "notices"):
-        assert secret not in await stored(plane, table)
+        assert secret not in await stored(database, table)
     for table in ("audit_log", "notices"):
-        told = await stored(plane, table)
+        told = await stored(database, table)
         assert "webhook.add" in told
         assert "of-the-receiver" not in told
 
@@ -130,7 +130,7 @@ async def test_a_webhook_is_tried_out_and_the_answer_is_told(api: httpx.AsyncCli
     assert first.event["type"] == "llm.v1.webhook.test"
 
 
-async def test_a_removed_webhook_gets_nothing(plane: ControlPlane, api: httpx.AsyncClient, acme: str) -> None:
+async def test_a_removed_webhook_gets_nothing(database: Database, api: httpx.AsyncClient, acme: str) -> None:
     async with webhook_receiver(500) as receiver:
         added = await add(api, receiver.url, tenant=acme)
 
@@ -143,7 +143,7 @@ async def test_a_removed_webhook_gets_nothing(plane: ControlPlane, api: httpx.As
     assert (await api.get(WEBHOOKS)).json()["items"] == []
     assert (await api.delete(f"{WEBHOOKS}/{added['id']}")).status_code == 404
     assert (await api.post(f"{WEBHOOKS}/{added['id']}/test")).status_code == 404
-    assert added["id"] not in await stored(plane, "notice_deliveries")
+    assert added["id"] not in await stored(database, "notice_deliveries")
 
 
 async def test_a_newer_sealing_key_seals_every_secret_when_it_starts(
@@ -157,7 +157,7 @@ async def test_a_newer_sealing_key_seals_every_secret_when_it_starts(
     ]
     secret, hook_id = "", ""
     for change in keys:
-        async with open_control_plane(settings.model_copy(update=change)) as plane, client_of(plane) as api:
+        async with open_admin_api(settings.model_copy(update=change)) as admin, client_of(admin.app) as api:
             if not hook_id:
                 added = await add(api, receiver.url, kinds=["test"])
                 secret, hook_id = added["secret"], added["id"]

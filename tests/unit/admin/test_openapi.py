@@ -1,11 +1,10 @@
 """The OpenAPI document names the bearer scheme and the problem responses."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from admin_api.app import create_app
-from admin_api.control_plane import ControlPlane
 
 SECURED = [
     ("/api/v1/tenants", {"get", "post"}),
@@ -33,7 +32,7 @@ SECURED = [
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    return create_app(cast(ControlPlane, None)).openapi()
+    return create_app().openapi()
 
 
 def test_has_every_endpoint(document: dict[str, Any]) -> None:
