@@ -159,6 +159,7 @@ def build(
     issuer_keys = KeySet(settings.llm_oidc_issuer) if settings.llm_oidc_issuer is not None else None
     refusal_counter = RefusalCounter(database)
     workers = WorkerRpc(nats)
+    per_minute = settings.llm_admin_rate_limit_per_minute
     registry = _registry()
     app = create_app(
         Middleware(_behind_proxies, trusted=settings.llm_trusted_proxies),
@@ -166,7 +167,7 @@ def build(
         Middleware(
             AuthenticationMiddleware,
             authenticator=_authenticator(settings, database, issuer_keys),
-            rate_limiter=_rate_limiter(settings.llm_admin_rate_limit_per_minute, clock),
+            rate_limiter=RateLimiter(limit=per_minute, clock=clock) if per_minute else None,
             failed_logins=FailedLoginLimiter(RateLimiter(limit=FAILURES_PER_MINUTE, clock=clock)),
             refusal_counter=refusal_counter,
             database=database,
@@ -196,11 +197,6 @@ def _authenticator(settings: AdminSettings, database: Database, issuer_keys: Key
     if issuer_keys is not None and settings.llm_oidc_audience is not None:
         issuer = IssuerAuthenticator(issuer_keys, audience=settings.llm_oidc_audience, claims=settings.claims())
     return Authenticator(database, bootstrap=settings.llm_admin_token, issuer=issuer)
-
-
-def _rate_limiter(per_minute: int, clock: Callable[[], float]) -> RateLimiter | None:
-    """None when callers may come as often as they like."""
-    return RateLimiter(limit=per_minute, clock=clock) if per_minute else None
 
 
 def _notice_dispatcher(
@@ -244,7 +240,7 @@ def create_app(*middleware: Middleware) -> FastAPI:
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            app.openapi_schema = problems.document(schema)
+            app.openapi_schema = problems.add_schemas(schema)
         return app.openapi_schema
 
     app.openapi = openapi

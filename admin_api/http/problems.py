@@ -48,7 +48,7 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """An answer other than success."""
+    """An answer other than success, to be raised anywhere below the application."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Problem(Exception):
 
 
 def unauthorized(detail: str) -> Problem:
+    """A 401 problem, with the challenge that RFC 9110, 11.6.1 asks for."""
     return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": 'Bearer realm="fleet"'})
 
 
@@ -82,6 +83,7 @@ def conflict(detail: str) -> Problem:
 
 
 def invalid(field: str, message: str) -> Problem:
+    """A 422 problem: what is wrong with one field, whose value `message` must not repeat."""
     return Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {message}", errors=[FieldProblem(field=field, message=message)]
     )
@@ -92,6 +94,7 @@ def unavailable(detail: str) -> Problem:
 
 
 def answer(problem: Problem, *, request_id: str | None) -> JSONResponse:
+    """The response that tells of a problem."""
     body = ProblemDetails(
         title=HTTPStatus(problem.status).phrase,
         status=problem.status,
@@ -129,7 +132,7 @@ def convert(exc: Exception) -> Problem:
         case Problem():
             return exc
         case RequestValidationError():
-            errors = [_field_problem(error) for error in exc.errors()]
+            errors = [field_problem(error) for error in exc.errors()]
             return Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "; ".join(f"{error.field}: {error.message}" for error in errors[:10]),
@@ -150,46 +153,38 @@ def convert(exc: Exception) -> Problem:
             return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "")
 
 
-def _field_problem(error: Mapping[str, Any]) -> FieldProblem:
-    where = [part for part in error["loc"] if part not in ("body", "query", "path", "header")]
+def field_problem(error: Mapping[str, Any]) -> FieldProblem:
+    """One of pydantic's errors, without anything that the caller sent: names that are not ours are shown as `…`."""
+    names = [
+        str(part) if isinstance(part, int) or _FIELD_NAME.fullmatch(str(part)) else "…"
+        for part in error["loc"]
+        if part not in ("body", "query", "path", "header")
+    ]
     message = _ECHOING.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
-    return FieldProblem(field=".".join(_name(part) for part in where) or str(error["loc"][0]), message=message)
+    return FieldProblem(field=".".join(names) or str(error["loc"][0]), message=message)
 
 
-def _name(part: object) -> str:
-    return str(part) if isinstance(part, int) or _FIELD_NAME.fullmatch(str(part)) else "…"
+_SCHEMAS = "#/components/schemas/"
+_OF_EVERY_CALLER = (401, 403, 429, 500, 503)
+"""What every endpoint below /api/ may answer: it has callers with a rate, and servers behind it."""
+
+Responses = dict[int | str, dict[str, Any]]
 
 
-def document(schema: dict[str, Any]) -> dict[str, Any]:
-    """Adds the problem responses to an OpenAPI document, in place of FastAPI's own validation errors."""
-    components = schema.setdefault("components", {}).setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):
-        components.pop(name, None)
-    definition = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-    components |= definition.pop("$defs", {})
-    components["ProblemDetails"] = definition
-    for path in schema.get("paths", {}).values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-            operation["responses"] |= {status: _response(status) for status in _statuses(operation)}
-    return schema
+def problem_responses(*statuses: int) -> Responses:
+    """The `responses` of a route for the OpenAPI document: problems with these statuses."""
+    # Not FastAPI's `model`, which it documents as application/json, and a problem is none (RFC 9457, 3).
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}{ProblemDetails.__name__}"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
-def _statuses(operation: Mapping[str, Any]) -> list[str]:
-    statuses = ["500", *(["409"] if "409" in operation["responses"] else [])]
-    if operation.get("security"):
-        statuses += ["401", "403", "429", "503"]
-    if operation.get("parameters") or operation.get("requestBody"):
-        statuses.append("422")
-    if any(parameter["in"] == "path" for parameter in operation.get("parameters", ())):
-        statuses.append("404")
-    if operation.get("requestBody"):
-        statuses += ["404", "409", "413"]
-    return sorted(set(statuses))
+def api_problems(*statuses: int) -> Responses:
+    """As `problem_responses`, with the statuses that every endpoint below /api/ may answer."""
+    return problem_responses(*_OF_EVERY_CALLER, *statuses)
 
 
-def _response(status: str) -> dict[str, Any]:
-    return {
-        "description": HTTPStatus(int(status)).phrase,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
-    }
+def add_schemas(openapi: dict[str, Any]) -> dict[str, Any]:
+    """Adds to an OpenAPI document the schemas that `problem_responses` refers to."""
+    schema = ProblemDetails.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+    openapi["components"]["schemas"] |= {**schema.pop("$defs"), ProblemDetails.__name__: schema}
+    return openapi

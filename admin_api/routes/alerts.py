@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from admin_api.access.principals import AuditOrigin, CurrentPrincipal, CurrentWriter
 from admin_api.dependencies import Db
 from admin_api.http.pagination import Page, Paged
+from admin_api.http.problems import api_problems
 from admin_api.operations import alerts
 from admin_api.operations.alerts import AlertFilter, AlertView, State
 from contracts.wire import Token
@@ -15,7 +16,7 @@ from contracts.wire import Token
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 
 
-@router.get("")
+@router.get("", responses=api_problems(422))
 async def list_alerts(
     database: Db,
     caller: CurrentPrincipal,
@@ -30,7 +31,7 @@ async def list_alerts(
     return await alerts.page(database, wanted, caller=caller, paging=paging)
 
 
-@router.post("/{alert_id}/acknowledge")
+@router.post("/{alert_id}/acknowledge", responses=api_problems(404, 422))
 async def acknowledge_alert(database: Db, caller: CurrentWriter, origin: AuditOrigin, alert_id: uuid.UUID) -> AlertView:
     """Notes who acknowledged the alert, and when. Once is enough: later calls change nothing."""
     return await alerts.acknowledge(database, alert_id, caller=caller, origin=origin)

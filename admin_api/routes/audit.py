@@ -12,6 +12,7 @@ from admin_api.audit import log
 from admin_api.audit.log import AuditEntry
 from admin_api.dependencies import Db
 from admin_api.http.pagination import Page, Paged
+from admin_api.http.problems import api_problems
 from contracts.wire import Token
 
 router = APIRouter(prefix="/api/v1/audit", tags=["audit"])
@@ -28,7 +29,9 @@ class AuditFormat(StrEnum):
 
 
 @router.get(
-    "", response_model=Page[AuditEntry], responses={200: {"content": {_JSON_LINES: {"schema": {"type": "string"}}}}}
+    "",
+    response_model=Page[AuditEntry],
+    responses={200: {"content": {_JSON_LINES: {"schema": {"type": "string"}}}}, **api_problems(422)},
 )
 async def get_audit(
     database: Db,

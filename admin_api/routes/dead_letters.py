@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query
 from admin_api.access.principals import AuditOrigin, CurrentPrincipal, CurrentWriter
 from admin_api.dependencies import Db, DeadLetters
 from admin_api.http.pagination import Page, Paged
+from admin_api.http.problems import api_problems
 from admin_api.operations import dead_letters
 from admin_api.operations.dead_letter_stream import DeadLetter, DeadLetterFilter
 from admin_api.operations.dead_letters import OpenLetter, Replayed
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/api/v1/dead-letters", tags=["dead-letters"])
 Seq = Annotated[int, Path(ge=1, lt=2**63)]
 
 
-@router.get("")
+@router.get("", responses=api_problems(422))
 async def list_dead_letters(
     letters: DeadLetters,
     caller: CurrentPrincipal,
@@ -33,13 +34,13 @@ async def list_dead_letters(
     return await dead_letters.page(letters, wanted, caller=caller, paging=paging)
 
 
-@router.get("/{seq}")
+@router.get("/{seq}", responses=api_problems(404, 422))
 async def get_dead_letter(letters: DeadLetters, caller: CurrentPrincipal, seq: Seq) -> OpenLetter:
     """One dead letter; for admins with its payload."""
     return await dead_letters.one(letters, seq, caller=caller)
 
 
-@router.post("/{seq}/replay", responses={HTTPStatus.CONFLICT: {}})
+@router.post("/{seq}/replay", responses=api_problems(404, 409, 422))
 async def replay_dead_letter(
     letters: DeadLetters, database: Db, caller: CurrentWriter, origin: AuditOrigin, seq: Seq
 ) -> Replayed:
@@ -47,7 +48,7 @@ async def replay_dead_letter(
     return await dead_letters.replay(letters, seq, database=database, caller=caller, origin=origin)
 
 
-@router.delete("/{seq}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{seq}", status_code=HTTPStatus.NO_CONTENT, responses=api_problems(404, 422))
 async def delete_dead_letter(
     letters: DeadLetters, database: Db, caller: CurrentWriter, origin: AuditOrigin, seq: Seq
 ) -> None:

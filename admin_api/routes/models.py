@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from admin_api.access.principals import CurrentPrincipal
 from admin_api.dependencies import Models
 from admin_api.http.pagination import Paged
+from admin_api.http.problems import api_problems
 from admin_api.operations.models import ModelFilter, ModelPage
 from contracts.subjects import Provider
 from contracts.wire import Token
@@ -14,7 +15,7 @@ from contracts.wire import Token
 router = APIRouter(prefix="/api/v1/models", tags=["models"])
 
 
-@router.get("")
+@router.get("", responses=api_problems(422))
 async def list_models(
     models: Models,
     caller: CurrentPrincipal,

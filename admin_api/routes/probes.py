@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from admin_api.database import DatabaseUnavailable
 from admin_api.dependencies import Db, Metrics, Nats, Vault
+from admin_api.http.problems import problem_responses
 from contracts import streams
 from contracts.wire import reason
 from runtime.broker import Broker, Unreachable
@@ -23,7 +24,7 @@ router = APIRouter(tags=["probes"])
 _TIMEOUT_S = 3
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=problem_responses(500))
 async def healthz() -> dict[str, str]:
     """The process lives."""
     return {"status": "ok"}
@@ -31,7 +32,7 @@ async def healthz() -> dict[str, str]:
 
 @router.get(
     "/readyz",
-    responses={HTTPStatus.SERVICE_UNAVAILABLE: {"description": "A part cannot be used; `checks` says which."}},
+    responses={503: {"description": "A part cannot be used; `checks` says which."}, **problem_responses(500)},
 )
 async def readyz(database: Db, broker: Nats, vault: Vault) -> Response:
     """Whether PostgreSQL, NATS and Vault can be used right now, each."""
@@ -45,7 +46,7 @@ async def readyz(database: Db, broker: Nats, vault: Vault) -> Response:
     )
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=problem_responses(500))
 async def metrics(registry: Metrics) -> Response:
     """Prometheus' text format."""
     return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

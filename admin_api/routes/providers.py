@@ -12,6 +12,7 @@ from admin_api.configuration import providers
 from admin_api.configuration.providers import NewProvider, ProviderChange, ProviderFilter, ProviderView
 from admin_api.dependencies import Db, Keys, Networks, Publisher, Workers
 from admin_api.http.pagination import Page, Paged, PagedSums
+from admin_api.http.problems import api_problems
 from admin_api.operations import fleet_state, usage_reports
 from admin_api.operations.fleet_state import HealthResult
 from admin_api.operations.usage_reports import Usage
@@ -21,7 +22,7 @@ from contracts.wire import Token
 router = APIRouter(prefix="/api/v1/llm-providers", tags=["llm-providers"])
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post("", status_code=HTTPStatus.CREATED, responses=api_problems(404, 409, 413, 422))
 async def add_provider(
     database: Db,
     keys: Keys,
@@ -37,7 +38,7 @@ async def add_provider(
     )
 
 
-@router.get("")
+@router.get("", responses=api_problems(422))
 async def list_providers(
     database: Db,
     caller: CurrentPrincipal,
@@ -51,13 +52,13 @@ async def list_providers(
     return await providers.page(database, wanted, caller=caller, paging=paging)
 
 
-@router.get("/{provider_id}")
+@router.get("/{provider_id}", responses=api_problems(404, 422))
 async def get_provider(database: Db, caller: CurrentPrincipal, provider_id: uuid.UUID) -> ProviderView:
     """One provider."""
     return await providers.one(database, provider_id, caller=caller)
 
 
-@router.put("/{provider_id}")
+@router.put("/{provider_id}", responses=api_problems(404, 409, 413, 422))
 async def change_provider(
     database: Db,
     keys: Keys,
@@ -81,7 +82,7 @@ async def change_provider(
     )
 
 
-@router.delete("/{provider_id}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{provider_id}", status_code=HTTPStatus.NO_CONTENT, responses=api_problems(404, 422))
 async def deactivate_provider(
     database: Db, publisher: Publisher, caller: CurrentWriter, origin: AuditOrigin, provider_id: uuid.UUID
 ) -> None:
@@ -89,13 +90,13 @@ async def deactivate_provider(
     await providers.deactivate(database, provider_id, publisher=publisher, caller=caller, origin=origin)
 
 
-@router.post("/{provider_id}/test", responses={HTTPStatus.CONFLICT: {}})
+@router.post("/{provider_id}/test", responses=api_problems(404, 409, 422))
 async def test_provider(database: Db, workers: Workers, caller: CurrentWriter, provider_id: uuid.UUID) -> HealthResult:
     """A worker makes one cheap authenticated call to each endpoint, with the stored key."""
     return await fleet_state.check_health(database, provider_id, workers=workers, caller=caller)
 
 
-@router.get("/{provider_id}/usage")
+@router.get("/{provider_id}/usage", responses=api_problems(404, 422))
 async def get_provider_usage(
     database: Db,
     caller: CurrentPrincipal,

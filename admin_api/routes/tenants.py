@@ -9,17 +9,18 @@ from admin_api.configuration import tenants
 from admin_api.configuration.tenants import NewTenant, Tenant, TenantChange
 from admin_api.dependencies import Db, Publisher
 from admin_api.http.pagination import Page, Paged
+from admin_api.http.problems import api_problems
 
 router = APIRouter(prefix="/api/v1/tenants", tags=["tenants"])
 
 
-@router.get("")
+@router.get("", responses=api_problems(422))
 async def list_tenants(database: Db, caller: CurrentPrincipal, paging: Paged) -> Page[Tenant]:
     """The tenants that the caller may see, by slug."""
     return await tenants.page(database, caller=caller, paging=paging)
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post("", status_code=HTTPStatus.CREATED, responses=api_problems(404, 409, 413, 422))
 async def add_tenant(
     database: Db, publisher: Publisher, _: CurrentAdmin, origin: AuditOrigin, new: NewTenant
 ) -> Tenant:
@@ -27,13 +28,13 @@ async def add_tenant(
     return await tenants.add(database, new, publisher=publisher, origin=origin)
 
 
-@router.get("/{slug}")
+@router.get("/{slug}", responses=api_problems(404, 422))
 async def get_tenant(database: Db, caller: CurrentPrincipal, slug: str) -> Tenant:
     """One tenant."""
     return await tenants.one(database, slug, caller=caller)
 
 
-@router.put("/{slug}")
+@router.put("/{slug}", responses=api_problems(404, 409, 413, 422))
 async def change_tenant(
     database: Db,
     publisher: Publisher,

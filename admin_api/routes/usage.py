@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse
 from admin_api.access.principals import CurrentPrincipal
 from admin_api.dependencies import Db
 from admin_api.http.pagination import PagedSums
+from admin_api.http.problems import api_problems
 from admin_api.operations import usage_reports
 from admin_api.operations.usage_reports import Usage, UsageFilter
 from contracts.subjects import Provider
@@ -25,7 +26,9 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-@router.get("", response_model=Usage, responses={200: {"content": {_CSV: {"schema": {"type": "string"}}}}})
+@router.get(
+    "", response_model=Usage, responses={200: {"content": {_CSV: {"schema": {"type": "string"}}}}, **api_problems(422)}
+)
 async def get_usage(
     database: Db,
     caller: CurrentPrincipal,

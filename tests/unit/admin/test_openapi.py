@@ -48,13 +48,41 @@ def test_everything_below_api_needs_a_bearer_token(document: dict[str, Any]) -> 
             assert operation.get("security") == ([{"bearer": []}] if path.startswith("/api/") else None)
 
 
-def test_problems_are_documented(document: dict[str, Any]) -> None:
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
-    responses = document["paths"]["/api/v1/llm-providers"]["post"]["responses"]
+def expected_problems(operation: dict[str, Any]) -> set[str]:
+    """The statuses that follow from what a request of the operation consists of."""
+    statuses = {"500"}
+    parameters = operation.get("parameters", ())
+    if operation.get("security"):
+        statuses |= {"401", "403", "429", "503"}
+    if parameters or "requestBody" in operation:
+        statuses |= {"422"}
+    if any(parameter["in"] == "path" for parameter in parameters):
+        statuses |= {"404"}
+    if "requestBody" in operation:
+        statuses |= {"404", "409", "413"}
+    return statuses
 
-    assert set(responses) == {"201", "401", "403", "404", "409", "413", "422", "429", "500", "503"}
-    assert responses["422"]["content"] == problem
-    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+def test_every_operation_documents_its_problems(document: dict[str, Any]) -> None:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            problems = {
+                status: response["content"]
+                for status, response in operation["responses"].items()
+                if not status.startswith("2") and (path, status) != ("/readyz", "503")
+            }
+            where = f"{method} {path}"
+            assert set(problems) - {"409"} == expected_problems(operation) - {"409"}, where
+            assert ("409" in problems) >= ("requestBody" in operation), where
+            assert all(content == problem for content in problems.values()), where
+
+
+def test_problems_have_one_schema(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+
+    assert {"ProblemDetails", "FieldProblem"} <= set(schemas)
+    assert "HTTPValidationError" not in schemas
 
 
 def test_a_key_goes_in_and_never_out(document: dict[str, Any]) -> None:
