@@ -1,12 +1,11 @@
-"""The audit log, checked: what was altered, removed from between others, or cut off at either end."""
+"""Checks the audit log: finds what was altered, removed from between others, or cut off at either end."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import Select, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.database import Database
@@ -42,9 +41,15 @@ class Chain:
 async def verify(database: Database, *, tenant: str | None = None) -> list[Chain]:
     """Checks the chain of one tenant, or every chain when None."""
     async with database.transaction() as connection:
+        # Rows and heads must be those of one moment, or a change in between would look like a break.
         await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        tenants = [tenant] if tenant is not None else await _tenants(connection)
-        return [await _verify(connection, each) for each in tenants]
+        if tenant is not None:
+            return [await _verify(connection, tenant)]
+        # A chain may have lost its head, or all its rows; either of them shows that it was there.
+        chains = await connection.scalars(select(audit_heads.c.chain))
+        headed = {name.partition(":")[2] or None for name in chains}
+        rows = await connection.scalars(select(audit_log.c.tenant).distinct())
+        return [await _verify(connection, each) for each in sorted(headed | set(rows), key=lambda name: name or "")]
 
 
 async def missing(database: Database, anchors: Iterable[Anchor]) -> list[Anchor]:
@@ -57,19 +62,14 @@ async def missing(database: Database, anchors: Iterable[Anchor]) -> list[Anchor]
     return gone
 
 
-async def _tenants(connection: AsyncConnection) -> list[str | None]:
-    chains = await connection.scalars(select(audit_heads.c.chain))
-    headed = {name.partition(":")[2] or None for name in chains}
-    rows = await connection.scalars(select(audit_log.c.tenant).distinct())
-    return sorted(headed | set(rows), key=lambda tenant: tenant or "")
-
-
 async def _verify(connection: AsyncConnection, tenant: str | None) -> Chain:
+    """Checks the chain of one tenant, 500 rows at a time."""
     last, pruned_to = await beginning(connection, tenant)
     found = Chain(tenant, pruned_to=pruned_to)
     query = select(audit_log).where(audit_log.c.tenant.is_not_distinct_from(tenant)).order_by(audit_log.c.seq)
     seq = -1
-    while rows := await _rows(connection, query.where(audit_log.c.seq > seq)):
+    while found_rows := (await connection.execute(query.where(audit_log.c.seq > seq).limit(_AT_ONCE))).mappings().all():
+        rows = [dict(row) for row in found_rows]
         broken = broken_at(tenant, rows, follows=last)
         whole = [row for row in rows if broken is None or row["seq"] < broken]
         if whole:
@@ -80,12 +80,8 @@ async def _verify(connection: AsyncConnection, tenant: str | None) -> Chain:
     return replace(found, broken_at=await _cut_off(connection, tenant, seq=seq, last=last))
 
 
-async def _rows(connection: AsyncConnection, query: Select[Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in (await connection.execute(query.limit(_AT_ONCE))).mappings()]
-
-
 async def _cut_off(connection: AsyncConnection, tenant: str | None, *, seq: int, last: bytes) -> int | None:
-    """The `seq` of the row that the chain should end with, when it ends with another."""
+    """The `seq` of the row that the chain should end with, None when it does. `seq` and `last`: its last row's."""
     query = select(audit_heads.c.seq, audit_heads.c.hash).where(audit_heads.c.chain == chain_of(tenant))
     head = (await connection.execute(query)).first()
     if head is None:
@@ -94,6 +90,7 @@ async def _cut_off(connection: AsyncConnection, tenant: str | None, *, seq: int,
 
 
 async def _missing(connection: AsyncConnection, anchors: Sequence[Anchor]) -> list[Anchor]:
+    """Those of the anchors whose row is altered or gone, without having been pruned."""
     query = select(audit_log.c.seq, audit_log.c.tenant, audit_log.c.hash)
     rows = await connection.execute(query.where(audit_log.c.seq.in_([anchor.seq for anchor in anchors])))
     there = {(row.seq, row.tenant, bytes(row.hash).hex()) for row in rows}

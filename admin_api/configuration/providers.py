@@ -110,7 +110,10 @@ async def add(
     keys.check(given, new.config, provider=new.provider_type, old=None)
     async with database.transaction() as connection:
         await tenants.locked(connection, new.tenant)
-        old = await _of_tenant(connection, new.tenant, new.provider_type)
+        there = select(llm_providers).where(
+            llm_providers.c.tenant == new.tenant, llm_providers.c.provider_type == new.provider_type
+        )
+        old = (await connection.execute(there)).first()
         if old is not None and old.is_active:
             raise conflict(
                 f"the tenant {new.tenant} has {new.provider_type}; change it with PUT /api/v1/llm-providers/{old.id}"
@@ -127,6 +130,7 @@ async def add(
         former = await _unset_default(connection, new.tenant, origin) if new.is_default else []
         row = await (_insert(connection, new, values) if old is None else _update(connection, old, values))
         await _record(connection, "provider.add" if old is None else "provider.reactivate", old, row, origin)
+    # In this order: a worker that has not heard of the change still looks for a key that goes.
     await publisher.publish(*map(worker_config.provider, [*former, row]))
     await keys.forget(given, tenant=new.tenant, provider=new.provider_type)
     return view(row)
@@ -150,7 +154,9 @@ async def change(
     given = GivenKeys(wanted.api_key, wanted.api_keys)
     async with database.transaction() as connection:
         old = await _locked(connection, provider_id, caller)
-        _check_same(wanted, old)
+        for name in ("tenant", "provider_type"):
+            if getattr(wanted, name) not in (None, getattr(old, name)):
+                raise invalid(name, "cannot change; add another provider instead")
         config = wanted.config or ProviderConfig.model_validate(old.config)
         provider = Provider(old.provider_type)
         if wanted.config is not None:
@@ -240,11 +246,6 @@ async def _unset_default(connection: AsyncConnection, tenant: str, origin: Origi
     return changed
 
 
-async def _of_tenant(connection: AsyncConnection, tenant: str, provider: Provider) -> Row[Any] | None:
-    query = select(llm_providers).where(llm_providers.c.tenant == tenant, llm_providers.c.provider_type == provider)
-    return (await connection.execute(query)).first()
-
-
 async def _locked(connection: AsyncConnection, provider_id: uuid.UUID, caller: Principal) -> Row[Any]:
     """The provider, after its tenant was locked. Raises 403, 404."""
     tenant = await connection.scalar(select(llm_providers.c.tenant).where(llm_providers.c.id == provider_id))
@@ -279,12 +280,6 @@ def _changes(wanted: ProviderChange, old: Row[Any]) -> dict[str, Any]:
     elif old.is_default and not is_active:
         values["is_default"] = False
     return values
-
-
-def _check_same(wanted: ProviderChange, old: Row[Any]) -> None:
-    for name in ("tenant", "provider_type"):
-        if getattr(wanted, name) not in (None, getattr(old, name)):
-            raise invalid(name, "cannot change; add another provider instead")
 
 
 def _check_config(config: ProviderConfig, provider: Provider, allowed: Sequence[Network]) -> None:

@@ -1,4 +1,8 @@
-"""Lists in pages: keyset order, so that a page stays right while rows come and go. A cursor is opaque to callers."""
+"""Lists in pages.
+
+A page begins after the last row of the one before, named by the values that the list is ordered by (keyset
+pagination), so it stays right while rows come and go. A cursor holds these values and is opaque to callers.
+"""
 
 import base64
 import json
@@ -26,6 +30,8 @@ class Page(BaseModel, Generic[T]):
 
 
 class Paging(BaseModel):
+    """Which page of a list is asked for; `cursor` None: the first."""
+
     limit: int = _DEFAULT_LIMIT
     cursor: str | None = None
 
@@ -42,7 +48,7 @@ def _paging(*, usual: int, most: int) -> Callable[..., Paging]:
 
 Paged = Annotated[Paging, Depends(_paging(usual=_DEFAULT_LIMIT, most=500))]
 PagedSums = Annotated[Paging, Depends(_paging(usual=1000, most=10_000))]
-"""Of short rows, which callers mostly want all of."""
+"""For lists of short rows, which callers mostly want all of."""
 
 
 async def read_page(
@@ -86,6 +92,7 @@ def decode(cursor: str, *kinds: type) -> list[Any]:
 
 
 def _value(kind: type, text: str) -> Any:
+    """One value of a cursor. Raises ValueError, OverflowError for what no column of that kind can hold."""
     if kind is datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     if kind is date:

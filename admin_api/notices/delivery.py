@@ -1,4 +1,4 @@
-"""What is delivered, where to, and when to try again. Pure."""
+"""What is delivered, where to, and when it is tried again. Nothing here does it."""
 
 import random
 from dataclasses import dataclass, field
@@ -35,15 +35,15 @@ class Outgoing:
     delivery: int
     channel: Channel
     attempts: int
-    """This one included."""
+    """How often it was tried, this time included."""
     notice_id: UUID
     kind: str
     tenant: str | None
     event: bytes = field(repr=False)
     hook: Hook | None = None
-    """Of the channel `webhook`."""
+    """Where to deliver on the channel `webhook`; None on the others, and when the webhook is gone."""
     emails: tuple[str, ...] = field(default=(), repr=False)
-    """Of the tenant."""
+    """Where the tenant wants its alerts."""
 
     @property
     def target(self) -> Target:
@@ -58,7 +58,7 @@ class Undelivered(Exception):
         self.again = again
         """Whether another try may succeed."""
         self.status = status
-        """Of the answer; None: there was none."""
+        """The status of the answer; None when there was none."""
 
 
 class Sender(Protocol):
@@ -69,8 +69,11 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Exponential, with jitter: nine pauses of together about four hours. NATS gets what it is owed, however long it is
-    away, and soon after it is back."""
+    """When an undelivered notice is tried again: after pauses that grow, with jitter.
+
+    Nine pauses make about four hours together, then a notice is given up. NATS is tried for ever and often, so that it
+    gets what it is owed however long it was away, and soon after it is back.
+    """
 
     first_s: float = 5.0
     factor: float = 3.0
@@ -79,7 +82,7 @@ class Retries:
     tries: int = 10
 
     def pause(self, channel: Channel, *, tried: int) -> timedelta | None:
-        """Before the next try; None: no more."""
+        """The pause before the next try, half to all of its length; None when there is no next one."""
         is_nats = channel is Channel.NATS
         if not is_nats and tried >= self.tries:
             return None

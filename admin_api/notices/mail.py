@@ -17,7 +17,7 @@ TIMEOUT_S = 20.0
 
 
 class MailSender:
-    """For settings with a server."""
+    """Sends alerts through the mail server that the settings name; without one it must not be made."""
 
     def __init__(self, settings: MailSettings) -> None:
         self._settings = settings
@@ -51,7 +51,7 @@ class MailSender:
 
 
 def composed(notice: AlertNotice, *, sender: str) -> EmailMessage:
-    """Its `Message-ID` follows from the notice, so that a repeated one can be told."""
+    """The mail that tells of a notice. Its `Message-ID` follows from the notice, so that a repeated one can be told."""
     alert = notice.data
     state = "resolved" if alert.resolved_at else "raised"
     message = EmailMessage()
@@ -75,6 +75,6 @@ def composed(notice: AlertNotice, *, sender: str) -> EmailMessage:
 
 
 def _why(exc: BaseException) -> str:
-    """A mail server's words may repeat addresses; its code says enough."""
+    """Why a mail was not taken, without the server's words: they may repeat addresses, and its code says enough."""
     code = f" {exc.code}" if isinstance(exc, aiosmtplib.SMTPResponseException) else ""
     return f"the mail server did not take it ({type(exc).__name__}{code})"

@@ -38,7 +38,8 @@ async def route(connection: AsyncConnection, *, email: bool, emails_of_all: bool
     routed = (await connection.scalars(taken.values(routed_at=func.now()).returning(notices.c.seq))).all()
     if not routed:
         return 0
-    wanted = [_to_nats(), _to_webhooks(), *([_to_email(to_all=emails_of_all)] if email else [])]
+    to_nats = select(notices.c.seq.label("notice"), literal(Channel.NATS).label("channel"))
+    wanted = [to_nats, _to_webhooks(), *([_to_email(to_all=emails_of_all)] if email else [])]
     for deliveries in wanted:
         rows = deliveries.where(notices.c.seq.in_(routed)).order_by(notices.c.seq)
         await connection.execute(insert(notice_deliveries).from_select(list(rows.selected_columns.keys()), rows))
@@ -46,7 +47,11 @@ async def route(connection: AsyncConnection, *, email: bool, emails_of_all: bool
 
 
 async def claim(connection: AsyncConnection, *, busy: Collection[Target]) -> list[Outgoing]:
-    """What is due, the oldest of each target that is not `busy`; ours for `LEASE`."""
+    """Takes what is due, the oldest delivery of each target that is not `busy`. It is ours for `LEASE`.
+
+    Several admin APIs do this at once. A row that another one is about to take is locked and skipped; one that it has
+    just taken is no longer due, which is looked at again once the row is locked.
+    """
     channel, hook = _deliveries.channel, _deliveries.webhook
     of_busy = [and_(channel == at, hook.is_not_distinct_from(which)) for at, which in busy]
     firsts = (
@@ -68,13 +73,14 @@ async def claim(connection: AsyncConnection, *, busy: Collection[Target]) -> lis
 
 
 async def delivered(connection: AsyncConnection, outgoing: Outgoing) -> None:
+    """Notes that a delivery was made."""
     await _update(connection, outgoing, delivered_at=func.now(), last_error=None)
     if outgoing.hook is not None:
         await _note(connection, outgoing.hook, last_success_at=func.now())
 
 
 async def undelivered(connection: AsyncConnection, outgoing: Outgoing, why: str, *, again_in: timedelta | None) -> None:
-    """`again_in` None: never again."""
+    """Notes that a delivery failed, and when it is due again; `again_in` None: never again."""
     outcome = {"dead_at": func.now()} if again_in is None else {"next_at": func.now() + again_in}
     await _update(connection, outgoing, last_error=why, **outcome)
     if outgoing.hook is not None:
@@ -88,14 +94,10 @@ async def waiting(connection: AsyncConnection) -> dict[str, int]:
 
 
 async def forget_old(connection: AsyncConnection) -> None:
-    """Notices that were delivered, or given up, long ago."""
+    """Deletes notices that were delivered, or given up, long ago."""
     waits = select(_deliveries.id).where(_deliveries.notice == notices.c.seq, _OPEN).exists()
     old = notices.c.created_at < func.now() - KEPT
     await connection.execute(delete(notices).where(old, notices.c.routed_at.is_not(None), not_(waits)))
-
-
-def _to_nats() -> Rows:
-    return select(notices.c.seq.label("notice"), literal(Channel.NATS).label("channel"))
 
 
 def _to_webhooks() -> Rows:

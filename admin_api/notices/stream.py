@@ -13,6 +13,8 @@ _PUBACK_TIMEOUT_S = 5
 
 
 class StreamSender:
+    """Publishes notices and waits until the stream has them."""
+
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 

@@ -35,12 +35,12 @@ def new_secret() -> SecretStr:
 
 
 def sealed(keyring: Keyring, secret: SecretStr, *, hook_id: UUID, tenant: str | None) -> str:
-    """For this webhook only: a row that is copied to another one opens nothing."""
+    """The secret as it is stored, sealed for this webhook only: a row that is copied to another one opens nothing."""
     return keyring.seal(secret, tenant=tenant or ALL_TENANTS, provider=_SEALED_AS, name=str(hook_id))
 
 
 def resealed(keyring: Keyring, hook: Hook) -> str | None:
-    """With the newest sealing key; None when it is so already. Raises runtime.sealing.UnsealError."""
+    """The secret sealed with the newest sealing key, None when it is so already. Raises runtime.sealing.UnsealError."""
     return keyring.reseal(hook.sealed_secret, tenant=hook.tenant or ALL_TENANTS, provider=_SEALED_AS, name=str(hook.id))
 
 
@@ -51,6 +51,8 @@ def signature(secret: SecretStr, *, message_id: str, timestamp: int, body: bytes
 
 
 class WebhookSender:
+    """Posts notices to webhooks, signed with their secrets."""
+
     def __init__(self, egress: Egress, keyring: Keyring, *, now: Callable[[], datetime] = utc_now) -> None:
         self._client = egress.client(headers={"User-Agent": "fleet-webhooks/1"}, timeout=TIMEOUT_S)
         self._keyring = keyring
@@ -66,7 +68,7 @@ class WebhookSender:
         await self.post(outgoing.hook, notice_id=outgoing.notice_id, body=outgoing.event)
 
     async def post(self, hook: Hook, *, notice_id: UUID, body: bytes) -> int:
-        """The status of the answer, 2xx. Raises Undelivered."""
+        """Posts one notice; returns the status of the answer, a 2xx. Raises Undelivered."""
         headers = self._headers(hook, message_id=str(notice_id), body=body)
         try:
             async with (

@@ -83,6 +83,7 @@ async def check_health(
         answer = await workers.ask(subject, question, answers=_ANSWER)
         if isinstance(answer, Health):
             return HealthResult(healthy=answer.healthy, endpoints=list(answer.endpoints))
+        # A provider that was just added or changed is on its way to the workers; a moment later they know it.
         if answer.error.code not in _NOT_YET_KNOWN or asyncio.get_running_loop().time() > give_up_at:
             return HealthResult(healthy=False, endpoints=[], error=answer.error)
         await asyncio.sleep(_ASK_AGAIN_AFTER_S)

@@ -207,18 +207,15 @@ def _aliases(tenant: PublishedTenant, provider: Provider | None) -> list[ModelEn
 
 
 def _entry(model: ModelInfo, provider: str, tenant: PublishedTenant) -> ModelEntry:
+    """A model as the list shows it, with the price at which the tenant's usage of it is counted now."""
+    prices, source = catalogue.find_prices(provider, model.id, at=utc_now(), overrides=tenant.prices)
+    price = None
+    if prices is not None:
+        price = ModelPrice(input_mtok=prices.base.input, output_mtok=prices.base.output, source=source)
     return ModelEntry(
         tenant=tenant.slug,
         provider=provider,
         id=model.id,
         context_window=model.context_window or catalogue.context_window(provider, model.id),
-        price=_price(model.id, provider, tenant),
+        price=price,
     )
-
-
-def _price(model: str, provider: str, tenant: PublishedTenant) -> ModelPrice | None:
-    """The price at which the tenant's usage is counted now; None when none is known."""
-    prices, source = catalogue.find_prices(provider, model, at=utc_now(), overrides=tenant.prices)
-    if prices is None:
-        return None
-    return ModelPrice(input_mtok=prices.base.input, output_mtok=prices.base.output, source=source)

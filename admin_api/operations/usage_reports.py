@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, Field, field_serializer
-from sqlalchemy import ColumnElement, Label, Row, Select, Table, func, select, text
+from sqlalchemy import Row, Select, Table, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.access.principals import Principal
@@ -152,7 +152,7 @@ async def of_provider(
 async def summarise(database: Database, question: Question, *, paging: Paging) -> Usage:
     """One page, in the order of the groups. Raises 422 for what no roll-up tells."""
     table = _source(question)
-    groups = [_group(table, group) for group in question.group_by]
+    groups = [table.c[_column(group)].label(group.value) for group in question.group_by]
     query = _sums(table, question).add_columns(*groups).group_by(*groups)
     async with database.transaction() as connection:
         await connection.execute(_AS_ASKED)
@@ -167,11 +167,11 @@ async def to_csv(database: Database, question: Question) -> str:
     if usage.next:
         raise invalid("group_by", f"gives more than {_MAX_ROWS} rows; ask for a shorter period or fewer groups")
     out = io.StringIO()
-    groups = ["date" if group is GroupBy.DAY else group.value for group in question.group_by]
+    groups = [_column(group) for group in question.group_by]
     writer = csv.DictWriter(out, [*groups, *Totals.model_fields])
     writer.writeheader()
     for item in usage.items:
-        writer.writerow({name: _harmless(value) for name, value in item.model_dump(mode="json", by_alias=True).items()})
+        writer.writerow({name: harmless(value) for name, value in item.model_dump(mode="json", by_alias=True).items()})
     return out.getvalue()
 
 
@@ -186,24 +186,25 @@ def _source(question: Question) -> Table:
     return llm_agent_usage if by_agent else llm_provider_usage
 
 
-def _group(table: Table, group: GroupBy) -> Label[Any]:
-    return table.c["date" if group is GroupBy.DAY else group.value].label(group.value)
+def _column(group: GroupBy) -> str:
+    """What a group is called in the tables and in CSV."""
+    return "date" if group is GroupBy.DAY else group.value
 
 
 def _sums(table: Table, question: Question) -> Select[Any]:
+    """The sums of what a question asks for, in one row until groups are added."""
     query = select(*(func.sum(table.c[name]).label(name) for name in Totals.model_fields))
-    query = query.where(_within(table, question.days)).having(func.sum(table.c.request_count) > 0)
+    first, last = question.days.first, question.days.last
+    if table is llm_hourly_usage:
+        begin, last_day = (datetime.combine(day, time(), UTC) for day in (first, last))
+        query = query.where(table.c.hour.between(begin, last_day + _LAST_HOUR))
+    else:
+        query = query.where(table.c.date.between(first, last))
+    query = query.having(func.sum(table.c.request_count) > 0)
     for name in ("tenant", "provider", "provider_id", "model", "agent"):
         if (wanted := getattr(question.only, name)) is not None:
             query = query.where(table.c[name] == wanted)
     return query
-
-
-def _within(table: Table, asked: Days) -> ColumnElement[bool]:
-    if table is not llm_hourly_usage:
-        return table.c.date.between(asked.first, asked.last)
-    first, last = (datetime.combine(day, time(), UTC) for day in (asked.first, asked.last))
-    return table.c.hour.between(first, last + _LAST_HOUR)
 
 
 async def _totals(
@@ -224,6 +225,9 @@ def _item(row: Row[Any]) -> UsageItem:
     return UsageItem.model_validate(fields)
 
 
-def _harmless(value: Any) -> Any:
-    """Spreadsheets run cells that begin like a formula; model and agent names come from callers."""
+def harmless(value: Any) -> Any:
+    """A cell that no spreadsheet runs: one that begins like a formula gets a quote before it.
+
+    Model and agent names come from callers. https://owasp.org/www-community/attacks/CSV_Injection
+    """
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
