@@ -10,7 +10,7 @@ from typing import Any
 from tests.documents import ARCHITECTURE, generated
 from tests.repository import ROOMS, ROOT, modules
 
-_SENTENCE = re.compile(r".*?[.?!](?= [A-Z`(]|$)|.*")
+_SENTENCE = re.compile(r".*?[.?!](?= [A-Z`(]| http|$)|.*")
 _CODE = re.compile(r"(`[^`]*`)")
 
 
