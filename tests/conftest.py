@@ -35,7 +35,7 @@ from fleet.local.servers import NatsServer, PostgresServer, VaultServer
 from tests import servers
 from tests.servers import StoppableDatabase, Vault
 
-_CONTAINER_START_S = 60
+_CONTAINER_START_S = 180
 
 T = TypeVar("T")
 

@@ -31,7 +31,8 @@ from tests.servers import Vault
 from workers import app
 from workers.settings import WorkerSettings
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
+"""How long a test waits for what comes sooner or later. Only a failure takes so long, also on a busy machine."""
 
 NO_LIMITS = Limits(requests_per_minute=0, requests_per_day=0)
 SEALING_KEY = SecretStr(b64encode(token_bytes(32)).decode())
@@ -94,7 +95,7 @@ class Plane:
         """As at its start, and after a restart of NATS."""
 
         async def request(subject: str, payload: bytes) -> bytes:
-            return (await self.client.request(subject, payload, timeout=5)).data
+            return (await self.client.request(subject, payload, timeout=PATIENCE_S)).data
 
         await until(lambda: self.client.is_connected)
         await streams.ensure(request, streams.Sizes())

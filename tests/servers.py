@@ -24,7 +24,7 @@ from fleet.local.servers import NatsServer, PostgresServer
 from fleet.local.vault_api import Credentials, VaultApi
 
 PROVIDERS = tuple(Provider)
-_CLUSTER_WITHIN_S = 30
+_CLUSTER_WITHIN_S = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ async def _has_leader(url: str) -> None:
         async with asyncio.timeout(_CLUSTER_WITHIN_S):
             while True:
                 with suppress(nats.errors.TimeoutError):
-                    if b'"error"' not in (await client.request("$JS.API.INFO", timeout=0.5)).data:
+                    if b'"error"' not in (await client.request("$JS.API.INFO", timeout=2)).data:
                         return
     finally:
         await client.close()

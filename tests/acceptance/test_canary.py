@@ -374,7 +374,7 @@ async def _messages(client: Nats, stream: str, trail: Trail) -> int:
     number, seq = 0, 1
     while True:
         ask = json.dumps({"seq": seq, "next_by_subj": ">"}).encode()
-        answer = await client.request(f"$JS.API.DIRECT.GET.{stream}", ask, timeout=5)
+        answer = await client.request(f"$JS.API.DIRECT.GET.{stream}", ask, timeout=30)
         headers = answer.headers or {}
         if headers.get("Status"):
             return number

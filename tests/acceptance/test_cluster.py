@@ -24,7 +24,7 @@ from fleet.client import Client
 from fleet.local.roles import Role
 from fleet.local.servers import NatsServer
 from tests import servers
-from tests.kit import Plane, until, worker_process
+from tests.kit import PATIENCE_S, Plane, until, worker_process
 from tests.servers import Vault
 
 pytestmark = pytest.mark.slow
@@ -101,7 +101,7 @@ class Cluster:
 
     async def info(self, subject: str) -> dict[str, Any]:
         """Until there is a leader who answers."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
                     found = json.loads((await self._operator.request(f"$JS.API.{subject}", timeout=2)).data)
@@ -129,9 +129,9 @@ async def cluster(tmp_path: Path, vault: Vault, database_url: str, tenant: str) 
         environment = {**_REPLICAS, "NATS_URL": url, "DATABASE_URL": database_url}
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         log = tmp_path / "usage.log"
-        usage = Role("usage", ["usage"], env=environment, listener=listener, log=log, stop_within_s=10)
+        usage = Role("usage", ["usage"], env=environment, listener=listener, log=log, stop_within_s=30)
         stack.push_async_callback(usage.stop)
-        await usage.start(timeout_s=30)
+        await usage.start(timeout_s=PATIENCE_S)
         for _ in range(2):
             await stack.enter_async_context(worker_process(url, vault, **_REPLICAS))
         operator = await nats.connect(servers=[node.url for node in nodes], max_reconnect_attempts=-1)
@@ -162,14 +162,14 @@ async def test_a_leader_is_killed_under_load_and_everything_goes_on(cluster: Clu
                 await asyncio.sleep(0.05)
 
         await leader.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while not await cluster.is_whole():
                 await asyncio.sleep(0.1)
 
     for one in load.asked:
         assert [type(end) for end in one.ends] == [Completed]
         assert one.events[-1] is one.ends[0]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         for one in load.asked:
             while not await cluster.booked(one.request_id):
                 await asyncio.sleep(0.05)

@@ -34,7 +34,7 @@ def run(program: str, stack: RunningStack) -> str:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from contracts import streams
 from contracts.events import Completed, Delta, Event, Failed, Retrying, Started, Terminal
 from fleet.client import Client, Stream
 from fleet.local.servers import NatsServer
-from tests.kit import Bill, Plane, plane, until, worker_process
+from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker_process
 from tests.servers import Vault
 
 pytestmark = pytest.mark.slow
@@ -73,8 +73,8 @@ async def test_kill_9_in_mid_stream_is_survived(scene: Scene) -> None:
 
     first.kill()
     await scene.worker()
-    await until(lambda: any(e.attempt == 2 for e in events), within_s=streams.ACK_WAIT_S + 20)
-    await asyncio.wait_for(reading, 40)
+    await until(lambda: any(e.attempt == 2 for e in events), within_s=streams.ACK_WAIT_S + PATIENCE_S)
+    await asyncio.wait_for(reading, PATIENCE_S)
 
     assert [type(e) for e in events if isinstance(e, Terminal)] == [Completed]
     assert said(events, 2) == TEXT
@@ -93,10 +93,12 @@ async def test_a_request_that_kills_three_workers_is_buried(scene: Scene) -> Non
     events: list[Event] = []
     reading = asyncio.create_task(read(client.stream("mock/echo", "Hi", **slowly(TEXT, between_s=1)), events))
     for attempt in (1, 2, 3):
-        await until(lambda attempt=attempt: any(e.attempt == attempt for e in events), within_s=30)
+        await until(
+            lambda attempt=attempt: any(e.attempt == attempt for e in events), within_s=streams.ACK_WAIT_S + PATIENCE_S
+        )
         current.kill()
         current = await scene.worker()
-    await asyncio.wait_for(reading, 30)
+    await asyncio.wait_for(reading, PATIENCE_S)
 
     assert isinstance(events[-1], Failed)
     assert events[-1].error.code == "internal"
@@ -115,9 +117,9 @@ async def test_sigterm_lets_streams_finish_and_takes_no_more(scene: Scene) -> No
     await scene.worker()
 
     later = await client.complete("mock/echo", "And this?")
-    await asyncio.wait_for(reading, 40)
+    await asyncio.wait_for(reading, PATIENCE_S)
 
-    assert await asyncio.wait_for(first.wait(), 10) == 0
+    assert await asyncio.wait_for(first.wait(), PATIENCE_S) == 0
     assert isinstance(events[-1], Completed)
     assert events[-1].attempt == 1
     assert later.attempt == 1
@@ -130,10 +132,10 @@ async def test_what_outlives_the_grace_period_is_handed_over(scene: Scene) -> No
     events: list[Event] = []
     reading = asyncio.create_task(read(client.stream("mock/echo", "Hi", **slowly(TEXT)), events))
     await until(lambda: sum(isinstance(e, Delta) for e in events) >= 3)
-    await scene.worker()
     first.send_signal(signal.SIGTERM)
+    await scene.worker()
 
-    await asyncio.wait_for(reading, 40)
+    await asyncio.wait_for(reading, PATIENCE_S)
 
     assert await first.wait() == 0
     assert [type(e) for e in events if not isinstance(e, Delta)] == [Started, Retrying, Started, Completed]
@@ -154,7 +156,7 @@ async def test_a_nats_server_that_is_killed_and_comes_back_loses_no_request(scen
     await scene.nats.kill()
     await scene.nats.start()
     await control.make_streams()
-    await asyncio.wait_for(reading, 40)
+    await asyncio.wait_for(reading, PATIENCE_S)
 
     assert [type(e) for e in events if isinstance(e, Terminal)] == [Completed]
     positions = [(e.attempt, e.seq) for e in events]
@@ -162,4 +164,4 @@ async def test_a_nats_server_that_is_killed_and_comes_back_loses_no_request(scen
     last = events[-1].attempt
     assert [seq for attempt, seq in positions if attempt == last] == list(range(positions[-1][1] + 1))
     assert said(events, last) == TEXT
-    assert (await client.complete("mock/echo", "And now?", deadline_s=30)).finish_reason == "stop"
+    assert (await client.complete("mock/echo", "And now?", deadline_s=120)).finish_reason == "stop"

@@ -20,6 +20,7 @@ import pytest
 from fleet.simulator import Script, Simulator
 from tests.acceptance.running import (
     FLEET,
+    PATIENCE_S,
     RunningStack,
     clean_environment,
     is_gone,
@@ -73,7 +74,7 @@ async def ask(ready: dict[str, Any], text: str) -> list[dict[str, Any]]:
         )
         events: list[dict[str, Any]] = []
         while not events or events[-1]["type"] not in ("completed", "failed", "cancelled"):
-            events.append(json.loads((await replies.next_msg(timeout=15)).data))
+            events.append(json.loads((await replies.next_msg(timeout=PATIENCE_S)).data))
         return events
     finally:
         await client.close()
@@ -114,7 +115,7 @@ async def test_books_and_reports_what_was_used(stack: RunningStack, folder: Path
     def booked() -> bool:
         return stack.admin.get("usage?group_by=provider")["totals"]["request_count"] >= 1
 
-    await asyncio.to_thread(wait_for, booked, within_s=15)
+    await asyncio.to_thread(wait_for, booked)
     options = ("--by", "tenant,agent", "--tenant", stack.ready["tenant"], "--state", str(folder / "state"))
     report = await asyncio.to_thread(run, "usage", "report", *options)
     assert report.returncode == 0, report.stderr
@@ -141,7 +142,7 @@ async def test_starts_a_dead_part_again_and_says_so(stack: RunningStack, role: s
         now = stack.pids(role)
         return len(now) == len(before) and before[0] not in now
 
-    await asyncio.to_thread(wait_for, replaced, within_s=20)
+    await asyncio.to_thread(wait_for, replaced)
 
     assert stack.pids(role)[1:] == before[1:]
     assert (await ask(stack.ready, "still there?"))[-1]["type"] == "completed"
@@ -159,9 +160,9 @@ def test_no_other_program_gets_the_port_of_a_part_that_died(stack: RunningStack,
             socket.create_server(("127.0.0.1", port))
         return stack.pids(role) != before
 
-    wait_for(replaced, within_s=20)
+    wait_for(replaced)
 
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as ready:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S) as ready:
         assert ready.status == 200
 
 
@@ -186,7 +187,7 @@ def test_shows_its_pools(stack: RunningStack, folder: Path) -> None:
         assert shown.returncode == 0, shown.stderr
         return [line.split()[3] for line in shown.stdout.splitlines() if "│ mock" in line] == ["2"]
 
-    wait_for(shows_both_workers_of_the_mock, within_s=30)
+    wait_for(shows_both_workers_of_the_mock)
     assert stack.process.poll() is None
 
 
@@ -254,7 +255,7 @@ async def test_ctrl_c_cancels_a_chat(stack: RunningStack, folder: Path) -> None:
         )
         assert chat.stdout is not None
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 said = await chat.stdout.readexactly(20)
                 chat.send_signal(signal.SIGINT)
                 rest, notes = await chat.communicate()
@@ -292,7 +293,7 @@ def test_stops_in_time_comes_back_with_its_data_and_leaves_no_orphan_when_killed
 
         assert first.stop() == 0
 
-        wait_for(lambda: all(map(is_gone, everybody)), within_s=1)
+        wait_for(lambda: all(map(is_gone, everybody)))
         assert not first.ready_file.exists()
 
     with running_stack(tmp_path) as second:
@@ -304,4 +305,4 @@ def test_stops_in_time_comes_back_with_its_data_and_leaves_no_orphan_when_killed
         second.process.kill()
         second.process.wait()
 
-        wait_for(lambda: all(map(is_gone, everybody)), within_s=5)
+        wait_for(lambda: all(map(is_gone, everybody)))

@@ -11,7 +11,7 @@ import pytest
 from contracts.events import Completed, Delta
 from fleet.client import Client
 from fleet.simulator import Script, ScriptedToolCall, Simulator
-from tests.acceptance.running import RunningStack, running_stack
+from tests.acceptance.running import PATIENCE_S, RunningStack, running_stack
 from workers.providers import registry
 
 pytestmark = pytest.mark.slow
@@ -84,7 +84,7 @@ async def test_a_conversation_with_a_tool_call(
         {"role": "user", "content": "How is the weather in Paris?"},
     ]
 
-    asked = await client.complete(f"{provider}/{model}", messages, tools=[WEATHER], deadline_s=30)
+    asked = await client.complete(f"{provider}/{model}", messages, tools=[WEATHER], deadline_s=120)
     assert asked.finish_reason == "tool_calls"
     assert asked.message.tool_calls
     call = asked.message.tool_calls[0]
@@ -95,7 +95,7 @@ async def test_a_conversation_with_a_tool_call(
         asked.message.model_dump(mode="json"),
         {"role": "tool", "tool_call_id": call.id, "content": '{"sky": "rain", "celsius": 7}'},
     ]
-    events = [event async for event in client.stream(f"{provider}/{model}", messages, tools=[WEATHER], deadline_s=30)]
+    events = [event async for event in client.stream(f"{provider}/{model}", messages, tools=[WEATHER], deadline_s=120)]
 
     answered = events[-1]
     assert isinstance(answered, Completed)
@@ -111,7 +111,7 @@ async def test_a_conversation_with_a_tool_call(
 
 
 async def booked(stack: RunningStack, provider_id: str, *, requests: int, tokens: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             usage = await asyncio.to_thread(stack.admin.get, f"llm-providers/{provider_id}/usage")
             if usage["totals"]["request_count"] == requests:

@@ -34,16 +34,16 @@ class Agent:
         for package in backend.MOVED:
             (self.folder / package).mkdir(parents=True)
             (self.folder / package / "__init__.py").write_text(f"OWNER = 'the agent, {package}'\n")
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.bin.parent)], check=True, timeout=60)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.bin.parent)], check=True, timeout=300)
         into = (*PIP, "--python", str(self.bin / "python"), "install", "--quiet", "--no-deps", "--no-index", str(wheel))
-        subprocess.run(into, check=True, timeout=60)
+        subprocess.run(into, check=True, timeout=300)
 
     @property
     def site_packages(self) -> Path:
         (found,) = self.bin.parent.glob("lib/python*/site-packages")
         return found
 
-    def run(self, *command: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self.bin / command[0]), *command[1:]],
             cwd=self.folder,
@@ -74,7 +74,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(folder),
         str(ROOT),
     )
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=300)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -159,7 +159,7 @@ def test_every_module_can_be_imported(whole: Agent, wheel: Path) -> None:
 
 
 def test_the_fleet_runs_from_the_wheel(whole: Agent) -> None:
-    done = whole.run("fleet", "demo", timeout_s=120)
+    done = whole.run("fleet", "demo", timeout_s=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The demo worked" in done.stdout
 

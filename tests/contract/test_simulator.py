@@ -143,7 +143,7 @@ async def test_it_runs_as_a_process_until_it_is_told_to_stop(tmp_path: Path) -> 
             assert (await http.get("/_sim/healthz")).status_code == 200
     finally:
         process.send_signal(signal.SIGTERM)
-        shown, _ = await asyncio.wait_for(process.communicate(), timeout=10)
+        shown, _ = await asyncio.wait_for(process.communicate(), timeout=60)
     assert process.returncode == 0
     assert shown.decode().strip() == url
 

@@ -143,7 +143,7 @@ def test_the_program_for_tests_of_your_own() -> None:
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert ended.stdout == "Back again.\n['failed', 'finished']\n", ended.stderr

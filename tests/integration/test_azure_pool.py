@@ -23,7 +23,7 @@ class Shop:
         self.client, self.bill, self.vendor = client, bill, vendor
 
     async def events(self) -> list[Event]:
-        return [event async for event in self.client.stream(MODEL, "Hello", deadline_s=30)]
+        return [event async for event in self.client.stream(MODEL, "Hello", deadline_s=120)]
 
 
 @pytest.fixture

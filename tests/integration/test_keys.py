@@ -48,7 +48,7 @@ class Shelf:
         return held.secret.get_secret_value()
 
     async def until_it_is(self, key: str, *, version: int = 1) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await self.get(version=version) != key:
                 await asyncio.sleep(0.01)
 

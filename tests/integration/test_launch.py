@@ -45,7 +45,7 @@ def test_child_dies_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         supervisor.kill()
         supervisor.wait()
 
-    psutil.wait_procs([child], timeout=5)
+    psutil.wait_procs([child], timeout=60)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 

@@ -22,7 +22,7 @@ from fleet.client import Client
 from fleet.local.servers import NatsServer
 from runtime.broker import Broker, connect
 from runtime.settings import BrokerSettings
-from tests.kit import NO_LIMITS, Bill, Plane, plane, until, worker, worker_settings
+from tests.kit import NO_LIMITS, PATIENCE_S, Bill, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
 from workers.clock import Clock
 from workers.quotas.rate_limiter import RateLimiter
@@ -300,7 +300,7 @@ async def ending_of_raw(control: Plane, request_id: str, headers: dict[str, str]
     request = {"id": request_id, "tenant": control.tenant, "agent": "raw", "model": "mock/echo", "messages": [message]}
     subject = subjects.request("mock", Priority.INTERACTIVE, control.tenant)
     await control.client.jetstream().publish(subject, json.dumps(request).encode(), headers=headers)
-    while not isinstance(event := parse((await replies.next_msg(timeout=10)).data), Terminal):
+    while not isinstance(event := parse((await replies.next_msg(timeout=PATIENCE_S)).data), Terminal):
         pass
     await replies.unsubscribe()
     return event
@@ -357,4 +357,4 @@ async def test_a_nats_server_that_forgot_its_counters_serves_on(nats: NatsServer
         await nats.kill()
         await nats.start()
 
-        assert await outcome(client, deadline_s=30) == "completed"
+        assert await outcome(client, deadline_s=120) == "completed"

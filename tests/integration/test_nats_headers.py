@@ -107,7 +107,7 @@ async def stored_as(control: Plane, subject: str, head: str, body: bytes, url: s
     async with Wire.connected(url) as wire:
         if not await wire.publish(subject, head, body, reply=inbox):
             return False
-    answer = json.loads((await answers.next_msg(timeout=5)).data)
+    answer = json.loads((await answers.next_msg(timeout=30)).data)
     return "error" not in answer and not answer.get("duplicate")
 
 

@@ -54,7 +54,7 @@ async def connected(url: str, name: str, errors: asyncio.Queue[str] | None = Non
 
 async def ensure_streams(client: Client) -> None:
     async def ask(subject: str, payload: bytes) -> bytes:
-        return (await client.request(subject, payload, timeout=5)).data
+        return (await client.request(subject, payload, timeout=30)).data
 
     await streams.ensure(ask, streams.Sizes())
 
@@ -120,8 +120,8 @@ async def test_what_answers_an_agent_goes_to_the_agent_only(url: str, victim: st
 
         for subject in ("llm.v1.request.openai.interactive.acme", "llm.v1.control.acme.resume"):
             await agent.publish(subject, b"{}", reply=victim)
-        await agent.request("llm.v1.request.openai.interactive.acme", b"{}", timeout=5)
-        await agent.request("llm.v1.control.acme.resume", b"{}", timeout=5)
+        await agent.request("llm.v1.request.openai.interactive.acme", b"{}", timeout=30)
+        await agent.request("llm.v1.control.acme.resume", b"{}", timeout=30)
 
         after = await stored(operator)
         changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
@@ -161,7 +161,7 @@ async def test_worker_answers_an_agent_it_was_asked_by_more_than_once(url: str) 
         answers = await agent.subscribe(inbox)
         await agent.publish("llm.v1.control.acme.resume", b"{}", reply=inbox)
 
-        assert [(await answers.next_msg(timeout=5)).data for _ in range(3)] == [b"1", b"2", b""]
+        assert [(await answers.next_msg(timeout=30)).data for _ in range(3)] == [b"1", b"2", b""]
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -182,15 +182,15 @@ async def test_worker_pulls_what_an_agent_published_and_acks_it(url: str) -> Non
     async with connected(url, "operator") as operator:
         await ensure_streams(operator)
     async with connected(url, "worker-openai") as worker, connected(url, "agent-globex") as agent:
-        ack = await agent.request("llm.v1.request.openai.background.globex", b"{}", timeout=5)
+        ack = await agent.request("llm.v1.request.openai.background.globex", b"{}", timeout=30)
         assert json.loads(ack.data)["stream"] == "LLM_REQUESTS"
         inbox = worker.new_inbox()
         pulled = await worker.subscribe(inbox)
         ask_one = json.dumps({"batch": 1, "expires": 5_000_000_000}).encode()
         await worker.publish(f"{NEXT}.LLM_REQUESTS.openai_background", ask_one, reply=inbox)
-        msg = await pulled.next_msg(timeout=5)
+        msg = await pulled.next_msg(timeout=30)
         assert (msg.subject, msg.data) == ("llm.v1.request.openai.background.globex", b"{}")
-        await msg.ack_sync(timeout=5)
+        await msg.ack_sync(timeout=30)
 
 
 @pytest.mark.asyncio(loop_scope="module")

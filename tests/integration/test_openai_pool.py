@@ -191,7 +191,7 @@ async def test_a_new_key_is_used_at_once_and_streams_on_the_old_one_go_on(shop: 
 async def test_a_provider_without_a_key_says_what_to_do(shop: Shop) -> None:
     await shop.control.put_provider("openai", {"base_url": shop.vendor.base_url("openai")})
 
-    events = await shop.events("openai/gpt-4o-mini", deadline_s=30)
+    events = await shop.events("openai/gpt-4o-mini", deadline_s=120)
 
     assert isinstance(events[-1], Failed)
     assert events[-1].error.code == "key_unavailable"

@@ -641,7 +641,7 @@ async def test_the_client_ends_a_resume_with_the_error(client: Client) -> None:
 
 @pytest.mark.parametrize("method", ["health", "models"])
 async def test_answers_questions_of_the_control_plane(agent: Agent, method: str) -> None:
-    answer = await agent.nats.request(f"llm.v1.rpc.mock.{method}.{agent.tenant}", b"", timeout=5)
+    answer = await agent.nats.request(f"llm.v1.rpc.mock.{method}.{agent.tenant}", b"", timeout=PATIENCE_S)
 
     assert "error" not in json.loads(answer.data)
 
@@ -652,7 +652,7 @@ async def test_answers_questions_of_the_control_plane(agent: Agent, method: str)
 )
 async def test_refuses_questions_that_have_no_answer(agent: Agent, method: str, tenant_: str | None, code: str) -> None:
     subject = f"llm.v1.rpc.mock.{method}.{tenant_ or agent.tenant}"
-    answer = await agent.nats.request(subject, b"", timeout=5)
+    answer = await agent.nats.request(subject, b"", timeout=PATIENCE_S)
 
     assert json.loads(answer.data)["error"]["code"] == code
 
@@ -661,8 +661,8 @@ async def test_counts_tokens_and_estimates_cost(agent: Agent, control: Plane) ->
     await control.put_tenant(prices={"mock/echo": {"input_mtok": "1000000", "output_mtok": "0"}})
     ask = json.dumps({"model": "mock/echo", "messages": [{"role": "user", "content": "Hello"}]}).encode()
 
-    count = await agent.nats.request(f"llm.v1.rpc.mock.count_tokens.{agent.tenant}", ask, timeout=5)
-    cost = await agent.nats.request(f"llm.v1.rpc.mock.estimate_cost.{agent.tenant}", ask, timeout=5)
+    count = await agent.nats.request(f"llm.v1.rpc.mock.count_tokens.{agent.tenant}", ask, timeout=PATIENCE_S)
+    cost = await agent.nats.request(f"llm.v1.rpc.mock.estimate_cost.{agent.tenant}", ask, timeout=PATIENCE_S)
 
     tokens = json.loads(count.data)["input_tokens"]
     assert tokens > 0
@@ -672,7 +672,7 @@ async def test_counts_tokens_and_estimates_cost(agent: Agent, control: Plane) ->
 async def test_a_question_that_was_cut_within_a_character_is_answered(agent: Agent) -> None:
     ask = json.dumps({"model": "mock/echo", "messages": [{"role": "user", "content": "cut \ud83d"}]}).encode()
 
-    count = await agent.nats.request(f"llm.v1.rpc.mock.count_tokens.{agent.tenant}", ask, timeout=5)
+    count = await agent.nats.request(f"llm.v1.rpc.mock.count_tokens.{agent.tenant}", ask, timeout=PATIENCE_S)
 
     assert json.loads(count.data)["input_tokens"] > 0
 

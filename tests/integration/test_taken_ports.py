@@ -94,11 +94,11 @@ async def test_a_part_is_not_restarted_for_as_long_as_its_port_is_taken(
     try:
         await server.kill()
         with foreign_program(server.port):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 while len(said("part_did_not_start")) < 3:
                     await asyncio.sleep(0.02)
             assert not restarted.is_set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             await restarted.wait()
     finally:
         await end(keeping)

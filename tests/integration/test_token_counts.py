@@ -6,7 +6,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.kit import plane, until, worker_process
+from tests.kit import PATIENCE_S, plane, until, worker_process
 from tests.servers import Vault
 
 ASK = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}).encode()
@@ -31,7 +31,7 @@ async def test_the_vocabulary_is_there_before_anybody_asks(
         await control.put_tenant()
         await control.put_provider(provider, config, key="sk-0123456789abcdef")
 
-        answer = await control.client.request(f"llm.v1.rpc.{provider}.count_tokens.{tenant}", ASK, timeout=5)
+        answer = await control.client.request(f"llm.v1.rpc.{provider}.count_tokens.{tenant}", ASK, timeout=PATIENCE_S)
 
     assert json.loads(answer.data) == {"input_tokens": 8, "exact": True}
 

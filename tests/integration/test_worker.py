@@ -96,7 +96,7 @@ async def test_a_message_that_is_given_again_while_it_is_worked_on_is_worked_on_
     await jetstream.delete_consumer(streams.REQUESTS, name)
     await desk.plane.make_streams()
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not (await jetstream.consumer_info(streams.REQUESTS, name)).num_ack_pending:
             await asyncio.sleep(0.01)
         await reading

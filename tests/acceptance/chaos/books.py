@@ -117,7 +117,7 @@ async def _keys(client: Nats, bucket: str, *kinds: str) -> list[str]:
     seq = 1
     while True:
         ask = json.dumps({"seq": seq, "next_by_subj": ">"}).encode()
-        answer = json.loads((await client.request(f"$JS.API.STREAM.MSG.GET.{bucket}", ask, timeout=5)).data)
+        answer = json.loads((await client.request(f"$JS.API.STREAM.MSG.GET.{bucket}", ask, timeout=30)).data)
         if (message := answer.get("message")) is None:
             return found
         key = message["subject"].split(".", 2)[2]
@@ -128,7 +128,7 @@ async def _keys(client: Nats, bucket: str, *kinds: str) -> list[str]:
 
 async def _ask(client: Nats, subject: str) -> dict[str, Any]:
     """Until it is answered: a server that came back a moment ago is not there for JetStream at once."""
-    give_up = monotonic() + 30
+    give_up = monotonic() + 90
     while True:
         try:
             answer = await client.request(subject, timeout=5)

@@ -15,7 +15,7 @@ from tests.acceptance.chaos.plan import Fault, Kind
 from tests.acceptance.chaos.scene import Scene
 from tests.kit import until
 
-_BACK_WITHIN_S = 60
+_BACK_WITHIN_S = 120
 _POLL_S = 0.05
 _LATE_S = 5.0
 """What a vendor's last words take through the proxy and into the books, on a busy machine."""

@@ -108,6 +108,6 @@ async def _outlying_worker(fleet: RunningStack, log: Path, nats_port: int, liste
     sibling = psutil.Process(fleet.pids(f"worker-{OUTLYING_OF}")[0]).environ()
     environment = {**sibling, "NATS_URL": f"nats://127.0.0.1:{nats_port}"}
     command = ["worker", "--provider", OUTLYING_OF]
-    role = Role("outlying", command, env=environment, listener=listener, log=log, stop_within_s=15)
+    role = Role("outlying", command, env=environment, listener=listener, log=log, stop_within_s=60)
     await role.start(timeout_s=START_WITHIN_S)
     return role

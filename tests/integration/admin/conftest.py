@@ -166,7 +166,7 @@ async def config_entry(nats_users: NatsWithUsers) -> AsyncGenerator[ReadConfig]:
         yield read
 
 
-_DEADLINE_S = 20
+_DEADLINE_S = 90
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -25,7 +25,7 @@ from migrations.schema import audit_log
 from runtime.broker import Broker
 from tests import usage
 from tests.integration.admin.conftest import NatsWithUsers, client_of, until
-from tests.kit import worker, worker_settings
+from tests.kit import PATIENCE_S, worker, worker_settings
 from tests.servers import Vault
 from workers.usage import app as usage_app
 from workers.usage.settings import UsageSettings
@@ -82,7 +82,7 @@ async def pulled(client: Nats) -> tuple[str, bytes, dict[str, str]]:
     subscription = await client.subscribe(inbox)
     ask = json.dumps({"batch": 1, "expires": 5_000_000_000}).encode()
     await client.publish("$JS.API.CONSUMER.MSG.NEXT.LLM_REQUESTS.openai_interactive", ask, reply=inbox)
-    message = await subscription.next_msg(timeout=10)
+    message = await subscription.next_msg(timeout=PATIENCE_S)
     await subscription.unsubscribe()
     return message.subject, message.data, dict(message.headers or {})
 

@@ -258,7 +258,7 @@ async def test_odd_keys_are_passed_over(
 async def test_keys_are_read_before_anybody_asks(issuer: Issuer) -> None:
     keys = KeySet(issuer.url)
     reading = asyncio.create_task(keys.keep_fresh())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while issuer.reads == 0:
             await asyncio.sleep(0.01)
     assert await keys.find("first", "ES256") is not None

@@ -24,7 +24,7 @@ from workers.usage.rollups import ROLL_UPS
 from workers.usage.settings import UsageSettings
 from workers.usage.verification import Difference, Period, verify
 
-_BOOKED_WITHIN_S = streams.USAGE_ACK_WAIT_S + 15.0
+_BOOKED_WITHIN_S = streams.USAGE_ACK_WAIT_S + PATIENCE_S
 """A NATS server that was killed may have forgotten acks; what they were for comes again after `ack_wait`."""
 
 Consumer = Callable[[], AbstractAsyncContextManager[asyncio.Event]]

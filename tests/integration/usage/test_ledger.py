@@ -116,7 +116,7 @@ async def test_consumers_in_opposite_orders_neither_block_nor_count_twice(books:
     records = [record(provider_id=f"p{n % 7}", model=f"m{n % 5}") for n in range(400)]
     ledgers = [Ledger(books.engine) for _ in range(4)]
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         booked = await asyncio.gather(
             *(ledger.book(records if n % 2 else records[::-1]) for n, ledger in enumerate(ledgers))
         )

@@ -53,7 +53,7 @@ async def probes(process: Process) -> str:
 
 async def until_says(base: str, path: str, accept: Callable[[httpx.Response], bool]) -> httpx.Response:
     """The answer, once it is the one that is waited for."""
-    async with httpx.AsyncClient(base_url=base) as client, asyncio.timeout(30):
+    async with httpx.AsyncClient(base_url=base) as client, asyncio.timeout(90):
         while True:
             if accept(answer := await client.get(path)):
                 return answer
@@ -189,7 +189,7 @@ async def test_refuses_to_start_without_a_server_in_one_line(
     for number, (said, env) in enumerate(cases.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
-        async with role(folder, **env) as process, asyncio.timeout(30):
+        async with role(folder, **env) as process, asyncio.timeout(90):
             assert await process.exited() == 1
             words = process.command.log.read_text()
         assert said in words
