@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import psutil
 from pydantic import SecretStr
 
+from contracts.subjects import Provider
 from fleet.admin_client import AdminApi
 
 T = TypeVar("T")
@@ -30,6 +31,11 @@ def clean_environment(**more: str) -> dict[str, str]:
     """What a user has before setting anything up."""
     ours = ("NATS_", "VAULT_", "LLM_", "DATABASE_URL", "OPENAI_", "DEFAULT_", "XDG_STATE_HOME")
     return {key: value for key, value in os.environ.items() if not key.startswith(ours)} | more
+
+
+def pools(**workers: int) -> tuple[str, ...]:
+    """The options with which `fleet up` starts so many workers of these providers, and none of the others."""
+    return tuple(part for name in Provider for part in ("--workers", f"{name}={workers.get(name, 0)}"))
 
 
 def run(

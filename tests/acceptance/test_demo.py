@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_shows_a_stream_a_retry_and_the_bill_and_leaves_nothing(tmp_path: Path) -> None:
-    shown = run("demo", timeout_s=120, env={"TMPDIR": str(tmp_path)})
+    shown = run("demo", timeout_s=300, env={"TMPDIR": str(tmp_path)})
 
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert shown.stdout.count("completed:") == 2

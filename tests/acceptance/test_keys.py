@@ -18,7 +18,7 @@ from fleet.operator.key_import.importing import Options
 from fleet.operator.key_import.plan import Wish
 from fleet.operator.key_import.rows import Reading
 from fleet.simulator import Script, Simulator
-from tests.acceptance.running import RunningStack, run, running_stack
+from tests.acceptance.running import RunningStack, pools, run, running_stack
 
 pytestmark = pytest.mark.slow
 
@@ -27,8 +27,7 @@ FERNET, OLD_FERNET = Fernet.generate_key(), Fernet.generate_key()
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningStack]:
-    pools = [option for pool in ("azure", "google", "ollama", "mock") for option in ("--workers", f"{pool}=0")]
-    with running_stack(tmp_path_factory.mktemp("keys"), *pools) as running:
+    with running_stack(tmp_path_factory.mktemp("keys"), *pools(openai=1, anthropic=1)) as running:
         yield running
 
 
@@ -187,13 +186,12 @@ async def test_a_table_of_another_database_is_imported_with_its_keys_unsealed(
 
 
 async def test_a_stack_takes_a_new_sealing_key(tmp_path: Path, vendor: Simulator) -> None:
-    pools = [part for pool in ("anthropic", "azure", "google", "ollama", "mock") for part in ("--workers", f"{pool}=0")]
-    with running_stack(tmp_path, *pools) as stack:
+    with running_stack(tmp_path, *pools(openai=1)) as stack:
         operator = Operator(stack, tmp_path)
         await operator.imports(operator.csv(at(vendor, "demo", "sk-kept")))
         stack.stop()
     sealing = {"LLM_ENCRYPTION_KEY": new_sealing_key()}
-    with running_stack(tmp_path, *pools, env=sealing) as stack:
+    with running_stack(tmp_path, *pools(openai=1), env=sealing) as stack:
         operator = Operator(stack, tmp_path)
         (said,) = await operator.keys("reseal", env=sealing)
         assert said == "1 sealed anew"

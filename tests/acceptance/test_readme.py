@@ -12,7 +12,7 @@ import pytest
 from fleet.simulator import Simulator
 from tests import pages
 from tests.acceptance import running
-from tests.acceptance.running import RunningStack, clean_environment, running_stack
+from tests.acceptance.running import RunningStack, clean_environment, pools, running_stack
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ SIMULATOR = "docs/simulator.md"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    with running_stack(tmp_path_factory.mktemp("readme")) as running:
+    with running_stack(tmp_path_factory.mktemp("readme"), *pools(mock=1, openai=1)) as running:
         (running.ready_file.parent / "fleet.json").symlink_to(running.ready_file)
         yield running
 

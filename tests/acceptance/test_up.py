@@ -24,6 +24,7 @@ from tests.acceptance.running import (
     RunningStack,
     clean_environment,
     is_gone,
+    pools,
     run,
     running_stack,
     wait_for,
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(folder: Path) -> Iterator[RunningStack]:
-    with running_stack(folder, "--workers", "mock=2") as running:
+    with running_stack(folder, *pools(mock=2, openai=1)) as running:
         yield running
 
 
@@ -286,7 +287,7 @@ def test_fails_a_chat_in_one_line(stack: RunningStack, folder: Path) -> None:
 
 
 def test_stops_in_time_comes_back_with_its_data_and_leaves_no_orphan_when_killed(tmp_path: Path) -> None:
-    with running_stack(tmp_path) as first:
+    with running_stack(tmp_path, *pools(mock=1, openai=1)) as first:
         addresses = {key: value for key, value in first.ready.items() if key != "pids"}
         first.admin.post("tenants", {"slug": "acme"})
         everybody = first.everybody()
@@ -296,7 +297,7 @@ def test_stops_in_time_comes_back_with_its_data_and_leaves_no_orphan_when_killed
         wait_for(lambda: all(map(is_gone, everybody)))
         assert not first.ready_file.exists()
 
-    with running_stack(tmp_path) as second:
+    with running_stack(tmp_path, *pools(mock=1, openai=1)) as second:
         assert {key: value for key, value in second.ready.items() if key != "pids"} == addresses
         assert second.admin.get("tenants/acme")["slug"] == "acme"
         everybody = second.everybody()

@@ -16,10 +16,10 @@ from fleet.local.roles import Role
 from fleet.simulator import Simulator
 from tests.acceptance.chaos.agents import Door
 from tests.acceptance.chaos.plan import AGENTS, ALIAS, ALIAS_OF, LAST_RESORT, MODELS, VENDORS
-from tests.acceptance.running import START_WITHIN_S, RunningStack, running_stack
+from tests.acceptance.running import START_WITHIN_S, RunningStack, pools, running_stack
 from tests.proxy import Proxy
 
-WORKERS = {"openai": 2, "anthropic": 2, "google": 1, "azure": 0, "ollama": 0, "mock": 0}
+WORKERS = {"openai": 2, "anthropic": 2, "google": 1}
 OUTLYING_OF = "openai"
 _TIMEOUTS = {"connect_s": 3, "first_token_s": 4, "idle_s": 4, "total_s": 60}
 
@@ -81,8 +81,7 @@ async def running(folder: Path) -> AsyncGenerator[Scene]:
 
 async def _fleet(stack: AsyncExitStack, folder: Path) -> RunningStack:
     """Started and stopped in a thread, because both block while they wait."""
-    workers = [option for name, count in WORKERS.items() for option in ("--workers", f"{name}={count}")]
-    context = running_stack(folder, *workers)
+    context = running_stack(folder, *pools(**WORKERS))
     fleet = await asyncio.to_thread(context.__enter__)
     stack.push_async_callback(asyncio.to_thread, context.__exit__, None, None, None)
     return fleet
