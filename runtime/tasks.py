@@ -37,7 +37,7 @@ async def every(
             name="look",
         )
 
-    Unit tests pass the `sleep` of a driven clock; `tests/unit/test_tasks.py` shows how.
+    Unit tests pass the `sleep` of a driven clock; `tests/unit/runtime/test_tasks.py` shows how.
     """
     pause_s = first_after_s
     while True:

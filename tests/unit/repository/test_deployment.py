@@ -18,7 +18,7 @@ from workers.providers import registry
 from workers.settings import WorkerSettings
 from workers.usage.settings import UsageSettings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILE = compose.read()
 SERVICES: dict[str, Any] = FILE["services"]
 WORKERS = [name for name in SERVICES if name.startswith("worker-")]

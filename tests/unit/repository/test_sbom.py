@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from requirements import sbom
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 from tests.locks import Pin, pins
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = {"dev.txt": ["dev"], "local.txt": ["local"], "runtime.txt": ["worker", "usage", "admin", "cli"]}
 """The extras that each lock is made from, as lock.sh says."""
