@@ -23,8 +23,9 @@ demo: local
 up: local
 	@$(BIN)/fleet up
 
+# One process more than there are processors: tests wait for leases and streams about as long as they compute.
 test: dev
-	@$(BIN)/pytest --numprocesses logical --dist loadscope --no-loadscope-reorder
+	@$(BIN)/pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadscope --no-loadscope-reorder
 
 lint: dev
 	@$(BIN)/ruff check
