@@ -59,19 +59,18 @@ class WindowCounts:
         self.requests += 1
         if record.outcome is Outcome.COMPLETED:
             self.succeeded_at = later(self.succeeded_at, record.finished_at)
-            for histogram, seconds in (
-                (self.duration, record.duration_s),
-                (self.first_token, record.time_to_first_token_s),
-            ):
-                if seconds is not None:
-                    bucket = bucket_of(seconds)
-                    histogram[bucket] = histogram.get(bucket, 0) + 1
+            bucket = bucket_of(record.duration_s)
+            self.duration[bucket] = self.duration.get(bucket, 0) + 1
+            if record.time_to_first_token_s is not None:
+                bucket = bucket_of(record.time_to_first_token_s)
+                self.first_token[bucket] = self.first_token.get(bucket, 0) + 1
         elif record.outcome in ERRORS:
             self.errors += 1
             if record.error_code is ErrorCode.AUTHENTICATION_FAILED:
                 self.refused_at = later(self.refused_at, record.finished_at)
 
     def add(self, other: "WindowCounts") -> None:
+        """Adds how more attempts of the same window went."""
         self.requests += other.requests
         self.errors += other.errors
         self.refused_at = later(self.refused_at, other.refused_at)
@@ -90,6 +89,7 @@ class AlertCounts:
     """The days whose cost has changed."""
 
     def add(self, other: "AlertCounts") -> None:
+        """Adds what another batch counts."""
         for key, counts in other.windows.items():
             self.windows.setdefault(key, WindowCounts()).add(counts)
         self.days |= other.days
