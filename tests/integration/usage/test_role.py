@@ -17,7 +17,7 @@ from fleet.local.process import Command, Process, free_port
 from fleet.local.servers import NatsServer
 from runtime import broker
 from runtime.settings import BrokerSettings
-from tests.integration.usage.conftest import publish, publish_raw, until_booked
+from tests.integration.usage.conftest import publish, publish_raw, unbooked, until_booked
 from tests.servers import StoppableDatabase
 from tests.usage import record
 
@@ -149,6 +149,32 @@ async def test_records_wait_while_nats_is_away(nats: NatsServer, postgres: Stopp
         await until_ready(base, lambda answer: answer.status_code == 200)
         await publish(connection, *(record() for _ in range(10)))
         await until_booked(connection)
+
+
+async def test_records_are_booked_once_although_nats_is_killed_in_the_middle_of_them(
+    nats: NatsServer, postgres: StoppableDatabase, tmp_path: Path
+) -> None:
+    total = 6000
+    settings = BrokerSettings(nats_url=nats.url)
+    async with (
+        role(tmp_path, NATS_URL=nats.url, DATABASE_URL=postgres.url) as process,
+        broker.connect(settings, name="test", inbox_prefix="_INBOX") as connection,
+    ):
+        base = await probes(process)
+        await publish(connection, *(record(provider_id="p") for _ in range(total)))
+        while await unbooked(connection) == total:
+            await asyncio.sleep(0.005)
+        await nats.kill()
+        await nats.start()
+
+        await until_ready(base, lambda answer: answer.status_code == 200)
+        await until_booked(connection)
+        assert await booked_in(postgres) == total
+        process.send(signal.SIGTERM)
+        async with asyncio.timeout(_EXIT_S):
+            assert await process.exited() == 0
+
+    assert "Traceback" not in process.command.log.read_text()
 
 
 async def test_stops_in_time_while_postgresql_is_away(
