@@ -132,7 +132,7 @@ def _read(prices: ModelPrice, *, factor: Decimal) -> PriceList | None:
 
 
 def _rates(known: Mapping[str, Decimal | TieredPrices | None], input_tokens: int) -> Rates:
-    """Of a prompt of that length. What has no price of its own is sold as the whole that it is a part of."""
+    """The rates of a prompt of that length. What has no price of its own is sold as the whole that it is a part of."""
 
     def rate(name: str) -> Decimal | None:
         price = known.get(name)
