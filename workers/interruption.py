@@ -7,9 +7,8 @@ cancellation from outside passes through untouched.
 import asyncio
 from enum import Enum, auto
 from types import TracebackType
-from typing import Self
 
-_AGAIN_S = 1.0
+AGAIN_S = 1.0
 """A cancellation that meets an answer is lost in Python 3.11's `wait_for`, and so in nats-py; then it is repeated."""
 
 
@@ -21,50 +20,67 @@ class Reason(Enum):
 
 
 class Interrupted(Exception):
+    """A scope was left, or not entered, because its interruption was requested. `reason` says why."""
+
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.name.lower())
         self.reason = reason
 
 
 class Interruption:
-    """Set once, by another task calling `request(reason)`; noticed at once inside a scope, else at the next one."""
+    """Requested once, by another task; noticed at once inside a scope, else at the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, again_s: float = AGAIN_S) -> None:
         self.reason: Reason | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._cancellations = 0
-        self._again: asyncio.TimerHandle | None = None
+        self.again_s = again_s
+        self.current: Scope | None = None
+        """The scope in which the task is."""
 
     def request(self, reason: Reason) -> None:
         if self.reason is not None:
             return
         self.reason = reason
-        self._cancel()
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._cancellations += 1
-            self._task.cancel()
-            self._again = self._task.get_loop().call_later(_AGAIN_S, self._cancel)
+        if self.current is not None:
+            self.current.cancel()
 
     def check(self) -> None:
         """Raises Interrupted if it was requested."""
         if self.reason is not None:
             raise Interrupted(self.reason)
 
-    async def __aenter__(self) -> Self:
-        self.check()
+    def scope(self) -> "Scope":
+        """For `async with`: the block may be interrupted wherever it awaits. Raises Interrupted, also at once."""
+        return Scope(self)
+
+
+class Scope:
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+        self._task: asyncio.Task[object] | None = None
+        self._cancellations = 0
+        """How often the task was cancelled from here."""
+        self._again: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        """Again and again, until the block is left."""
+        if self._task is not None:
+            self._cancellations += 1
+            self._task.cancel()
+            self._again = self._task.get_loop().call_later(self._interruption.again_s, self.cancel)
+
+    async def __aenter__(self) -> None:
+        self._interruption.check()
         self._task = asyncio.current_task()
-        return self
+        self._interruption.current = self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        ours, self._cancellations = self._cancellations, 0
+        self._interruption.current = None
         if self._again is not None:
             self._again.cancel()
-        if ours and task is not None and self.reason is not None:
-            others = [task.uncancel() for _ in range(ours)][-1]
+        if self._cancellations and task is not None and self._interruption.reason is not None:
+            others = [task.uncancel() for _ in range(self._cancellations)][-1]
             if not others and (kind is None or issubclass(kind, asyncio.CancelledError)):
-                raise Interrupted(self.reason) from exc
+                raise Interrupted(self._interruption.reason) from exc

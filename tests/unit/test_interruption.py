@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from workers import interruption as interruption_module
 from workers.interruption import Interrupted, Interruption, Reason
 
 
@@ -12,7 +11,7 @@ async def test_a_scope_is_left_at_once() -> None:
     interruption, inside = Interruption(), asyncio.Event()
 
     async def work() -> None:
-        async with interruption:
+        async with interruption.scope():
             inside.set()
             await asyncio.Event().wait()
 
@@ -31,7 +30,7 @@ async def test_code_outside_a_scope_runs_on() -> None:
     await asyncio.sleep(0)
 
     with pytest.raises(Interrupted):
-        async with interruption:
+        async with interruption.scope():
             raise AssertionError("the scope must not be entered")
 
 
@@ -39,7 +38,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     interruption, inside = Interruption(), asyncio.Event()
 
     async def work() -> None:
-        async with interruption:
+        async with interruption.scope():
             inside.set()
             await asyncio.Event().wait()
 
@@ -56,7 +55,7 @@ async def test_the_task_can_wait_again_afterwards() -> None:
 
     async def work() -> str:
         try:
-            async with interruption:
+            async with interruption.scope():
                 inside.set()
                 await asyncio.Event().wait()
         except Interrupted:
@@ -83,7 +82,7 @@ async def test_a_request_in_the_turn_in_which_the_scope_would_have_ended_leaves_
 
     async def work() -> str:
         try:
-            async with interruption:
+            async with interruption.scope():
                 inside.set()
                 await go_on.wait()
         except Interrupted:
@@ -99,14 +98,13 @@ async def test_a_request_in_the_turn_in_which_the_scope_would_have_ended_leaves_
     assert await task == "interrupted"
 
 
-async def test_an_interruption_that_was_lost_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_interruption_that_was_lost_comes_again() -> None:
     """As in `wait_for` of Python 3.11, when an answer is there at the same time."""
-    monkeypatch.setattr(interruption_module, "_AGAIN_S", 0)
-    interruption, inside, lost = Interruption(), asyncio.Event(), asyncio.Event()
+    interruption, inside, lost = Interruption(again_s=0), asyncio.Event(), asyncio.Event()
 
     async def work() -> str:
         try:
-            async with interruption:
+            async with interruption.scope():
                 inside.set()
                 try:
                     await asyncio.Event().wait()

@@ -167,11 +167,11 @@ class EndpointGate:
             if left_s <= 0:
                 raise found
             with self._waiting.place(configured.tenant, due_s=found.retry_after_s):
-                async with interruption:
+                async with interruption.scope():
                     await self._breaker.wait([_name(configured, e) for e in tries.endpoints], at_most_s=left_s)
         tries.go_to(found.endpoint)
         try:
-            async with interruption:
+            async with interruption.scope():
                 found.key = tries.key = await self._keys.of(configured, found.endpoint.key)
         except BaseException:
             await found.give_back()
@@ -221,7 +221,7 @@ class EndpointGate:
         """Waits for a slot; by then the endpoint may be out of service. Raises DeadlineExceeded, NotNow."""
         name, most = _name(configured, endpoint), configured.config.max_concurrency or 0
         with self._waiting.place(name.tenant, due_s=0):
-            async with interruption:
+            async with interruption.scope():
                 slot = await self._slots.take(name, most, at_most_s=time_left_s)
         if slot is None:
             raise DeadlineExceeded(

@@ -153,7 +153,7 @@ class Budgets:
             if isinstance(reserved, Reservation):
                 return reserved
         with self._waiting.place(tenant.slug, due_s=0):
-            async with interruption:
+            async with interruption.scope():
                 await account.line.acquire()
             try:
                 return await self._wait_for_enough(tenant, call, ask, account, interruption)
@@ -177,7 +177,7 @@ class Budgets:
                     "deadline"
                 )
             # Other workers' releases are not signalled here, so it looks by itself, and not all workers at once.
-            async with interruption:
+            async with interruption.scope():
                 await wait_for(released, at_most_s=min(left_s, _LOOK_S * (0.5 + self._rng.random())))
 
     async def _keep_free(

@@ -102,7 +102,7 @@ class AttemptRunner:
             at=attempt.started_at,
         )
         try:
-            async with job.interruption:
+            async with job.interruption.scope():
                 await self._stream(job, adapter, attempt, call, permit)
         except Interrupted as interrupted:
             return await self.end_interrupted(job, interrupted.reason, attempt)

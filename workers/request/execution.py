@@ -191,7 +191,7 @@ class Execution:
                 case policy.RetryHere(delay_s):
                     await job.say_retrying(error, next_up=visit.candidate, delay_s=delay_s)
                     with self._use.waiting.place(job.address.tenant, due_s=delay_s):
-                        async with job.interruption:
+                        async with job.interruption.scope():
                             await self._use.clock.sleep(delay_s)
                 case policy.AwaitService(patience_s):
                     await job.say_retrying(error, next_up=visit.candidate, delay_s=result.out_of_service_s or 0)
