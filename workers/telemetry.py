@@ -8,6 +8,7 @@ _LATENCY_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 REQUESTS = Counter("fleet_requests_total", "Requests that ended, by outcome", ["provider", "outcome", "code"])
 ATTEMPTS = Counter("fleet_attempts_total", "Vendor calls that ended, by outcome", ["provider", "outcome", "code"])
+DECISIONS = Counter("fleet_decisions_total", "What followed an attempt that failed, by decision", ["decision"])
 HANDOVERS = Counter("fleet_handovers_total", "Requests given to another pool", ["provider", "to"])
 REDELIVERIES = Counter("fleet_redeliveries_total", "Requests delivered again", ["provider"])
 DEAD_LETTERS = Counter("fleet_dead_letters_total", "Requests that could not be processed", ["provider", "code"])
@@ -32,11 +33,11 @@ IN_FLIGHT = Gauge("fleet_in_flight", "Requests being worked on", ["provider"])
 PARKED = Gauge("fleet_parked", "Requests pulled and waiting for a slot", ["provider"])
 
 
-def count_attempt(book: UsageRecord) -> None:
-    """One attempt, as it was booked."""
-    ATTEMPTS.labels(book.provider, book.outcome, book.error_code or "").inc()
-    INPUT_TOKENS.labels(book.provider, book.usage.source).inc(book.usage.input_tokens)
-    OUTPUT_TOKENS.labels(book.provider, book.usage.source).inc(book.usage.output_tokens)
-    DURATION.labels(book.provider, book.outcome).observe(book.duration_s)
-    if book.time_to_first_token_s is not None:
-        FIRST_TOKEN.labels(book.provider).observe(book.time_to_first_token_s)
+def count_attempt(record: UsageRecord) -> None:
+    """Counts one attempt, as it was booked."""
+    ATTEMPTS.labels(record.provider, record.outcome, record.error_code or "").inc()
+    INPUT_TOKENS.labels(record.provider, record.usage.source).inc(record.usage.input_tokens)
+    OUTPUT_TOKENS.labels(record.provider, record.usage.source).inc(record.usage.output_tokens)
+    DURATION.labels(record.provider, record.outcome).observe(record.duration_s)
+    if record.time_to_first_token_s is not None:
+        FIRST_TOKEN.labels(record.provider).observe(record.time_to_first_token_s)

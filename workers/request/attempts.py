@@ -178,7 +178,6 @@ class AttemptRunner:
         job.history.append(
             FailedAttempt(provider=attempt.candidate.provider, model=attempt.candidate.model, error=error.to_wire())
         )
-        log.debug("attempt_failed", extra={**job.log_facts(), "attempt": attempt.number, "code": error.code})
         return AttemptFailed(error, output_sent=attempt.gathering.started)
 
     async def end_interrupted(self, job: Job, reason: Reason, attempt: Attempt | None = None) -> Ack:

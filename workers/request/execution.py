@@ -6,6 +6,7 @@ deduplicated by id.
 """
 
 import logging
+from typing import assert_never
 
 from contracts import subjects
 from contracts.errors import (
@@ -15,7 +16,6 @@ from contracts.errors import (
     InternalError,
     MalformedRequest,
     NoProvider,
-    StreamInterrupted,
     UnknownTenant,
 )
 from contracts.providers import PublishedTenant
@@ -187,7 +187,8 @@ class Execution:
                 return result
             error = result.error
             job.drop_smaller_windows(visit.candidate, error)
-            match await self._decide(job, visit, result):
+            decision = await self._decide(job, visit, result)
+            match decision:
                 case policy.RetryHere(delay_s):
                     await job.say_retrying(error, next_up=visit.candidate, delay_s=delay_s)
                     with self._use.waiting.place(job.address.tenant, due_s=delay_s):
@@ -201,16 +202,14 @@ class Execution:
                     visit.leave()
                 case policy.NextFallback():
                     return error
-                case policy.FailInterrupted():
-                    raise StreamInterrupted(
-                        f"the stream broke after output was sent: {error.message}", provider=visit.candidate.provider
-                    ) from error
-                case policy.Fail():
-                    raise error
+                case policy.Fail(final):
+                    raise final
+                case _:
+                    assert_never(decision)
             self._check_deadline(job)
 
     async def _decide(self, job: Job, visit: CandidateTries, setback: AttemptFailed) -> policy.Decision:
-        return policy.decide(
+        decision = policy.decide(
             setback.error,
             policy.Situation(
                 attempts=job.attempts,
@@ -226,6 +225,11 @@ class Execution:
                 has_newer_credential=await self._has_newer_credential(job, visit, setback.error),
             ),
         )
+        then = type(decision).__name__
+        telemetry.DECISIONS.labels(then).inc()
+        facts = {"attempt": job.events.attempt, "code": setback.error.code, "then": then}
+        log.debug("attempt_failed", extra={**job.log_facts(), **facts})
+        return decision
 
     async def _has_newer_credential(self, job: Job, visit: CandidateTries, error: FleetError) -> bool:
         """The key is read anew once for each candidate."""

@@ -8,7 +8,7 @@ out what is decided here.
 from dataclasses import dataclass
 
 from contracts.error_rules import RULES, Remedy
-from contracts.errors import ErrorCode, FleetError
+from contracts.errors import ErrorCode, FleetError, StreamInterrupted
 from contracts.requests import OnInterrupt
 
 MAX_TRIES_PER_ENDPOINT = 3
@@ -16,21 +16,21 @@ MAX_ATTEMPTS = 8
 """Vendor calls for one request, over all endpoints and fallbacks."""
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 20.0
-PATIENCE_S = 15.0
+LONGEST_RETRY_AFTER_S = 15.0
 """A vendor that asks to wait longer is left for an alternative, when there is one."""
-SERVICE_PATIENCE_S = 30.0
+LONGEST_WAIT_FOR_CIRCUIT_S = 30.0
 """How long a request waits for an endpoint that fails to come back, when there is no alternative. For one that only
 asked to wait, it waits until its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """How far a request has come when an error meets it."""
+    """How far a request has come when an attempt fails."""
 
     attempts: int
-    """Vendor calls so far, this one included."""
+    """Vendor calls so far, the one that failed included."""
     tries_here: int
-    """Of those, at this endpoint."""
+    """How many of them were made at this endpoint."""
     output_sent: bool
     """Whether the agent has seen output of this attempt."""
     on_interrupt: OnInterrupt
@@ -40,64 +40,71 @@ class Situation:
     jitter: float
     """From 0 to 1, drawn by the caller."""
     out_of_service_s: float | None = None
-    """No call was made, because all endpoints are out of service for this long; None: a call failed."""
+    """No call was made, because all endpoints are out of service for this long; None when that is not why."""
     waited_for_service: bool = False
+    """Whether the request has waited for an endpoint since its last call."""
     has_newer_credential: bool = False
     """The key or the token that the vendor refused has been replaced since."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryHere:
+    """The same endpoint is called again after a pause."""
+
     delay_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitService:
-    """Until an endpoint is in service again."""
+    """The request waits until an endpoint is in service again, and at most `patience_s`."""
 
     patience_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class NextEndpoint:
-    """Of the same provider, at once."""
+    """The next endpoint of the same provider is called at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextFallback:
-    """The next candidate of the request, at once."""
+    """The next candidate of the request is tried at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The request ends with this error."""
+    """The request ends with `error`."""
+
+    error: FleetError
 
 
-@dataclass(frozen=True, slots=True)
-class FailInterrupted:
-    """The request ends as `stream_interrupted`, because the agent asked for that."""
-
-
-Decision = RetryHere | AwaitService | NextEndpoint | NextFallback | Fail | FailInterrupted
+Decision = RetryHere | AwaitService | NextEndpoint | NextFallback | Fail
 
 
 def decide(error: FleetError, now: Situation) -> Decision:
     rule = RULES[error.code]
+    # First, because nothing was called: the error is that of an earlier call, perhaps of another request, so it breaks
+    # no stream of this one, and waiting for a probe uses up no vendor call.
     if now.out_of_service_s is not None:
         return _await_or_move(error, now, out_of_service_s=now.out_of_service_s)
+    # Before the bound on calls, so that an agent which asked for it is told `stream_interrupted` of the last call, too.
     if now.output_sent and now.on_interrupt == "fail" and rule.breaks_stream:
-        return FailInterrupted()
+        message = f"the stream broke after output was sent: {error.message}"
+        return Fail(StreamInterrupted(message, provider=error.provider))
+    # Before every remedy: whatever is tried next is a vendor call that somebody pays for.
     if now.attempts >= MAX_ATTEMPTS:
-        return Fail()
+        return Fail(error)
+    # Before the code's own remedy, which for a refused key is another endpoint: with the new key this one may answer.
     if now.has_newer_credential and now.tries_here < MAX_TRIES_PER_ENDPOINT:
         return RetryHere(0)
+    # From the nearest to the farthest: the same endpoint, another one of the provider, another provider or model.
     if rule.remedy is Remedy.RETRY:
         return _wait_or_move(error, now)
     if rule.remedy is Remedy.OTHER_ENDPOINT and now.endpoints_left:
         return NextEndpoint()
     if rule.remedy is not Remedy.FAIL and now.fallbacks_left:
         return NextFallback()
-    return Fail()
+    return Fail(error)
 
 
 def backoff_s(tries: int, *, jitter: float) -> float:
@@ -106,21 +113,23 @@ def backoff_s(tries: int, *, jitter: float) -> float:
 
 
 def _await_or_move(error: FleetError, now: Situation, *, out_of_service_s: float) -> Decision:
+    # A fallback answers now; an endpoint that is out of service, perhaps in half a minute.
     if now.fallbacks_left:
         return NextFallback()
     asked_to_wait = error.code is ErrorCode.RATE_LIMITED
-    patience_s = now.time_left_s if asked_to_wait else min(now.time_left_s, SERVICE_PATIENCE_S)
+    patience_s = now.time_left_s if asked_to_wait else min(now.time_left_s, LONGEST_WAIT_FOR_CIRCUIT_S)
     if now.waited_for_service or out_of_service_s >= patience_s:
-        return Fail()
+        return Fail(error)
     return AwaitService(patience_s)
 
 
 def _wait_or_move(error: FleetError, now: Situation) -> Decision:
     rate_limited = error.code is ErrorCode.RATE_LIMITED
+    # A 429 holds for every request with this key, so a pause would only wait in line; other errors may be gone with it.
     if now.endpoints_left and (rate_limited or now.tries_here >= MAX_TRIES_PER_ENDPOINT):
         return NextEndpoint()
     delay_s = max(error.retry_after_s or 0.0, backoff_s(now.tries_here, jitter=now.jitter))
     may_retry = now.tries_here < MAX_TRIES_PER_ENDPOINT and delay_s < now.time_left_s
-    if may_retry and (delay_s <= PATIENCE_S or not now.fallbacks_left):
+    if may_retry and (delay_s <= LONGEST_RETRY_AFTER_S or not now.fallbacks_left):
         return RetryHere(delay_s)
-    return NextFallback() if now.fallbacks_left else Fail()
+    return NextFallback() if now.fallbacks_left else Fail(error)

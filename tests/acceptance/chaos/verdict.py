@@ -14,7 +14,7 @@ from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
 from tests.acceptance.chaos.faults import Ends
 from tests.acceptance.chaos.plan import Cancel
-from workers.request.policy import MAX_ATTEMPTS, MAX_TRIES_PER_ENDPOINT, SERVICE_PATIENCE_S
+from workers.request.policy import LONGEST_WAIT_FOR_CIRCUIT_S, MAX_ATTEMPTS, MAX_TRIES_PER_ENDPOINT
 from workers.request.recovery import MAX_DEAD_ATTEMPTS
 
 RESUMABLE_AFTER_S = 15.0
@@ -111,7 +111,7 @@ def _may_fail(one: Seen, error: Error, records: Sequence[Record]) -> bool:
             return _is_poison(records)
         case ErrorCode.STREAM_INTERRUPTED if one.ask.on_interrupt == "fail":
             return True
-        case _ if error.retry_after_s is not None and one.ended_at - one.asked_at >= SERVICE_PATIENCE_S:
+        case _ if error.retry_after_s is not None and one.ended_at - one.asked_at >= LONGEST_WAIT_FOR_CIRCUIT_S:
             return True  # it waited for an endpoint, and all probes of others failed
         case _:
             return len(records) >= MAX_ATTEMPTS or _tried_enough_at_its_last_provider(records)

@@ -16,9 +16,9 @@ from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSourc
 from tests.documents import CONTRACT, quoted, rows, section
 from workers.endpoints.circuit import MAX_FAILURES
 from workers.request.policy import (
+    LONGEST_RETRY_AFTER_S,
     MAX_ATTEMPTS,
     MAX_TRIES_PER_ENDPOINT,
-    PATIENCE_S,
     NextEndpoint,
     NextFallback,
     RetryHere,
@@ -83,7 +83,7 @@ def test_the_table_says_what_the_policy_decides(code: ErrorCode) -> None:
 def test_the_bounds_are_those_of_the_policy() -> None:
     errors = section(CONTRACT, "Errors")
     assert f"at most {MAX_ATTEMPTS} vendor calls" in errors
-    assert f"more than {PATIENCE_S:.0f} s" in ERRORS["rate_limited"][3]
+    assert f"more than {LONGEST_RETRY_AFTER_S:.0f} s" in ERRORS["rate_limited"][3]
     assert NUMBERS[_word(r"failed (\w+) times in a row", errors)] == MAX_FAILURES
     assert NUMBERS[_word(r"killed (\w+) workers", errors)] == MAX_DEAD_ATTEMPTS
 
