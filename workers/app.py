@@ -30,6 +30,7 @@ from workers.endpoints.concurrency import ConcurrencyLimit
 from workers.endpoints.configuration import Configuration
 from workers.endpoints.keys import KeyStore
 from workers.endpoints.load_balancing import LoadBalancer
+from workers.endpoints.router import Router
 from workers.intake.puller import Intake
 from workers.intake.waiting_room import WaitingRoom
 from workers.jetstream.presence import Presence
@@ -89,6 +90,7 @@ async def run(
         await stack.enter_async_context(refresh.kept_current(settings))
 
         config = Configuration(nats)
+        router = Router(config, default_models=settings.default_models())
         keyring = Keyring.from_settings(settings)
         keys = KeyStore(vault, keyring, clock=clock.monotonic)
         cancellations = Cancellations(clock)
@@ -111,7 +113,7 @@ async def run(
                 breaker=breaker, balance=LoadBalancer(rng), slots=slots, keys=keys, waiting=waiting, clock=clock
             ),
             keyring=keyring,
-            default_models=settings.default_models(),
+            router=router,
             cancellations=cancellations,
             live=live,
             admission=RateLimiter(nats, defaults=settings.default_limits(), clock=clock),
@@ -122,11 +124,10 @@ async def run(
         )
         control = Control(
             broker=nats,
-            config=config,
+            router=router,
             keys=keys,
             cancellations=cancellations,
             adapters=adapters,
-            default_models=services.default_models,
             clock=clock,
         )
         stack.push_async_callback(control.close)

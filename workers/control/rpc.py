@@ -20,23 +20,21 @@ from contracts.errors import (
     MalformedRequest,
     NoProvider,
     ProviderUnavailable,
-    UnknownTenant,
 )
 from contracts.events import parse
-from contracts.providers import PublishedProvider, PublishedTenant
+from contracts.providers import PublishedProvider
 from contracts.rpc import CountTokens, EndpointHealth, EstimateCost, Health, HealthCheck, Models, Refusal
 from contracts.subjects import RpcMethod
 from contracts.wire import WireModel, errors_in_one_line
 from runtime import lenient_json
 from runtime.broker import Broker
 from runtime.jetstream import direct_get
-from runtime.prices.catalogue import provider_of_model
+from runtime.jetstream.direct_get import StoredMessage
 from runtime.tasks import end
 from workers.clock import Clock
 from workers.control.cancellations import Cancellations
-from workers.endpoints.configuration import Configuration
 from workers.endpoints.keys import KeyStore
-from workers.endpoints.routing import Routes
+from workers.endpoints.router import Router
 from workers.jetstream import stored_events
 from workers.providers.base import Provider, Target
 
@@ -56,19 +54,17 @@ class Control:
         self,
         *,
         broker: Broker,
-        config: Configuration,
+        router: Router,
         keys: KeyStore,
         cancellations: Cancellations,
         adapters: Mapping[str, Provider],
-        default_models: Mapping[str, str],
         clock: Clock,
     ) -> None:
         self._broker = broker
-        self._config = config
+        self._router = router
         self._keys = keys
         self._cancellations = cancellations
         self._adapters = adapters
-        self._default_models = default_models
         self._clock = clock
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,9 +72,9 @@ class Control:
     async def subscribe(self) -> None:
         """Every worker hears every cancel; one worker of the fleet, or of the pool, answers each question."""
         client = self._broker.client
-        await client.subscribe(subjects.ALL_CANCELS, cb=self._on_cancel)
-        self._broker.on_reconnect.append(self._hear_what_was_missed)
-        await self._hear_what_was_missed()
+        await client.subscribe(subjects.ALL_CANCELS, cb=self._cancel)
+        self._broker.on_reconnect.append(self._read_missed_cancels)
+        await self._read_missed_cancels()
         await client.subscribe(subjects.ALL_RESUMES, queue="resume", cb=self._in_task(self._resume))
         for provider in self._adapters:
             await client.subscribe(subjects.all_rpcs(provider), queue=f"rpc-{provider}", cb=self._in_task(self._answer))
@@ -86,27 +82,24 @@ class Control:
     async def close(self) -> None:
         await end(*self._tasks)
 
-    async def _hear_what_was_missed(self) -> None:
+    async def _read_missed_cancels(self) -> None:
         """The cancels that were sent while this worker did not run, or was cut off."""
         try:
             async with aclosing(
                 direct_get.messages(self._broker, stream=streams.CANCELS, subject=subjects.ALL_CANCELS)
             ) as missed:
                 async for cancel in missed:
-                    self._cancel(cancel.subject, cancel.data)
+                    await self._cancel(cancel)
         except TimeoutError:
             log.warning("cancels_not_read")
 
-    async def _on_cancel(self, msg: Msg) -> None:
-        self._cancel(msg.subject, msg.data)
-
-    def _cancel(self, subject: str, data: bytes) -> None:
+    async def _cancel(self, msg: Msg | StoredMessage) -> None:
         try:
-            cancel = Cancel.model_validate_json(data)
+            cancel = Cancel.model_validate_json(msg.data)
         except ValidationError:
-            log.warning("cancel_malformed", extra={"subject": subject})
+            log.warning("cancel_malformed", extra={"subject": msg.subject})
             return
-        self._cancellations.cancel(subjects.tenant_of_control(subject), cancel.request_id)
+        self._cancellations.cancel(subjects.tenant_of_control(msg.subject), cancel.request_id)
 
     def _in_task(self, answer: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
         async def run(msg: Msg) -> None:
@@ -116,7 +109,7 @@ class Control:
             except (nats.errors.Error, TimeoutError) as exc:
                 log.warning("answer_failed", extra={"subject": msg.subject, "error": type(exc).__name__})
                 with suppress(nats.errors.Error):
-                    await self._say(msg, _refusal(ProviderUnavailable(f"NATS did not answer: {type(exc).__name__}")))
+                    await self._reply(msg, _refusal(ProviderUnavailable(f"NATS did not answer: {type(exc).__name__}")))
             except Exception:
                 log.exception("answer_crashed", extra={"subject": msg.subject})
 
@@ -134,7 +127,7 @@ class Control:
         try:
             ask = Resume.model_validate_json(msg.data)
         except ValidationError as exc:
-            await self._say(msg, _refusal(_malformed(exc)))
+            await self._reply(msg, _refusal(_malformed(exc)))
             return
         found = 0
         async with aclosing(
@@ -149,7 +142,7 @@ class Control:
                     await asyncio.sleep(0)
         if not found:
             nothing = InvalidRequest(f"no events are stored of request {ask.request_id}; they are kept for 10 minutes")
-            await self._say(msg, _refusal(nothing))
+            await self._reply(msg, _refusal(nothing))
             return
         await self._broker.client.publish(msg.reply, b"")
 
@@ -165,11 +158,12 @@ class Control:
             answer = _refusal(_malformed(exc))
         except TimeoutError:
             answer = _refusal(InternalError(f"{provider} did not answer {method} in {_RPC_TIMEOUT_S:.0f} s"))
-        await self._say(msg, answer)
+        await self._reply(msg, answer)
 
     async def _ask_adapter(self, provider: str, method: str, tenant: str, data: bytes) -> WireModel:
         adapter = self._adapters[provider]
-        configured, settings = await self._configured(provider, tenant)
+        settings = await self._router.tenant(tenant)
+        configured = await self._router.provider(tenant, provider)
         match method:
             case RpcMethod.HEALTH:
                 if configured.revision < (_parse(HealthCheck, data).revision or 0):
@@ -179,35 +173,16 @@ class Control:
                 return Models(models=await adapter.get_supported_models(await self._target(configured)))
             case RpcMethod.COUNT_TOKENS:
                 question = _parse(CountTokens, data)
-                model = self._model(question.model, configured, settings)
+                model = self._router.model(question.model, tenant=settings, configured=configured)
                 return await adapter.count_tokens(question, model=model, target=await self._target(configured))
             case RpcMethod.ESTIMATE_COST:
                 estimate = _parse(EstimateCost, data)
-                model = self._model(estimate.model, configured, settings)
+                model = self._router.model(estimate.model, tenant=settings, configured=configured)
                 return await adapter.estimate_cost(
                     estimate, model=model, target=await self._target(configured), prices=settings.prices
                 )
             case _:
                 raise MalformedRequest(f"there is no method {method[:64]!r}; there are {', '.join(RpcMethod)}")
-
-    async def _configured(self, provider: str, tenant: str) -> tuple[PublishedProvider, PublishedTenant]:
-        settings = await self._config.tenant(tenant)
-        if settings is None:
-            raise UnknownTenant(f"there is no tenant {tenant}")
-        configured = await self._config.provider(tenant, provider)
-        if configured is None:
-            raise NoProvider(f"tenant {tenant} has no active provider {provider}")
-        return configured, settings
-
-    def _model(self, model: str, configured: PublishedProvider, settings: PublishedTenant) -> str:
-        provider = configured.provider_type
-        routes = Routes(
-            tenant=settings,
-            providers={provider: configured},
-            default_models=self._default_models,
-            vendor_of=provider_of_model,
-        )
-        return next(c for c in routes.resolve(model, pool=provider) if c.provider == provider).model
 
     async def _target(self, configured: PublishedProvider, number: int = 0) -> Target:
         endpoint = configured.config.all_endpoints()[number]
@@ -215,22 +190,21 @@ class Control:
         return Target(endpoint, configured.config.timeouts, held.secret if held else None)
 
     async def _health(self, adapter: Provider, configured: PublishedProvider) -> Health:
-        endpoints = configured.config.all_endpoints()
-        checked = [await self._health_of(adapter, configured, number) for number in range(len(endpoints))]
+        checked: list[EndpointHealth] = []
+        for number, endpoint in enumerate(configured.config.all_endpoints()):
+            started = self._clock.monotonic()
+            error: Error | None = None
+            try:
+                await adapter.check_health(await self._target(configured, number))
+            except FleetError as exc:
+                error = exc.to_wire()
+            latency_s = self._clock.monotonic() - started
+            checked.append(
+                EndpointHealth(endpoint=endpoint.name, healthy=error is None, latency_s=latency_s, error=error)
+            )
         return Health(healthy=all(e.healthy for e in checked), endpoints=tuple(checked))
 
-    async def _health_of(self, adapter: Provider, configured: PublishedProvider, number: int) -> EndpointHealth:
-        name = configured.config.all_endpoints()[number].name
-        started = self._clock.monotonic()
-        error: Error | None = None
-        try:
-            await adapter.check_health(await self._target(configured, number))
-        except FleetError as exc:
-            error = exc.to_wire()
-        latency_s = self._clock.monotonic() - started
-        return EndpointHealth(endpoint=name, healthy=error is None, latency_s=latency_s, error=error)
-
-    async def _say(self, msg: Msg, answer: WireModel) -> None:
+    async def _reply(self, msg: Msg, answer: WireModel) -> None:
         await self._broker.client.publish(msg.reply, answer.to_json())
 
 

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import assert_never
 
-from contracts.errors import FleetError, InternalError, InvalidRequest, NoProvider, StreamInterrupted
+from contracts.errors import FleetError, InternalError, InvalidRequest, StreamInterrupted
 from contracts.events import FailedAttempt, Timings
 from contracts.providers import PublishedProvider
 from contracts.usage import Cost, Outcome
@@ -13,7 +13,6 @@ from runtime.jetstream.publishing import TooLarge
 from workers import telemetry
 from workers.endpoints.admission import CallPermit, CandidateTries
 from workers.endpoints.circuit_breaker import OutOfService
-from workers.endpoints.names import Candidate
 from workers.intake.delivery import Ack, Acked, GaveBack
 from workers.interruption import Interrupted, Reason
 from workers.providers.base import Call, Chunk, Finish, Provider, Stated, Target
@@ -51,7 +50,7 @@ class AttemptRunner:
         candidate = visit.candidate
         try:
             adapter.check_supported(job.request, model=candidate.model)
-            configured = await self._configured(job, candidate)
+            configured = await self._use.router.provider(job.address.tenant, candidate.provider)
             await self._accounts.reserve(job, candidate)
             permit = await self._use.endpoints.enter(
                 visit, configured, interruption=job.interruption, time_left_s=job.time_left_s(self._use.clock.now())
@@ -200,15 +199,6 @@ class AttemptRunner:
                 return GaveBack()
             case _:
                 assert_never(reason)
-
-    async def _configured(self, job: Job, candidate: Candidate) -> PublishedProvider:
-        configured = await self._use.config.provider(job.address.tenant, candidate.provider)
-        if configured is None:
-            raise NoProvider(
-                f"tenant {job.address.tenant} has no active provider {candidate.provider}; "
-                "add one with POST /api/v1/llm-providers"
-            )
-        return configured
 
 
 def note_end(job: Job, pool: str, outcome: str, code: str) -> None:

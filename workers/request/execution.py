@@ -16,17 +16,12 @@ from contracts.errors import (
     InternalError,
     MalformedRequest,
     NoProvider,
-    UnknownTenant,
 )
 from contracts.providers import PublishedTenant
-from contracts.subjects import AUTO
-from contracts.subjects import Provider as ProviderName
 from runtime.jetstream.publishing import NotStored
-from runtime.prices.catalogue import provider_of_model
 from workers import telemetry
 from workers.endpoints.admission import CandidateTries
 from workers.endpoints.names import Candidate
-from workers.endpoints.routing import Routes
 from workers.intake.delivery import Ack, Acked, Delivery, NotNow, Terminated
 from workers.intake.lease import Lost
 from workers.interruption import Interrupted, Interruption
@@ -131,10 +126,7 @@ class Execution:
 
     async def _inherit(self, job: Job) -> None:
         """The tenant's settings, the way to go, and what the pools before this one have done."""
-        tenant = await self._use.config.tenant(job.address.tenant)
-        if tenant is None:
-            raise UnknownTenant(f"there is no tenant {job.address.tenant}; add it with POST /api/v1/tenants")
-        job.tenant = tenant
+        job.tenant = await self._use.router.tenant(job.address.tenant)
         if job.handover:
             job.candidates = [Candidate.parse(text) for text in (job.handover.model, *job.handover.remaining)]
             job.attempts = job.handover.vendor_calls
@@ -142,18 +134,9 @@ class Execution:
             job.bill = usage_records.Bill.inherited(job.handover.usage, job.handover.cost)
             job.left_out = list(job.handover.left_out)
             return
-        named = (job.request.model, *(job.request.fallbacks or tenant.fallbacks))
-        for prefix in dict.fromkeys(model.partition("/")[0] for model in named):
-            if prefix in list(ProviderName):
-                await self._use.config.provider(tenant.slug, prefix)
-        routes = Routes(
-            tenant=tenant,
-            providers=self._use.config.providers_of(tenant.slug),
-            default_models=self._use.default_models,
-            vendor_of=provider_of_model,
+        job.candidates, job.left_out = await self._use.router.candidates(
+            job.request, tenant=job.tenant, pool=job.address.provider
         )
-        pool = None if job.address.provider == AUTO else job.address.provider
-        job.candidates, job.left_out = routes.candidates(job.request.model, pool=pool, fallbacks=job.request.fallbacks)
 
     async def _admit(self, job: Job) -> None:
         """A request counts against its tenant's limits once, before anything is done for it."""

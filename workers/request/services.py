@@ -1,7 +1,6 @@
 """What every request needs, wired once in `workers.app`."""
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtime.broker import Broker
@@ -11,6 +10,7 @@ from workers.clock import Clock
 from workers.control.cancellations import Cancellations
 from workers.endpoints.admission import EndpointGate
 from workers.endpoints.configuration import Configuration
+from workers.endpoints.router import Router
 from workers.intake.waiting_room import WaitingRoom
 from workers.quotas.budgets import Budgets
 from workers.quotas.rate_limiter import RateLimiter
@@ -25,7 +25,7 @@ class Services:
     config: Configuration
     endpoints: EndpointGate
     keyring: Keyring
-    default_models: Mapping[str, str]
+    router: Router
     cancellations: Cancellations
     live: LiveStreams
     admission: RateLimiter
