@@ -29,6 +29,7 @@ from runtime.sealing import Keyring
 from runtime.settings import BrokerSettings, decode_key
 from tests.servers import Vault
 from workers import app
+from workers.app import NORMAL_TIMING, Timing
 from workers.settings import WorkerSettings
 
 PATIENCE_S = 90.0
@@ -63,11 +64,14 @@ def worker_settings(nats_url: str, vault: Vault, provider: str = "mock", **chang
 
 
 @asynccontextmanager
-async def worker(settings: WorkerSettings, *providers: str, concurrency: int = 64) -> AsyncGenerator[asyncio.Event]:
+async def worker(
+    settings: WorkerSettings, *providers: str, concurrency: int = 64, timing: Timing = NORMAL_TIMING
+) -> AsyncGenerator[asyncio.Event]:
     """A worker that is ready; yields what stops it."""
     stop, ready = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(
-        app.run(settings, providers or ("mock",), stop=stop, concurrency=concurrency, ready=ready), name="worker"
+        app.run(settings, providers or ("mock",), stop=stop, concurrency=concurrency, ready=ready, timing=timing),
+        name="worker",
     )
     up = asyncio.create_task(ready.wait())
     await asyncio.wait({task, up}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)

@@ -5,15 +5,18 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from contracts.providers import WorkerPresence
 from contracts.subjects import AUTO
 from contracts.wire import utc_now
 from runtime import broker, logs, probes, role
+from runtime.broker import Broker
 from runtime.egress import Egress
 from runtime.jetstream.publishing import Publisher
 from runtime.prices import refresh
@@ -33,22 +36,55 @@ from workers.endpoints.load_balancing import LoadBalancer
 from workers.endpoints.router import Router
 from workers.intake.puller import Intake
 from workers.intake.waiting_room import WaitingRoom
+from workers.jetstream import stored_events
 from workers.jetstream.presence import Presence
-from workers.jetstream.server_memory import until_kept
+from workers.jetstream.server_memory import replies_kept_since, until_kept
 from workers.providers import registry
-from workers.providers.base import Prepares
+from workers.providers.base import Prepares, Provider
 from workers.quotas.budgets import Budgets
 from workers.quotas.holds import Holds
 from workers.quotas.orphaned_holds import OrphanedHolds
 from workers.quotas.rate_limiter import RateLimiter
-from workers.request.events import LiveStreams
+from workers.request.attempts import AttemptRunner
+from workers.request.ending import Ending
 from workers.request.execution import Execution
-from workers.request.services import Services
+from workers.request.handover import Handovers
+from workers.request.live_streams import AGENTS_ARE_BACK_S, REPUBLISHED_S, LiveStreams
+from workers.request.settlement import Settlement
+from workers.request.takeover import Takeover
 from workers.settings import WorkerSettings
 
 _RESOLVER_SLOTS = 64
 _WAITING_PART = 4
-"""Of the slots: what the requests of one tenant may hold while they wait."""
+"""The requests of one tenant may hold this part of the slots while they wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long the workers of a fleet give each other after a server was started anew. Tests shorten it."""
+
+    republished_s: float = REPUBLISHED_S
+    agents_are_back_s: float = AGENTS_ARE_BACK_S
+
+
+NORMAL_TIMING = Timing()
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The parts of a worker that run by themselves, wired by `build`."""
+
+    name: str
+    config: Configuration
+    breaker: CircuitBreaker
+    slots: ConcurrencyLimit
+    orphaned_holds: OrphanedHolds
+    live: LiveStreams
+    control: Control
+    pools: Mapping[str, Intake]
+    """The intake of each provider whose requests this worker takes."""
+    resolver: Intake
+    """The pool of `auto`, whose requests name no provider."""
 
 
 def main(providers: Sequence[str], *, concurrency: int | None = None) -> int:
@@ -69,138 +105,184 @@ async def run(
     stop: asyncio.Event,
     concurrency: int,
     ready: asyncio.Event | None = None,
+    timing: Timing = NORMAL_TIMING,
 ) -> None:
     """Works until `stop`; sets `ready` when requests are taken. Raises runtime.broker.Unreachable at start."""
     name = f"{'-'.join(providers)[:32]}-{socket.gethostname().split('.')[0][:16]}-{secrets.token_hex(3)}"
     inbox = f"_ROLE_worker_{'_'.join(providers)}"  # a pool's own: what it pulls arrives there
-    clock = Clock()
     async with AsyncExitStack() as stack:
-        egress = Egress(settings.llm_allowed_private_networks)
-        adapters = {provider: registry.load(provider, egress) for provider in providers}
-        for adapter in adapters.values():
-            stack.push_async_callback(adapter.aclose)
-            if isinstance(adapter, Prepares):
-                preparing = asyncio.create_task(asyncio.to_thread(adapter.prepare), name="prepare adapter")
-                stack.push_async_callback(end, preparing)
+        adapters = _open_adapters(settings, providers, stack)
         nats = await stack.enter_async_context(broker.connect(settings, name=name, inbox_prefix=inbox))
         await broker.ensure_streams(nats, settings)
         vault = VaultSession(settings)
         stack.push_async_callback(vault.close)
         await vault.start()
         await stack.enter_async_context(refresh.kept_current(settings))
-
-        config = Configuration(nats)
-        router = Router(config, default_models=settings.default_models())
-        keyring = Keyring.from_settings(settings)
-        keys = KeyStore(vault, keyring, clock=clock.monotonic)
-        cancellations = Cancellations(clock)
-        live = LiveStreams(lambda: nats.reconnects, partial(until_kept, nats))
-        nats.on_reconnect.append(live.reconnected)
-        rng = random.Random()
-        waiting = WaitingRoom(places=max(2, concurrency // _WAITING_PART), rng=rng)
-        breaker = CircuitBreaker(nats, worker=name, clock=clock)
-        slots = ConcurrencyLimit(nats, worker=name, clock=clock)
-        publisher = Publisher(nats)
-        holds = Holds(nats, publisher)
-        budgets = Budgets(nats, publisher, holds, waiting=waiting, worker=name, clock=clock, rng=rng)
-        sweeper = OrphanedHolds(nats, budgets, holds, worker=name, clock=clock)
-        services = Services(
-            worker=name,
-            broker=nats,
-            publisher=publisher,
-            config=config,
-            endpoints=EndpointGate(
-                breaker=breaker, balance=LoadBalancer(rng), slots=slots, keys=keys, waiting=waiting, clock=clock
-            ),
-            keyring=keyring,
-            router=router,
-            cancellations=cancellations,
-            live=live,
-            admission=RateLimiter(nats, defaults=settings.default_limits(), clock=clock),
-            budgets=budgets,
-            waiting=waiting,
-            clock=clock,
-            rng=rng,
+        worker = build(
+            settings, name=name, nats=nats, vault=vault, adapters=adapters, concurrency=concurrency, timing=timing
         )
-        control = Control(
-            broker=nats,
-            router=router,
-            keys=keys,
-            cancellations=cancellations,
-            adapters=adapters,
-            clock=clock,
-        )
-        stack.push_async_callback(control.close)
-        pools = {
-            provider: Intake(
-                nats,
-                provider=provider,
-                slots=concurrency,
-                run=Execution(provider, adapter, services).run,
-                interrupt=cancellations.interrupt_all,
-                clock=clock,
-            )
-            for provider, adapter in adapters.items()
-        }
-        resolver = Intake(
-            nats,
-            provider=AUTO,
-            slots=_RESOLVER_SLOTS,
-            run=Execution(AUTO, None, services).run,
-            interrupt=cancellations.interrupt_all,
-            clock=clock,
-        )
-        for provider, intake in pools.items():
-            telemetry.IN_FLIGHT.labels(provider).set_function(lambda intake=intake: intake.in_flight)
-            telemetry.PARKED.labels(provider).set_function(lambda intake=intake: intake.parked)
-
-        def describe() -> WorkerPresence:
-            return WorkerPresence(
-                name=name,
-                providers=tuple(providers),
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                version=version("fleet"),
-                started_at=started_at,
-                concurrency=concurrency,
-                in_flight=sum(intake.in_flight for intake in pools.values()),
-                parked=sum(intake.parked for intake in pools.values()),
-                draining=stop.is_set(),
-            )
-
-        started_at = utc_now().isoformat()
+        stack.push_async_callback(worker.control.close)
         checks = {
             "nats": lambda: nats.connected,
             "vault": lambda: vault.usable,
-            "configuration": lambda: config.bucket.loaded,
+            "configuration": lambda: worker.config.bucket.loaded,
             "accepting": lambda: not stop.is_set(),
         }
         await stack.enter_async_context(probes.serve(settings, checks))
-        async with asyncio.TaskGroup() as background:
-            watches = [
-                background.create_task(bucket.run(), name="watch")
-                for bucket in (config.bucket, breaker.bucket, slots.bucket, sweeper.bucket)
-            ]
-            await config.bucket.wait_until_loaded()
-            refreshing = background.create_task(slots.refresh(), name="refresh slots")
-            sweeping = background.create_task(sweeper.run(), name="sweep")
-            await control.subscribe()
-            presence = Presence(nats, worker=name)
-            announcing = background.create_task(presence.announce(describe), name="presence")
-            closed = background.create_task(_stop_when_closed(nats, stop), name="broker closed")
-            vault_watch = background.create_task(vault.watch(), name="vault watch")
-            repeating = background.create_task(live.repeat_after_reconnects(), name="repeat events")
+        presence = Presence(nats, worker=name)
+        describe = _describing(worker, concurrency=concurrency, stop=stop)
+        background: dict[str, Coroutine[Any, Any, None]] = {
+            "refresh slots": worker.slots.refresh(),
+            "settle orphaned holds": worker.orphaned_holds.run(),
+            "repeat events": worker.live.repeat_after_reconnects(),
+            "presence": presence.announce(describe),
+            "vault watch": vault.watch(),
+            "broker closed": _stop_when_closed(nats, stop),
+        }
+        async with asyncio.TaskGroup() as group:
+            watched = (worker.config, worker.breaker, worker.slots, worker.orphaned_holds)
+            running = [group.create_task(part.bucket.run(), name="watch") for part in watched]
+            await worker.config.bucket.wait_until_loaded()
+            await worker.control.subscribe()
+            running += [group.create_task(work, name=title) for title, work in background.items()]
             if ready is not None:
                 ready.set()
             async with asyncio.TaskGroup() as intakes:
-                for intake in (*pools.values(), resolver):
+                for intake in (*worker.pools.values(), worker.resolver):
                     intakes.create_task(intake.serve(stop, grace_s=settings.llm_drain_grace_s), name="intake")
-            await end(*watches, refreshing, sweeping, announcing, closed, vault_watch, repeating)
+            await end(*running)
         if nats.connected:
             await presence.withdraw()
 
 
-async def _stop_when_closed(nats: broker.Broker, stop: asyncio.Event) -> None:
+def build(
+    settings: WorkerSettings,
+    *,
+    name: str,
+    nats: Broker,
+    vault: VaultSession,
+    adapters: Mapping[str, Provider],
+    concurrency: int,
+    timing: Timing,
+) -> Worker:
+    """Wires a worker's parts. Nothing of it runs yet."""
+    clock, rng = Clock(), random.Random()
+    publisher = Publisher(nats)
+    keyring = Keyring.from_settings(settings)
+    keys = KeyStore(vault, keyring, clock=clock.monotonic)
+    config = Configuration(nats)
+    router = Router(config, default_models=settings.default_models())
+    waiting = WaitingRoom(places=max(2, concurrency // _WAITING_PART), rng=rng)
+    breaker = CircuitBreaker(nats, worker=name, clock=clock)
+    slots = ConcurrencyLimit(nats, worker=name, clock=clock)
+    endpoints = EndpointGate(
+        breaker=breaker, balance=LoadBalancer(rng), slots=slots, keys=keys, waiting=waiting, clock=clock
+    )
+    holds = Holds(nats, publisher)
+    budgets = Budgets(nats, publisher, holds, waiting=waiting, worker=name, clock=clock, rng=rng)
+    limiter = RateLimiter(nats, defaults=settings.default_limits(), clock=clock)
+    settlement = Settlement(budgets=budgets, limiter=limiter, config=config, publisher=publisher, clock=clock)
+    cancellations = Cancellations(clock)
+    live = LiveStreams(
+        reconnects=lambda: nats.reconnects,
+        until_kept=partial(until_kept, nats),
+        agents_are_back_s=timing.agents_are_back_s,
+    )
+    nats.on_reconnect.append(live.reconnected)
+
+    def attempts(adapter: Provider) -> AttemptRunner:
+        return AttemptRunner(
+            adapter,
+            router=router,
+            endpoints=endpoints,
+            settlement=settlement,
+            worker=name,
+            max_event_bytes=lambda: nats.client.max_payload,
+            clock=clock,
+        )
+
+    def pool(provider: str, attempts: AttemptRunner | None, *, slots: int) -> Intake:
+        handovers = Handovers(provider, publisher=publisher, keyring=keyring, clock=clock)
+        execution = Execution(
+            provider,
+            attempts=attempts,
+            takeover=Takeover(
+                provider,
+                read_events=partial(stored_events.events, nats),
+                read_memory=partial(replies_kept_since, nats),
+                settlement=settlement,
+                republished_s=timing.republished_s,
+            ),
+            ending=Ending(provider, settlement=settlement, handovers=handovers, publisher=publisher),
+            budgets=budgets,
+            handovers=handovers,
+            router=router,
+            endpoints=endpoints,
+            limiter=limiter,
+            waiting=waiting,
+            cancellations=cancellations,
+            live=live,
+            publisher=publisher,
+            clock=clock,
+            rng=rng,
+        )
+        return Intake(
+            nats, provider=provider, slots=slots, run=execution.run, interrupt=cancellations.interrupt_all, clock=clock
+        )
+
+    return Worker(
+        name=name,
+        config=config,
+        breaker=breaker,
+        slots=slots,
+        orphaned_holds=OrphanedHolds(nats, budgets, holds, worker=name, clock=clock),
+        live=live,
+        control=Control(
+            broker=nats, router=router, keys=keys, cancellations=cancellations, adapters=adapters, clock=clock
+        ),
+        pools={
+            provider: pool(provider, attempts(adapter), slots=concurrency) for provider, adapter in adapters.items()
+        },
+        resolver=pool(AUTO, None, slots=_RESOLVER_SLOTS),
+    )
+
+
+def _open_adapters(settings: WorkerSettings, providers: Sequence[str], stack: AsyncExitStack) -> dict[str, Provider]:
+    egress = Egress(settings.llm_allowed_private_networks)
+    adapters = {provider: registry.load(provider, egress) for provider in providers}
+    for adapter in adapters.values():
+        stack.push_async_callback(adapter.aclose)
+        if isinstance(adapter, Prepares):
+            preparing = asyncio.create_task(asyncio.to_thread(adapter.prepare), name="prepare adapter")
+            stack.push_async_callback(end, preparing)
+    return adapters
+
+
+def _describing(worker: Worker, *, concurrency: int, stop: asyncio.Event) -> Callable[[], WorkerPresence]:
+    """What tells the fleet and Prometheus how much the worker has to do."""
+    for provider, intake in worker.pools.items():
+        telemetry.IN_FLIGHT.labels(provider).set_function(lambda intake=intake: intake.in_flight)
+        telemetry.PARKED.labels(provider).set_function(lambda intake=intake: intake.parked)
+    started_at = utc_now().isoformat()
+
+    def describe() -> WorkerPresence:
+        return WorkerPresence(
+            name=worker.name,
+            providers=tuple(worker.pools),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=version("fleet"),
+            started_at=started_at,
+            concurrency=concurrency,
+            in_flight=sum(intake.in_flight for intake in worker.pools.values()),
+            parked=sum(intake.parked for intake in worker.pools.values()),
+            draining=stop.is_set(),
+        )
+
+    return describe
+
+
+async def _stop_when_closed(nats: Broker, stop: asyncio.Event) -> None:
     """A connection that is closed for good leaves nothing to do; the supervisor starts the process again."""
     await nats.closed.wait()
     stop.set()

@@ -19,10 +19,10 @@ from fleet.local.servers import NatsServer
 from runtime.jetstream.publishing import Publisher
 from tests.kit import PATIENCE_S, Plane, connected, plane, until, worker, worker_settings
 from tests.servers import Vault
+from workers.app import Timing
 from workers.clock import Clock
 from workers.intake.lease import Lost
 from workers.jetstream.server_memory import ids_known_from
-from workers.request import takeover
 
 
 @pytest.fixture
@@ -122,10 +122,9 @@ async def test_a_copy_that_a_restarted_server_takes_runs_no_second_time(
 
 
 async def test_no_number_is_used_that_a_restarted_server_may_have_forgotten(
-    stack: AsyncExitStack, control: Plane, nats: NatsServer, vault: Vault, monkeypatch: pytest.MonkeyPatch
+    stack: AsyncExitStack, control: Plane, nats: NatsServer, vault: Vault
 ) -> None:
     """By a worker that died with the server: the agent has seen it, and reads nothing more that bears it."""
-    monkeypatch.setattr(takeover, "SAID_AGAIN_S", 0)
     client = await stack.enter_async_context(Client(nats.url, tenant=control.tenant, agent="tester"))
     stream = client.stream("mock/echo", "Hi", id="r1", deadline_s=60)
     reading = asyncio.create_task(anext(stream))
@@ -135,7 +134,7 @@ async def test_no_number_is_used_that_a_restarted_server_may_have_forgotten(
     await reading
 
     await restart(nats, control)
-    await stack.enter_async_context(worker(worker_settings(nats.url, vault)))
+    await stack.enter_async_context(worker(worker_settings(nats.url, vault), timing=Timing(republished_s=0)))
     last = [event async for event in stream][-1]
 
     assert isinstance(last, Completed)

@@ -78,7 +78,7 @@ async def test_a_message_that_is_given_again_while_it_is_worked_on_is_worked_on_
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As by a server that was killed before it had written down whom it gave what."""
-    caplog.set_level(logging.INFO, "workers.request.attempts")
+    caplog.set_level(logging.INFO, "workers.request.ending")
     script = {"mock": {"text": "one two three four five six", "between_s": 0.5}}
     events: list[Event] = []
 

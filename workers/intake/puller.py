@@ -20,16 +20,15 @@ from nats.aio.msg import Msg
 from contracts import streams
 from contracts.subjects import Priority
 from runtime.broker import Broker
-from runtime.jetstream.publishing import NotStored
 from runtime.jetstream.pull import IDLE_HEARTBEAT_S, Pull, PullEnd, nanoseconds
 from runtime.tasks import end
 from workers import telemetry
 from workers.clock import Clock
 from workers.intake.capacity import Capacity
-from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, NotAcked, NotNow, Terminated
+from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, NotAcked, Terminated
 from workers.intake.fair_queue import FairQueue
 from workers.intake.known_server import KnownServer
-from workers.intake.lease import Leases, Lost
+from workers.intake.lease import Leases
 from workers.jetstream.server_memory import ids_known_from
 
 log = logging.getLogger(__name__)
@@ -204,18 +203,11 @@ class Intake:
 
     async def _work(self, source: _Source, delivery: Delivery) -> None:
         try:
-            delivery.lease.check()
-            await self._settle(delivery, await self._run(delivery))
-        except Lost:
-            log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
+            ack = await self._run(delivery) if delivery.lease.holds else NotAcked()
+            await self._settle(delivery, ack)
         except asyncio.CancelledError:
             await self._give_back(delivery)
             raise
-        except NotNow as exc:
-            await self._give_back(delivery, delay_s=exc.delay_s)
-        except NotStored as exc:
-            log.warning("request_given_back", extra={"subject": delivery.subject, "error": str(exc)})
-            await self._give_back(delivery, delay_s=_INTERNAL_NAK_S)
         except Exception:
             log.exception("request_crashed", extra={"subject": delivery.subject})
             await self._give_back(delivery, delay_s=_INTERNAL_NAK_S)
@@ -228,17 +220,16 @@ class Intake:
         await self._ask(source)
 
     async def _settle(self, delivery: Delivery, ack: Ack) -> None:
-        """Not when it is another worker's by now: what that one is doing would be nobody's, should it die."""
+        """Says nothing when the request is another worker's by now: an ack would leave what that one does to nobody,
+        should it die."""
         match ack:
-            case Acked():
-                delivery.lease.check()
-                await self._say(delivery, b"+ACK")
             case GaveBack(delay_s):
                 await self._give_back(delivery, delay_s=delay_s)
-            case Terminated():
-                delivery.lease.check()
+            case Acked() if delivery.lease.holds:
+                await self._say(delivery, b"+ACK")
+            case Terminated() if delivery.lease.holds:
                 await self._say(delivery, b"+TERM")
-            case NotAcked():
+            case Acked() | Terminated() | NotAcked():
                 log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
             case _:
                 assert_never(ack)

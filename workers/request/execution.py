@@ -1,255 +1,244 @@
-"""One request → one outcome.
+"""One request from its delivery to its ack: parse → take over → admit → candidates → tries → outcome → ending.
 
-The order of the last three steps is what makes the fleet safe: the terminal event, then the usage record with its
-PubAck awaited, then the ack, all on one connection. Whatever dies in between is repeated, and what is repeated is
-deduplicated by id.
+Each step returns what it found out, and an outcome (outcome.py) as soon as one is certain; ending.py carries it out.
+What stops the work on a request in the middle of a step comes as an exception, because the steps that notice it lie in
+other rooms, many calls deep, and know no outcomes. Those exceptions end in `_outcome`, and nowhere above it:
+
+| exception | raised when | outcome |
+|---|---|---|
+| Interrupted | the agent cancels, or the worker drains, while no vendor is being called | Cancelled, or GivenBack |
+| NotNow | the tenant's requests that wait hold all slots that they may | GivenBack |
+| NotStored | JetStream does not confirm what must be kept before the request goes on | GivenBack |
+| FleetError | the request cannot be served | Failed |
+| any other | a bug, which would meet the request again in every worker that it is given to | Failed |
+
+An interruption of a vendor call, and an endpoint that is out of service, end in attempts.py; what JetStream does not
+confirm of an outcome, and a lease that was lost meanwhile, end in ending.py.
 """
 
 import logging
+import random
+from datetime import timedelta
 from typing import assert_never
 
 from contracts import subjects
-from contracts.errors import (
-    AuthenticationFailed,
-    DeadlineExceeded,
-    FleetError,
-    InternalError,
-    MalformedRequest,
-    NoProvider,
-)
+from contracts.errors import AuthenticationFailed, FleetError, InternalError, MalformedRequest, NoProvider
 from contracts.providers import PublishedTenant
-from runtime.jetstream.publishing import NotStored
+from contracts.requests import DEFAULT_DEADLINE_S
+from runtime.jetstream.publishing import NotStored, Publisher
 from workers import telemetry
-from workers.endpoints.admission import CandidateTries
+from workers.clock import Clock
+from workers.control.cancellations import Cancellations
+from workers.endpoints.admission import CandidateTries, EndpointGate
 from workers.endpoints.names import Candidate
-from workers.intake.delivery import Ack, Acked, Delivery, NotNow, Terminated
-from workers.intake.lease import Lost
-from workers.interruption import Interrupted, Interruption
-from workers.providers.base import CredentialReplaced, Provider
-from workers.request import policy, recovery, usage_records
-from workers.request.attempts import AttemptFailed, AttemptRunner, note_end
-from workers.request.dead_letters import bury, reply_address
+from workers.endpoints.router import Router
+from workers.intake.delivery import Ack, Delivery, NotNow
+from workers.intake.waiting_room import WaitingRoom
+from workers.interruption import Interrupted
+from workers.providers.base import CredentialReplaced
+from workers.quotas.budgets import Budgets
+from workers.quotas.rate_limiter import RateLimiter
+from workers.request import policy
+from workers.request.attempts import AttemptFailed, AttemptRunner
+from workers.request.ending import CRASHED, UNCONFIRMED_S, Ending
 from workers.request.events import EventStream
-from workers.request.handover import hand_over, is_proven
-from workers.request.job import Job, check_model, parse_handover, parse_request
-from workers.request.services import Services
-from workers.request.settlement import Settlement
-from workers.request.takeover import Takeover
+from workers.request.handover import Handovers
+from workers.request.job import Job
+from workers.request.live_streams import LiveStreams
+from workers.request.outcome import Failed, GivenBack, MovedOn, Outcome, of_interruption
+from workers.request.parsing import parse
+from workers.request.provenance import provenance_of
+from workers.request.takeover import Fresh, GoOn, Takeover
+from workers.request.usage_records import Bill
 
 log = logging.getLogger(__name__)
 
 
 class Execution:
-    """Runs the requests of one pool. Without an adapter (for `auto`) it resolves the model and hands over."""
+    """Runs the requests of one pool. Without attempts (for `auto`) it resolves the model and hands over."""
 
-    def __init__(self, pool: str, adapter: Provider | None, services: Services) -> None:
+    def __init__(
+        self,
+        pool: str,
+        *,
+        attempts: AttemptRunner | None,
+        takeover: Takeover,
+        ending: Ending,
+        budgets: Budgets,
+        handovers: Handovers,
+        router: Router,
+        endpoints: EndpointGate,
+        limiter: RateLimiter,
+        waiting: WaitingRoom,
+        cancellations: Cancellations,
+        live: LiveStreams,
+        publisher: Publisher,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
         self._pool = pool
-        self._adapter = adapter
-        self._use = services
-        accounts = Settlement(services)
-        self._attempts = AttemptRunner(pool, services, accounts)
-        self._takeover = Takeover(pool, services, accounts)
+        self._attempts = attempts
+        self._takeover = takeover
+        self._ending = ending
+        self._budgets = budgets
+        self._handovers = handovers
+        self._router = router
+        self._endpoints = endpoints
+        self._limiter = limiter
+        self._waiting = waiting
+        self._cancellations = cancellations
+        self._live = live
+        self._publisher = publisher
+        self._clock = clock
+        self._rng = rng
 
     async def run(self, delivery: Delivery) -> Ack:
-        """Raises only what means "deliver this again": NATS does not confirm, or a bug of ours after the end."""
+        """Raises nothing but bugs."""
         if delivery.deliveries > 1:
             telemetry.REDELIVERIES.labels(self._pool).inc()
         try:
-            address, request, body = parse_request(delivery)
-            handover = parse_handover(delivery, address)
-            if handover is None:
-                check_model(address, request)
+            asked = parse(delivery)
         except MalformedRequest as error:
-            return await self._reject(delivery, error)
+            return await self._ending.refuse(delivery, error)
+        request, handover = asked.request, asked.handover
+        queued_at = handover.queued_at if handover else delivery.queued_at
         job = Job(
             delivery=delivery,
-            address=address,
+            provenance=provenance_of(delivery, request_id=request.id, handed_over=handover is not None),
+            address=asked.address,
             request=request,
-            body=body,
+            body=asked.body,
             handover=handover,
             events=EventStream(
-                self._use.publisher.event,
+                self._publisher.event,
                 subject=subjects.reply(request.tenant, request.agent, request.id),
                 request_id=request.id,
                 attempt=handover.attempt if handover else 1,
             ),
-            interruption=Interruption(),
-            queued_at=handover.queued_at if handover else delivery.queued_at,
-            queued_s=max(0.0, (self._use.clock.now() - delivery.queued_at).total_seconds()),
-            tenant=PublishedTenant(slug=address.tenant),
+            queued_at=queued_at,
+            deadline=request.deadline or queued_at + timedelta(seconds=DEFAULT_DEADLINE_S),
+            queued_s=max(0.0, (self._clock.now() - delivery.queued_at).total_seconds()),
+            tenant=PublishedTenant(slug=asked.address.tenant),
         )
-        with (
-            self._use.live.keep(job.events),
-            self._use.cancellations.watch(request.tenant, request.id, job.interruption),
-        ):
-            try:
-                settlement = await self._run(job)
-            finally:
-                if job.reservation is not None:
-                    self._use.budgets.release_later(job.reservation.hold)
-            await self._use.live.say_what_was_lost(job.events)
-            return settlement
+        async with self._live.track(job.events):
+            with self._cancellations.watch(request.tenant, request.id, job.interruption):
+                try:
+                    return await self._ending.carry_out(await self._outcome(job), job)
+                finally:
+                    if job.reservation is not None:
+                        self._budgets.release_later(job.reservation.hold)
 
-    async def _run(self, job: Job) -> Ack:
+    async def _outcome(self, job: Job) -> Outcome:
         try:
-            return await self._serve(job)
+            await self._find_candidates(job)
+            match await self._takeover.look_back(job):
+                case Fresh() if not self._handovers.is_proven(job):
+                    job.check_goes_on(self._clock.now())
+                    await self._limiter.admit(
+                        job.tenant, key=str(job.delivery.stream_seq), delivered_before=job.delivery.deliveries > 1
+                    )
+                case Fresh() | GoOn():
+                    pass  # it counted against its tenant's limits when it came to the first worker
+                case outcome:
+                    return outcome
+            while True:
+                job.check_goes_on(self._clock.now())
+                candidate = job.candidates.pop(0)
+                if candidate.provider != self._pool or self._attempts is None:
+                    return self._move_on(job, candidate)
+                result = await self._try(job, candidate, self._attempts)
+                if not isinstance(result, AttemptFailed):
+                    return result
+                await job.publish_retrying(result.error, next_up=job.candidates[0])
         except Interrupted as interrupted:
-            return await self._attempts.end_interrupted(job, interrupted.reason)
-        except (NotStored, NotNow, Lost):
-            raise
-        except recovery.Poisonous as error:
-            await bury(self._use.publisher, job.delivery, error, provider=self._pool)
-            return await self._fail(job, error)
+            return of_interruption(interrupted.reason)
+        except NotNow as exc:
+            return GivenBack(exc.delay_s)
+        except NotStored as exc:
+            return GivenBack(UNCONFIRMED_S, unconfirmed=exc)
         except FleetError as error:
-            return await self._fail(job, error)
+            return Failed(error)
         except Exception:
-            if job.events.ended:
-                raise
             log.exception("request_crashed", extra=job.log_facts())
-            return await self._fail(job, InternalError("the fleet failed on this request; its operators can see why"))
+            return Failed(InternalError(CRASHED))
 
-    async def _serve(self, job: Job) -> Ack:
-        await self._inherit(job)
-        if (settled := await self._takeover.settle_the_past(job)) is not None:
-            return settled
-        await self._admit(job)
-        while True:
-            job.interruption.check()
-            self._check_deadline(job)
-            candidate = job.candidates.pop(0)
-            if candidate.provider != self._pool or self._adapter is None:
-                return await self._move(job, candidate)
-            result = await self._try(job, self._adapter, CandidateTries(candidate))
-            if isinstance(result, Ack):
-                return result
-            await job.say_retrying(result, next_up=job.candidates[0])
-
-    async def _inherit(self, job: Job) -> None:
+    async def _find_candidates(self, job: Job) -> None:
         """The tenant's settings, the way to go, and what the pools before this one have done."""
-        job.tenant = await self._use.router.tenant(job.address.tenant)
-        if job.handover:
-            job.candidates = [Candidate.parse(text) for text in (job.handover.model, *job.handover.remaining)]
-            job.attempts = job.handover.vendor_calls
-            job.history = list(job.handover.history)
-            job.bill = usage_records.Bill.inherited(job.handover.usage, job.handover.cost)
-            job.left_out = list(job.handover.left_out)
-            return
-        job.candidates, job.left_out = await self._use.router.candidates(
-            job.request, tenant=job.tenant, pool=job.address.provider
-        )
-
-    async def _admit(self, job: Job) -> None:
-        """A request counts against its tenant's limits once, before anything is done for it."""
-        if job.is_new and not is_proven(self._use.keyring, job):
-            job.interruption.check()
-            self._check_deadline(job)
-            delivered_before = job.delivery.deliveries > 1
-            await self._use.admission.admit(
-                job.tenant, key=str(job.delivery.stream_seq), delivered_before=delivered_before
+        job.tenant = await self._router.tenant(job.address.tenant)
+        if (told := job.handover) is None:
+            job.candidates, job.left_out = await self._router.candidates(
+                job.request, tenant=job.tenant, pool=job.address.provider
             )
+            return
+        job.candidates = [Candidate.parse(text) for text in (told.model, *told.remaining)]
+        job.vendor_calls = told.vendor_calls
+        job.history = list(told.history)
+        job.bill = Bill.inherited(told.usage, told.cost)
+        job.left_out = list(told.left_out)
 
-    async def _move(self, job: Job, to: Candidate) -> Ack:
+    def _move_on(self, job: Job, to: Candidate) -> MovedOn | Failed:
         if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:
-            raise NoProvider(f"the request was handed over {job.handover.hops} times and found no provider")
-        await hand_over(
-            self._use.publisher,
-            self._use.keyring,
-            job,
-            to,
-            pool=self._pool,
-            time_left_s=self._time_left_s(job),
-        )
-        log.info("handed_over", extra={**job.log_facts(), "to": str(to)})
-        return Acked()
+            return Failed(NoProvider(f"the request was handed over {job.handover.hops} times and found no provider"))
+        return MovedOn(to)
 
-    async def _try(self, job: Job, adapter: Provider, visit: CandidateTries) -> Ack | FleetError:
-        """Works on one candidate until the request has ended, or the error that makes the next candidate due."""
+    async def _try(self, job: Job, candidate: Candidate, attempts: AttemptRunner) -> Outcome | AttemptFailed:
+        """Works on one candidate until the outcome is certain, or with the failure that makes the next one due."""
+        tries = CandidateTries(candidate)
         while True:
-            result = await self._attempts.make(job, adapter, visit)
-            if isinstance(result, Ack):
+            result = await attempts.make(job, tries)
+            if not isinstance(result, AttemptFailed):
                 return result
             error = result.error
-            job.drop_smaller_windows(visit.candidate, error)
-            decision = await self._decide(job, visit, result)
+            job.drop_smaller_windows(candidate, error)
+            decision = await self._decide(job, tries, result)
             match decision:
                 case policy.RetryHere(delay_s):
-                    await job.say_retrying(error, next_up=visit.candidate, delay_s=delay_s)
-                    with self._use.waiting.place(job.address.tenant, due_s=delay_s):
+                    await job.publish_retrying(error, next_up=candidate, delay_s=delay_s)
+                    with self._waiting.place(job.address.tenant, due_s=delay_s):
                         async with job.interruption.scope():
-                            await self._use.clock.sleep(delay_s)
+                            await self._clock.sleep(delay_s)
                 case policy.AwaitService(patience_s):
-                    await job.say_retrying(error, next_up=visit.candidate, delay_s=result.out_of_service_s or 0)
-                    visit.patience_s = patience_s
+                    await job.publish_retrying(error, next_up=candidate, delay_s=result.out_of_service_s or 0)
+                    tries.patience_s = patience_s
                 case policy.NextEndpoint():
-                    await job.say_retrying(error, next_up=visit.candidate)
-                    visit.leave()
+                    await job.publish_retrying(error, next_up=candidate)
+                    tries.leave()
                 case policy.NextFallback():
-                    return error
+                    return result
                 case policy.Fail(final):
-                    raise final
+                    return Failed(final)
                 case _:
                     assert_never(decision)
-            self._check_deadline(job)
+            job.check_goes_on(self._clock.now())
 
-    async def _decide(self, job: Job, visit: CandidateTries, setback: AttemptFailed) -> policy.Decision:
+    async def _decide(self, job: Job, tries: CandidateTries, failed: AttemptFailed) -> policy.Decision:
         decision = policy.decide(
-            setback.error,
+            failed.error,
             policy.Situation(
-                attempts=job.attempts,
-                tries_here=visit.tries,
-                output_sent=setback.output_sent and job.request.stream,
+                attempts=job.vendor_calls,
+                tries_here=tries.tries,
+                output_sent=failed.output_sent and job.request.stream,
                 on_interrupt=job.request.on_interrupt,
-                endpoints_left=len(visit.endpoints) > 1,
+                endpoints_left=len(tries.endpoints) > 1,
                 fallbacks_left=bool(job.candidates),
-                time_left_s=self._time_left_s(job),
-                jitter=self._use.rng.random(),
-                out_of_service_s=setback.out_of_service_s,
-                waited_for_service=visit.patience_s > 0,
-                has_newer_credential=await self._has_newer_credential(job, visit, setback.error),
+                time_left_s=job.time_left_s(self._clock.now()),
+                jitter=self._rng.random(),
+                out_of_service_s=failed.out_of_service_s,
+                waited_for_service=tries.patience_s > 0,
+                has_newer_credential=await self._has_newer_credential(job, tries, failed.error),
             ),
         )
         then = type(decision).__name__
         telemetry.DECISIONS.labels(then).inc()
-        facts = {"attempt": job.events.attempt, "code": setback.error.code, "then": then}
+        facts = {"attempt": job.events.attempt, "code": failed.error.code, "then": then}
         log.debug("attempt_failed", extra={**job.log_facts(), **facts})
         return decision
 
-    async def _has_newer_credential(self, job: Job, visit: CandidateTries, error: FleetError) -> bool:
+    async def _has_newer_credential(self, job: Job, tries: CandidateTries, error: FleetError) -> bool:
         """The key is read anew once for each candidate."""
         if isinstance(error, CredentialReplaced):
             return True
-        if not isinstance(error, AuthenticationFailed) or visit.key_read_anew:
+        if not isinstance(error, AuthenticationFailed) or tries.key_read_anew:
             return False
-        visit.key_read_anew = True
-        return await self._use.endpoints.key_has_changed(visit, tenant=job.address.tenant)
-
-    async def _fail(self, job: Job, error: FleetError) -> Ack:
-        job.delivery.lease.check()
-        await job.events.failed(
-            job.with_left_out(error), attempts=tuple(job.history), usage=job.bill.usage, cost=job.bill.cost()
-        )
-        note_end(job, self._pool, "failed", error.code)
-        return Acked()
-
-    async def _reject(self, delivery: Delivery, error: MalformedRequest) -> Ack:
-        """Not a request that could be worked on: the bytes are kept, and the agent is told where it can be known."""
-        await bury(self._use.publisher, delivery, error, provider=self._pool)
-        if address := reply_address(delivery):
-            agent, request_id = address
-            events = EventStream(
-                self._use.publisher.event,
-                subject=subjects.reply(delivery.tenant, agent, request_id),
-                request_id=request_id,
-                attempt=1,
-            )
-            nothing = usage_records.Bill()
-            await events.failed(error.to_wire(), attempts=(), usage=nothing.usage, cost=nothing.cost())
-        telemetry.REQUESTS.labels(self._pool, "failed", error.code).inc()
-        return Terminated()
-
-    def _check_deadline(self, job: Job) -> None:
-        if self._time_left_s(job) <= 0:
-            raise DeadlineExceeded(f"the deadline {job.deadline.isoformat()} has passed")
-
-    def _time_left_s(self, job: Job) -> float:
-        return job.time_left_s(self._use.clock.now())
+        tries.key_read_anew = True
+        return await self._endpoints.key_has_changed(tries, tenant=job.address.tenant)

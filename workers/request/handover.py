@@ -6,15 +6,18 @@ it twice puts it in the queue once.
 
 import json
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from contracts import subjects
 from contracts.control import HANDOVER, MSG_TTL, Handover
-from contracts.errors import InvalidRequest, QueueFull
+from contracts.errors import InvalidRequest, MalformedRequest, QueueFull
+from contracts.subjects import RequestAddress
 from runtime.jetstream.publishing import Publisher, SubjectFull, TooLarge
 from runtime.sealing import Keyring, UnsealError
 from workers import telemetry
+from workers.clock import Clock
 from workers.endpoints.names import Candidate
+from workers.intake.delivery import Delivery
 from workers.request.job import Job
 
 _TTL_SLACK_S = 60
@@ -25,54 +28,77 @@ _PURPOSE = "handover"
 """In a provider's place, so that no sealed key can pass as a proof."""
 
 
-async def hand_over(
-    publisher: Publisher, keyring: Keyring, job: Job, to: Candidate, *, pool: str, time_left_s: float
-) -> None:
-    """Raises QueueFull when that pool's queue is full for this tenant, and Lost."""
-    hops = job.handover.hops + 1 if job.handover else 1
-    told = Handover(
-        model=str(to),
-        remaining=tuple(map(str, job.candidates)),
-        attempt=job.events.attempt,
-        hops=hops,
-        queued_at=job.queued_at,
-        history=tuple(
-            failed.model_copy(
-                update={"error": failed.error.model_copy(update={"message": failed.error.message[:_MESSAGE_CHARS]})}
-            )
-            for failed in job.history
-        ),
-        left_out=tuple(job.left_out),
-        vendor_calls=job.attempts,
-        usage=job.bill.usage,
-        cost=job.bill.cost(),
-        proof=keyring.seal(SecretStr(job.request.id), tenant=job.address.tenant, provider=_PURPOSE),
-    )
-    headers = {name: value for name in _PASSED_ON if (value := job.delivery.headers.get(name))}
-    headers[HANDOVER] = json.dumps(told.model_dump(mode="json"))
-    headers[MSG_TTL] = str(max(1, int(time_left_s) + _TTL_SLACK_S))
-    subject = subjects.request(to.provider, job.address.priority, job.address.tenant)
+def parse(delivery: Delivery, address: RequestAddress) -> Handover | None:
+    """What the pool before this one told; None when the request comes from its agent.
+
+    An agent may have written it, too: so it leads to no pool that is not there, and not into the future. Raises
+    MalformedRequest.
+    """
+    if (header := delivery.headers.get(HANDOVER)) is None:
+        return None
     try:
-        await publisher.durable(
-            subject,
-            job.body,
-            msg_id=f"{job.request.id}:{job.events.attempt}:{to.provider}",
-            headers=headers,
-            check=job.delivery.lease.check,
+        told = Handover.model_validate_json(header)
+    except ValidationError:
+        raise MalformedRequest(f"the header {HANDOVER} is not valid; agents do not set it") from None
+    if Candidate.parse(told.model).provider != address.provider:
+        raise MalformedRequest(f"the header {HANDOVER} names another provider than the subject; agents do not set it")
+    known = tuple(text for text in told.remaining if Candidate.parse(text).provider in list(subjects.Provider))
+    return told.model_copy(update={"remaining": known, "queued_at": min(told.queued_at, delivery.queued_at)})
+
+
+class Handovers:
+    def __init__(self, pool: str, *, publisher: Publisher, keyring: Keyring, clock: Clock) -> None:
+        self._pool = pool
+        self._publisher = publisher
+        self._keyring = keyring
+        self._clock = clock
+
+    async def publish(self, job: Job, to: Candidate) -> None:
+        """Returns when it is stored. Raises QueueFull when that pool's queue is full for this tenant, InvalidRequest
+        when no message can hold it, NotStored and Lost."""
+        told = Handover(
+            model=str(to),
+            remaining=tuple(map(str, job.candidates)),
+            attempt=job.events.attempt,
+            hops=job.handover.hops + 1 if job.handover else 1,
+            queued_at=job.queued_at,
+            history=tuple(
+                failed.model_copy(
+                    update={"error": failed.error.model_copy(update={"message": failed.error.message[:_MESSAGE_CHARS]})}
+                )
+                for failed in job.history
+            ),
+            left_out=tuple(job.left_out),
+            vendor_calls=job.vendor_calls,
+            usage=job.bill.usage,
+            cost=job.bill.cost(),
+            proof=self._keyring.seal(SecretStr(job.request.id), tenant=job.address.tenant, provider=_PURPOSE),
         )
-    except SubjectFull as exc:
-        raise QueueFull(f"the queue of {to.provider} is full for tenant {job.address.tenant}") from exc
-    except TooLarge as exc:
-        raise InvalidRequest("the request and what is told of it are too large to be handed to another pool") from exc
-    telemetry.HANDOVERS.labels(pool, to.provider).inc()
+        headers = {name: value for name in _PASSED_ON if (value := job.delivery.headers.get(name))}
+        headers[HANDOVER] = json.dumps(told.model_dump(mode="json"))
+        headers[MSG_TTL] = str(max(1, int(job.time_left_s(self._clock.now())) + _TTL_SLACK_S))
+        try:
+            await self._publisher.durable(
+                subjects.request(to.provider, job.address.priority, job.address.tenant),
+                job.body,
+                msg_id=f"{job.request.id}:{job.events.attempt}:{to.provider}",
+                headers=headers,
+                check=job.delivery.lease.check,
+            )
+        except SubjectFull as exc:
+            raise QueueFull(f"the queue of {to.provider} is full for tenant {job.address.tenant}") from exc
+        except TooLarge as exc:
+            raise InvalidRequest(
+                "the request and what is told of it are too large to be handed to another pool"
+            ) from exc
+        telemetry.HANDOVERS.labels(self._pool, to.provider).inc()
 
-
-def is_proven(keyring: Keyring, job: Job) -> bool:
-    """Whether a worker handed this request over; agents can set the header, too."""
-    if job.handover is None or job.handover.proof is None:
-        return False
-    try:
-        opened = keyring.unseal(job.handover.proof, tenant=job.address.tenant, provider=_PURPOSE)
-    except UnsealError:
-        return False
-    return opened.get_secret_value() == job.request.id
+    def is_proven(self, job: Job) -> bool:
+        """Whether a worker handed this request over; agents can set the header, too."""
+        if job.handover is None or job.handover.proof is None:
+            return False
+        try:
+            opened = self._keyring.unseal(job.handover.proof, tenant=job.address.tenant, provider=_PURPOSE)
+        except UnsealError:
+            return False
+        return opened.get_secret_value() == job.request.id

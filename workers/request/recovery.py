@@ -1,18 +1,13 @@
-"""Going on where another worker stopped: what the stored events of a request say about its past."""
+"""What the stored events of a request say about its past, so that a worker can go on where another one stopped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contracts.errors import InternalError
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, FailedAttempt, Retrying, Started
 from workers.endpoints.names import Candidate
 
 MAX_DEAD_ATTEMPTS = 3
 """A request whose worker died this often is poison."""
-
-
-class Poisonous(InternalError):
-    """The request kills its workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +17,10 @@ class Past:
     events: tuple[Event, ...]
     last: Event
     last_started: Started | None
-    """Of the last attempt; None when it ended before a vendor was called."""
+    """The beginning of the last attempt; None when that ended before a vendor was called."""
     failed: tuple[FailedAttempt, ...]
     vendor_calls: int
+    """How many vendors were called."""
     dead_attempts: int
     """Attempts that started and never ended."""
     output_sent: bool
@@ -35,9 +31,12 @@ class Past:
         return isinstance(self.last, Completed | Failed | Cancelled)
 
     @property
-    def booked(self) -> bool:
-        """An attempt is booked before `retrying` is said."""
-        return isinstance(self.last, Retrying)
+    def perhaps_unbooked(self) -> Started | None:
+        """The vendor call that may have no usage record; None when all have one.
+
+        A failed call is booked before `retrying` is published, and a call that ended its request after that end was.
+        """
+        return None if isinstance(self.last, Retrying) else self.last_started
 
     @property
     def abandoned(self) -> bool:
@@ -70,7 +69,7 @@ def read(events: Sequence[Event]) -> Past | None:
 
 
 def has_moved(past: Past, *, pool: str) -> bool:
-    """Whether another pool already works on it, or has; that pool's own message carries it on."""
+    """Whether another pool works on it, or has: then a message in that pool's queue carries it on."""
     return past.last_started is not None and past.last_started.provider != pool
 
 

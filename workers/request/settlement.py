@@ -1,93 +1,90 @@
-"""The money and tokens of a request: kept free before a call, settled and booked after it."""
+"""The money and tokens of a request: kept free before a call, and settled and booked after it."""
 
 import logging
 
 from contracts import subjects
 from contracts.errors import FleetError
-from contracts.events import Started
+from contracts.events import FailedAttempt
 from contracts.usage import Outcome, UsageRecord
-from runtime.jetstream.publishing import TooLarge
+from runtime.jetstream.publishing import Publisher, TooLarge
 from workers import telemetry
+from workers.clock import Clock
+from workers.endpoints.configuration import Configuration
 from workers.endpoints.names import Candidate
+from workers.quotas.budgets import Budgets
 from workers.quotas.cost_bounds import BudgetedCall
-from workers.request import recovery, usage_records
+from workers.quotas.rate_limiter import RateLimiter
 from workers.request.job import Job
-from workers.request.services import Services
-from workers.request.usage_records import Attempt
+from workers.request.recovery import Past
+from workers.request.usage_records import VendorCall, call_from_events, outcome_of, usage_record
 
 log = logging.getLogger(__name__)
 
 
 class Settlement:
-    def __init__(self, services: Services) -> None:
-        self._use = services
+    def __init__(
+        self, *, budgets: Budgets, limiter: RateLimiter, config: Configuration, publisher: Publisher, clock: Clock
+    ) -> None:
+        self._budgets = budgets
+        self._limiter = limiter
+        self._config = config
+        self._publisher = publisher
+        self._clock = clock
 
     async def reserve(self, job: Job, candidate: Candidate) -> None:
+        """Keeps free of the tenant's budget what a call can cost. Raises as Budgets.reserve does."""
         call = BudgetedCall(
             job.request,
             provider=candidate.provider,
             model=candidate.model,
-            at=self._use.clock.now(),
+            at=self._clock.now(),
             deadline=job.deadline,
         )
-        job.reservation = await self._use.budgets.reserve(job.tenant, call, interruption=job.interruption)
+        job.reservation = await self._budgets.reserve(job.tenant, call, interruption=job.interruption)
 
-    async def unreserve(self, job: Job) -> None:
-        """For an attempt that is not made."""
+    async def release(self, job: Job) -> None:
+        """For a call that is not made. Raises NotStored."""
         if job.reservation is not None:
-            await self._use.budgets.release(job.reservation.hold)
+            await self._budgets.release(job.reservation.hold)
             job.reservation = None
 
-    def record(self, job: Job, attempt: Attempt, *, outcome: Outcome, error: FleetError | None = None) -> UsageRecord:
-        duration_s = self._use.clock.monotonic() - attempt.started
-        return self._record(job, attempt, outcome, error, duration_s=duration_s, queued_s=job.queued_s)
-
     async def book(self, job: Job, record: UsageRecord) -> None:
-        """Returns when NATS has it, without metadata that leave no room for the rest. Raises NotStored."""
-        await self._use.budgets.settle(job.tenant, record, job.reservation)
+        """Returns when NATS has the record, without metadata that leave no room for the rest. Raises NotStored."""
+        await self._budgets.settle(job.tenant, record, job.reservation)
         job.reservation = None
         key = f"{job.delivery.stream_seq}-{record.attempt}"
-        await self._use.admission.count_tokens(job.tenant, record.usage, key=key)
+        await self._limiter.count_tokens(job.tenant, record.usage, key=key)
         subject = subjects.usage(record.provider, record.tenant)
         try:
-            await self._use.publisher.durable(subject, record.to_json(), msg_id=record.id)
+            await self._publisher.durable(subject, record.to_json(), msg_id=record.id)
         except TooLarge:
             log.warning("metadata_not_booked", extra={"record": record.id, "tenant": record.tenant})
-            booked = record.model_copy(update={"metadata": {}})
-            await self._use.publisher.durable(subject, booked.to_json(), msg_id=record.id)
+            shorter = record.model_copy(update={"metadata": {}})
+            await self._publisher.durable(subject, shorter.to_json(), msg_id=record.id)
         telemetry.count_attempt(record)
 
-    async def book_dead(self, job: Job, past: recovery.Past, started: Started) -> None:
-        """The last attempt of a worker that died, from the events that it sent."""
-        configured = await self._use.config.provider(job.address.tenant, started.provider)
-        attempt = usage_records.attempt_from_events(
-            started, past.events, provider_id=configured.provider_id if configured else ""
+    async def book_failed(self, job: Job, call: VendorCall, error: FleetError) -> None:
+        """Books a call that failed, and notes it for the request's end. Raises NotStored."""
+        record = usage_record(job.request, call, outcome=Outcome.FAILED, error=error, prices=job.tenant.prices)
+        job.bill.add(record)
+        await self.book(job, record)
+        job.history.append(
+            FailedAttempt(provider=call.candidate.provider, model=call.candidate.model, error=error.to_wire())
         )
-        outcome, error = usage_records.outcome_of(past.last)
-        duration_s = max(0.0, (self._use.clock.now() - started.at).total_seconds())
-        queued_s = max(0.0, (started.at - job.queued_at).total_seconds())
-        book = self._record(job, attempt, outcome, error, duration_s=duration_s, queued_s=queued_s)
-        job.bill.add(book)
-        await self.book(job, book)
 
-    def _record(
-        self,
-        job: Job,
-        attempt: Attempt,
-        outcome: Outcome,
-        error: FleetError | None,
-        *,
-        duration_s: float,
-        queued_s: float,
-    ) -> UsageRecord:
-        return usage_records.record(
-            job.request,
-            attempt,
-            outcome=outcome,
-            error_code=error.code if error else None,
-            usage=usage_records.usage_of(attempt, job.request, error),
-            prices=job.tenant.prices,
-            finished_at=self._use.clock.now(),
-            duration_s=duration_s,
-            queued_s=queued_s,
+    async def book_past(self, job: Job, past: Past) -> None:
+        """Books the last call of an earlier delivery, from the events that its worker published. Raises NotStored."""
+        if (started := past.last_started) is None:
+            return
+        configured = await self._config.provider(job.address.tenant, started.provider)
+        call = call_from_events(
+            started,
+            past.events,
+            provider_id=configured.provider_id if configured else "",
+            queued_at=job.queued_at,
+            ended_at=self._clock.now(),
         )
+        outcome, error = outcome_of(past.last)
+        record = usage_record(job.request, call, outcome=outcome, error=error, prices=job.tenant.prices)
+        job.bill.add(record)
+        await self.book(job, record)

@@ -1,12 +1,12 @@
-"""From an attempt to its usage record: what the vendor stated, or an estimate of what was sent and received."""
+"""From a vendor call to its usage record: what the vendor stated, or an estimate of what was sent and received."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from contracts.error_rules import RULES
-from contracts.errors import ErrorCode, FleetError, from_wire
+from contracts.errors import FleetError, from_wire
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
@@ -17,28 +17,33 @@ from workers.providers.base import Chunk, Finish, Gathering, Stated
 from workers.providers.shared import token_estimates
 from workers.providers.shared.replies.token_counts import MAX_PARTS, plausible
 
-_MOST_NAME_CHARS = 256
-"""Of a model and a reply as the vendor calls them."""
+MOST_NAME_CHARS = 256
+"""How much is kept of a vendor's own name of a model or a reply."""
 
 NOTHING = Usage(source=UsageSource.VENDOR)
-"""A refused call: the vendor said no, and bills nothing."""
+"""The usage of a call that the vendor refused: it bills nothing."""
 
 
 @dataclass(slots=True)
-class Attempt:
-    """One vendor call and what came of it so far."""
+class VendorCall:
+    """One call of a vendor and what came of it so far."""
 
     number: int
+    """The attempt that its events carry."""
     candidate: Candidate
     provider_id: str
     endpoint: str
     started_at: datetime
     started: float
-    """On the monotonic clock."""
+    """The monotonic clock when it began, in seconds."""
+    queued_s: float
+    """How long its request had been in the queue by then."""
     gathering: Gathering = field(default_factory=Gathering)
     time_to_first_token_s: float | None = None
     stated: Stated | None = None
     finish: Finish | None = None
+    duration_s: float = 0.0
+    """From its beginning to the vendor's last word, or until it was broken off."""
 
     @property
     def answer(self) -> Finish | Stated | None:
@@ -48,49 +53,52 @@ class Attempt:
     @property
     def response_model(self) -> str | None:
         named = self.answer.response_model if self.answer else None
-        return named and named[:_MOST_NAME_CHARS]
-
-    @property
-    def response_id(self) -> str | None:
-        named = self.finish.response_id if self.finish else None
-        return named and named[:_MOST_NAME_CHARS]
+        return named and named[:MOST_NAME_CHARS]
 
 
 @dataclass(slots=True)
 class Bill:
-    """The sum over a request's attempts. The cost is None as soon as one attempt has no price."""
+    """The sum over a request's vendor calls. The amount is None as soon as one call has no price."""
 
     usage: Usage = NOTHING
     amount: Decimal | None = Decimal(0)
 
     @classmethod
     def inherited(cls, usage: Usage | None, cost: Cost | None) -> "Bill":
-        """From the pool that handed the request over."""
+        """The bill of the pools that had the request before; empty when none had."""
         return cls() if usage is None else cls(usage, cost.amount if cost else None)
 
-    def add(self, book: UsageRecord) -> None:
-        self.usage += book.usage
-        if book.cost is None and book.usage.input_tokens + book.usage.output_tokens > 0:
+    def add(self, record: UsageRecord) -> None:
+        self.usage += record.usage
+        if record.cost is None and record.usage.input_tokens + record.usage.output_tokens > 0:
             self.amount = None
-        elif book.cost is not None and self.amount is not None:
-            self.amount += book.cost
+        elif record.cost is not None and self.amount is not None:
+            self.amount += record.cost
 
     def cost(self) -> Cost | None:
         return None if self.amount is None else Cost(amount=self.amount)
 
 
-def usage_of(attempt: Attempt, request: CompletionRequest, error: FleetError | None) -> Usage:
+def usage_of(call: VendorCall, request: CompletionRequest, error: FleetError | None) -> Usage:
     """What the vendor stated; else an estimate, if the call got as far as being worked on.
 
-    Of a reply that was cut off, the input is the vendor's where it was stated, and the output the larger of what the
+    When a reply was cut off, the input is the vendor's where it was stated, and the output the larger of what the
     vendor had counted and what had arrived. A vendor that states nothing for something did not count it.
     """
-    stated, is_final = _stated_usage(attempt)
-    if stated and is_final and _covers(stated, attempt.gathering):
+    stated, is_final = None, False
+    if call.finish and call.finish.usage:
+        stated, is_final = call.finish.usage, True
+    elif call.stated and call.stated.usage:
+        stated, is_final = call.stated.usage, call.stated.is_final
+    if stated and not _is_plausible(stated):
+        stated = None
+    if stated and is_final and _covers(stated, call.gathering):
         return stated
-    if not _was_worked_on(attempt, error):
+    # A vendor that was asked and is silent may have worked, and bills it: then nobody can know.
+    may_have_worked = error is None or (error.status is None and RULES[error.code].may_have_worked)
+    if call.answer is None and not call.gathering.started and not may_have_worked:
         return NOTHING
-    guess = token_estimates.estimate(request, attempt.gathering.output_text(), at_least=attempt.gathering.pieces)
+    guess = token_estimates.estimate(request, call.gathering.output_text(), at_least=call.gathering.pieces)
     if stated is None:
         return guess
     cached = stated.cache_read_tokens + stated.cache_write_tokens
@@ -104,18 +112,8 @@ def usage_of(attempt: Attempt, request: CompletionRequest, error: FleetError | N
     )
 
 
-def _stated_usage(attempt: Attempt) -> tuple[Usage | None, bool]:
-    """The vendor's last count, and whether it is of the whole reply. What no reply can have been counted as is none."""
-    if attempt.finish and attempt.finish.usage:
-        usage, is_final = attempt.finish.usage, True
-    elif attempt.stated:
-        usage, is_final = attempt.stated.usage, attempt.stated.is_final
-    else:
-        return None, False
-    return (usage, is_final) if usage is None or _is_plausible(usage) else (None, False)
-
-
 def _is_plausible(usage: Usage) -> bool:
+    """Whether a reply can have been counted as this at all."""
     counts = (getattr(part, name) for part in (usage, *usage.parts) for name in TokenCounts.model_fields)
     return len(usage.parts) <= MAX_PARTS and all(plausible(count) is not None for count in counts)
 
@@ -127,80 +125,75 @@ def _covers(stated: Usage, arrived: Gathering) -> bool:
     return bool(stated.input_tokens or not stated.output_tokens)
 
 
-def _was_worked_on(attempt: Attempt, error: FleetError | None) -> bool:
-    """Also true when nobody can know: a vendor that was asked and silent may have worked, and bills it."""
-    if error is None or attempt.answer is not None or attempt.gathering.started:
-        return True
-    return error.status is None and RULES[error.code].may_have_worked
-
-
-def record(
+def usage_record(
     request: CompletionRequest,
-    attempt: Attempt,
+    call: VendorCall,
     *,
     outcome: Outcome,
-    error_code: ErrorCode | None,
-    usage: Usage,
+    error: FleetError | None = None,
     prices: Mapping[str, Price],
-    finished_at: datetime,
-    duration_s: float,
-    queued_s: float,
 ) -> UsageRecord:
-    answer = attempt.answer
+    """The record of a call that has ended. `prices` are the tenant's own, by `provider/model` or model."""
+    usage = usage_of(call, request, error)
+    service_tier = call.answer.service_tier if call.answer else None
     priced = price(
         usage,
-        provider=attempt.candidate.provider,
-        model=attempt.candidate.model,
-        at=attempt.started_at,
+        provider=call.candidate.provider,
+        model=call.candidate.model,
+        at=call.started_at,
         overrides=prices,
-        service_tier=answer.service_tier if answer else None,
+        service_tier=service_tier,
     )
     return UsageRecord(
-        id=record_id(request.id, attempt.number),
+        id=record_id(request.id, call.number),
         request_id=request.id,
-        attempt=attempt.number,
+        attempt=call.number,
         tenant=request.tenant,
         agent=request.agent,
-        provider=attempt.candidate.provider,
-        provider_id=attempt.provider_id,
-        endpoint=attempt.endpoint,
-        model=attempt.candidate.model,
-        response_model=attempt.response_model,
+        provider=call.candidate.provider,
+        provider_id=call.provider_id,
+        endpoint=call.endpoint,
+        model=call.candidate.model,
+        response_model=call.response_model,
         outcome=outcome,
-        error_code=error_code,
-        started_at=attempt.started_at,
-        finished_at=finished_at,
-        time_to_first_token_s=attempt.time_to_first_token_s,
-        duration_s=duration_s,
-        queued_s=queued_s,
+        error_code=error.code if error else None,
+        started_at=call.started_at,
+        finished_at=call.started_at + timedelta(seconds=call.duration_s),
+        time_to_first_token_s=call.time_to_first_token_s,
+        duration_s=call.duration_s,
+        queued_s=call.queued_s,
         usage=usage,
         cost=priced.amount,
         price_source=priced.source,
         price=priced.used,
-        service_tier=answer.service_tier if answer else None,
+        service_tier=service_tier,
         metadata=request.metadata,
     )
 
 
-def attempt_from_events(started: Started, events: Sequence[Event], *, provider_id: str) -> Attempt:
-    """The attempt of another worker, as far as its events tell."""
-    attempt = Attempt(
+def call_from_events(
+    started: Started, events: Sequence[Event], *, provider_id: str, queued_at: datetime, ended_at: datetime
+) -> VendorCall:
+    """The vendor call of another worker, as far as its events tell."""
+    call = VendorCall(
         number=started.attempt,
         candidate=Candidate(started.provider, started.model),
         provider_id=provider_id,
         endpoint=started.endpoint,
         started_at=started.at,
         started=0.0,
+        queued_s=max(0.0, (started.at - queued_at).total_seconds()),
+        duration_s=max(0.0, (ended_at - started.at).total_seconds()),
     )
     for event in events:
         match event:
             case Delta() if event.attempt == started.attempt:
-                attempt.gathering.add(
+                call.gathering.add(
                     Chunk(event.text or "", event.reasoning or "", event.refusal or "", event.tool_calls or ())
                 )
             case Completed() if event.attempt == started.attempt:
-                attempt.time_to_first_token_s = event.timings.time_to_first_token_s
-                attempt.finish = Finish(
+                call.time_to_first_token_s = event.timings.time_to_first_token_s
+                call.finish = Finish(
                     event.finish_reason,
                     event.usage,
                     response_model=event.response_model,
@@ -209,11 +202,11 @@ def attempt_from_events(started: Started, events: Sequence[Event], *, provider_i
                 )
             case _:
                 pass
-    return attempt
+    return call
 
 
 def outcome_of(last: Event) -> tuple[Outcome, FleetError | None]:
-    """What the last event of an attempt says of it; an attempt without an end was abandoned."""
+    """How a vendor call ended, from the last event of its attempt; an attempt without an end was abandoned."""
     match last:
         case Completed():
             return Outcome.COMPLETED, None

@@ -1,19 +1,16 @@
 """The events of a request as they are written, held against the models that define them."""
 
-import asyncio
 from datetime import UTC, datetime
 
 import pytest
 
 from contracts.errors import Overloaded
 from contracts.events import Cancelled, Delta, Event, ToolCallDelta, parse
-from contracts.usage import Usage
 from runtime.jetstream.publishing import TooLarge
-from runtime.tasks import end
-from tests.kit import until
+from workers.endpoints.names import Candidate
 from workers.providers.base import Chunk, Gathering
-from workers.request import events as stream_module
-from workers.request.events import EventStream, LiveStreams
+from workers.request.events import EventStream
+from workers.request.usage_records import Bill, VendorCall
 
 CHUNKS = [
     Chunk(text="Hello"),
@@ -24,6 +21,17 @@ CHUNKS = [
     Chunk(tool_calls=(ToolCallDelta(index=0, id="c1", name="f", arguments='{"a"'),)),
     Chunk(tool_calls=(ToolCallDelta(index=0, arguments=""), ToolCallDelta(index=1, id="c2"))),
 ]
+
+
+CALL = VendorCall(
+    number=1,
+    candidate=Candidate("mock", "m"),
+    provider_id="",
+    endpoint="e",
+    started_at=datetime.now(UTC),
+    started=0.0,
+    queued_s=0.0,
+)
 
 
 class Wire:
@@ -123,14 +131,14 @@ def gathered(events: list[Event]) -> object:
 
 
 async def test_what_has_no_halves_is_too_large_and_nothing_was_said() -> None:
-    wire = Wire(most=200)
+    wire = Wire(most=300)
     events = stream(wire)
     with pytest.raises(TooLarge):
-        await events.delta(Chunk(tool_calls=(ToolCallDelta(index=0, id="c" * 200, name="f"),)))
+        await events.delta(Chunk(tool_calls=(ToolCallDelta(index=0, id="c" * 300, name="f"),)))
     with pytest.raises(TooLarge):
-        await events.failed(Overloaded("full" * 100).to_wire(), attempts=(), usage=Usage(), cost=None)
+        await events.failed(Overloaded("full" * 100).to_wire(), attempts=(), bill=Bill())
 
-    await events.cancelled(usage=Usage(), cost=None)
+    await events.cancelled(bill=Bill())
 
     assert [(type(e), e.seq) for e in wire.events()] == [(Cancelled, 0)], "no number is missing"
 
@@ -138,10 +146,10 @@ async def test_what_has_no_halves_is_too_large_and_nothing_was_said() -> None:
 async def test_numbers_events_within_an_attempt_and_attempts_within_a_request() -> None:
     wire = Wire()
     events = stream(wire)
-    await events.started(provider="mock", endpoint="e", model="m", worker="w", at=datetime.now(UTC))
+    await events.started(CALL, worker="w")
     await events.delta(Chunk(text="a"))
     await events.retrying(Overloaded("full").to_wire(), delay_s=0.1, provider="mock", model="m")
-    await events.started(provider="mock", endpoint="e", model="m", worker="w", at=datetime.now(UTC))
+    await events.started(CALL, worker="w")
     await events.delta(Chunk(text="b"))
 
     assert [(e.attempt, e.seq) for e in wire.events()] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
@@ -149,89 +157,19 @@ async def test_numbers_events_within_an_attempt_and_attempts_within_a_request() 
 
 async def test_a_request_ends_only_once() -> None:
     events = stream(Wire())
-    await events.cancelled(usage=Usage(), cost=None)
+    await events.cancelled(bill=Bill())
 
-    with pytest.raises(AssertionError, match="ends only once"):
-        await events.failed(Overloaded("full").to_wire(), attempts=(), usage=Usage(), cost=None)
+    with pytest.raises(AssertionError, match="has ended"):
+        await events.failed(Overloaded("full").to_wire(), attempts=(), bill=Bill())
 
 
 async def test_goes_on_after_the_last_event_of_a_dead_worker() -> None:
     wire = Wire()
     events = stream(wire)
-    events.go_on_after(Delta(request_id="r1", attempt=3, seq=17, text="x"))
+    events.continue_after(Delta(request_id="r1", attempt=3, seq=17, text="x"))
     await events.delta(Chunk(text="y"))
 
     assert [(e.attempt, e.seq) for e in wire.events()] == [(4, 0)]
-
-
-async def until_kept() -> None:
-    return
-
-
-async def test_says_an_attempts_events_again_as_they_were() -> None:
-    wire, live = Wire(), LiveStreams(lambda: 0, until_kept)
-    events = stream(wire)
-    with live.keep(events):
-        await events.delta(Chunk(text="of the first attempt"))
-        await events.retrying(Overloaded("full").to_wire(), delay_s=0, provider="mock", model="m")
-        await events.delta(Chunk(text="a"))
-        await events.delta(Chunk(text="b"))
-        said = wire.sent[2:]
-        wire.sent.clear()
-        await live.say_again()
-
-        assert wire.sent == said
-
-
-async def test_what_ended_last_is_said_again_as_well() -> None:
-    """NATS may have taken it, and died before the agent had it."""
-    wire, live = Wire(), LiveStreams(lambda: 0, until_kept)
-    for text in ("one", "x" * 5_000_000, "y" * 5_000_000):
-        events = stream(wire)
-        with live.keep(events):
-            await events.delta(Chunk(text=text))
-    last = wire.sent[-1]
-    wire.sent.clear()
-
-    await live.say_again()
-
-    assert wire.sent == [last], "as many as fit into some megabytes"
-
-
-async def test_says_before_its_ack_again_what_was_said_on_another_connection() -> None:
-    reconnects = 7
-    wire, live = Wire(), LiveStreams(lambda: reconnects, until_kept)
-    events = stream(wire)
-    with live.keep(events):
-        await events.delta(Chunk(text="a"))
-        said = list(wire.sent)
-        await live.say_what_was_lost(events)
-        assert wire.sent == said
-
-        reconnects += 1
-        await live.say_what_was_lost(events)
-        assert wire.sent == said * 2
-
-
-async def test_agents_that_come_back_hear_it_though_nobody_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_module, "_AGENTS_ARE_BACK_S", 0.01)
-    kept = asyncio.Event()
-
-    async def until_it_is_kept() -> None:
-        await kept.wait()
-
-    wire, live = Wire(), LiveStreams(lambda: 0, until_it_is_kept)
-    events = stream(wire)
-    with live.keep(events):
-        await events.delta(Chunk(text="a"))
-        repeating = asyncio.create_task(live.repeat_after_reconnects())
-        await live.reconnected()
-        await until(lambda: len(wire.sent) == 1 + 2)
-        kept.set()
-        await until(lambda: len(wire.sent) == 1 + 4)
-        await end(repeating)
-
-    assert len(set(wire.sent)) == 1
 
 
 async def test_takes_no_number_that_an_earlier_delivery_can_have_used() -> None:

@@ -24,7 +24,7 @@ from workers.endpoints.names import Candidate
 from workers.providers.base import Chunk, Finish, Stated
 from workers.providers.shared import token_estimates
 from workers.request import usage_records
-from workers.request.usage_records import NOTHING, Attempt, Bill, usage_of
+from workers.request.usage_records import NOTHING, Bill, VendorCall, usage_of
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 REQUEST = CompletionRequest.model_validate(
@@ -43,14 +43,16 @@ WHOLE = Usage(input_tokens=1000, output_tokens=50, cache_read_tokens=600, source
 
 def attempt(
     *texts: str, stated: Stated | None = None, finish: Finish | None = None, model: str = "gpt-4o-mini", number: int = 1
-) -> Attempt:
-    made = Attempt(
+) -> VendorCall:
+    made = VendorCall(
         number=number,
         candidate=Candidate("openai", model),
         provider_id="p",
         endpoint="default",
         started_at=AT,
         started=0.0,
+        queued_s=0.0,
+        duration_s=1.0,
         stated=stated,
         finish=finish,
     )
@@ -59,17 +61,13 @@ def attempt(
     return made
 
 
-def book(made: Attempt, *, error: FleetError | None = None, own: Price | None = None) -> UsageRecord:
-    return usage_records.record(
+def book(made: VendorCall, *, error: FleetError | None = None, own: Price | None = None) -> UsageRecord:
+    return usage_records.usage_record(
         REQUEST,
         made,
         outcome=Outcome.FAILED if error else Outcome.COMPLETED,
-        error_code=error.code if error else None,
-        usage=usage_of(made, REQUEST, error),
+        error=error,
         prices={"gpt-4o-mini": own} if own else {},
-        finished_at=AT,
-        duration_s=1.0,
-        queued_s=0.0,
     )
 
 
@@ -133,7 +131,7 @@ CUT = StreamInterrupted("cut")
     ],
 )
 def test_an_attempt_is_booked_as_the_vendor_would_bill_it(
-    made: Attempt, error: FleetError | None, usage: Usage
+    made: VendorCall, error: FleetError | None, usage: Usage
 ) -> None:
     assert usage_of(made, REQUEST, error) == usage
 
@@ -204,10 +202,9 @@ def test_parts_that_no_call_can_have_make_a_usage_none(parts: tuple[UsagePart, .
 
 
 def test_a_record_holds_no_name_of_a_model_without_an_end() -> None:
-    made = attempt("Hi", finish=Finish("stop", WHOLE, response_model="m" * 10**6, response_id="r" * 10**6))
+    made = attempt("Hi", finish=Finish("stop", WHOLE, response_model="m" * 10**6))
 
     assert book(made).response_model == "m" * 256
-    assert made.response_id == "r" * 256
 
 
 def test_what_was_read_at_once_counts_as_many_deltas_as_it_was() -> None:
@@ -287,11 +284,15 @@ def test_a_dead_workers_attempt_is_booked_from_its_events() -> None:
         timings=Timings(queued_s=0, duration_s=1),
     )
 
-    abandoned = usage_records.attempt_from_events(started, [of_another, started, delta], provider_id="p")
-    done = usage_records.attempt_from_events(started, [started, delta, completed], provider_id="p")
+    abandoned = usage_records.call_from_events(
+        started, [of_another, started, delta], provider_id="p", queued_at=AT, ended_at=AT
+    )
+    done = usage_records.call_from_events(
+        started, [started, delta, completed], provider_id="p", queued_at=AT, ended_at=AT
+    )
 
     short = [Delta(request_id="r", attempt=2, seq=seq, text="a ") for seq in range(1, 68)]
-    of_short = usage_records.attempt_from_events(started, [started, *short], provider_id="p")
+    of_short = usage_records.call_from_events(started, [started, *short], provider_id="p", queued_at=AT, ended_at=AT)
 
     assert usage_of(abandoned, REQUEST, None) == estimated(SENT, 100)
     assert usage_of(of_short, REQUEST, None) == estimated(SENT, 67)

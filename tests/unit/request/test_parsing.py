@@ -1,32 +1,55 @@
-"""Whom to tell about a request that cannot be read."""
+"""What a worker reads of a request, and what it says of one that is not valid."""
 
 import json
-import time
-from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from contracts.control import MSG_ID
-from contracts.subjects import Priority
+from contracts.errors import MalformedRequest
+from tests.memory import Way
 from workers.intake.delivery import Delivery
-from workers.intake.lease import Leases
-from workers.request.dead_letters import reply_address
+from workers.request.parsing import parse, reply_address
 
 
 def delivery(data: bytes, *, msg_id: str | None = None) -> Delivery:
-    return Delivery(
-        subject="llm.v1.request.mock.interactive.acme",
-        data=data,
-        headers={MSG_ID: msg_id} if msg_id else {},
-        ack_subject="",
-        deliveries=1,
-        queued_at=datetime.now(UTC),
-        priority=Priority.INTERACTIVE,
-        stream_seq=1,
-        ids_known=True,
-        may_be_again=False,
-        lease=Leases(time.monotonic).grant(),
-    )
+    return Way().delivery(data, headers={MSG_ID: msg_id} if msg_id else {})
+
+
+def refusal(**fields: Any) -> str:
+    body = {"id": "r1", "tenant": "acme", "agent": "a", "model": "mock/echo", "messages": [{"role": "user"}], **fields}
+    with pytest.raises(MalformedRequest) as caught:
+        parse(delivery(json.dumps(body).encode()))
+    return caught.value.message
+
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "says"),
+    [
+        (1, "the request is not valid: f0: Extra inputs are not permitted"),
+        (7, "; f4: Extra inputs are not permitted; and 2 more"),
+        (100_000, "the request is not valid: it has 100000 problems, too many to name them"),
+    ],
+)
+def test_the_first_problems_are_named_and_the_others_counted(unknown: int, says: str) -> None:
+    message = refusal(messages=HI, **{f"f{number}": 0 for number in range(unknown)})
+
+    assert message.endswith(says)
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_of_a_list_the_first_bad_item_is_told(before: int) -> None:
+    message = refusal(messages=[*HI * before, *[{"role": "tool", "content": "x"}] * 100_000, *HI])
+
+    assert message == f"the request is not valid: messages.{before}.tool.tool_call_id: Field required"
+
+
+def test_a_request_without_messages_is_told_so() -> None:
+    assert refusal(messages=[]) == "the request is not valid: messages: there must be at least one"
 
 
 def test_agent_and_id_are_enough() -> None:

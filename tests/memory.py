@@ -1,0 +1,429 @@
+"""One pool's way of a request in memory: the worker's own parts, on a JetStream that is a list, and a driven clock.
+
+Nothing here opens a socket. Only what would speak to a server is replaced: publishing, the configuration, the counters
+behind budgets, the stored events, the clock, and the vendor.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from nats.aio.client import Client as Nats
+
+from contracts import subjects
+from contracts.budget import Hold
+from contracts.control import MSG_ID
+from contracts.errors import Overloaded
+from contracts.events import (
+    Cancelled,
+    Completed,
+    Delta,
+    Event,
+    Failed,
+    NextCandidate,
+    Retrying,
+    Started,
+    Timings,
+    parse,
+)
+from contracts.providers import Limits, ProviderConfig, PublishedProvider, PublishedTenant
+from contracts.requests import DEFAULT_DEADLINE_S, AssistantMessage, CompletionRequest
+from contracts.subjects import Priority, Provider
+from contracts.usage import Usage, UsageRecord, UsageSource
+from runtime.broker import Broker
+from runtime.jetstream.publishing import Publisher
+from runtime.sealing import Keyring
+from runtime.vault import VaultSession
+from workers.clock import Clock
+from workers.control.cancellations import Cancellations
+from workers.endpoints.admission import EndpointGate
+from workers.endpoints.circuit_breaker import CircuitBreaker
+from workers.endpoints.concurrency import ConcurrencyLimit
+from workers.endpoints.configuration import Configuration
+from workers.endpoints.keys import KeyStore
+from workers.endpoints.load_balancing import LoadBalancer
+from workers.endpoints.names import Candidate
+from workers.endpoints.router import Router
+from workers.intake.delivery import Delivery
+from workers.intake.lease import Leases
+from workers.intake.waiting_room import WaitingRoom
+from workers.interruption import Interruption
+from workers.jetstream.server_memory import ServerMemory
+from workers.providers.base import Call, Chunk, Finish, StreamItem
+from workers.providers.mock.adapter import Mock
+from workers.quotas.budgets import Budgets, Reservation
+from workers.quotas.cost_bounds import BudgetedCall
+from workers.quotas.holds import Holds
+from workers.quotas.rate_limiter import RateLimiter
+from workers.request.attempts import AttemptRunner
+from workers.request.ending import Ending
+from workers.request.events import EventStream
+from workers.request.execution import Execution
+from workers.request.handover import Handovers
+from workers.request.job import Job
+from workers.request.live_streams import LiveStreams
+from workers.request.provenance import Origin, Provenance
+from workers.request.settlement import Settlement
+from workers.request.takeover import Takeover
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+MESSAGES = [{"role": "user", "content": "Hi"}]
+USAGE = Usage(input_tokens=10, output_tokens=5, source=UsageSource.VENDOR)
+FINISH = Finish("stop", USAGE)
+
+
+class DrivenClock(Clock):
+    """Stands still until somebody sleeps, and then jumps."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+        self.at_sleep: Callable[[], None] | None = None
+        """Called whenever somebody begins to sleep."""
+
+    def now(self) -> datetime:
+        return NOON + timedelta(seconds=self.passed_s)
+
+    def monotonic(self) -> float:
+        return self.passed_s
+
+    async def sleep(self, delay_s: float) -> None:
+        if self.at_sleep:
+            self.at_sleep()
+        await asyncio.sleep(0)
+        self.passed_s += delay_s
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What was published, or what somebody else did at that moment."""
+
+    subject: str
+    payload: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def kind(self) -> str:
+        """The type of an event, else the third token of the subject: usage, request, dead."""
+        kind = self.subject.split(".")[2]
+        return json.loads(self.payload)["type"] if kind == "reply" else kind
+
+
+class MemoryPublisher(Publisher):
+    """A list of messages. `refuses` maps the kind of a message to what publishing it raises."""
+
+    def __init__(self) -> None:
+        super().__init__(Broker(Nats()))
+        self.messages: list[Message] = []
+        self.refuses: dict[str, Exception] = {}
+        self.before_each: Callable[[Message], None] = lambda _: None
+
+    async def event(self, subject: str, payload: bytes) -> None:
+        self._take(Message(subject, payload))
+
+    async def durable(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        msg_id: str,
+        headers: dict[str, str] | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        if check is not None:
+            check()
+        self._take(Message(subject, payload, {**(headers or {}), MSG_ID: msg_id}))
+
+    def _take(self, message: Message) -> None:
+        self.before_each(message)
+        if (error := self.refuses.get(message.kind)) is not None:
+            raise error
+        self.messages.append(message)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [message.kind for message in self.messages]
+
+    def events(self) -> list[Event]:
+        return [parse(message.payload) for message in self.messages if ".reply." in message.subject]
+
+    def records(self) -> list[UsageRecord]:
+        return [UsageRecord.model_validate_json(m.payload) for m in self.messages if ".usage." in m.subject]
+
+
+class MemoryConfiguration(Configuration):
+    def __init__(self, tenant: PublishedTenant, *providers: PublishedProvider) -> None:
+        super().__init__(Broker(Nats()))
+        self.tenants = {tenant.slug: tenant}
+        self.providers: dict[str, PublishedProvider] = {p.provider_type: p for p in providers}
+
+    async def tenant(self, slug: str) -> PublishedTenant | None:
+        return self.tenants.get(slug)
+
+    async def provider(self, tenant: str, provider: str) -> PublishedProvider | None:
+        return self.providers.get(provider)
+
+    def providers_of(self, tenant: str) -> dict[str, PublishedProvider]:
+        return self.providers
+
+
+class MemoryBudgets(Budgets):
+    """Gives `answer` to whoever wants to reserve, and keeps what is given back."""
+
+    def __init__(self, publisher: Publisher, waiting: WaitingRoom, clock: Clock, rng: random.Random) -> None:
+        broker = Broker(Nats())
+        super().__init__(
+            broker, publisher, Holds(broker, publisher), waiting=waiting, worker="w1", clock=clock, rng=rng
+        )
+        self.answer: Reservation | Exception | None = None
+        self.settled: list[Reservation | None] = []
+        self.released: list[Hold] = []
+        self.owed: list[Hold] = []
+
+    async def reserve(
+        self, tenant: PublishedTenant, call: BudgetedCall, *, interruption: Interruption
+    ) -> Reservation | None:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def settle(self, tenant: PublishedTenant, record: UsageRecord, reservation: Reservation | None) -> None:
+        self.settled.append(reservation)
+
+    async def release(self, hold: Hold) -> None:
+        self.released.append(hold)
+
+    def release_later(self, hold: Hold) -> None:
+        self.owed.append(hold)
+
+
+Step = StreamItem | BaseException | Callable[[], None]
+"""What a vendor yields, what it raises, or what happens meanwhile."""
+
+
+class ScriptedAdapter(Mock):
+    """Plays one list of steps for each call; the last one again when there are no more."""
+
+    def __init__(self, *calls: Sequence[Step], name: str = "mock") -> None:
+        super().__init__()
+        self.name = name
+        self._calls = list(calls)
+        self.asked: list[Call] = []
+
+    def play(self, *calls: Sequence[Step]) -> None:
+        """From now on."""
+        self._calls = list(calls)
+
+    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+        self.asked.append(call)
+        for step in self._calls.pop(0) if len(self._calls) > 1 else self._calls[0]:
+            if isinstance(step, BaseException):
+                raise step
+            if callable(step):
+                step()
+                await asyncio.sleep(0)
+            else:
+                yield cast("Chunk | Finish", step)
+
+
+@dataclass(slots=True)
+class Way:
+    """A pool with one tenant, `acme`, that has the providers named."""
+
+    adapter: ScriptedAdapter = field(default_factory=lambda: ScriptedAdapter([Chunk(text="Hello"), FINISH]))
+    pool: str = "mock"
+    providers: tuple[str, ...] = ("mock",)
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The configuration of each provider."""
+    places: int = 2
+    stored: list[Event] = field(default_factory=list[Event])
+    memory: ServerMemory | None = None
+    unanswered: Exception | None = None
+    """What reading the past raises."""
+    reconnects: int = 0
+    clock: DrivenClock = field(default_factory=DrivenClock)
+    publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
+    keyring: Keyring = field(default_factory=lambda: Keyring([b"k" * 32]))
+    cancellations: Cancellations = field(init=False)
+    configuration: MemoryConfiguration = field(init=False)
+    budgets: MemoryBudgets = field(init=False)
+    limiter: RateLimiter = field(init=False)
+    settlement: Settlement = field(init=False)
+    handovers: Handovers = field(init=False)
+    ending: Ending = field(init=False)
+    execution: Execution = field(init=False)
+    leases: Leases = field(init=False)
+    waiting: WaitingRoom = field(init=False)
+
+    def __post_init__(self) -> None:
+        broker, rng = Broker(Nats()), random.Random(1)
+        self.leases = Leases(lambda: 0.0)
+        self.configuration = MemoryConfiguration(
+            PublishedTenant(slug="acme", limits=Limits(requests_per_minute=0, requests_per_day=0)),
+            *(
+                PublishedProvider(
+                    provider_id=f"id-of-{name}",
+                    tenant="acme",
+                    provider_type=Provider(name),
+                    revision=1,
+                    config=ProviderConfig.model_validate(self.config),
+                )
+                for name in self.providers
+            ),
+        )
+        self.waiting = WaitingRoom(places=self.places, rng=rng)
+        self.cancellations = Cancellations(self.clock)
+        self.budgets = MemoryBudgets(self.publisher, self.waiting, self.clock, rng)
+        self.limiter = RateLimiter(broker, defaults=Limits(), clock=self.clock)
+        self.settlement = Settlement(
+            budgets=self.budgets,
+            limiter=self.limiter,
+            config=self.configuration,
+            publisher=self.publisher,
+            clock=self.clock,
+        )
+        router = Router(self.configuration, default_models={})
+        endpoints = EndpointGate(
+            breaker=CircuitBreaker(broker, worker="w1", clock=self.clock),
+            balance=LoadBalancer(rng),
+            slots=ConcurrencyLimit(broker, worker="w1", clock=self.clock),
+            keys=KeyStore(cast("VaultSession", None), self.keyring, clock=self.clock.monotonic),
+            waiting=self.waiting,
+            clock=self.clock,
+        )
+        self.handovers = Handovers(self.pool, publisher=self.publisher, keyring=self.keyring, clock=self.clock)
+        self.ending = Ending(self.pool, settlement=self.settlement, handovers=self.handovers, publisher=self.publisher)
+        self.execution = Execution(
+            self.pool,
+            attempts=AttemptRunner(
+                self.adapter,
+                router=router,
+                endpoints=endpoints,
+                settlement=self.settlement,
+                worker="w1",
+                max_event_bytes=lambda: 1024,
+                clock=self.clock,
+            ),
+            takeover=self.takeover(),
+            ending=self.ending,
+            budgets=self.budgets,
+            handovers=self.handovers,
+            router=router,
+            endpoints=endpoints,
+            limiter=self.limiter,
+            waiting=self.waiting,
+            cancellations=self.cancellations,
+            live=LiveStreams(reconnects=lambda: self.reconnects, until_kept=self._at_once),
+            publisher=self.publisher,
+            clock=self.clock,
+            rng=rng,
+        )
+
+    def takeover(self) -> Takeover:
+        return Takeover(
+            self.pool, read_events=self._read_events, read_memory=self._read_memory, settlement=self.settlement
+        )
+
+    async def _read_events(self, subject: str) -> list[Event]:
+        if self.unanswered is not None:
+            raise self.unanswered
+        return self.stored
+
+    async def _read_memory(self) -> ServerMemory | None:
+        return self.memory
+
+    async def _at_once(self) -> None:
+        return
+
+    def delivery(self, data: bytes | None = None, **changes: Any) -> Delivery:
+        """Of `request()`, given for the first time, as its agent published it."""
+        usual: dict[str, Any] = {
+            "subject": subjects.request(self.pool, Priority.INTERACTIVE, "acme"),
+            "data": request().to_json() if data is None else data,
+            "headers": {MSG_ID: "r1"},
+            "ack_subject": "",
+            "deliveries": 1,
+            "queued_at": NOON,
+            "priority": Priority.INTERACTIVE,
+            "stream_seq": 7,
+            "may_be_again": False,
+            "ids_known": True,
+            "lease": self.leases.grant(),
+        }
+        return Delivery(**{**usual, **changes})
+
+    def job(self, *, deliveries: int = 1, **fields: Any) -> Job:
+        """The job of `request()`, before anything was done for it."""
+        asked = fields.pop("request", None) or request()
+        usual: dict[str, Any] = {
+            "delivery": self.delivery(deliveries=deliveries),
+            "provenance": Provenance(Origin.FIRST, deliveries, perhaps_forgotten=False),
+            "address": subjects.parse_request(subjects.request(self.pool, Priority.INTERACTIVE, "acme")),
+            "request": asked,
+            "body": asked.to_json(),
+            "handover": None,
+            "events": EventStream(
+                self.publisher.event, subject=subjects.reply("acme", "a", "r1"), request_id="r1", attempt=1
+            ),
+            "queued_at": NOON,
+            "deadline": asked.deadline or NOON + timedelta(seconds=DEFAULT_DEADLINE_S),
+            "queued_s": 0.0,
+            "tenant": self.configuration.tenants["acme"],
+        }
+        return Job(**{**usual, **fields})
+
+
+def request(**fields: Any) -> CompletionRequest:
+    """One that is not streamed, unless the fields say so."""
+    usual = {"id": "r1", "tenant": "acme", "agent": "a", "model": "mock/echo", "messages": MESSAGES, "stream": False}
+    return CompletionRequest.model_validate({**usual, **fields})
+
+
+def a_hold() -> Reservation:
+    hold = Hold(tenant="acme", window="20261123", worker="w1", slot=0, number=1, units=10, at=NOON)
+    return Reservation(hold, max_tokens=None)
+
+
+ECHO = Candidate("mock", "echo")
+
+
+def started(attempt: int, *, model: str = "echo", provider: str = "mock") -> Started:
+    """Said by a worker that called a vendor."""
+    return Started(
+        request_id="r1", attempt=attempt, seq=0, provider=provider, endpoint="e", model=model, worker="w", at=NOON
+    )
+
+
+def delta(attempt: int, seq: int = 1) -> Delta:
+    return Delta(request_id="r1", attempt=attempt, seq=seq, text="x")
+
+
+def retrying(attempt: int, *, to: Candidate = ECHO) -> Retrying:
+    error = Overloaded("full", provider="mock").to_wire()
+    up = NextCandidate(provider=to.provider, model=to.model)
+    return Retrying(request_id="r1", attempt=attempt, seq=9, error=error, delay_s=0, next=up)
+
+
+def completed(attempt: int) -> Completed:
+    return Completed(
+        request_id="r1",
+        attempt=attempt,
+        seq=9,
+        message=AssistantMessage(content="x"),
+        finish_reason="stop",
+        usage=Usage(),
+        provider="mock",
+        model="echo",
+        timings=Timings(queued_s=0, duration_s=1),
+    )
+
+
+def failed(attempt: int) -> Failed:
+    return Failed(request_id="r1", attempt=attempt, seq=9, error=Overloaded("full").to_wire())
+
+
+def cancelled(attempt: int) -> Cancelled:
+    return Cancelled(request_id="r1", attempt=attempt, seq=9)

@@ -1,0 +1,90 @@
+"""What requests publish again after a reconnect."""
+
+import asyncio
+
+from contracts.errors import Overloaded
+from runtime.tasks import end
+from tests.kit import until
+from workers.providers.base import Chunk
+from workers.request.events import EventStream
+from workers.request.live_streams import LiveStreams
+
+
+class Wire:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    async def publish(self, _: str, payload: bytes) -> None:
+        self.sent.append(payload)
+
+
+def stream(wire: Wire) -> EventStream:
+    return EventStream(wire.publish, subject="llm.v1.reply.t.a.r1", request_id="r1", attempt=1)
+
+
+async def until_kept() -> None:
+    return
+
+
+async def test_says_an_attempts_events_again_as_they_were() -> None:
+    wire, live = Wire(), LiveStreams(reconnects=lambda: 0, until_kept=until_kept)
+    events = stream(wire)
+    async with live.track(events):
+        await events.delta(Chunk(text="of the first attempt"))
+        await events.retrying(Overloaded("full").to_wire(), delay_s=0, provider="mock", model="m")
+        await events.delta(Chunk(text="a"))
+        await events.delta(Chunk(text="b"))
+        said = wire.sent[2:]
+        wire.sent.clear()
+        await live.republish_all()
+
+        assert wire.sent == said
+
+
+async def test_what_ended_last_is_said_again_as_well() -> None:
+    """NATS may have taken it, and died before the agent had it."""
+    wire, live = Wire(), LiveStreams(reconnects=lambda: 0, until_kept=until_kept)
+    for text in ("one", "x" * 5_000_000, "y" * 5_000_000):
+        events = stream(wire)
+        async with live.track(events):
+            await events.delta(Chunk(text=text))
+    last = wire.sent[-1]
+    wire.sent.clear()
+
+    await live.republish_all()
+
+    assert wire.sent == [last], "as many as fit into some megabytes"
+
+
+async def test_says_before_its_ack_again_what_was_said_on_another_connection() -> None:
+    reconnects = 7
+    wire, live = Wire(), LiveStreams(reconnects=lambda: reconnects, until_kept=until_kept)
+    events = stream(wire)
+    async with live.track(events):
+        await events.delta(Chunk(text="a"))
+    said = list(wire.sent)
+    assert len(said) == 1, "the connection is still the same"
+
+    async with live.track(events):
+        reconnects += 1
+    assert wire.sent == said * 2
+
+
+async def test_agents_that_come_back_hear_it_though_nobody_keeps_it() -> None:
+    kept = asyncio.Event()
+
+    async def until_it_is_kept() -> None:
+        await kept.wait()
+
+    wire, live = Wire(), LiveStreams(reconnects=lambda: 0, until_kept=until_it_is_kept, agents_are_back_s=0.01)
+    events = stream(wire)
+    async with live.track(events):
+        await events.delta(Chunk(text="a"))
+        repeating = asyncio.create_task(live.repeat_after_reconnects())
+        await live.reconnected()
+        await until(lambda: len(wire.sent) == 1 + 2)
+        kept.set()
+        await until(lambda: len(wire.sent) == 1 + 4)
+        await end(repeating)
+
+    assert len(set(wire.sent)) == 1

@@ -1,0 +1,198 @@
+"""What a worker does with a request that others may have had: a table over its past and what the server remembers."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import nats.errors
+import pytest
+
+from contracts.events import Event
+from runtime.jetstream.publishing import NotStored
+from tests.memory import NOON, Way, cancelled, completed, delta, request, retrying, started
+from workers.endpoints.names import Candidate
+from workers.jetstream.server_memory import ServerMemory
+from workers.request import recovery
+from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack
+from workers.request.policy import MAX_ATTEMPTS
+from workers.request.provenance import Origin, Provenance
+from workers.request.takeover import MOST_WAITS, NO_ANSWER_S, Fresh, GoOn, take_over
+
+FIRST, SECOND = Candidate("mock", "echo"), Candidate("mock", "other")
+
+BEFORE = ServerMemory(NOON - timedelta(hours=1), age_s=3600.0)
+"""The server has kept replies since long before the request was queued."""
+SINCE = ServerMemory(NOON + timedelta(seconds=1), age_s=60.0)
+"""The server lost the replies after the request was queued, and all that was known has been said again."""
+JUST_NOW = ServerMemory(NOON + timedelta(seconds=1), age_s=0.5)
+
+FIRST_TIME = Provenance(Origin.PERHAPS_A_COPY, 1, perhaps_forgotten=False)
+AGAIN = Provenance(Origin.REDELIVERED, 2, perhaps_forgotten=False)
+AFTER_A_KILL = Provenance(Origin.REDELIVERED, 1, perhaps_forgotten=True)
+REPLAYED = Provenance(Origin.REPLAYED, 1, perhaps_forgotten=False)
+REPLAYED_AFTER_A_KILL = Provenance(Origin.REPLAYED, 1, perhaps_forgotten=True)
+
+
+def found(
+    provenance: Provenance, events: Sequence[Event], memory: ServerMemory | None, **fields: Any
+) -> Fresh | GoOn | DoneBefore | GivenBack:
+    job = Way().job(provenance=provenance, candidates=[FIRST, SECOND], **fields)
+    return take_over(job, recovery.read(events), memory, pool="mock", republished_s=1.5)
+
+
+@pytest.mark.parametrize(
+    ("provenance", "memory", "expected"),
+    [
+        (FIRST_TIME, None, Fresh()),
+        (REPLAYED, None, Fresh()),
+        (AGAIN, BEFORE, Fresh()),
+        (AGAIN, SINCE, GoOn((FIRST, SECOND), forgotten_deliveries=2)),
+        (AGAIN, JUST_NOW, GoOn((FIRST, SECOND), forgotten_deliveries=2)),
+        (AGAIN, None, GoOn((FIRST, SECOND), forgotten_deliveries=2)),
+        (AFTER_A_KILL, BEFORE, Fresh()),
+        (AFTER_A_KILL, SINCE, GoOn((FIRST, SECOND), forgotten_deliveries=1)),
+        (AFTER_A_KILL, JUST_NOW, GivenBack(1.5)),
+        (AFTER_A_KILL, None, GivenBack(1.5)),
+        (REPLAYED_AFTER_A_KILL, JUST_NOW, GivenBack(1.5)),
+        (REPLAYED_AFTER_A_KILL, SINCE, GoOn((FIRST, SECOND), forgotten_deliveries=1)),
+        (Provenance(Origin.REDELIVERED, MOST_WAITS, perhaps_forgotten=True), None, GivenBack(1.5)),
+        (
+            Provenance(Origin.REDELIVERED, MOST_WAITS + 1, perhaps_forgotten=True),
+            None,
+            GoOn((FIRST, SECOND), forgotten_deliveries=MOST_WAITS + 1),
+        ),
+    ],
+)
+def test_what_nothing_is_stored_of_is_fresh_unless_that_can_be_forgotten(
+    provenance: Provenance, memory: ServerMemory | None, expected: object
+) -> None:
+    assert found(provenance, [], memory) == expected
+
+
+def test_goes_on_after_a_dead_worker() -> None:
+    events = [started(1), retrying(1), started(2), delta(2)]
+
+    match found(AGAIN, events, BEFORE):
+        case GoOn(remaining, after, forgotten_deliveries, vendor_calls, failed, unbooked, end):
+            assert (remaining, after, forgotten_deliveries) == ((FIRST, SECOND), delta(2), 0)
+            assert (vendor_calls, len(failed), end) == (2, 1, None)
+            assert unbooked is not None, "the call of the dead worker"
+        case other:
+            raise AssertionError(f"{other} does not go on")
+
+
+def test_numbers_that_were_forgotten_are_skipped_although_some_events_are_known() -> None:
+    match found(AGAIN, [started(1), retrying(1)], SINCE):
+        case GoOn(after=after, forgotten_deliveries=2, unbooked=None):
+            assert after == retrying(1)
+        case other:
+            raise AssertionError(f"{other} skips nothing")
+
+
+@pytest.mark.parametrize("provenance", [FIRST_TIME, AGAIN, AFTER_A_KILL])
+def test_what_has_ended_is_done_and_booked_if_need_be(provenance: Provenance) -> None:
+    past = recovery.read([started(1), completed(1)])
+
+    assert found(provenance, [started(1), completed(1)], JUST_NOW) == DoneBefore(past)
+    assert found(provenance, [cancelled(1)], JUST_NOW) == DoneBefore()
+
+
+def test_what_another_pool_has_is_left_to_it() -> None:
+    assert found(AGAIN, [started(1, provider="openai")], BEFORE) == DoneBefore()
+
+
+def test_a_replay_runs_once_more_with_numbers_of_its_own_and_books_nothing_again() -> None:
+    events = [started(1), completed(1)]
+
+    assert found(REPLAYED, events, None) == GoOn((FIRST, SECOND), after=completed(1))
+
+
+def test_a_replay_that_is_delivered_again_is_done_once_it_has_ended() -> None:
+    again = Provenance(Origin.REDELIVERED, 2, perhaps_forgotten=False)
+
+    assert isinstance(found(again, [started(1), completed(1)], BEFORE), DoneBefore)
+
+
+@pytest.mark.parametrize(
+    ("events", "fields", "code"),
+    [
+        ([started(1), started(2), started(3)], {}, "buried"),
+        ([started(1), started(2), started(3), retrying(3)], {}, None),
+        ([started(1), started(2)], {}, None),
+        ([started(1), delta(1)], {"request": request(on_interrupt="fail")}, "stream_interrupted"),
+        ([started(1)], {"request": request(on_interrupt="fail")}, None),
+        ([started(1), delta(1), retrying(1)], {"request": request(on_interrupt="fail")}, None),
+        ([started(1)], {"vendor_calls": MAX_ATTEMPTS - 1}, "stream_interrupted"),
+        ([started(1)], {"vendor_calls": MAX_ATTEMPTS - 2}, None),
+        ([started(1), retrying(1)], {"vendor_calls": MAX_ATTEMPTS - 1}, "stream_interrupted"),
+    ],
+)
+def test_a_past_may_leave_nothing_to_try(events: Sequence[Event], fields: dict[str, Any], code: str | None) -> None:
+    went_on = found(AGAIN, events, BEFORE, **fields)
+    assert isinstance(went_on, GoOn)
+
+    match went_on.end:
+        case None:
+            assert code is None
+        case Buried(error):
+            assert (code, error.code) == ("buried", "internal")
+        case Failed(error):
+            assert code == error.code
+
+
+async def test_a_job_is_left_where_its_past_ended() -> None:
+    way = Way(stored=[started(1), retrying(1, to=SECOND), started(2, model="other"), delta(2)], memory=BEFORE)
+    job = way.job(deliveries=2, provenance=AGAIN, candidates=[FIRST, SECOND], vendor_calls=3)
+
+    assert isinstance(await way.takeover().look_back(job), GoOn)
+
+    assert (job.events.attempt, job.vendor_calls, job.candidates) == (3, 5, [SECOND])
+    assert [attempt.error.code for attempt in job.history] == ["overloaded"]
+    (record,) = way.publisher.records()
+    assert (record.id, record.outcome, record.provider_id) == ("r1:2", "abandoned", "id-of-mock")
+    assert job.bill.usage == record.usage
+
+
+async def test_attempts_of_the_pools_before_are_known_from_the_handover_and_not_counted_again() -> None:
+    way = Way(stored=[started(1, provider="openai"), retrying(1)], memory=BEFORE)
+    job = way.job(provenance=AGAIN, candidates=[FIRST])
+    job.events.continue_after(retrying(1))
+
+    assert await way.takeover().look_back(job) == Fresh()
+
+
+async def test_a_past_that_ends_the_request_is_told_with_what_went_before() -> None:
+    way = Way(stored=[started(1), started(2), started(3)], memory=BEFORE)
+    job = way.job(deliveries=2, provenance=AGAIN, candidates=[FIRST])
+
+    assert isinstance(await way.takeover().look_back(job), Buried)
+
+    assert (job.events.attempt, job.vendor_calls) == (4, 3)
+    assert [record.id for record in way.publisher.records()] == ["r1:3"]
+
+
+async def test_numbers_that_may_have_been_used_are_left_out() -> None:
+    way = Way(memory=SINCE)
+    job = way.job(provenance=AFTER_A_KILL, candidates=[FIRST])
+
+    await way.takeover().look_back(job)
+
+    assert job.events.attempt == 101
+
+
+@pytest.mark.parametrize("error", [nats.errors.TimeoutError(), TimeoutError()])
+async def test_a_past_that_cannot_be_read_is_asked_for_again(error: Exception) -> None:
+    way = Way(unanswered=error)
+
+    assert await way.takeover().look_back(way.job(provenance=AGAIN)) == GivenBack(NO_ANSWER_S)
+
+
+async def test_nothing_goes_on_before_the_dead_workers_call_is_booked() -> None:
+    way = Way(stored=[started(1)], memory=BEFORE)
+    way.publisher.refuses = {"usage": NotStored("no")}
+    job = way.job(provenance=AGAIN, candidates=[FIRST])
+
+    with pytest.raises(NotStored):
+        await way.takeover().look_back(job)
+
+    assert job.events.attempt == 1

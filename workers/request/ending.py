@@ -1,0 +1,194 @@
+"""Carrying out what became of a request: what is published, in which order, and what JetStream is told at last.
+
+The order is what makes the fleet safe: the terminal event, then the usage record with its PubAck awaited, then the ack,
+all on one connection. The PubAck says that the server has the terminal event, too. Whatever dies in between is
+repeated by the next delivery, and what is repeated is deduplicated by id.
+
+| outcome | in this order | ack |
+|---|---|---|
+| Completed | `completed`; usage record. An answer that no event can hold: usage record, then as Failed | Acked |
+| Failed | `failed` (the usage record of each call was published when the call failed) | Acked |
+| Cancelled | `cancelled`; usage record of the call that was broken off | Acked |
+| MovedOn | the request, to the other pool. When its queue is full: as Failed | Acked |
+| DoneBefore | usage record of the last call, when it may have none | Acked |
+| GivenBack | usage record of the call that was broken off; `retrying` | GaveBack |
+| Buried | the message, to `LLM_DEAD`; `failed` | Acked |
+| TakenAway | nothing | NotAcked |
+| (a request that cannot be read) | the message, to `LLM_DEAD`; `failed`, where its agent is known | Terminated |
+
+`retrying` follows the usage record, because takeover.py concludes from it that the call is booked. A dead letter comes
+before `failed`, because a request that has failed is not looked at again.
+
+`NotStored` and `Lost` end here, because only here is it known what the next delivery will find: after the first the
+request is given back, after the second nothing more is said.
+"""
+
+import logging
+from typing import assert_never
+
+from contracts import subjects, usage
+from contracts.errors import FleetError, InternalError, InvalidRequest, MalformedRequest, QueueFull, StreamInterrupted
+from runtime.jetstream.dead_letters import bury
+from runtime.jetstream.publishing import NotStored, Publisher, TooLarge
+from workers import telemetry
+from workers.endpoints.names import Candidate
+from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, NotAcked, Terminated
+from workers.intake.lease import Lost
+from workers.request.attempts import TOO_LONG
+from workers.request.events import EventStream
+from workers.request.handover import Handovers
+from workers.request.job import Job
+from workers.request.outcome import (
+    Buried,
+    Cancelled,
+    Completed,
+    DoneBefore,
+    Failed,
+    GivenBack,
+    MovedOn,
+    Outcome,
+    TakenAway,
+)
+from workers.request.parsing import reply_address
+from workers.request.settlement import Settlement
+from workers.request.usage_records import Bill, VendorCall, usage_record
+
+log = logging.getLogger(__name__)
+
+CRASHED = "the fleet failed on this request; its operators can see why"
+UNCONFIRMED_S = 5.0
+"""A request is delivered again after so long when JetStream did not confirm what had to be stored for it."""
+
+
+class Ending:
+    def __init__(self, pool: str, *, settlement: Settlement, handovers: Handovers, publisher: Publisher) -> None:
+        self._pool = pool
+        self._settlement = settlement
+        self._handovers = handovers
+        self._publisher = publisher
+
+    async def carry_out(self, outcome: Outcome, job: Job) -> Ack:
+        """The steps of the table above, for a request that could be read.
+
+        A bug that shows before the terminal event fails the request, because it would meet it again in every worker
+        that the request is given to. Raises nothing but bugs that show after it.
+        """
+        try:
+            match outcome:
+                case Completed():
+                    return await self._complete(outcome, job)
+                case Failed(error):
+                    return await self._fail(error, job)
+                case Cancelled(call):
+                    return await self._cancel(call, job)
+                case MovedOn(to):
+                    return await self._move_on(to, job)
+                case DoneBefore(unbooked):
+                    if unbooked:
+                        await self._settlement.book_past(job, unbooked)
+                    return Acked()
+                case GivenBack():
+                    return await self._give_back(outcome, job)
+                case Buried(error):
+                    await self._bury(job.delivery, error)
+                    return await self._fail(error, job)
+                case TakenAway():
+                    return NotAcked()
+                case _:
+                    assert_never(outcome)
+        except NotStored as exc:
+            return await self._give_back(GivenBack(UNCONFIRMED_S, unconfirmed=exc), job)
+        except Lost:
+            return NotAcked()
+        except Exception:
+            if job.events.ended:
+                raise
+            log.exception("request_crashed", extra=job.log_facts())
+            return await self._fail(InternalError(CRASHED), job)
+
+    async def _complete(self, completed: Completed, job: Job) -> Ack:
+        record = usage_record(job.request, completed.call, outcome=usage.Outcome.COMPLETED, prices=job.tenant.prices)
+        try:
+            await job.events.completed(completed.call, completed.finish, record, warnings=job.warnings)
+        except TooLarge:
+            job.bill.add(record)
+            await self._settlement.book(job, record)
+            return await self._fail(InvalidRequest(TOO_LONG), job)
+        await self._settlement.book(job, record)
+        self._note_end(job, "completed")
+        return Acked()
+
+    async def _fail(self, error: FleetError, job: Job) -> Ack:
+        if not job.delivery.lease.holds:
+            return NotAcked()
+        await job.events.failed(job.with_left_out(error), attempts=tuple(job.history), bill=job.bill)
+        self._note_end(job, "failed", code=error.code)
+        return Acked()
+
+    async def _cancel(self, call: VendorCall | None, job: Job) -> Ack:
+        record = call and usage_record(job.request, call, outcome=usage.Outcome.CANCELLED, prices=job.tenant.prices)
+        if record:
+            job.bill.add(record)
+        await job.events.cancelled(bill=job.bill)
+        if record:
+            await self._settlement.book(job, record)
+        self._note_end(job, "cancelled")
+        return Acked()
+
+    async def _move_on(self, to: Candidate, job: Job) -> Ack:
+        try:
+            await self._handovers.publish(job, to)
+        except (QueueFull, InvalidRequest) as error:
+            return await self._fail(error, job)
+        log.info("handed_over", extra={**job.log_facts(), "to": str(to)})
+        return Acked()
+
+    async def _give_back(self, given_back: GivenBack, job: Job) -> Ack:
+        if given_back.unconfirmed:
+            facts = {"subject": job.delivery.subject, "error": str(given_back.unconfirmed)}
+            log.warning("request_given_back", extra=facts)
+        if (call := given_back.call) is not None:
+            error = StreamInterrupted("the worker was stopped; another one goes on", provider=self._pool)
+            await self._settlement.book_failed(job, call, error)
+            await job.publish_retrying(error, next_up=call.candidate)
+        return GaveBack(given_back.delay_s)
+
+    async def refuse(self, delivery: Delivery, error: MalformedRequest) -> Ack:
+        """The steps of the table's last row. Raises nothing but bugs."""
+        try:
+            await self._bury(delivery, error)
+        except NotStored as exc:
+            log.warning("request_given_back", extra={"subject": delivery.subject, "error": str(exc)})
+            return GaveBack(UNCONFIRMED_S)
+        if address := reply_address(delivery):
+            agent, request_id = address
+            subject = subjects.reply(delivery.tenant, agent, request_id)
+            events = EventStream(self._publisher.event, subject=subject, request_id=request_id, attempt=1)
+            await events.failed(error.to_wire(), attempts=(), bill=Bill())
+        telemetry.REQUESTS.labels(self._pool, "failed", error.code).inc()
+        return Terminated()
+
+    async def _bury(self, delivery: Delivery, error: FleetError) -> None:
+        await bury(
+            self._publisher,
+            delivery.data,
+            came_on=delivery.subject,
+            to=subjects.dead(self._pool, delivery.tenant),
+            code=error.code,
+            reason=error.message,
+            msg_id=f"dead:{delivery.stream_seq}",
+        )
+        telemetry.DEAD_LETTERS.labels(self._pool, error.code).inc()
+        facts = {"code": error.code, "subject": delivery.subject, "reason": error.message}
+        log.warning("request_dead", extra=facts)
+
+    def _note_end(self, job: Job, outcome: str, *, code: str = "") -> None:
+        telemetry.REQUESTS.labels(self._pool, outcome, code).inc()
+        facts = {
+            **job.log_facts(),
+            "outcome": outcome,
+            "attempts": job.vendor_calls,
+            "queued_s": round(job.queued_s, 4),
+            **({"code": code} if code else {}),
+        }
+        log.info("request_ended", extra=facts)

@@ -1,0 +1,85 @@
+"""The event streams of all requests that a worker runs, and of those that ended last.
+
+What was on its way when the connection broke is lost. A single nats-server (2.15) that was killed has also forgotten
+the replies that it kept in memory, and what it had taken from a worker and not yet given to the agent. So after a
+reconnect every running request publishes its attempt's events again, and so do the requests that ended last.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from workers.request.events import EventStream
+
+REPUBLISHED_S = 1.5
+"""After the stream of replies was made anew, all workers that are connected have published their events again."""
+AGENTS_ARE_BACK_S = 3.0
+"""After a reconnect of this worker, agents have reconnected too."""
+
+_ENDED_KEPT, _ENDED_BYTES_KEPT = 1000, 8 * 1024**2
+
+
+class LiveStreams:
+    def __init__(
+        self,
+        *,
+        reconnects: Callable[[], int],
+        until_kept: Callable[[], Awaitable[None]],
+        agents_are_back_s: float = AGENTS_ARE_BACK_S,
+    ) -> None:
+        """`reconnects`: how often the connection was made anew so far; `until_kept` returns when events are stored."""
+        self._reconnects = reconnects
+        self._until_kept = until_kept
+        self._agents_are_back_s = agents_are_back_s
+        self._running: set[EventStream] = set()
+        self._ended: deque[tuple[EventStream, int]] = deque()
+        """The last streams that ended, each with the size of its events."""
+        self._ended_bytes = 0
+        self._reconnected = asyncio.Event()
+
+    @asynccontextmanager
+    async def track(self, stream: EventStream) -> AsyncGenerator[None]:
+        """The stream counts as running while the block runs, and as ended after it.
+
+        At the end of the block its events are published again if the connection was made anew meanwhile, so that they
+        precede the ack, which follows the block, on the present connection as well.
+        """
+        reconnects = self._reconnects()
+        self._running.add(stream)
+        try:
+            yield
+            if self._reconnects() != reconnects:
+                await stream.republish()
+        finally:
+            self._running.remove(stream)
+            size = sum(map(len, stream.sent))
+            self._ended.append((stream, size))
+            self._ended_bytes += size
+            while len(self._ended) > _ENDED_KEPT or self._ended_bytes > _ENDED_BYTES_KEPT:
+                _, size = self._ended.popleft()
+                self._ended_bytes -= size
+
+    async def reconnected(self) -> None:
+        self._reconnected.set()
+
+    async def repeat_after_reconnects(self) -> None:
+        """Runs for ever. The stream of replies is made anew, and agents reconnect, at their own pace: so it repeats
+        the events at once, when they are kept, and when agents are back."""
+        while True:
+            await self._reconnected.wait()
+            self._reconnected.clear()
+            await self.republish_all()
+            try:
+                async with asyncio.timeout(self._agents_are_back_s):
+                    await self._until_kept()
+            except TimeoutError:  # agents that are back hear it, though nobody keeps it yet
+                await self.republish_all()
+                await self._until_kept()
+            await self.republish_all()
+            await asyncio.sleep(self._agents_are_back_s)
+            await self.republish_all()
+
+    async def republish_all(self) -> None:
+        for stream in [*(stream for stream, _ in self._ended), *self._running]:
+            await stream.republish()

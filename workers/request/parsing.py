@@ -1,0 +1,67 @@
+"""From the bytes of a delivery to what was asked, or to the reason why nobody can tell."""
+
+import re
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from pydantic import ValidationError
+
+from contracts import subjects
+from contracts.control import MSG_ID, Handover
+from contracts.errors import MalformedRequest
+from contracts.requests import CompletionRequest
+from contracts.subjects import RequestAddress
+from contracts.wire import TOKEN_PATTERN, errors_in_one_line
+from runtime import lenient_json
+from workers.intake.delivery import Delivery
+from workers.request import handover
+
+_TOKEN = re.compile(TOKEN_PATTERN)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    address: RequestAddress
+    request: CompletionRequest
+    body: bytes
+    """The request's JSON, mended where an agent cut a character in two, so that every pool can read it."""
+    handover: Handover | None
+    """What the pool before this one told; None when the request comes from its agent."""
+
+
+def parse(delivery: Delivery) -> ParsedRequest:
+    """Raises MalformedRequest; its message names fields and never repeats what stands in them."""
+    try:
+        address = subjects.parse_request(delivery.subject)
+        request, body = lenient_json.parse(CompletionRequest, delivery.data)
+    except ValidationError as exc:
+        raise MalformedRequest(f"the request is not valid: {errors_in_one_line(exc)}") from None
+    except ValueError as exc:
+        raise MalformedRequest(str(exc)) from None
+    if request.tenant != address.tenant:
+        raise MalformedRequest(
+            f"the request says tenant {request.tenant}, its subject says {address.tenant}; they must be the same"
+        )
+    told = handover.parse(delivery, address)
+    named = request.model.partition("/")[0]
+    if told is None and address.provider not in (subjects.AUTO, named) and named in list(subjects.Provider):
+        raise MalformedRequest(
+            f"the model is of {named}, but the request was sent to {address.provider}; "
+            f"send it to {subjects.request(named, address.priority, address.tenant)}"
+        )
+    return ParsedRequest(address, request, body, told)
+
+
+def reply_address(delivery: Delivery) -> tuple[str, str] | None:
+    """Agent and request id of a request that is not valid, where they can be known.
+
+    The message id stands for an id that cannot be read. (The tenant is the subject's, whatever the body says.)
+    """
+    told = lenient_json.told(delivery.data, ("agent", "id"))
+    agent = told.get("agent")
+    request_id = next(filter(_is_token, (told.get("id"), delivery.headers.get(MSG_ID))), None)
+    return (agent, request_id) if _is_token(agent) and request_id is not None else None
+
+
+def _is_token(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
