@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import nats.errors
 import nats.js.errors
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from contracts import jetstream_codes
 from contracts.control import MSG_ID
@@ -24,8 +24,8 @@ class NotStored(Exception):
     """JetStream did not confirm in time; what depends on it must be done again."""
 
 
-class SubjectFull(Exception):
-    """The queue limit of the subject is reached."""
+class SubjectFull(NotStored):
+    """The stream has no room for the message; of a queue: it holds as many of the tenant's requests as it may."""
 
 
 class TooLarge(Exception):
@@ -65,14 +65,20 @@ class Publisher:
                     if check is not None:
                         check()
                     await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)
-        except _PASSING as exc:
-            raise NotStored(f"{subject}: not confirmed after {_TRIES} tries") from exc
         except nats.js.errors.APIError as exc:
             if exc.err_code == jetstream_codes.STORE_FAILED:
                 raise SubjectFull(subject) from exc
             if exc.err_code == jetstream_codes.HEADERS_TOO_LARGE:
                 raise TooLarge(subject) from exc
             raise NotStored(f"{subject}: {exc.description}") from exc
+        except _PASSING as exc:
+            raise NotStored(f"{subject}: not confirmed after {_TRIES} tries") from exc
+
+
+def _may_pass(exc: BaseException) -> bool:
+    """A full stream is also answered with 503 (nats-server 2.15), but asking again makes no room in it."""
+    is_full = isinstance(exc, nats.js.errors.APIError) and exc.err_code == jetstream_codes.STORE_FAILED
+    return isinstance(exc, _PASSING) and not is_full
 
 
 def _until_confirmed(subject: str) -> AsyncRetrying:
@@ -81,7 +87,7 @@ def _until_confirmed(subject: str) -> AsyncRetrying:
         log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(failure).__name__})
 
     return AsyncRetrying(
-        retry=retry_if_exception_type(_PASSING),
+        retry=retry_if_exception(_may_pass),
         wait=wait_random_exponential(multiplier=_BACKOFF_FIRST_S, max=_BACKOFF_MAX_S),
         stop=stop_after_attempt(_TRIES),
         before_sleep=note,

@@ -16,6 +16,8 @@ from contracts.control import MSG_ID, MSG_TTL
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.streams import JetStreamError, Sizes, StreamMismatch
 from contracts.subjects import AUTO, Priority, Provider
+from runtime.broker import Broker
+from runtime.jetstream.publishing import Publisher, SubjectFull
 
 DEADLINE_S = 10
 SUBJECT = subjects.request("openai", Priority.INTERACTIVE, "acme")
@@ -194,6 +196,19 @@ async def test_a_tenant_that_floods_is_stopped_and_others_are_not(client: Client
     assert refused.value.err_code == jetstream_codes.STORE_FAILED
     await js.publish(subjects.request("openai", Priority.INTERACTIVE, "quiet"), b"{}", headers={MSG_ID: "q0"})
     await js.publish(subjects.request("openai", Priority.BACKGROUND, "acme"), b"{}", headers={MSG_ID: "b0"})
+
+
+async def test_a_publisher_says_at_once_that_a_queue_is_full(
+    client: Client, request_api: streams.Request, caplog: pytest.LogCaptureFixture
+) -> None:
+    await streams.ensure(request_api, Sizes(queue_limit_per_tenant=1))
+    publisher = Publisher(Broker(client))
+    await publisher.durable(SUBJECT, b"{}", msg_id="r0")
+
+    with pytest.raises(SubjectFull):
+        await publisher.durable(SUBJECT, b"{}", msg_id="r1")
+
+    assert "publish_unconfirmed" not in caplog.messages, "it was tried again"
 
 
 async def test_a_request_sent_twice_is_kept_once(client: Client, request_api: streams.Request) -> None:
