@@ -68,8 +68,8 @@ class RateLimiter:
         return self._quota(early_s, allowed=self._allows(early_s))
 
     def _early_s(self, key: str, now: float) -> float:
-        """By how much a request of `key` comes before its theoretical arrival time. It is the part of the period that
-        is used up: 0 when the whole limit is there."""
+        """How much earlier than its theoretical arrival time a request of `key` would come now. It is the part of the
+        period that is used up: 0 when the whole limit is there."""
         return max(self._arrives_at.get(key, now) - now, 0)
 
     def _allows(self, early_s: float) -> bool:

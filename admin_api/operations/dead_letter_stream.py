@@ -78,7 +78,7 @@ class Windows:
 
     first: int = 512
     growth: int = 8
-    """By how much a window is larger than the one after it in the stream."""
+    """How many times as large as the window after it in the stream a window is."""
     largest_read: int = 4096
     """A window with more letters than this is made smaller before it is read, so that little is read in vain."""
     at_most: int = 20_000
