@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 from contracts.errors import NoProvider
 from contracts.providers import Endpoint, EntraCredentials, Timeouts
 from contracts.requests import CompletionRequest
-from workers.providers.azure.adapter import base_url, chat_path, max_tokens_field, models_url
+from workers.providers.azure.addresses import base_url, chat_path, max_tokens_field, models_url
 from workers.providers.base import Call, Target
 
 HOST = "https://res.openai.azure.com"
