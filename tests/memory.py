@@ -302,6 +302,7 @@ class Way:
                 self.adapter,
                 router=router,
                 endpoints=endpoints,
+                budgets=self.budgets,
                 settlement=self.settlement,
                 worker="w1",
                 max_event_bytes=lambda: 1024,

@@ -195,6 +195,7 @@ def build(
             adapter,
             router=router,
             endpoints=endpoints,
+            budgets=budgets,
             settlement=settlement,
             worker=name,
             max_event_bytes=lambda: nats.client.max_payload,

@@ -19,6 +19,8 @@ from workers.endpoints.circuit_breaker import OutOfService
 from workers.endpoints.router import Router
 from workers.interruption import Interrupted
 from workers.providers.base import Call, Chunk, Finish, Provider, Stated, Target
+from workers.quotas.budgets import Budgets
+from workers.quotas.cost_bounds import BudgetedCall
 from workers.request.job import Job
 from workers.request.outcome import Cancelled, Completed, GivenBack, TakenAway, of_interruption
 from workers.request.settlement import Settlement
@@ -46,6 +48,7 @@ class AttemptRunner:
         *,
         router: Router,
         endpoints: EndpointGate,
+        budgets: Budgets,
         settlement: Settlement,
         worker: str,
         max_event_bytes: Callable[[], int],
@@ -55,6 +58,7 @@ class AttemptRunner:
         self._adapter = adapter
         self._router = router
         self._endpoints = endpoints
+        self._budgets = budgets
         self._settlement = settlement
         self._worker = worker
         self._max_event_bytes = max_event_bytes
@@ -68,13 +72,25 @@ class AttemptRunner:
         try:
             self._adapter.check_supported(job.request, model=tries.candidate.model)
             configured = await self._router.provider(job.address.tenant, tries.candidate.provider)
-            await self._settlement.reserve(job, tries.candidate)
+            job.reservation = await self._budgets.reserve(
+                job.tenant,
+                BudgetedCall(
+                    job.request,
+                    provider=tries.candidate.provider,
+                    model=tries.candidate.model,
+                    at=self._clock.now(),
+                    deadline=job.deadline,
+                ),
+                interruption=job.interruption,
+            )
             time_left_s = job.time_left_s(self._clock.now())
             permit = await self._endpoints.enter(
                 tries, configured, interruption=job.interruption, time_left_s=time_left_s
             )
         except BaseException as exc:
-            await self._settlement.release(job)
+            if job.reservation is not None:
+                await self._budgets.release(job.reservation.hold)
+                job.reservation = None
             match exc:
                 case OutOfService():
                     return AttemptFailed(exc.to_error(), out_of_service_s=exc.retry_after_s)
@@ -94,8 +110,9 @@ class AttemptRunner:
                 started=self._clock.monotonic(),
                 queued_s=job.queued_s,
             )
+            most = job.reservation.max_tokens if job.reservation else None
             question = Call(
-                request=job.affordable_request,
+                request=job.request if most is None else job.request.model_copy(update={"max_tokens": most}),
                 model=tries.candidate.model,
                 target=Target(permit.endpoint, configured.config.timeouts, permit.key.secret if permit.key else None),
                 time_left_s=job.time_left_s(self._clock.now()),

@@ -108,8 +108,14 @@ class Ending:
 
     async def _complete(self, completed: Completed, job: Job) -> Ack:
         record = usage_record(job.request, completed.call, outcome=usage.Outcome.COMPLETED, prices=job.tenant.prices)
+        warnings = [*completed.finish.warnings, *job.left_out]
+        if job.reservation and job.reservation.max_tokens is not None:
+            most = job.reservation.max_tokens
+            warnings.append(
+                f"the answer was bounded to {most} tokens, because that is what was left of the tenant's budget"
+            )
         try:
-            await job.events.completed(completed.call, completed.finish, record, warnings=job.warnings)
+            await job.events.completed(completed.call, completed.finish, record, warnings=tuple(warnings))
         except TooLarge:
             job.bill.add(record)
             await self._settlement.book(job, record)

@@ -115,7 +115,7 @@ class EventStream:
                 time_to_first_token_s=call.time_to_first_token_s,
                 duration_s=record.duration_s,
             ),
-            warnings=(*finish.warnings, *warnings),
+            warnings=warnings,
         )
 
     async def failed(self, error: Error, *, attempts: tuple[FailedAttempt, ...], bill: Bill) -> None:

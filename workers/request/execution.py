@@ -47,9 +47,8 @@ from workers.request.job import Job
 from workers.request.live_streams import LiveStreams
 from workers.request.outcome import Failed, GivenBack, MovedOn, Outcome, of_interruption
 from workers.request.parsing import parse
-from workers.request.provenance import provenance_of
+from workers.request.provenance import Origin, provenance_of
 from workers.request.takeover import Fresh, GoOn, Takeover
-from workers.request.usage_records import Bill
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +129,16 @@ class Execution:
 
     async def _outcome(self, job: Job) -> Outcome:
         try:
-            await self._find_candidates(job)
-            match await self._takeover.look_back(job):
-                case Fresh() if not self._handovers.is_proven(job):
+            job.tenant = await self._router.tenant(job.address.tenant)
+            if job.handover:
+                job.inherit(job.handover)
+            else:
+                job.candidates, job.left_out = await self._router.candidates(
+                    job.request, tenant=job.tenant, pool=job.address.provider
+                )
+            is_first = job.provenance.origin is Origin.FIRST
+            match Fresh() if is_first else await self._takeover.look_back(job):
+                case Fresh() if not (job.handover and self._handovers.is_proven(job, job.handover)):
                     job.check_goes_on(self._clock.now())
                     await self._limiter.admit(
                         job.tenant, key=str(job.delivery.stream_seq), delivered_before=job.delivery.deliveries > 1
@@ -161,20 +167,6 @@ class Execution:
         except Exception:
             log.exception("request_crashed", extra=job.log_facts())
             return Failed(InternalError(CRASHED))
-
-    async def _find_candidates(self, job: Job) -> None:
-        """The tenant's settings, the way to go, and what the pools before this one have done."""
-        job.tenant = await self._router.tenant(job.address.tenant)
-        if (told := job.handover) is None:
-            job.candidates, job.left_out = await self._router.candidates(
-                job.request, tenant=job.tenant, pool=job.address.provider
-            )
-            return
-        job.candidates = [Candidate.parse(text) for text in (told.model, *told.remaining)]
-        job.vendor_calls = told.vendor_calls
-        job.history = list(told.history)
-        job.bill = Bill.inherited(told.usage, told.cost)
-        job.left_out = list(told.left_out)
 
     def _move_on(self, job: Job, to: Candidate) -> MovedOn | Failed:
         if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:

@@ -28,16 +28,14 @@ _PURPOSE = "handover"
 """In a provider's place, so that no sealed key can pass as a proof."""
 
 
-def parse(delivery: Delivery, address: RequestAddress) -> Handover | None:
-    """What the pool before this one told; None when the request comes from its agent.
+def parse(delivery: Delivery, address: RequestAddress) -> Handover:
+    """What the pool before this one told, from the header of a delivery that has it.
 
     An agent may have written it, too: so it leads to no pool that is not there, and not into the future. Raises
     MalformedRequest.
     """
-    if (header := delivery.headers.get(HANDOVER)) is None:
-        return None
     try:
-        told = Handover.model_validate_json(header)
+        told = Handover.model_validate_json(delivery.headers[HANDOVER])
     except ValidationError:
         raise MalformedRequest(f"the header {HANDOVER} is not valid; agents do not set it") from None
     if Candidate.parse(told.model).provider != address.provider:
@@ -93,12 +91,12 @@ class Handovers:
             ) from exc
         telemetry.HANDOVERS.labels(self._pool, to.provider).inc()
 
-    def is_proven(self, job: Job) -> bool:
+    def is_proven(self, job: Job, told: Handover) -> bool:
         """Whether a worker handed this request over; agents can set the header, too."""
-        if job.handover is None or job.handover.proof is None:
+        if told.proof is None:
             return False
         try:
-            opened = self._keyring.unseal(job.handover.proof, tenant=job.address.tenant, provider=_PURPOSE)
+            opened = self._keyring.unseal(told.proof, tenant=job.address.tenant, provider=_PURPOSE)
         except UnsealError:
             return False
         return opened.get_secret_value() == job.request.id

@@ -49,6 +49,14 @@ class Job:
     reservation: Reservation | None = None
     """What is kept free of the tenant's budget for the call that is made."""
 
+    def inherit(self, told: Handover) -> None:
+        """Goes on from what the pools before this one did and left to do."""
+        self.candidates = [Candidate.parse(text) for text in (told.model, *told.remaining)]
+        self.vendor_calls = told.vendor_calls
+        self.history = list(told.history)
+        self.bill = Bill.inherited(told.usage, told.cost)
+        self.left_out = list(told.left_out)
+
     def time_left_s(self, now: datetime) -> float:
         return (self.deadline - now).total_seconds()
 
@@ -57,22 +65,6 @@ class Job:
         self.interruption.check()
         if self.time_left_s(now) <= 0:
             raise DeadlineExceeded(f"the deadline {self.deadline.isoformat()} has passed")
-
-    @property
-    def affordable_request(self) -> CompletionRequest:
-        """The request, its answer bounded to what the tenant's budget covers."""
-        if self.reservation is None or self.reservation.max_tokens is None:
-            return self.request
-        return self.request.model_copy(update={"max_tokens": self.reservation.max_tokens})
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What its agent is told when it completes."""
-        if self.affordable_request is self.request:
-            return tuple(self.left_out)
-        most = self.affordable_request.max_tokens
-        bounded = f"the answer was bounded to {most} tokens, because that is what was left of the tenant's budget"
-        return (*self.left_out, bounded)
 
     def with_left_out(self, error: FleetError) -> Error:
         """The error as the request's end says it: its message goes on with why fallbacks were left out."""

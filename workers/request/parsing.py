@@ -7,7 +7,7 @@ from typing import TypeGuard
 from pydantic import ValidationError
 
 from contracts import subjects
-from contracts.control import MSG_ID, Handover
+from contracts.control import HANDOVER, MSG_ID, Handover
 from contracts.errors import MalformedRequest
 from contracts.requests import CompletionRequest
 from contracts.subjects import RequestAddress
@@ -42,7 +42,7 @@ def parse(delivery: Delivery) -> ParsedRequest:
         raise MalformedRequest(
             f"the request says tenant {request.tenant}, its subject says {address.tenant}; they must be the same"
         )
-    told = handover.parse(delivery, address)
+    told = handover.parse(delivery, address) if HANDOVER in delivery.headers else None
     named = request.model.partition("/")[0]
     if told is None and address.provider not in (subjects.AUTO, named) and named in list(subjects.Provider):
         raise MalformedRequest(

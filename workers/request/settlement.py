@@ -1,4 +1,4 @@
-"""The money and tokens of a request: kept free before a call, and settled and booked after it."""
+"""The money and tokens of a call: what was kept free for it is settled, and the usage record published."""
 
 import logging
 
@@ -10,9 +10,7 @@ from runtime.jetstream.publishing import Publisher, TooLarge
 from workers import telemetry
 from workers.clock import Clock
 from workers.endpoints.configuration import Configuration
-from workers.endpoints.names import Candidate
 from workers.quotas.budgets import Budgets
-from workers.quotas.cost_bounds import BudgetedCall
 from workers.quotas.rate_limiter import RateLimiter
 from workers.request.job import Job
 from workers.request.recovery import Past
@@ -30,23 +28,6 @@ class Settlement:
         self._config = config
         self._publisher = publisher
         self._clock = clock
-
-    async def reserve(self, job: Job, candidate: Candidate) -> None:
-        """Keeps free of the tenant's budget what a call can cost. Raises as Budgets.reserve does."""
-        call = BudgetedCall(
-            job.request,
-            provider=candidate.provider,
-            model=candidate.model,
-            at=self._clock.now(),
-            deadline=job.deadline,
-        )
-        job.reservation = await self._budgets.reserve(job.tenant, call, interruption=job.interruption)
-
-    async def release(self, job: Job) -> None:
-        """For a call that is not made. Raises NotStored."""
-        if job.reservation is not None:
-            await self._budgets.release(job.reservation.hold)
-            job.reservation = None
 
     async def book(self, job: Job, record: UsageRecord) -> None:
         """Returns when NATS has the record, without metadata that leave no room for the rest. Raises NotStored."""

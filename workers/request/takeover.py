@@ -126,9 +126,10 @@ class Takeover:
         self._republished_s = republished_s
 
     async def look_back(self, job: Job) -> Fresh | GoOn | DoneBefore | GivenBack | Failed | Buried:
-        """Raises NotStored, when the usage record of a dead worker's call is not confirmed."""
-        if job.provenance.origin is Origin.FIRST:
-            return Fresh()
+        """For a request that another worker may have had.
+
+        Raises NotStored, when the usage record of a dead worker's call is not confirmed.
+        """
         try:
             stored = await self._read_events(job.events.subject)
             memory = await self._read_memory() if job.provenance.was_given_before else None

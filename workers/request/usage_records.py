@@ -45,16 +45,6 @@ class VendorCall:
     duration_s: float = 0.0
     """From its beginning to the vendor's last word, or until it was broken off."""
 
-    @property
-    def answer(self) -> Finish | Stated | None:
-        """The vendor's last word on the call."""
-        return self.finish or self.stated
-
-    @property
-    def response_model(self) -> str | None:
-        named = self.answer.response_model if self.answer else None
-        return named and named[:MOST_NAME_CHARS]
-
 
 @dataclass(slots=True)
 class Bill:
@@ -96,7 +86,7 @@ def usage_of(call: VendorCall, request: CompletionRequest, error: FleetError | N
         return stated
     # A vendor that was asked and is silent may have worked, and bills it: then nobody can know.
     may_have_worked = error is None or (error.status is None and RULES[error.code].may_have_worked)
-    if call.answer is None and not call.gathering.started and not may_have_worked:
+    if call.finish is None and call.stated is None and not call.gathering.started and not may_have_worked:
         return NOTHING
     guess = token_estimates.estimate(request, call.gathering.output_text(), at_least=call.gathering.pieces)
     if stated is None:
@@ -135,7 +125,9 @@ def usage_record(
 ) -> UsageRecord:
     """The record of a call that has ended. `prices` are the tenant's own, by `provider/model` or model."""
     usage = usage_of(call, request, error)
-    service_tier = call.answer.service_tier if call.answer else None
+    last_word = call.finish or call.stated
+    service_tier = last_word.service_tier if last_word else None
+    response_model = last_word.response_model if last_word else None
     priced = price(
         usage,
         provider=call.candidate.provider,
@@ -154,7 +146,7 @@ def usage_record(
         provider_id=call.provider_id,
         endpoint=call.endpoint,
         model=call.candidate.model,
-        response_model=call.response_model,
+        response_model=response_model and response_model[:MOST_NAME_CHARS],
         outcome=outcome,
         error_code=error.code if error else None,
         started_at=call.started_at,
