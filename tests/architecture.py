@@ -1,4 +1,4 @@
-"""Writes the generated parts of docs/architecture.md: the map of rooms and modules, and who may import whom."""
+"""Writes the generated parts of docs/architecture.md: the way of a request, the map, and who may import whom."""
 
 import ast
 import re
@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.documents import ARCHITECTURE, generated
 from tests.repository import ROOMS, ROOT, modules
+from tests.way import steps
 
 _SENTENCE = re.compile(r".*?[.?!](?= [A-Z`(]| http|$)|.*")
 _CODE = re.compile(r"(`[^`]*`)")
@@ -16,7 +17,7 @@ _CODE = re.compile(r"(`[^`]*`)")
 
 def page(text: str) -> str:
     """The page with its generated parts made anew."""
-    return generated(text, {"layers": _layers(), **{room: _map(room) for room in ROOMS}})
+    return generated(text, {"way": _way(), "layers": _layers(), **{room: _map(room) for room in ROOMS}})
 
 
 def summary(module: Path) -> str:
@@ -24,6 +25,17 @@ def summary(module: Path) -> str:
     paragraph, _, _ = (ast.get_docstring(ast.parse(module.read_text())) or "").partition("\n\n")
     sentence = _SENTENCE.match(" ".join(paragraph.split()))
     return sentence[0] if sentence else ""
+
+
+def _way() -> str:
+    """The functions that a plain request passes, a line for each module where the reader stays in it."""
+    way: list[tuple[str, list[str]]] = []
+    for step in steps():
+        if not way or way[-1][0] != step.module:
+            way.append((step.module, []))
+        way[-1][1].append(f"`{step.function}`")
+    rows = [["module", "functions"], ["---", "---"], *([f"`{module}`", ", ".join(found)] for module, found in way)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
 def _map(room: str) -> str:

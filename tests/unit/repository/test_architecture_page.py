@@ -7,6 +7,7 @@ import pytest
 from tests import architecture
 from tests.documents import ARCHITECTURE, quoted, rows, section
 from tests.repository import ROOMS, ROOT, modules, name
+from tests.way import returns, steps
 
 PLACES = rows(section(ARCHITECTURE, "Which file to open"), "| for | open | and |")
 
@@ -14,6 +15,11 @@ PLACES = rows(section(ARCHITECTURE, "Which file to open"), "| for | open | and |
 def test_the_map_is_current() -> None:
     text = ARCHITECTURE.read_text()
     assert text == architecture.page(text), "write it anew: make docs"
+
+
+def test_a_reader_of_the_way_of_a_request_turns_pages_and_does_not_search_the_house() -> None:
+    assert len(steps()) <= 30
+    assert returns(steps()) <= 12
 
 
 def test_every_module_says_what_it_is_for() -> None:
