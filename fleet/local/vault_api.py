@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fleet.deploy.vault_policies import APPROLE, MOUNT
@@ -47,6 +48,16 @@ class VaultApi:
             raise VaultRefused(f"{method} {path}: {answer.status} {errors}", status=answer.status)
         return found
 
+    async def data(self, path: str) -> dict[str, Any]:
+        """What a GET of `path` finds. Raises VaultRefused, and OSError when nobody answers.
+
+        OpenBao (2.7) answers with nothing at times while it becomes the active node, as if it were a success.
+        """
+        found = await self.call("GET", path)
+        if found is None:
+            raise VaultRefused(f"GET {path}: an empty answer", status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return found["data"]
+
     async def headers(self, path: str) -> Mapping[str, str]:
         """The headers of the answer to a GET of `path`, which needs no login; empty when nobody answers."""
         try:
@@ -57,9 +68,9 @@ class VaultApi:
 
 async def configure(root: VaultApi, policies: Mapping[str, str]) -> None:
     """Mounts the key store, turns AppRole on, and makes one policy and AppRole of each name; safe to repeat."""
-    if f"{MOUNT}/" not in (await root.call("GET", "sys/mounts"))["data"]:
+    if f"{MOUNT}/" not in await root.data("sys/mounts"):
         await root.call("POST", f"sys/mounts/{MOUNT}", {"type": "kv", "options": {"version": "2"}})
-    if f"{APPROLE}/" not in (await root.call("GET", "sys/auth"))["data"]:
+    if f"{APPROLE}/" not in await root.data("sys/auth"):
         await root.call("POST", f"sys/auth/{APPROLE}", {"type": "approle"})
     for name, policy in policies.items():
         await root.call("PUT", f"sys/policies/acl/{name}", {"policy": policy})
@@ -70,6 +81,6 @@ async def configure(root: VaultApi, policies: Mapping[str, str]) -> None:
 async def new_credentials(root: VaultApi, name: str) -> Credentials:
     """A new secret id of the AppRole `name`, with its role id."""
     role = f"auth/{APPROLE}/role/{name}"
-    role_id = (await root.call("GET", f"{role}/role-id"))["data"]["role_id"]
+    role_id = (await root.data(f"{role}/role-id"))["role_id"]
     secret_id = (await root.call("POST", f"{role}/secret-id", {}))["data"]["secret_id"]
     return role_id, secret_id

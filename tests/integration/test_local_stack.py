@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from pydantic import ValidationError
 
 from fleet.local.process import PortTaken
 from fleet.local.stack import Stack, Wishes
 from fleet.local.state import State
+from fleet.local.vault_api import VaultApi, VaultRefused
+from tests.web import serving
 
 
 @pytest.mark.parametrize(("given", "granted"), [(None, 3), ("", 3), ("0", 0), ("0.5", 0.5), ("3", 3), ("60", 3)])
@@ -58,3 +61,16 @@ def test_names_a_port_that_was_asked_for_and_is_taken(take: Callable[..., object
         taken = other.getsockname()[1]
         with pytest.raises(PortTaken, match=f"port {taken} for admin is taken by another program"):
             take(State(tmp_path), "admin", wanted=taken)
+
+
+async def test_an_empty_answer_of_vault_is_none_yet() -> None:
+    async def nothing(_: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/v1/sys/mounts", nothing)
+    async with serving(app) as port:
+        with pytest.raises(VaultRefused, match="empty answer") as refused:
+            await VaultApi(f"http://127.0.0.1:{port}").data("sys/mounts")
+
+    assert refused.value.status == 503

@@ -21,9 +21,11 @@ NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 T = TypeVar("T", bound=msgspec.Struct)
 _Fit = Callable[[Any], Any]
 
+# The possessive quantifiers keep a hostile text from being read more than once. The outer one of _TO_A_BRACKET is not
+# possessive, because Python 3.11.2 (Debian 12) then goes on from the middle of a repetition that did not match.
 _BETWEEN_VALUES = re.compile(r"(?:\s|data:)*+")
 """What parts two values, also where a line end between two events is missing."""
-_TO_A_BRACKET = re.compile(r'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+', re.DOTALL)
+_TO_A_BRACKET = re.compile(r'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*', re.DOTALL)
 """Everything before a bracket that stands in no text; less, when a text does not end."""
 _TO_A_QUOTE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 """Everything of a text before its end."""
