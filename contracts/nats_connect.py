@@ -95,8 +95,10 @@ def address(url: str) -> str:
 
 
 def _host_and_port(server: str) -> str:
+    # Not by urlsplit: it takes a `#`, `/` or `?` in a password for the end of the host.
+    place = server.rpartition("://")[2].rpartition("@")[2]
     try:
-        parts = urlsplit(server if "://" in server else f"nats://{server}")
+        parts = urlsplit(f"nats://{place}")
         return f"{parts.hostname}:{parts.port or 4222}"
     except ValueError:
-        return server.rpartition("@")[2]
+        return place

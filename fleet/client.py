@@ -347,7 +347,7 @@ class Client:
             if "error" in from_json(msg.data):
                 raise from_wire(Refusal.model_validate_json(msg.data).error)
             return answer.model_validate_json(msg.data)
-        except ValueError as exc:  # pydantic's and the JSON parser's
+        except (ValueError, TypeError) as exc:  # pydantic's and the JSON parser's, and of JSON that is no object
             raise ProviderUnavailable(f"the pool {provider} answered {method} with what is no answer") from exc
 
     async def _feed_stored(self, stream: Stream, *, give_up: float) -> None:

@@ -131,19 +131,19 @@ async def run(
         await stack.enter_async_context(probes.serve(settings, checks))
         presence = Presence(nats, worker=name)
         describe = _describing(worker, concurrency=concurrency, stop=stop)
-        background: dict[str, Coroutine[Any, Any, None]] = {
-            "refresh slots": worker.slots.refresh(),
-            "settle orphaned holds": worker.orphaned_holds.run(),
-            "repeat events": worker.live.repeat_after_reconnects(),
-            "presence": presence.announce(describe),
-            "vault watch": vault.watch(),
-            "broker closed": _stop_when_closed(nats, stop),
-        }
         async with asyncio.TaskGroup() as group:
             watched = (worker.config, worker.breaker, worker.slots, worker.orphaned_holds)
             running = [group.create_task(part.bucket.run(), name="watch") for part in watched]
             await worker.config.bucket.wait_until_loaded()
             await worker.control.subscribe()
+            background: dict[str, Coroutine[Any, Any, None]] = {
+                "refresh slots": worker.slots.refresh(),
+                "settle orphaned holds": worker.orphaned_holds.run(),
+                "repeat events": worker.live.repeat_after_reconnects(),
+                "presence": presence.announce(describe),
+                "vault watch": vault.watch(),
+                "broker closed": _stop_when_closed(nats, stop),
+            }
             running += [group.create_task(work, name=title) for title, work in background.items()]
             if ready is not None:
                 ready.set()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import nats.errors
 import nats.js.errors
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from contracts import jetstream_codes
 from contracts.control import MSG_ID
@@ -14,7 +14,7 @@ from runtime.broker import Broker
 log = logging.getLogger(__name__)
 
 _ACK_TIMEOUT_S = 2.0
-_TRIES = 20
+_TRIES, _TRIES_IF_FULL = 20, 3
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 1.0
 
 _PASSING = (nats.errors.TimeoutError, nats.js.errors.NoStreamResponseError, nats.js.errors.ServiceUnavailableError)
@@ -75,21 +75,21 @@ class Publisher:
             raise NotStored(f"{subject}: not confirmed after {_TRIES} tries") from exc
 
 
-def _may_pass(exc: BaseException) -> bool:
-    """A full stream is also answered with 503 (nats-server 2.15), but asking again makes no room in it."""
-    is_full = isinstance(exc, nats.js.errors.APIError) and exc.err_code == jetstream_codes.STORE_FAILED
-    return isinstance(exc, _PASSING) and not is_full
-
-
 def _until_confirmed(subject: str) -> AsyncRetrying:
     def note(state: RetryCallState) -> None:
         failure = state.outcome.exception() if state.outcome else None
         log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(failure).__name__})
 
+    def is_enough(state: RetryCallState) -> bool:
+        """Asking again makes no room in a full stream. But a server that is being stopped answers the same (2.15)."""
+        failure = state.outcome.exception() if state.outcome else None
+        is_full = isinstance(failure, nats.js.errors.APIError) and failure.err_code == jetstream_codes.STORE_FAILED
+        return state.attempt_number >= (_TRIES_IF_FULL if is_full else _TRIES)
+
     return AsyncRetrying(
-        retry=retry_if_exception(_may_pass),
+        retry=retry_if_exception_type(_PASSING),
         wait=wait_random_exponential(multiplier=_BACKOFF_FIRST_S, max=_BACKOFF_MAX_S),
-        stop=stop_after_attempt(_TRIES),
+        stop=is_enough,
         before_sleep=note,
         reraise=True,
     )

@@ -220,21 +220,23 @@ class EndpointGate:
     ) -> CallPermit | OutOfService:
         """Waits for a slot; by then the endpoint may be out of service. Raises DeadlineExceeded, NotNow."""
         name, most = _name(configured, endpoint), configured.config.max_concurrency or 0
-        with self._waiting.place(name.tenant, due_s=0):
-            async with interruption.scope():
-                slot = await self._slots.take(name, most, at_most_s=time_left_s)
-        if slot is None:
-            raise DeadlineExceeded(
-                f"the {most} calls that {name.provider} of tenant {name.tenant} may have at once were all taken "
-                "until the deadline"
-            )
+        slot: ConcurrencySlot | None = None
         try:
+            with self._waiting.place(name.tenant, due_s=0):
+                async with interruption.scope():
+                    slot = await self._slots.take(name, most, at_most_s=time_left_s)
+            if slot is None:
+                raise DeadlineExceeded(
+                    f"the {most} calls that {name.provider} of tenant {name.tenant} may have at once were all taken "
+                    "until the deadline"
+                )
             token = await self._token(name, configured)
-        except OutOfService as exc:
-            await self._slots.release(slot)
-            return exc
-        except BaseException:
-            await self._slots.release(slot)
+        except BaseException as exc:
+            # Also of an interruption that met the answer of NATS: Python 3.11's wait_for returns the answer then.
+            if slot is not None:
+                await self._slots.release(slot)
+            if isinstance(exc, OutOfService):
+                return exc
             raise
         return self._permit(name, endpoint, token, slot)
 

@@ -223,13 +223,13 @@ class Intake:
         """Says nothing when the request is another worker's by now: an ack would leave what that one does to nobody,
         should it die."""
         match ack:
-            case GaveBack(delay_s):
+            case GaveBack(delay_s) if delivery.lease.holds:
                 await self._give_back(delivery, delay_s=delay_s)
             case Acked() if delivery.lease.holds:
                 await self._say(delivery, b"+ACK")
             case Terminated() if delivery.lease.holds:
                 await self._say(delivery, b"+TERM")
-            case Acked() | Terminated() | NotAcked():
+            case Acked() | GaveBack() | Terminated() | NotAcked():
                 log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
             case _:
                 assert_never(ack)

@@ -35,6 +35,7 @@ COLLECT_S = 0.25
 """How long a batch waits for more records; the longest that a lone record waits."""
 RETRY_S = 2.0
 DRAIN_S = 10.0
+_BURY_S = 5.0
 MALFORMED_RECORD = "malformed_record"
 _READ_AT_ONCE = 20
 _NOBODY = "unknown"
@@ -165,16 +166,20 @@ class UsageConsumer:
         log.debug("usage_booked", extra={"booked": outcome.booked, "duplicates": outcome.duplicates})
 
     async def _bury(self, message: Msg, why: str) -> None:
-        """Copies the message to LLM_DEAD, and ends it when the copy is safe."""
-        await bury(
-            self._publisher,
-            message.data,
-            came_on=message.subject,
-            to=dead_subject(message.subject),
-            code=MALFORMED_RECORD,
-            reason=why,
-            msg_id=f"{streams.USAGE}:{message.metadata.sequence.stream}",
-        )
+        """Copies the message to LLM_DEAD, and ends it when the copy is safe.
+
+        Raises TimeoutError when it is not in `_BURY_S`: the records beside it must not wait for it any longer.
+        """
+        async with asyncio.timeout(_BURY_S):
+            await bury(
+                self._publisher,
+                message.data,
+                came_on=message.subject,
+                to=dead_subject(message.subject),
+                code=MALFORMED_RECORD,
+                reason=why,
+                msg_id=f"{streams.USAGE}:{message.metadata.sequence.stream}",
+            )
         await message.term()
         metrics.RECORDS.labels("dead").inc()
         log.error("usage_record_dead", extra={"subject": message.subject, "reason": why})

@@ -48,6 +48,9 @@ class DatabaseHealth:
                 await check(self._engine, self._url)
         except (Unreachable, TimeoutError) as exc:
             error = str(exc) or "no answer in time"
+        except Exception:
+            self.usable = False
+            raise
         if self.usable and error is not None:
             log.warning("database_unusable", extra={"server": address(self._url), "error": error})
         elif error is None and not self.usable:

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -14,12 +16,12 @@ from tests.driven_clock import DrivenClock
 from workers.endpoints.admission import Busy, CallPermit, CandidateTries, EndpointGate, worth_waiting_for
 from workers.endpoints.circuit import MAX_FAILURES, OPEN_FIRST_S
 from workers.endpoints.circuit_breaker import CircuitBreaker, OutOfService
-from workers.endpoints.concurrency import ConcurrencyLimit
+from workers.endpoints.concurrency import ConcurrencyLimit, ConcurrencySlot
 from workers.endpoints.keys import KeyStore
 from workers.endpoints.load_balancing import LoadBalancer
 from workers.endpoints.names import Candidate, EndpointId
 from workers.intake.waiting_room import WaitingRoom
-from workers.interruption import Interruption
+from workers.interruption import Interrupted, Interruption, Reason
 
 EAST = Endpoint(name="east", base_url="http://east")
 WEST = Endpoint(name="west", base_url="http://west", weight=0)
@@ -69,11 +71,20 @@ def test_of_endpoints_out_of_service_the_one_that_is_back_soonest_is_waited_for(
 class Worker:
     """A gate before the two endpoints of a provider that needs no keys, with circuits and slots on one bucket."""
 
-    def __init__(self, bucket: Bucket, clock: DrivenClock, *, name: str = "one", places: int = 2) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        clock: DrivenClock,
+        *,
+        name: str = "one",
+        places: int = 2,
+        limit: type[ConcurrencyLimit] = ConcurrencyLimit,
+    ) -> None:
         rng = random.Random(7)
+        self.interruption = Interruption()
         self.clock = clock
         self.breaker = CircuitBreaker(bucket.broker, worker=name, clock=clock)
-        self.slots = ConcurrencyLimit(bucket.broker, worker=name, clock=clock)
+        self.slots = limit(bucket.broker, worker=name, clock=clock)
         nothing = cast(Any, None)
         self.gate = EndpointGate(
             breaker=self.breaker,
@@ -95,12 +106,26 @@ class Worker:
             config=ProviderConfig(endpoints=(EAST, WEST), max_concurrency=most),
         )
         tries = tries or CandidateTries(Candidate("ollama", "llama"))
-        return await self.gate.enter(tries, configured, interruption=Interruption(), time_left_s=time_left_s)
+        return await self.gate.enter(tries, configured, interruption=self.interruption, time_left_s=time_left_s)
 
     async def break_circuit(self, endpoint: Endpoint) -> None:
         for _ in range(MAX_FAILURES):
             token = await self.breaker.allow(EndpointId("acme", "ollama", endpoint.name), revision=1)
             await token.failed(Overloaded("no answer"))
+
+
+class AnsweredLate(ConcurrencyLimit):
+    """Has no slot at once. NATS answers with one in the moment in which the request is cancelled."""
+
+    cancel: Callable[[], None]
+
+    async def take(self, endpoint: EndpointId, most: int, *, at_most_s: float) -> ConcurrencySlot | None:
+        if at_most_s == 0:
+            return None
+        self.cancel()
+        with suppress(asyncio.CancelledError):  # as Python 3.11's wait_for, which returns the answer then
+            await asyncio.sleep(0)
+        return await super().take(endpoint, most, at_most_s=0)
 
 
 @pytest.fixture
@@ -168,6 +193,17 @@ async def test_who_finds_no_slot_until_the_deadline_is_told_so(worker: Worker) -
 
     with pytest.raises(DeadlineExceeded):
         await worker.enter(most=1, time_left_s=0)
+
+
+async def test_a_slot_that_comes_with_a_cancellation_is_given_back(bucket: Bucket) -> None:
+    worker = Worker(bucket, DrivenClock(), limit=AnsweredLate)
+    assert isinstance(worker.slots, AnsweredLate)
+    worker.slots.cancel = lambda: worker.interruption.request(Reason.CANCELLED)
+
+    with pytest.raises(Interrupted):
+        await worker.enter(most=1)
+
+    assert bucket.value("slot.acme.ollama.east.0") == b""
 
 
 async def test_a_call_that_was_given_back_leaves_room_for_another_workers(bucket: Bucket, worker: Worker) -> None:
