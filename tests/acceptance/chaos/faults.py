@@ -108,7 +108,9 @@ class Faults:
     async def _stop(self, fault: Fault) -> None:
         process = await self._process(fault)
         self._note(fault)
-        everybody = [process, *process.children(recursive=True)]
+        everybody = [process]
+        with suppress(psutil.NoSuchProcess):  # another fault may just have ended it
+            everybody += process.children(recursive=True)
         _signal(everybody, signal.SIGSTOP)
         since = time()
         try:
