@@ -155,7 +155,13 @@ class EndpointGate:
         Raises OutOfService when no endpoint may be called, DeadlineExceeded, KeyUnavailable, UnknownModel, NotNow.
         """
         if not tries.endpoints:
-            tries.endpoints = self._in_order(configured, tries.candidate.model)
+            model = tries.candidate.model
+            offered = [(_name(configured, endpoint), endpoint) for endpoint in endpoints_for(configured.config, model)]
+            if not offered:
+                raise UnknownModel(
+                    f"no endpoint of {configured.provider_type} of tenant {configured.tenant} has {model!r}"
+                )
+            tries.endpoints = self._load_balancer.order(offered)
         give_up = self._clock.monotonic() + tries.patience_s
         while True:
             found = await self._first_free(tries.endpoints, configured)
@@ -179,7 +185,7 @@ class EndpointGate:
         return found
 
     async def key_has_changed(self, tries: CandidateTries, *, tenant: str) -> bool:
-        """Reads the key anew, after the vendor refused it."""
+        """Reads the key anew after the vendor refused it, and says whether it is another one than was used."""
         if tries.key is None or tries.current is None:
             return False
         try:
@@ -187,12 +193,6 @@ class EndpointGate:
         except KeyUnavailable:
             return False
         return held.key_version != tries.key.key_version
-
-    def _in_order(self, configured: PublishedProvider, model: str) -> list[Endpoint]:
-        offered = endpoints_for(configured.config, model)
-        if not offered:
-            raise UnknownModel(f"no endpoint of {configured.provider_type} of tenant {configured.tenant} has {model!r}")
-        return self._load_balancer.order([(_name(configured, e), e) for e in offered])
 
     async def _first_free(
         self, endpoints: Sequence[Endpoint], configured: PublishedProvider
@@ -209,7 +209,9 @@ class EndpointGate:
                 continue
             slot = await self._slots.take(name, most, at_most_s=0) if most else None
             if slot or not most:
-                return self._permit(name, endpoint, token, slot)
+                return CallPermit(
+                    name, endpoint, token=token, slot=slot, load_balancer=self._load_balancer, slots=self._slots
+                )
             if token is not None:  # it may be the fleet's only probe
                 await token.dropped()
             refusals.append(Busy(endpoint))
@@ -238,17 +240,13 @@ class EndpointGate:
             if isinstance(exc, OutOfService):
                 return exc
             raise
-        return self._permit(name, endpoint, token, slot)
+        return CallPermit(name, endpoint, token=token, slot=slot, load_balancer=self._load_balancer, slots=self._slots)
 
     async def _token(self, name: EndpointId, configured: PublishedProvider) -> BreakerToken | None:
+        """The circuit's leave to call the endpoint; None where it has no circuit. Raises OutOfService."""
         if name.provider in _ALWAYS_IN_SERVICE:
             return None
         return await self._breaker.allow(name, revision=configured.revision)
-
-    def _permit(
-        self, name: EndpointId, endpoint: Endpoint, token: BreakerToken | None, slot: ConcurrencySlot | None
-    ) -> CallPermit:
-        return CallPermit(name, endpoint, token=token, slot=slot, load_balancer=self._load_balancer, slots=self._slots)
 
 
 def _name(configured: PublishedProvider, endpoint: Endpoint) -> EndpointId:

@@ -184,6 +184,7 @@ class Circuit:
 
 
 def growing_s(first_s: float, most_s: float, generation: int) -> float:
+    """`first_s` seconds for generation 1, doubled with each one that follows, and at most `most_s`."""
     return min(most_s, first_s * 2 ** min(generation - 1, 16))
 
 

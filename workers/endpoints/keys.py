@@ -76,16 +76,16 @@ class KeyStore:
                 else:
                     log.warning("key_from_cache", extra={"key": str(where)})
             return held
-        held = await self._read(where)
-        # What was already being read may be from before the change that the caller knows of.
-        return held if held.key_version >= key_version else await self._read(where)
+        held = await self.read_anew(tenant=tenant, provider=provider, name=name)
+        if held.key_version < key_version:
+            # What was already being read may be from before the change that the caller knows of.
+            held = await self.read_anew(tenant=tenant, provider=provider, name=name)
+        return held
 
     async def read_anew(self, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> HeldKey:
-        """After the vendor refused the key: what Vault holds now. Raises KeyUnavailable."""
-        return await self._read(_Where(provider, tenant, name))
-
-    async def _read(self, where: _Where) -> HeldKey:
-        return await asyncio.shield(self._start_reading(where))
+        """What Vault holds now, whatever is held here. Raises KeyUnavailable."""
+        # Shielded, because others may be waiting for the same read when this request is interrupted.
+        return await asyncio.shield(self._start_reading(_Where(provider, tenant, name)))
 
     def _start_reading(self, where: _Where) -> asyncio.Task[HeldKey]:
         if (task := self._reads.get(where)) is None:

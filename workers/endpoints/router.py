@@ -46,7 +46,8 @@ class Router:
         for prefix in dict.fromkeys(model.partition("/")[0] for model in named):
             if prefix in list(Provider):
                 await self._config.provider(tenant.slug, prefix)  # a miss is looked up before it counts
-        routes = self._routes(tenant, self._config.providers_of(tenant.slug))
+        providers = self._config.providers_of(tenant.slug)
+        routes = Routes(tenant, providers, default_models=self._default_models, vendor_of=provider_of_model)
         return routes.candidates(request.model, pool=None if pool == AUTO else pool, fallbacks=request.fallbacks)
 
     def model(self, named: str, *, tenant: PublishedTenant, configured: PublishedProvider) -> str:
@@ -55,10 +56,7 @@ class Router:
         Raises UnknownModel or NoProvider.
         """
         provider = configured.provider_type
-        routes = self._routes(tenant, {provider: configured})
-        return next(c for c in routes.resolve(named, pool=provider) if c.provider == provider).model
-
-    def _routes(self, tenant: PublishedTenant, providers: Mapping[str, PublishedProvider]) -> Routes:
-        return Routes(
-            tenant=tenant, providers=providers, default_models=self._default_models, vendor_of=provider_of_model
+        routes = Routes(
+            tenant, {provider: configured}, default_models=self._default_models, vendor_of=provider_of_model
         )
+        return next(c for c in routes.resolve(named, pool=provider) if c.provider == provider).model

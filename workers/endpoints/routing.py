@@ -1,6 +1,7 @@
 """Which provider and model serve a request, in order; and which endpoint of a provider."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from contracts.errors import NoProvider, UnknownModel
@@ -45,44 +46,24 @@ class Routes:
         return list(dict.fromkeys(found)), left_out[:_MOST_SENTENCES]
 
     def resolve(self, model: str, *, pool: str | None) -> list[Candidate]:
-        """One candidate, or several for an alias. Raises UnknownModel or NoProvider."""
-        if model in self.tenant.aliases:
-            return self._alias(model)
-        prefix, _, rest = model.partition("/")
-        if prefix in _PROVIDERS:
-            return [self._of_provider(prefix, rest)]
-        if pool is not None:
-            return [self._of_provider(pool, model)]
-        return [self._bare(model)]
-
-    def _alias(self, alias: str) -> list[Candidate]:
-        """The targets of an alias that this tenant has; an alias within an alias is not followed."""
+        """One candidate, or for an alias each of its targets that the tenant has. Raises UnknownModel or NoProvider."""
+        if model not in self.tenant.aliases:
+            return [self._target(model, pool=pool)]
         found: list[Candidate] = []
-        for target in self.tenant.aliases[alias]:
-            prefix, _, rest = target.partition("/")
-            try:
-                found.append(self._of_provider(prefix, rest) if prefix in _PROVIDERS else self._bare(target))
-            except (UnknownModel, NoProvider):
-                continue
+        for target in self.tenant.aliases[model]:
+            with suppress(UnknownModel, NoProvider):  # an alias within an alias is not followed
+                found.append(self._target(target, pool=None))
         if not found:
-            raise NoProvider(f"no target of the alias {alias!r} of tenant {self.tenant.slug} is configured")
+            raise NoProvider(f"no target of the alias {model!r} of tenant {self.tenant.slug} is configured")
         return found
 
-    def _of_provider(self, provider: str, model: str) -> Candidate:
-        configured = self.providers.get(provider)
-        if configured is None:
-            raise NoProvider(
-                f"tenant {self.tenant.slug} has no active provider {provider}; add one with POST /api/v1/llm-providers"
-            )
-        config = configured.config
-        model = model or config.default_model or self.default_models.get(provider) or next(iter(config.models), "")
-        if not model:
-            raise UnknownModel(f"{provider} of tenant {self.tenant.slug} has no default model; name one")
-        if (config.models and model not in config.models) or not endpoints_for(config, model):
-            raise UnknownModel(f"{provider} of tenant {self.tenant.slug} does not offer the model {model!r}")
-        return Candidate(provider, model)
-
-    def _bare(self, model: str) -> Candidate:
+    def _target(self, model: str, *, pool: str | None) -> Candidate:
+        """What a name stands for that is no alias: the provider is named in it, or is the pool's, or is looked for."""
+        prefix, _, rest = model.partition("/")
+        if prefix in _PROVIDERS:
+            return self._of_provider(prefix, rest)
+        if pool is not None:
+            return self._of_provider(pool, model)
         offering = sorted(
             (
                 p
@@ -97,6 +78,20 @@ class Routes:
         if vendor is None:
             raise UnknownModel(f"no provider of tenant {self.tenant.slug} offers the model {model!r}")
         return self._of_provider(vendor, model)
+
+    def _of_provider(self, provider: str, model: str) -> Candidate:
+        configured = self.providers.get(provider)
+        if configured is None:
+            raise NoProvider(
+                f"tenant {self.tenant.slug} has no active provider {provider}; add one with POST /api/v1/llm-providers"
+            )
+        config = configured.config
+        model = model or config.default_model or self.default_models.get(provider) or next(iter(config.models), "")
+        if not model:
+            raise UnknownModel(f"{provider} of tenant {self.tenant.slug} has no default model; name one")
+        if (config.models and model not in config.models) or not endpoints_for(config, model):
+            raise UnknownModel(f"{provider} of tenant {self.tenant.slug} does not offer the model {model!r}")
+        return Candidate(provider, model)
 
 
 def endpoints_for(config: ProviderConfig, model: str) -> list[Endpoint]:
