@@ -20,7 +20,8 @@ from workers.clock import Clock
 from workers.jetstream.server_memory import REQUEST_IDS_KNOWN
 
 SETTLE_S = 3.0
-"""Within it the workers have reconnected to a server that was started anew, and said their events again."""
+"""Nothing is pulled for so long from a server that was started anew. By then the workers have reconnected to it and
+published their events again."""
 _CLOCK_SKEW = timedelta(seconds=2)
 """The server dates messages, and its clock may be behind ours by this much."""
 
@@ -40,11 +41,12 @@ class KnownServer:
         self._ids_known_from = at
 
     def is_met(self, server_id: str) -> bool:
-        """Whether this is the server that is known; to be asked before anything is asked of the server."""
+        """Whether the connection is still to the server that was met last; to be checked before each pull."""
         return server_id == self._server_id
 
     def meet(self, server_id: str, *, in_cluster: bool) -> bool:
-        """Another server than before is there. Whether it may have forgotten deliveries."""
+        """Notes that the connection is to this server now, which is not the one before. True when it may have forgotten
+        deliveries."""
         forgot = bool(self._server_id) and not in_cluster
         if forgot:
             self._pulled_from = self._clock.monotonic() + SETTLE_S

@@ -72,21 +72,20 @@ class Intake:
         self._interrupt = interrupt
         self._clock = clock
         self._server = KnownServer(clock)
-        self._sources = {priority: self._source(priority) for priority in Priority}
+        self._sources: dict[Priority, _Source] = {}
+        for priority in Priority:
+            consumer = streams.pool_consumer(provider, priority)
+            pull = Pull(
+                broker.client,
+                stream=streams.REQUESTS,
+                consumer=consumer,
+                on_message=partial(self._receive, priority),
+                on_end=partial(self._pull_ended, priority),
+                monotonic=clock.monotonic,
+            )
+            self._sources[priority] = _Source(consumer, priority, pull, Leases(clock.monotonic))
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
-
-    def _source(self, priority: Priority) -> _Source:
-        consumer = streams.pool_consumer(self._provider, priority)
-        pull = Pull(
-            self._broker.client,
-            stream=streams.REQUESTS,
-            consumer=consumer,
-            on_message=partial(self._receive, priority),
-            on_end=partial(self._pull_ended, priority),
-            monotonic=self._clock.monotonic,
-        )
-        return _Source(consumer, priority, pull, Leases(self._clock.monotonic))
 
     @property
     def in_flight(self) -> int:
@@ -204,7 +203,19 @@ class Intake:
     async def _work(self, source: _Source, delivery: Delivery) -> None:
         try:
             ack = await self._run(delivery) if delivery.lease.holds else NotAcked()
-            await self._settle(delivery, ack)
+            # To ack what is another worker's by now would leave its work to nobody, should that one die.
+            answer = ack if delivery.lease.holds else NotAcked()
+            match answer:
+                case Acked():
+                    await self._say(delivery, b"+ACK")
+                case GaveBack(delay_s):
+                    await self._give_back(delivery, delay_s=delay_s)
+                case Terminated():
+                    await self._say(delivery, b"+TERM")
+                case NotAcked():
+                    log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
+                case _:
+                    assert_never(answer)
         except asyncio.CancelledError:
             await self._give_back(delivery)
             raise
@@ -219,23 +230,8 @@ class Intake:
             self._start_what_fits()
         await self._ask(source)
 
-    async def _settle(self, delivery: Delivery, ack: Ack) -> None:
-        """Says nothing when the request is another worker's by now: an ack would leave what that one does to nobody,
-        should it die."""
-        match ack:
-            case GaveBack(delay_s) if delivery.lease.holds:
-                await self._give_back(delivery, delay_s=delay_s)
-            case Acked() if delivery.lease.holds:
-                await self._say(delivery, b"+ACK")
-            case Terminated() if delivery.lease.holds:
-                await self._say(delivery, b"+TERM")
-            case Acked() | GaveBack() | Terminated() | NotAcked():
-                log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
-            case _:
-                assert_never(ack)
-
     async def _give_back(self, delivery: Delivery, *, delay_s: float = 0) -> None:
-        """Not when it is another worker's by now: that one would get it a second time."""
+        """Unless it is another worker's by now: then JetStream would give it out a second time beside that one."""
         if delivery.lease.holds:
             await self._say(delivery, f'-NAK {{"delay": {nanoseconds(delay_s)}}}'.encode() if delay_s else b"-NAK")
 
@@ -263,15 +259,13 @@ class Intake:
                 answer = await self._broker.client.request(info, timeout=_INFO_TIMEOUT_S)
             except nats.errors.Error:
                 continue
-            if "error" not in json.loads(answer.data):
-                await self._confirmed(source, sent_at)
-
-    async def _confirmed(self, source: _Source, sent_at: float) -> None:
-        was_in_doubt = source.leases.in_doubt
-        source.leases.confirmed(sent_at=sent_at)
-        if was_in_doubt:
-            source.pull.forget()
-            await self._ask(source)
+            if "error" in json.loads(answer.data):
+                continue
+            was_in_doubt = source.leases.in_doubt
+            source.leases.confirmed(sent_at=sent_at)
+            if was_in_doubt:  # only a pull that is sent from now on brings what is certainly ours
+                source.pull.forget()
+                await self._ask(source)
 
     async def _drain(self, grace_s: float) -> None:
         self._draining = True

@@ -9,7 +9,6 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import nats.errors
 
@@ -40,7 +39,7 @@ async def replies_kept_since(broker: Broker) -> ServerMemory | None:
 
     Raises nats.errors.Error when the server does not answer.
     """
-    info = await _info(broker, streams.REPLIES)
+    info = json.loads(await broker.request(f"$JS.API.STREAM.INFO.{streams.REPLIES}", b""))
     if "created" not in info:
         return None
     begins_at = datetime.fromisoformat(info["created"])
@@ -59,7 +58,8 @@ async def ids_known_from(broker: Broker, *, clock: Clock, made_within: timedelta
     """
     at_the_latest = clock.now() + REQUEST_IDS_KNOWN
     try:
-        kept, asked = await replies_kept_since(broker), await _info(broker, streams.REQUESTS)
+        kept = await replies_kept_since(broker)
+        asked = json.loads(await broker.request(f"$JS.API.STREAM.INFO.{streams.REQUESTS}", b""))
     except nats.errors.Error:
         return at_the_latest
     if kept is None or "created" not in asked:
@@ -68,10 +68,6 @@ async def ids_known_from(broker: Broker, *, clock: Clock, made_within: timedelta
     if kept.begins_at - first_started_at < made_within:
         return first_started_at
     return kept.begins_at + REQUEST_IDS_KNOWN
-
-
-async def _info(broker: Broker, stream: str) -> dict[str, Any]:
-    return json.loads(await broker.request(f"$JS.API.STREAM.INFO.{stream}", b""))
 
 
 async def until_kept(broker: Broker) -> None:
