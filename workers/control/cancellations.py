@@ -40,6 +40,7 @@ class Cancellations:
                 del self._running[this]
 
     def cancel(self, tenant: str, request_id: str) -> None:
+        """Stops the request if it runs here, and should it come later."""
         this = (tenant, request_id)
         self._remembered[this] = self._clock.monotonic()
         self._forget_old()

@@ -4,11 +4,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
-from typing import TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from contracts import streams, subjects
 from contracts.control import Cancel, Resume
@@ -39,8 +38,6 @@ from workers.jetstream import stored_events
 from workers.providers.base import Provider, Target
 
 log = logging.getLogger(__name__)
-
-M = TypeVar("M", bound=BaseModel)
 
 _RPC_TIMEOUT_S = 30.0
 _AT_ONCE = 64
@@ -102,14 +99,19 @@ class Control:
         self._cancellations.cancel(subjects.tenant_of_control(msg.subject), cancel.request_id)
 
     def _in_task(self, answer: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+        """A subscription's callback that answers in a task; a FleetError of `answer` is sent as the refusal."""
+
         async def run(msg: Msg) -> None:
             try:
                 async with self._slots:
-                    await answer(msg)
+                    try:
+                        await answer(msg)
+                    except FleetError as error:
+                        await self._refuse(msg, error)
             except (nats.errors.Error, TimeoutError) as exc:
                 log.warning("answer_failed", extra={"subject": msg.subject, "error": type(exc).__name__})
                 with suppress(nats.errors.Error):
-                    await self._reply(msg, _refusal(ProviderUnavailable(f"NATS did not answer: {type(exc).__name__}")))
+                    await self._refuse(msg, ProviderUnavailable(f"NATS did not answer: {type(exc).__name__}"))
             except Exception:
                 log.exception("answer_crashed", extra={"subject": msg.subject})
 
@@ -123,12 +125,12 @@ class Control:
         return start
 
     async def _resume(self, msg: Msg) -> None:
+        """Sends the stored events that the agent has not seen, and an empty message after the last one."""
         tenant = subjects.tenant_of_control(msg.subject)
         try:
             ask = Resume.model_validate_json(msg.data)
         except ValidationError as exc:
-            await self._reply(msg, _refusal(_malformed(exc)))
-            return
+            raise MalformedRequest(f"the question is not valid: {errors_in_one_line(exc)}") from None
         found = 0
         async with aclosing(
             stored_events.raw(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))
@@ -141,9 +143,7 @@ class Control:
                 if found % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
         if not found:
-            nothing = InvalidRequest(f"no events are stored of request {ask.request_id}; they are kept for 10 minutes")
-            await self._reply(msg, _refusal(nothing))
-            return
+            raise InvalidRequest(f"no events are stored of request {ask.request_id}; they are kept for 10 minutes")
         await self._broker.client.publish(msg.reply, b"")
 
     async def _answer(self, msg: Msg) -> None:
@@ -151,14 +151,12 @@ class Control:
         method, tenant = subjects.method_and_tenant_of_rpc(msg.subject)
         try:
             async with asyncio.timeout(_RPC_TIMEOUT_S):
-                answer = await self._ask_adapter(provider, method, tenant, msg.data)
-        except FleetError as error:
-            answer = _refusal(error)
+                answer = await self._ask_adapter(provider, method, tenant, msg.data or b"{}")
         except ValidationError as exc:
-            answer = _refusal(_malformed(exc))
+            raise MalformedRequest(f"the question is not valid: {errors_in_one_line(exc)}") from None
         except TimeoutError:
-            answer = _refusal(InternalError(f"{provider} did not answer {method} in {_RPC_TIMEOUT_S:.0f} s"))
-        await self._reply(msg, answer)
+            raise InternalError(f"{provider} did not answer {method} in {_RPC_TIMEOUT_S:.0f} s") from None
+        await self._broker.client.publish(msg.reply, answer.to_json())
 
     async def _ask_adapter(self, provider: str, method: str, tenant: str, data: bytes) -> WireModel:
         adapter = self._adapters[provider]
@@ -166,17 +164,18 @@ class Control:
         configured = await self._router.provider(tenant, provider)
         match method:
             case RpcMethod.HEALTH:
-                if configured.revision < (_parse(HealthCheck, data).revision or 0):
+                check, _ = lenient_json.parse(HealthCheck, data)
+                if configured.revision < (check.revision or 0):
                     raise NoProvider(f"the last change of {provider} of tenant {tenant} has not arrived here yet")
                 return await self._health(adapter, configured)
             case RpcMethod.MODELS:
                 return Models(models=await adapter.get_supported_models(await self._target(configured)))
             case RpcMethod.COUNT_TOKENS:
-                question = _parse(CountTokens, data)
+                question, _ = lenient_json.parse(CountTokens, data)
                 model = self._router.model(question.model, tenant=settings, configured=configured)
                 return await adapter.count_tokens(question, model=model, target=await self._target(configured))
             case RpcMethod.ESTIMATE_COST:
-                estimate = _parse(EstimateCost, data)
+                estimate, _ = lenient_json.parse(EstimateCost, data)
                 model = self._router.model(estimate.model, tenant=settings, configured=configured)
                 return await adapter.estimate_cost(
                     estimate, model=model, target=await self._target(configured), prices=settings.prices
@@ -204,17 +203,5 @@ class Control:
             )
         return Health(healthy=all(e.healthy for e in checked), endpoints=tuple(checked))
 
-    async def _reply(self, msg: Msg, answer: WireModel) -> None:
-        await self._broker.client.publish(msg.reply, answer.to_json())
-
-
-def _parse(model: type[M], data: bytes) -> M:
-    return lenient_json.parse(model, data or b"{}")[0]
-
-
-def _refusal(error: FleetError) -> Refusal:
-    return Refusal(error=error.to_wire())
-
-
-def _malformed(exc: ValidationError) -> MalformedRequest:
-    return MalformedRequest(f"the question is not valid: {errors_in_one_line(exc)}")
+    async def _refuse(self, msg: Msg, error: FleetError) -> None:
+        await self._broker.client.publish(msg.reply, Refusal(error=error.to_wire()).to_json())
