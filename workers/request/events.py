@@ -80,8 +80,15 @@ class EventStream:
                 event += b',"refusal":' + _quote(chunk.refusal)
             if chunk.tool_calls:
                 event += b',"tool_calls":[' + b",".join(map(_tool_call, chunk.tool_calls)) + b"]"
-        except UnicodeEncodeError:
-            await self.delta(_without_halves_of_pairs(chunk))
+        except UnicodeEncodeError:  # half of a surrogate pair, in whose place U+FFFD is sent
+            calls = [all_without_halves(call.model_dump(mode="json")) for call in chunk.tool_calls]
+            mended = Chunk(
+                without_halves(chunk.text),
+                without_halves(chunk.reasoning),
+                without_halves(chunk.refusal),
+                tuple(map(ToolCallDelta.model_validate, calls)),
+            )
+            await self.delta(mended)
             return
         try:
             await self._send(event + b"}")
@@ -93,7 +100,6 @@ class EventStream:
         """Ends this attempt; whatever comes next is the next attempt."""
         next_up = NextCandidate(provider=provider, model=model)
         await self._publish_event(Retrying, error=error, delay_s=delay_s, next=next_up)
-        self._begin_attempt(self.attempt + 1)
 
     async def completed(
         self, call: VendorCall, finish: Finish, record: UsageRecord, *, warnings: tuple[str, ...]
@@ -125,18 +131,15 @@ class EventStream:
         await self._publish_event(Cancelled, usage=bill.usage, cost=bill.cost())
 
     def continue_after(self, last: Event) -> None:
-        """Another worker published `last`; this one's events follow it with the next attempt."""
-        self._begin_attempt(last.attempt + 1)
+        """`last` was the last event of its attempt, by whichever worker; what follows is the next attempt."""
+        self.attempt = last.attempt + 1
+        self.seq = 0
+        self._prefix = b""
+        self.sent.clear()
 
     def skip_attempts(self, deliveries: int) -> None:
         """So many deliveries before this one may have used numbers that nobody knows any more."""
         self.attempt += deliveries * _MOST_ATTEMPTS
-
-    def _begin_attempt(self, number: int) -> None:
-        self.attempt = number
-        self.seq = 0
-        self._prefix = b""
-        self.sent.clear()
 
     async def republish(self) -> None:
         """Repeats this attempt's events; readers drop what they have."""
@@ -148,6 +151,8 @@ class EventStream:
             raise AssertionError(f"request {self._request_id} has ended, and says nothing after it")
         built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
         await self._send(built.to_json())
+        if isinstance(built, Retrying):
+            self.continue_after(built)
         self.ended = isinstance(built, Terminal)
 
     async def _send(self, event: bytes) -> None:
@@ -171,21 +176,12 @@ def _tool_call(delta: ToolCallDelta) -> bytes:
     return call + b"}"
 
 
-def _without_halves_of_pairs(chunk: Chunk) -> Chunk:
-    """The chunk with U+FFFD in place of halves of surrogate pairs."""
-    return Chunk(
-        without_halves(chunk.text),
-        without_halves(chunk.reasoning),
-        without_halves(chunk.refusal),
-        tuple(
-            ToolCallDelta.model_validate(all_without_halves(call.model_dump(mode="json"))) for call in chunk.tool_calls
-        ),
-    )
-
-
 def _split(chunk: Chunk) -> list[Chunk]:
-    """Smaller chunks that say the same, in order: one for each kind of output and each call, or, where there is only
-    one, a chunk for each half of its text. Raises TooLarge when there is no text to halve."""
+    """Smaller chunks that say the same, in order.
+
+    One for each kind of output and each tool call or, where there is only one of these, one for each half of its text.
+    Raises TooLarge when there is no text to halve.
+    """
     kinds = [
         *([Chunk(reasoning=chunk.reasoning)] if chunk.reasoning else []),
         *([Chunk(text=chunk.text)] if chunk.text else []),
@@ -194,20 +190,16 @@ def _split(chunk: Chunk) -> list[Chunk]:
     ]
     if len(kinds) > 1:
         return kinds
-    match chunk:
-        case Chunk(text=text) if len(text) > 1:
-            return [Chunk(text=half) for half in _halves(text)]
-        case Chunk(reasoning=text) if len(text) > 1:
-            return [Chunk(reasoning=half) for half in _halves(text)]
-        case Chunk(refusal=text) if len(text) > 1:
-            return [Chunk(refusal=half) for half in _halves(text)]
-        case Chunk(tool_calls=(ToolCallDelta(arguments=str(text)) as call,)) if len(text) > 1:
-            first, second = _halves(text)
-            rest = ToolCallDelta(index=call.index, arguments=second)
-            return [Chunk(tool_calls=(part,)) for part in (call.model_copy(update={"arguments": first}), rest)]
-        case _:
-            raise TooLarge("a delta")
-
-
-def _halves(text: str) -> tuple[str, str]:
-    return text[: len(text) // 2], text[len(text) // 2 :]
+    call = chunk.tool_calls[0] if chunk.tool_calls else None
+    text = chunk.text or chunk.reasoning or chunk.refusal or (call and call.arguments) or ""
+    if len(text) < 2:
+        raise TooLarge("a delta")
+    first, second = text[: len(text) // 2], text[len(text) // 2 :]
+    if call:
+        rest = ToolCallDelta(index=call.index, arguments=second)
+        return [Chunk(tool_calls=(call.model_copy(update={"arguments": first}),)), Chunk(tool_calls=(rest,))]
+    if chunk.text:
+        return [Chunk(text=first), Chunk(text=second)]
+    if chunk.reasoning:
+        return [Chunk(reasoning=first), Chunk(reasoning=second)]
+    return [Chunk(refusal=first), Chunk(refusal=second)]
