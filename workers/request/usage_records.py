@@ -82,8 +82,11 @@ def usage_of(call: VendorCall, request: CompletionRequest, error: FleetError | N
         stated, is_final = call.stated.usage, call.stated.is_final
     if stated and not _is_plausible(stated):
         stated = None
-    if stated and is_final and _covers(stated, call.gathering):
-        return stated
+    if stated and is_final:
+        # With an output it must have an input, too. That there was no output is believed when none has arrived.
+        is_whole = bool(stated.input_tokens) if stated.output_tokens else not call.gathering.started
+        if is_whole:
+            return stated
     # A vendor that was asked and is silent may have worked, and bills it: then nobody can know.
     may_have_worked = error is None or (error.status is None and RULES[error.code].may_have_worked)
     if call.finish is None and call.stated is None and not call.gathering.started and not may_have_worked:
@@ -106,13 +109,6 @@ def _is_plausible(usage: Usage) -> bool:
     """Whether a reply can have been counted as this at all."""
     counts = (getattr(part, name) for part in (usage, *usage.parts) for name in TokenCounts.model_fields)
     return len(usage.parts) <= MAX_PARTS and all(plausible(count) is not None for count in counts)
-
-
-def _covers(stated: Usage, arrived: Gathering) -> bool:
-    """Whether it has an output if there was one, and an input: only a call that was refused at once has neither."""
-    if arrived.started and not stated.output_tokens:
-        return False
-    return bool(stated.input_tokens or not stated.output_tokens)
 
 
 def usage_record(
