@@ -9,7 +9,7 @@ repeated by the next delivery, and what is repeated is deduplicated by id.
 | Completed | `completed`; usage record. An answer that no event can hold: usage record, then as Failed | Acked |
 | Failed | `failed` (the usage record of each call was published when the call failed) | Acked |
 | Cancelled | `cancelled`; usage record of the call that was broken off | Acked |
-| MovedOn | the request, to the other pool. When its queue is full: as Failed | Acked |
+| MovedOn | the request, to the other pool. When its queue is full, or it was moved too often: as Failed | Acked |
 | DoneBefore | usage record of the last call, when it may have none | Acked |
 | GivenBack | usage record of the call that was broken off; `retrying` | GaveBack |
 | Buried | the message, to `LLM_DEAD`; `failed` | Acked |
@@ -27,7 +27,15 @@ import logging
 from typing import assert_never
 
 from contracts import subjects, usage
-from contracts.errors import FleetError, InternalError, InvalidRequest, MalformedRequest, QueueFull, StreamInterrupted
+from contracts.errors import (
+    FleetError,
+    InternalError,
+    InvalidRequest,
+    MalformedRequest,
+    NoProvider,
+    QueueFull,
+    StreamInterrupted,
+)
 from runtime.jetstream.dead_letters import bury
 from runtime.jetstream.publishing import NotStored, Publisher, TooLarge
 from workers import telemetry
@@ -144,7 +152,7 @@ class Ending:
     async def _move_on(self, to: Candidate, job: Job) -> Ack:
         try:
             await self._handovers.publish(job, to)
-        except (QueueFull, InvalidRequest) as error:
+        except (NoProvider, QueueFull, InvalidRequest) as error:
             return await self._fail(error, job)
         log.info("handed_over", extra={**job.log_facts(), "to": str(to)})
         return Acked()

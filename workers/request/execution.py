@@ -22,7 +22,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from contracts import subjects
-from contracts.errors import AuthenticationFailed, FleetError, InternalError, MalformedRequest, NoProvider
+from contracts.errors import AuthenticationFailed, FleetError, InternalError, MalformedRequest
 from contracts.providers import PublishedTenant
 from contracts.requests import DEFAULT_DEADLINE_S
 from runtime.jetstream.publishing import NotStored, Publisher
@@ -151,7 +151,7 @@ class Execution:
                 job.check_goes_on(self._clock.now())
                 candidate = job.candidates.pop(0)
                 if candidate.provider != self._pool or self._attempts is None:
-                    return self._move_on(job, candidate)
+                    return MovedOn(candidate)
                 result = await self._try(job, candidate, self._attempts)
                 if not isinstance(result, AttemptFailed):
                     return result
@@ -167,11 +167,6 @@ class Execution:
         except Exception:
             log.exception("request_crashed", extra=job.log_facts())
             return Failed(InternalError(CRASHED))
-
-    def _move_on(self, job: Job, to: Candidate) -> MovedOn | Failed:
-        if job.handover and job.handover.hops >= policy.MAX_ATTEMPTS:
-            return Failed(NoProvider(f"the request was handed over {job.handover.hops} times and found no provider"))
-        return MovedOn(to)
 
     async def _try(self, job: Job, candidate: Candidate, attempts: AttemptRunner) -> Outcome | AttemptFailed:
         """Works on one candidate until the outcome is certain, or with the failure that makes the next one due."""
@@ -204,6 +199,12 @@ class Execution:
             job.check_goes_on(self._clock.now())
 
     async def _decide(self, job: Job, tries: CandidateTries, failed: AttemptFailed) -> policy.Decision:
+        """What the policy decides, who is told all that it asks for: also whether a refused key has been replaced."""
+        has_newer_credential = isinstance(failed.error, CredentialReplaced)
+        key_refused = isinstance(failed.error, AuthenticationFailed) and not has_newer_credential
+        if key_refused and not tries.key_read_anew:  # once for each candidate, because each read asks Vault
+            tries.key_read_anew = True
+            has_newer_credential = await self._endpoints.key_has_changed(tries, tenant=job.address.tenant)
         decision = policy.decide(
             failed.error,
             policy.Situation(
@@ -217,7 +218,7 @@ class Execution:
                 jitter=self._rng.random(),
                 out_of_service_s=failed.out_of_service_s,
                 waited_for_service=tries.patience_s > 0,
-                has_newer_credential=await self._has_newer_credential(job, tries, failed.error),
+                has_newer_credential=has_newer_credential,
             ),
         )
         then = type(decision).__name__
@@ -225,12 +226,3 @@ class Execution:
         facts = {"attempt": job.events.attempt, "code": failed.error.code, "then": then}
         log.debug("attempt_failed", extra={**job.log_facts(), **facts})
         return decision
-
-    async def _has_newer_credential(self, job: Job, tries: CandidateTries, error: FleetError) -> bool:
-        """The key is read anew once for each candidate."""
-        if isinstance(error, CredentialReplaced):
-            return True
-        if not isinstance(error, AuthenticationFailed) or tries.key_read_anew:
-            return False
-        tries.key_read_anew = True
-        return await self._endpoints.key_has_changed(tries, tenant=job.address.tenant)

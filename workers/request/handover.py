@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from contracts import subjects
 from contracts.control import HANDOVER, MSG_TTL, Handover
-from contracts.errors import InvalidRequest, MalformedRequest, QueueFull
+from contracts.errors import InvalidRequest, MalformedRequest, NoProvider, QueueFull
 from contracts.subjects import RequestAddress
 from runtime.jetstream.publishing import Publisher, SubjectFull, TooLarge
 from runtime.sealing import Keyring, UnsealError
@@ -19,6 +19,7 @@ from workers.clock import Clock
 from workers.endpoints.names import Candidate
 from workers.intake.delivery import Delivery
 from workers.request.job import Job
+from workers.request.policy import MAX_ATTEMPTS
 
 _TTL_SLACK_S = 60
 """A message outlives its deadline by this much, so that a worker can still say `deadline_exceeded`."""
@@ -52,13 +53,19 @@ class Handovers:
         self._clock = clock
 
     async def publish(self, job: Job, to: Candidate) -> None:
-        """Returns when it is stored. Raises QueueFull when that pool's queue is full for this tenant, InvalidRequest
-        when no message can hold it, NotStored and Lost."""
+        """Returns when it is stored.
+
+        Raises NoProvider when it was handed over too often already, QueueFull when that pool's queue is full for this
+        tenant, InvalidRequest when no message can hold it, NotStored and Lost.
+        """
+        hops = job.handover.hops if job.handover else 0
+        if hops >= MAX_ATTEMPTS:
+            raise NoProvider(f"the request was handed over {hops} times and found no provider")
         told = Handover(
             model=str(to),
             remaining=tuple(map(str, job.candidates)),
             attempt=job.events.attempt,
-            hops=job.handover.hops + 1 if job.handover else 1,
+            hops=hops + 1,
             queued_at=job.queued_at,
             history=tuple(
                 failed.model_copy(

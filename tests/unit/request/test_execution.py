@@ -7,7 +7,7 @@ from typing import Any
 import nats.errors
 import pytest
 
-from contracts.control import HANDOVER, MSG_ID
+from contracts.control import HANDOVER, MSG_ID, Handover
 from contracts.errors import (
     AuthenticationFailed,
     BudgetExceeded,
@@ -31,7 +31,7 @@ from workers import telemetry
 from workers.intake.delivery import Acked, GaveBack, NotAcked, Terminated
 from workers.providers.base import Chunk
 from workers.request.ending import UNCONFIRMED_S
-from workers.request.policy import MAX_TRIES_PER_ENDPOINT
+from workers.request.policy import MAX_ATTEMPTS, MAX_TRIES_PER_ENDPOINT
 
 HELLO = [Chunk(text="Hel"), Chunk(text="lo"), FINISH]
 
@@ -139,6 +139,21 @@ async def test_the_pool_without_an_adapter_hands_over() -> None:
     assert await one.execution.run(auto) == Acked()
 
     assert one.publisher.kinds == ["request"]
+
+
+async def test_a_request_that_was_handed_over_again_and_again_fails() -> None:
+    one = way(pool="auto")
+    told = Handover(model="mock/echo", queued_at=NOON, hops=MAX_ATTEMPTS)
+    auto = one.delivery(
+        subject="llm.v1.request.mock.interactive.acme", headers={MSG_ID: "r1", HANDOVER: told.to_json().decode()}
+    )
+
+    assert await one.execution.run(auto) == Acked()
+
+    assert one.publisher.kinds == ["failed"]
+    (failed,) = one.publisher.events()
+    assert isinstance(failed, Failed)
+    assert failed.error.message == f"the request was handed over {MAX_ATTEMPTS} times and found no provider"
 
 
 async def test_the_next_pool_goes_on_with_the_attempts_and_the_bill_of_the_first_and_counts_no_second_request() -> None:
