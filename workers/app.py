@@ -260,7 +260,7 @@ def _open_adapters(settings: WorkerSettings, providers: Sequence[str], stack: As
 
 
 def _describing(worker: Worker, *, concurrency: int, stop: asyncio.Event) -> Callable[[], WorkerPresence]:
-    """What tells the fleet and Prometheus how much the worker has to do."""
+    """Sets the gauges of how much the worker has to do, and returns what describes the worker to the fleet."""
     for provider, intake in worker.pools.items():
         telemetry.IN_FLIGHT.labels(provider).set_function(lambda intake=intake: intake.in_flight)
         telemetry.PARKED.labels(provider).set_function(lambda intake=intake: intake.parked)

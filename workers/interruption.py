@@ -37,6 +37,7 @@ class Interruption:
         """The scope in which the task is."""
 
     def request(self, reason: Reason) -> None:
+        """The first reason counts; to request it again changes nothing."""
         if self.reason is not None:
             return
         self.reason = reason
@@ -54,6 +55,8 @@ class Interruption:
 
 
 class Scope:
+    """One block of a task that may be interrupted; made by `Interruption.scope`."""
+
     def __init__(self, interruption: Interruption) -> None:
         self._interruption = interruption
         self._task: asyncio.Task[object] | None = None
@@ -62,7 +65,7 @@ class Scope:
         self._again: asyncio.TimerHandle | None = None
 
     def cancel(self) -> None:
-        """Again and again, until the block is left."""
+        """Cancels the task, and again every `again_s` seconds until the block is left."""
         if self._task is not None:
             self._cancellations += 1
             self._task.cancel()

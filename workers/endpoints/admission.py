@@ -97,7 +97,7 @@ class CallPermit:
             await self._token.succeeded()
 
     async def failed(self, error: FleetError) -> None:
-        """A credential that was replaced says nothing of the endpoint."""
+        """Tells the circuit; not of a credential that was replaced, which says nothing about the endpoint."""
         if self._token is not None and not isinstance(error, CredentialReplaced):
             await self._token.failed(error)
 

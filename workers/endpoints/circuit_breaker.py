@@ -230,7 +230,7 @@ class BreakerToken:
             await self._breaker.succeeded(self._endpoint, self._call)
 
     async def failed(self, error: FleetError) -> None:
-        """An error that is not the endpoint's says that it works."""
+        """An error that is not the endpoint's fault shows that the endpoint works."""
         if not (RULES[error.code].breaks_circuit or error.code is ErrorCode.RATE_LIMITED):
             await self.succeeded()
         elif not self._told:

@@ -77,7 +77,10 @@ class ConcurrencyLimit:
         return None
 
     async def _stand_in(self, line: _Line, for_s: float) -> ConcurrencySlot | None:
-        """The slot that somebody left here. None when something has changed, or the time is over."""
+        """Waits in line for the slot that another request here releases.
+
+        None when a slot may have become free for every worker, or after `for_s` seconds.
+        """
         mine: asyncio.Future[ConcurrencySlot | None] = asyncio.get_running_loop().create_future()
         line.append(mine)
         try:
@@ -92,7 +95,7 @@ class ConcurrencyLimit:
         return mine.result() if mine.done() else None
 
     async def release(self, slot: ConcurrencySlot) -> None:
-        """To the next request in line here, else for every worker."""
+        """Passes the slot to the next request in line here, else frees it for every worker."""
         if self._held.get(slot.key) is not slot:
             return  # it was lost to another worker, while this one was stopped
         if self._clock.monotonic() - slot.taken_at < _LOCAL_S and self._wake_next(slot.endpoint, slot):
@@ -140,33 +143,28 @@ class ConcurrencyLimit:
     async def _claim_any(self, endpoint: EndpointId, most: int) -> ConcurrencySlot | None:
         for number in range(most):
             key = f"slot.{endpoint.tenant}.{endpoint.provider}.{endpoint.endpoint}.{number}"
-            is_free = self._holders.get(key, _FREE) == _FREE and key not in self._held
-            if is_free and await self._claim(key):
-                now = self._clock.monotonic()
-                slot = self._held[key] = ConcurrencySlot(endpoint, key, taken_at=now, refreshed_at=now)
-                return slot
-        return None
-
-    async def _claim(self, key: str) -> bool:
-        self._holders[key] = self._worker  # so that no other request here tries at the same time
-        try:
-            outcome = await self._register.claim(key, self._worker.encode(), ttl_s=_TTL_S)
-        except asyncio.CancelledError:
-            self._holders[key] = _FREE
-            raise
-        match outcome:
-            case Won():
-                return True
-            case Lost():
-                if self._holders.get(key) == self._worker:  # else the watch has told already
-                    self._holders[key] = _SOMEBODY
-                return False
-            case Unanswered(reason):
-                log.warning("slot_not_taken", extra={"slot": key, "error": reason})
+            if key in self._held or self._holders.get(key, _FREE) != _FREE:
+                continue
+            self._holders[key] = self._worker  # so that no other request here tries at the same time
+            try:
+                outcome = await self._register.claim(key, self._worker.encode(), ttl_s=_TTL_S)
+            except asyncio.CancelledError:
                 self._holders[key] = _FREE
-                return False
-            case _:
-                assert_never(outcome)
+                raise
+            match outcome:
+                case Won():
+                    now = self._clock.monotonic()
+                    slot = self._held[key] = ConcurrencySlot(endpoint, key, taken_at=now, refreshed_at=now)
+                    return slot
+                case Lost():
+                    if self._holders.get(key) == self._worker:  # else the watch has told already
+                        self._holders[key] = _SOMEBODY
+                case Unanswered(reason):
+                    log.warning("slot_not_taken", extra={"slot": key, "error": reason})
+                    self._holders[key] = _FREE
+                case _:
+                    assert_never(outcome)
+        return None
 
     def _take(self, key: str, value: bytes | None, sequence: int) -> None:
         if not self._register.is_news(key, sequence):

@@ -65,7 +65,7 @@ class KeyStore:
         )
 
     async def get(self, *, tenant: str, provider: str, key_version: int, name: str = DEFAULT_KEY) -> HeldKey:
-        """The key, as new as `key_version` if Vault has it so. Raises KeyUnavailable."""
+        """The key, in that version or a later one if Vault has it, else as Vault has it. Raises KeyUnavailable."""
         where = _Where(provider, tenant, name)
         held = self._held.get(where)
         if held and held.key_version >= key_version and (age_s := self._clock() - held.read_at) < USABLE_S:

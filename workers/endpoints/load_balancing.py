@@ -34,7 +34,7 @@ class LoadBalancer:
         self._loads: OrderedDict[EndpointId, _Load] = OrderedDict()
 
     def order(self, endpoints: Sequence[tuple[EndpointId, Endpoint]]) -> list[Endpoint]:
-        """The one to try first, first; those of weight 0 only after all others."""
+        """The order in which to try them; those of weight 0 come after all others."""
         loads = [self._loads.get(name, _NO_LOAD) for name, _ in endpoints]
         fastest_s = min((load.latency_s for load in loads if load.latency_s is not None), default=0.0)
 

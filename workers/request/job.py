@@ -86,6 +86,7 @@ class Job:
                 self.left_out.append(f"the fallback {candidate} was left out: its context window is no larger")
 
     async def publish_retrying(self, error: FleetError, *, next_up: Candidate, delay_s: float = 0) -> None:
+        """Ends the attempt that failed; the next one begins with `next_up`, in `delay_s` seconds."""
         await self.events.retrying(error.to_wire(), delay_s=delay_s, provider=next_up.provider, model=next_up.model)
 
     def log_facts(self) -> dict[str, str]:

@@ -69,7 +69,7 @@ def read(events: Sequence[Event]) -> Past | None:
 
 
 def has_moved(past: Past, *, pool: str) -> bool:
-    """Whether another pool works on it, or has: then a message in that pool's queue carries it on."""
+    """Whether another pool works on it, or has done so: then a message in that pool's queue carries it on."""
     return past.last_started is not None and past.last_started.provider != pool
 
 
