@@ -123,6 +123,7 @@ def _knows_tier(provider: str, model: ModelInfo, context: Mapping[str, str], at:
 
 
 def _read(prices: ModelPrice, *, factor: Decimal) -> PriceList | None:
+    """The catalogue's price in our form; None when it has none by token, or one for more than text."""
     known: dict[str, Decimal | TieredPrices | None] = prices.__dict__
     if known.get("input_mtok") is None or any(known.get(name) is not None for name in _MEDIA_PRICES):
         return None

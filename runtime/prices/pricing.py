@@ -12,7 +12,7 @@ from contracts.providers import Price
 from contracts.subjects import Provider
 from contracts.usage import MAX_AMOUNT, PriceSource, TokenCounts, Usage, UsedPrice
 from runtime.prices.catalogue import find_prices
-from runtime.prices.rates import PriceList, Rates
+from runtime.prices.rates import Rates
 
 _MILLION = 1_000_000
 _SMALLEST = Decimal("1e-10")
@@ -138,10 +138,14 @@ def highest(
 
     A tier that was asked for may not be served: then the standard one is charged.
     """
-    tiers = dict.fromkeys((service_tier, None))
-    found = [find_prices(provider, model, at=at, overrides=overrides, service_tier=tier)[0] for tier in tiers]
-    rates = [rates for prices in found if prices for rates in _within(prices, input_tokens)]
-    if None in found or any(rate.output is None for rate in rates):
+    rates: list[Rates] = []
+    for tier in dict.fromkeys((service_tier, None)):
+        prices, _ = find_prices(provider, model, at=at, overrides=overrides, service_tier=tier)
+        if prices is None:
+            return None
+        # A prompt that turns out shorter is charged at its own rates, and those need not be lower.
+        rates += prices.base, *(longer for above, longer in prices.longer if above < input_tokens)
+    if any(rate.output is None for rate in rates):
         return None
     given = max(max(r.input, r.cache_read, r.cache_write, r.cache_write_1h) for r in rates)
     said = max(max(r.output or 0, r.reasoning or 0) for r in rates)
@@ -155,13 +159,9 @@ def default_model(provider: str) -> str:
 
 
 def _without_parts(usage: Usage) -> TokenCounts:
+    """The tokens of the model itself: `usage` less its parts, which have models and prices of their own."""
     if not usage.parts:
         return usage
     names = TokenCounts.model_fields
     apart = {name: sum(getattr(part, name) for part in usage.parts) for name in names}
     return TokenCounts(**{name: max(0, getattr(usage, name) - apart[name]) for name in names})
-
-
-def _within(prices: PriceList, input_tokens: int) -> list[Rates]:
-    """The rates of every prompt that is not longer."""
-    return [prices.base, *(rates for above, rates in prices.longer if above < input_tokens)]

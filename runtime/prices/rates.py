@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from decimal import Decimal
 
-from contracts.providers import Price, TieredPrice, TokenPrices
+from contracts.providers import Price, TokenPrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,15 @@ class PriceList:
 def own_price_list(price: Price, service_tier: str | None) -> PriceList | None:
     """None: the tenant has no price for that service tier."""
     tiered = price if service_tier is None else price.service_tiers.get(service_tier)
-    return None if tiered is None else _tiered(tiered)
+    if tiered is None:
+        return None
+    longer = sorted((tier.above_input_tokens, _rates(tier)) for tier in tiered.long_context)
+    return PriceList(_rates(tiered), tuple(longer))
 
 
 def own_price(provider: str, model: str, overrides: Mapping[str, Price]) -> Price | None:
     """A tenant's own price, by `provider/model` or model; the more exact one wins."""
     return overrides.get(f"{provider}/{model}") or overrides.get(model)
-
-
-def _tiered(price: TieredPrice) -> PriceList:
-    longer = sorted((tier.above_input_tokens, _rates(tier)) for tier in price.long_context)
-    return PriceList(_rates(price), tuple(longer))
 
 
 def _rates(price: TokenPrices) -> Rates:

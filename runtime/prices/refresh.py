@@ -35,31 +35,13 @@ async def kept_current(settings: PriceSettings) -> AsyncGenerator[None]:
     if not settings.llm_prices_refresh_hours:
         yield
         return
-    keeping = _keep_current(settings.llm_prices_url, period_s=settings.llm_prices_refresh_hours * _HOUR_S)
-    task = asyncio.create_task(keeping, name="refresh prices")
-    try:
-        yield
-    finally:
-        await end(task)
-
-
-async def refresh(url: str) -> None:
-    """Raises NotRefreshed."""
-    try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            catalogue.use(await asyncio.to_thread(_parse, await _fetch(url)))
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, TimeoutError, ValueError, TypeError, LookupError) as exc:
-        raise NotRefreshed(f"no newer prices could be fetched: {type(exc).__name__}: {str(exc)[:200]}") from exc
-
-
-async def _keep_current(url: str, *, period_s: float) -> None:
-    """Fetches prices for ever. The first failure of several in a row is logged."""
     failing = False
 
     async def fetch() -> None:
+        """Logs the first failure of several in a row."""
         nonlocal failing
         try:
-            await refresh(url)
+            await refresh(settings.llm_prices_url)
         except NotRefreshed as exc:
             if not failing:
                 log.warning("prices_not_refreshed", extra={"error": str(exc), "used": catalogue.catalogue_version()})
@@ -68,7 +50,22 @@ async def _keep_current(url: str, *, period_s: float) -> None:
             log.info("prices_refreshed", extra={"catalogue": catalogue.catalogue_version()})
             failing = False
 
-    await every(period_s, fetch, log=log, failure_event="prices_not_refreshed")
+    period_s = settings.llm_prices_refresh_hours * _HOUR_S
+    keeping = every(period_s, fetch, log=log, failure_event="prices_not_refreshed")
+    task = asyncio.create_task(keeping, name="refresh prices")
+    try:
+        yield
+    finally:
+        await end(task)
+
+
+async def refresh(url: str) -> None:
+    """Takes the catalogue that is published at `url`, from now on. Raises NotRefreshed."""
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            catalogue.use(await asyncio.to_thread(_parse, await _fetch(url)))
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, TimeoutError, ValueError, TypeError, LookupError) as exc:
+        raise NotRefreshed(f"no newer prices could be fetched: {type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
 async def _fetch(url: str) -> bytes:
