@@ -52,9 +52,10 @@ class VaultSession:
         self._renew_at = 0.0
         self._lease_s = 0
         """How long the last login was to last; a renewal that gives much less is near the token's last day."""
+        token = settings.vault_token if self._log_in is None else None
         self._client = hvac.Client(
             url=settings.vault_addr,
-            token=_given_token(settings),
+            token=token.get_secret_value() if token else "",  # for None hvac takes what it finds in the home folder
             namespace=settings.vault_namespace,
             verify=settings.vault_cacert or True,
             timeout=_CALL_TIMEOUT_S,
@@ -66,7 +67,7 @@ class VaultSession:
         """The first login. Raises Unreachable when Vault does not answer or refuses this role."""
         parts = urlsplit(self._settings.vault_addr)
         try:
-            await self.call(_nothing)
+            await self.call(_look_up_token)
         except (VaultUnavailable, VaultDenied) as exc:
             raise Unreachable(f"Vault at {parts.hostname}:{parts.port} cannot be used: {exc}") from exc
 
@@ -87,12 +88,13 @@ class VaultSession:
 
     async def _look(self) -> None:
         try:
-            await self.call(_nothing)
+            await self.call(_look_up_token)
         except (VaultUnavailable, VaultDenied):
             self.usable = False
             raise
 
     async def close(self) -> None:
+        """Calls that still run are left to their time limit; those that wait for a thread are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.adapter.close()
 
@@ -107,7 +109,9 @@ class VaultSession:
                 result = use(self._client)
         except (hvac.exceptions.VaultDown, requests.RequestException) as exc:
             self.usable = False
-            raise VaultUnavailable(_without_address(exc)) from exc
+            # The text of an error of requests has the whole URL; the kind of failure is enough.
+            why = type(exc).__name__ if isinstance(exc, requests.RequestException) else str(exc)
+            raise VaultUnavailable(why) from exc
         except (hvac.exceptions.InvalidPath, hvac.exceptions.InvalidRequest):
             self.usable = True
             raise
@@ -120,6 +124,7 @@ class VaultSession:
         return result
 
     def _keep_token(self) -> None:
+        """Renews the token, or logs in, if it is time to; the threads of other calls wait meanwhile."""
         with self._token:
             if time.monotonic() < self._renew_at or self._renew():
                 return
@@ -161,16 +166,6 @@ class VaultSession:
         self._renew_at = time.monotonic() + lease_s * _RENEW_AT if lease_s else math.inf
 
 
-def _given_token(settings: VaultSettings) -> str:
-    """Empty, and not None, when a login brings one: else hvac takes what it finds in the home folder."""
-    return settings.vault_token.get_secret_value() if settings.vault_token and not way_in(settings) else ""
-
-
-def _nothing(client: Any) -> None:
+def _look_up_token(client: Any) -> None:
     """Reads the token's own properties: every token may, and a sealed Vault refuses."""
     client.auth.token.lookup_self()
-
-
-def _without_address(exc: Exception) -> str:
-    """requests repeats the whole URL; the kind of failure is enough."""
-    return type(exc).__name__ if isinstance(exc, requests.RequestException) else str(exc)
