@@ -75,16 +75,12 @@ class Broker:
     @property
     def server_id(self) -> str:
         """The id of the server that is or was connected to; it has another one after it was started anew."""
-        return self._server.get("server_id", "")
+        return self.client._server_info.get("server_id", "")  # pyright: ignore[reportPrivateUsage]
 
     @property
     def in_cluster(self) -> bool:
         """Whether other servers know what this one knew."""
-        return bool(self._server.get("cluster"))
-
-    @property
-    def _server(self) -> dict[str, Any]:
-        return self.client._server_info  # pyright: ignore[reportPrivateUsage]
+        return bool(self.client._server_info.get("cluster"))  # pyright: ignore[reportPrivateUsage]
 
     @property
     def reconnects(self) -> int:
@@ -184,28 +180,23 @@ async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> 
 
 
 async def ensure_streams(broker: Broker, settings: BrokerSettings) -> None:
-    """Every role calls this at start. Raises Unreachable, contracts.streams.StreamMismatch."""
-    try:
-        await _ensure(broker, settings)
-    except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as exc:
-        raise Unreachable(
-            f"NATS at {address(settings.nats_url)} does not answer for JetStream: {reason(exc)}; "
-            "is JetStream on, and has this user the right to it?"
-        ) from exc
+    """Every role calls this at start. Raises Unreachable, contracts.streams.StreamMismatch or JetStreamError.
 
-
-async def _ensure(broker: Broker, settings: BrokerSettings) -> None:
-    """Until the nodes of a cluster that was just started know each other."""
+    The nodes of a cluster that was just started have to find each other first, and get some seconds for it.
+    """
     give_up = time.monotonic() + _PEERS_S
     while True:
         try:
-            await streams.ensure(broker.request, settings.sizes())
+            return await streams.ensure(broker.request, settings.sizes())
         except streams.JetStreamError as exc:
             if exc.err_code != jetstream_codes.NO_PEERS or time.monotonic() > give_up:
                 raise
-            await asyncio.sleep(_PEERS_AGAIN_S)
-        else:
-            return
+        except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as exc:
+            raise Unreachable(
+                f"NATS at {address(settings.nats_url)} does not answer for JetStream: {reason(exc)}; "
+                "is JetStream on, and has this user the right to it?"
+            ) from exc
+        await asyncio.sleep(_PEERS_AGAIN_S)
 
 
 def login(settings: BrokerSettings) -> dict[str, Any]:

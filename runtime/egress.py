@@ -182,15 +182,12 @@ async def _first_to_connect(connect: _Connect, addresses: Sequence[Address]) -> 
                 if attempt.exception() is None or not (trying or waiting):
                     return attempt.result()
     finally:
-        await _give_up(trying)
-
-
-async def _give_up(attempts: Iterable[asyncio.Task[httpcore2.AsyncNetworkStream]]) -> None:
-    for attempt in attempts:
-        attempt.cancel()
-    for made in await asyncio.gather(*attempts, return_exceptions=True):
-        if isinstance(made, httpcore2.AsyncNetworkStream):
-            await made.aclose()
+        for attempt in trying:
+            attempt.cancel()
+        # One that has connected in spite of it would stay open.
+        for made in await asyncio.gather(*trying, return_exceptions=True):
+            if isinstance(made, httpcore2.AsyncNetworkStream):
+                await made.aclose()
 
 
 def _reason(exc: BaseException) -> str:

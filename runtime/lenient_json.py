@@ -47,7 +47,8 @@ def parse(model: type[M], data: bytes) -> tuple[M, bytes]:
     try:
         return model.model_validate_json(data, strict=True), data
     except ValidationError as exc:
-        if not _is_no_json(exc) or (mended := _mended(data)) is None:
+        is_json = exc.error_count() > 1 or exc.errors(include_input=False)[0]["type"] != "json_invalid"
+        if is_json or (mended := _mended(data)) is None:
             raise
     return model.model_validate_json(mended, strict=True), mended
 
@@ -72,9 +73,10 @@ def top_level_texts(data: bytes, names: Collection[str]) -> dict[str, str]:
     Cut off, with a comma too many, in single quotes, with bare names: the text is followed from bracket to bracket.
     What is nested in the object, or comes after it, does not count.
     """
+    text = data.decode(json.detect_encoding(data), errors="replace")
     found: dict[str, str] = {}
     depth, name = 0, ""
-    for piece in islice(_PIECE.finditer(_text(data)), _PIECES_READ):
+    for piece in islice(_PIECE.finditer(text), _PIECES_READ):
         match piece.lastgroup:
             case "opens":
                 if depth == 0 and piece["opens"] == "[":
@@ -99,18 +101,11 @@ def top_level_texts(data: bytes, names: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _is_no_json(exc: ValidationError) -> bool:
-    return exc.error_count() == 1 and exc.errors(include_input=False)[0]["type"] == "json_invalid"
-
-
 def _mended(data: bytes) -> bytes | None:
-    """None when it is no JSON even then."""
+    """JSON that every reader takes, from what Python's reader takes; None when that one does not take it either."""
+    text = data.decode(json.detect_encoding(data), errors="replace")
     try:
-        written = json.dumps(json.loads(_text(data)), ensure_ascii=False, separators=(",", ":"))
+        written = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return None
     return without_halves(written).encode()
-
-
-def _text(data: bytes) -> str:
-    return data.decode(json.detect_encoding(data), errors="replace")

@@ -66,7 +66,10 @@ def is_allowed(address: Address, *, allowed: Sequence[Network]) -> bool:
     inner = _embedded(address)
     if inner in _METADATA:
         return any(network.num_addresses == 1 and inner in network for network in allowed)
-    return _is_public(inner) or any(inner in network or address in network for network in allowed)
+    is_local = isinstance(inner, IPv6Address) and (inner.is_site_local or inner in _LOCAL_NAT64)
+    if inner.is_global and not (inner.is_multicast or inner.is_reserved or is_local):
+        return True
+    return any(inner in network or address in network for network in allowed)
 
 
 def literal_addresses(host: str) -> tuple[Address, ...]:
@@ -93,8 +96,3 @@ def _embedded(address: Address) -> Address:
     if address.ipv4_mapped or address.sixtofour:
         return address.ipv4_mapped or address.sixtofour or address
     return IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address
-
-
-def _is_public(address: Address) -> bool:
-    inside = isinstance(address, IPv6Address) and (address.is_site_local or address in _LOCAL_NAT64)
-    return address.is_global and not (address.is_multicast or address.is_reserved or inside)

@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
 from runtime.listener import listen
 from runtime.settings import ProbeSettings
-from runtime.tasks import end, every
+from runtime.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,9 @@ class LoopHeartbeat:
 
     async def run(self) -> None:
         """Beats for ever."""
-        await every(_TICK_S, self._beat, log=log, failure_event="loop_heartbeat_failed")
-
-    async def _beat(self) -> None:
-        self._last = time.monotonic()
+        while True:
+            self._last = time.monotonic()
+            await asyncio.sleep(_TICK_S)
 
     def alive(self) -> bool:
         """Whether the event loop ran not long ago. Asked from the probes' thread."""

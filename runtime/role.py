@@ -31,7 +31,8 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
             loop.add_signal_handler(sig, stop.set)
         await main(stop)
 
-    _leave_no_core()
+    # A core file, this process' memory, would hold the keys that are in it.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         uvloop.run(with_signals())
     except ValidationError as exc:
@@ -53,11 +54,6 @@ async def first_of(*waits: Awaitable[Any]) -> None:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await end(*tasks)
-
-
-def _leave_no_core() -> None:
-    """A file with this process' memory would hold the keys that are in it."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _refuse(why: str) -> int:

@@ -42,7 +42,12 @@ class BrokerSettings(RoleSettings):
     @field_validator("nats_url")
     @classmethod
     def _has_hosts(cls, url: str) -> str:
-        if not all(_host(server.strip()) for server in url.split(",")):
+        servers = [server.strip() for server in url.split(",")]
+        try:
+            hosts = [urlsplit(server if "://" in server else f"nats://{server}").hostname for server in servers]
+        except ValueError:
+            hosts = [None]
+        if not all(hosts):
             raise ValueError("must be the address of a server, like nats://127.0.0.1:4222, or several with commas")
         return url
 
@@ -133,13 +138,6 @@ class SealingSettings(RoleSettings):
         for key in value if isinstance(value, tuple) else (value,):
             decode_key(key)
         return value
-
-
-def _host(server: str) -> str | None:
-    try:
-        return urlsplit(server if "://" in server else f"nats://{server}").hostname
-    except ValueError:
-        return None
 
 
 def explain(exc: ValidationError) -> str:
