@@ -139,8 +139,8 @@ def to_json(counted: AlertCounts) -> dict[str, Any]:
                 *key,
                 counts.requests,
                 counts.errors,
-                _text(counts.refused_at),
-                _text(counts.succeeded_at),
+                counts.refused_at and counts.refused_at.isoformat(),
+                counts.succeeded_at and counts.succeeded_at.isoformat(),
                 list(counts.first_token.items()),
                 list(counts.duration.items()),
             ]
@@ -153,15 +153,10 @@ def from_json(value: Any) -> AlertCounts:
     """Raises KeyError, TypeError, ValueError for what another version wrote in another form."""
     counted = AlertCounts(days={TenantDay(tenant, date.fromisoformat(day)) for tenant, day in value["days"]})
     for tenant, provider, model, start, requests, errors, refused, succeeded, first_token, duration in value["windows"]:
+        refused_at, succeeded_at = (
+            None if at is None else datetime.fromisoformat(at).astimezone(UTC) for at in (refused, succeeded)
+        )
         counted.windows[WindowKey(tenant, provider, model, start)] = WindowCounts(
-            requests, errors, _time(refused), _time(succeeded), dict(first_token), dict(duration)
+            requests, errors, refused_at, succeeded_at, dict(first_token), dict(duration)
         )
     return counted
-
-
-def _text(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat()
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text).astimezone(UTC)

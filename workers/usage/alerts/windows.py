@@ -5,9 +5,9 @@ One consumer at a time writes here, see `evaluator`.
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Table, delete, func, literal_column, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
@@ -25,7 +25,14 @@ BASELINE_DAYS = 7
 _FOLDED_AT_ONCE = 2000
 _HISTOGRAMS = ("first_token", "duration")
 
-_DayKey = tuple[str, str, str, date]
+
+class _ModelDay(NamedTuple):
+    """The key of latency_days."""
+
+    tenant: str
+    provider: str
+    model: str
+    day: date
 
 
 async def take(connection: AsyncConnection) -> tuple[AlertCounts, int]:
@@ -44,48 +51,44 @@ async def take(connection: AsyncConnection) -> tuple[AlertCounts, int]:
 
 
 async def add(connection: AsyncConnection, windows: Mapping[WindowKey, WindowCounts]) -> None:
-    if windows:
-        await connection.execute(_ADD_WINDOW, [_window_row(key, windows[key]) for key in sorted(windows)])
+    """Adds what was counted to the windows that are there, and makes those that are missing."""
+    rows = [
+        {
+            "tenant": key.tenant,
+            "provider": key.provider,
+            "model": key.model,
+            "start": _EPOCH + timedelta(seconds=key.start),
+            "requests": counts.requests,
+            "errors": counts.errors,
+            "refused_at": counts.refused_at,
+            "succeeded_at": counts.succeeded_at,
+            "first_token": dense(counts.first_token),
+            "duration": dense(counts.duration),
+        }
+        for key, counts in sorted(windows.items())
+    ]
+    if rows:
+        await connection.execute(_ADD_WINDOW, rows)
 
 
 async def fold(connection: AsyncConnection, *, now: datetime) -> None:
     """Adds windows that are long over to their days, and forgets days that no baseline needs."""
     columns = alert_windows.c
     outside = or_(columns.start < now - RECENT, columns.start > now + RECENT)
-    key = tuple_(columns.tenant, columns.provider, columns.model, columns.start)
-    some = select(columns.tenant, columns.provider, columns.model, columns.start).where(outside).limit(_FOLDED_AT_ONCE)
-    gone = (await connection.execute(delete(alert_windows).where(key.in_(some)).returning(*columns))).all()
-    if gone:
-        await connection.execute(_ADD_DAY, _day_rows(gone))
+    key = columns.tenant, columns.provider, columns.model, columns.start
+    some = select(*key).where(outside).limit(_FOLDED_AT_ONCE)
+    days: defaultdict[_ModelDay, list[Any]] = defaultdict(list)
+    for row in await connection.execute(delete(alert_windows).where(tuple_(*key).in_(some)).returning(*columns)):
+        days[_ModelDay(row.tenant, row.provider, row.model, row.start.astimezone(UTC).date())].append(row)
+    if days:
+        rows = [
+            which._asdict() | {name: total(getattr(row, name) for row in days[which]) for name in _HISTOGRAMS}
+            for which in sorted(days)
+        ]
+        await connection.execute(_ADD_DAY, rows)
     day = latency_days.c.day
     useless = or_(day < now.date() - timedelta(days=BASELINE_DAYS), day > now.date())
     await connection.execute(delete(latency_days).where(useless))
-
-
-def _window_row(key: WindowKey, counts: WindowCounts) -> dict[str, Any]:
-    return {
-        "tenant": key.tenant,
-        "provider": key.provider,
-        "model": key.model,
-        "start": _EPOCH + timedelta(seconds=key.start),
-        "requests": counts.requests,
-        "errors": counts.errors,
-        "refused_at": counts.refused_at,
-        "succeeded_at": counts.succeeded_at,
-        "first_token": dense(counts.first_token),
-        "duration": dense(counts.duration),
-    }
-
-
-def _day_rows(windows: Iterable[Any]) -> list[dict[str, Any]]:
-    days: defaultdict[_DayKey, list[Any]] = defaultdict(list)
-    for row in windows:
-        days[row.tenant, row.provider, row.model, row.start.astimezone(UTC).date()].append(row)
-    return [
-        dict(zip(("tenant", "provider", "model", "day"), key, strict=True))
-        | {name: total(getattr(row, name) for row in days[key]) for name in _HISTOGRAMS}
-        for key in sorted(days)
-    ]
 
 
 def _adding(table: Table, *, latest: Sequence[str] = ()) -> Any:
