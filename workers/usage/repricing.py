@@ -65,9 +65,7 @@ async def reprice(
     for day in await checkable(engine, period):
         for slug in [tenant] if tenant is not None else await _tenants(engine, day):
             async with engine.begin() as connection:
-                done = await _reprice(connection, day, slug)
-                if done.events:
-                    await audit.record(connection, _audited(done), origin)
+                done = await _reprice(connection, day, slug, origin)
             yield done
 
 
@@ -78,7 +76,8 @@ async def _tenants(engine: AsyncEngine, day: date) -> Sequence[str]:
         return (await connection.scalars(query)).all()
 
 
-async def _reprice(connection: AsyncConnection, day: date, tenant: str) -> Repriced:
+async def _reprice(connection: AsyncConnection, day: date, tenant: str, origin: Origin) -> Repriced:
+    """Changes the events of a tenant's day, and with them its roll-ups, its alerts and the audit log."""
     stored = await connection.scalar(select(tenants.c.prices).where(tenants.c.slug == tenant))
     overrides = _PRICES.validate_python(stored or {})
     done, changes = Repriced(day, tenant), list[Change]()
@@ -98,6 +97,16 @@ async def _reprice(connection: AsyncConnection, day: date, tenant: str) -> Repri
     await rollups.apply(connection, changes)
     days = {TenantDay(dimensions.tenant, dimensions.day) for dimensions, _ in changes}
     await alert_counts.store(connection, [], days=days, now=utc_now())
+    if done.events:
+        change = audit.Change(
+            action="usage.reprice",
+            object_type="usage",
+            object_id=day.isoformat(),
+            tenant=tenant,
+            before={"events": done.events, "cost": plain_decimal(done.before), "unpriced": done.unpriced_before},
+            after={"events": done.events, "cost": plain_decimal(done.after), "unpriced": done.unpriced_after},
+        )
+        await audit.record(connection, change, origin)
     return done
 
 
@@ -144,14 +153,3 @@ def _change(row: RowMapping, new: Priced) -> Change:
     was, now = row["cost"], new.amount
     by = Amounts(total_cost=(now or Decimal(0)) - (was or 0), unpriced_count=(now is None) - (was is None))
     return entry_of_event(row).dimensions, by
-
-
-def _audited(done: Repriced) -> audit.Change:
-    return audit.Change(
-        action="usage.reprice",
-        object_type="usage",
-        object_id=done.day.isoformat(),
-        tenant=done.tenant,
-        before={"events": done.events, "cost": plain_decimal(done.before), "unpriced": done.unpriced_before},
-        after={"events": done.events, "cost": plain_decimal(done.after), "unpriced": done.unpriced_after},
-    )

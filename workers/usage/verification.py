@@ -54,8 +54,12 @@ async def rebuild(engine: AsyncEngine, period: Period) -> AsyncGenerator[tuple[d
     """
     for day in await checkable(engine, period):
         async with engine.begin() as connection:
-            if not await _lock(connection, day):
+            await partitions.lock(connection)
+            name = (await partitions.days(connection)).get(day)
+            if name is None:  # its events were dropped meanwhile
                 continue
+            # Bookings and other rebuilds of the day wait from here on; reading goes on.
+            await connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
             found = await _differences(connection, day)
             for roll_up in ROLL_UPS:
                 if any(difference.table == roll_up.name for difference in found):
@@ -70,15 +74,6 @@ async def checkable(engine: AsyncEngine, period: Period) -> list[date]:
     async with engine.connect() as connection:
         kept_from = await partitions.kept_since(connection) or date.min
         return [day for day in await partitions.days(connection) if day in period and day >= kept_from]
-
-
-async def _lock(connection: AsyncConnection, day: date) -> bool:
-    """Lets bookings and other rebuilds of the day wait; reading goes on. Returns False if its events were dropped."""
-    await partitions.lock(connection)
-    if (name := (await partitions.days(connection)).get(day)) is None:
-        return False
-    await connection.execute(text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
-    return True
 
 
 async def _differences(connection: AsyncConnection, day: date) -> list[Difference]:
