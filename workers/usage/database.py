@@ -28,19 +28,18 @@ class DatabaseHealth:
 
     async def watch(self) -> None:
         """Asks every two seconds, so that `usable` is what readiness should show. Runs for ever."""
-        await every(_EVERY_S, self._look, log=log, failure_event="database_watch_failed")
+        await every(_EVERY_S, self._ask, log=log, failure_event="database_watch_failed")
 
     async def wait_until_usable(self) -> None:
         """Asks with a growing pause until it answers."""
         failures = 0
-        while not await self._is_usable():
+        await self._ask()
+        while not self.usable:
             failures += 1
             await asyncio.sleep(exponential_s(_FIRST_RETRY_S, failures=failures, longest_s=_EVERY_S))
+            await self._ask()
 
-    async def _look(self) -> None:
-        await self._is_usable()
-
-    async def _is_usable(self) -> bool:
+    async def _ask(self) -> None:
         """Asks PostgreSQL, and logs when the answer is another one than the last time."""
         error: str | None = None
         try:
@@ -56,4 +55,3 @@ class DatabaseHealth:
         elif error is None and not self.usable:
             log.info("database_usable", extra={"server": address(self._url)})
         self.usable = error is None
-        return self.usable

@@ -89,12 +89,16 @@ class Ledger:
         raise exc
 
     async def _book_once(self, best: dict[str, UsageRecord]) -> tuple[int, int]:
+        """Books the best record of each id in one transaction. Returns how many were new, and how many replaced one."""
         await self._partitions.ensure({day_of(record) for record in best.values()})
         async with self._engine.begin() as connection:
             elsewhere = await _on_the_other_day(connection, best.values())
             fresh = [best[id_] for id_ in sorted(best.keys() - elsewhere)]
             entries = [entry_of(record) for record in fresh]
-            inserted = await _insert_events(connection, fresh, entries)
+            inserted: set[str] = set()
+            if fresh:
+                rows = map(_event_row, fresh, entries)
+                inserted.update(await connection.scalars(_INSERT, parameters(_EVENT_COLUMNS, rows)))
             changes = [entry.added() for record, entry in zip(fresh, entries, strict=True) if record.id in inserted]
             # What another consumer inserted meanwhile is known by now, too.
             known = [best[id_] for id_ in sorted(best.keys() - inserted)]
@@ -157,16 +161,6 @@ async def _on_the_other_day(connection: AsyncConnection, records: Iterable[Usage
     # One batch at a time here: a second one would not see what the first has not committed yet.
     await connection.execute(select(func.pg_advisory_xact_lock(_MIDNIGHT_LOCK)))
     return set(await connection.scalars(_KNOWN, {"ids": list(others), "days": sorted(set(others.values()))}))
-
-
-async def _insert_events(
-    connection: AsyncConnection, records: list[UsageRecord], entries: list[LedgerEntry]
-) -> set[str]:
-    """The ids that were new."""
-    if not records:
-        return set()
-    rows = map(_event_row, records, entries)
-    return set(await connection.scalars(_INSERT, parameters(_EVENT_COLUMNS, rows)))
 
 
 async def _replace_worse(

@@ -42,7 +42,15 @@ class Partitions:
             if kept_from and min(missing) < kept_from:
                 raise Dropped(f"events before {kept_from} were dropped, so nobody can tell whether it was booked")
             for day in sorted(missing):
-                await _create(connection, day)
+                name = f"{_PARENT}_{day.isoformat().replace('-', '')}"
+                if await connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}):
+                    continue
+                until = f"'{day + _DAY}'" if day < date.max else "MAXVALUE"
+                # Attaching takes a weaker lock on the parent than creating in place, so reading and booking go on.
+                made = f"CREATE TABLE {name} (LIKE {_PARENT} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
+                attached = f"ALTER TABLE {_PARENT} ATTACH PARTITION {name} FOR VALUES FROM ('{day}') TO ({until})"
+                await connection.execute(text(made))
+                await connection.execute(text(attached))
         self._known |= missing
 
     def forget(self) -> None:
@@ -68,15 +76,3 @@ async def days(connection: AsyncConnection) -> dict[date, str]:
     )
     names = await connection.scalars(query, {"parent": _PARENT})
     return {date(*map(int, found.groups())): name for name in names if (found := _NAME.fullmatch(name))}
-
-
-async def _create(connection: AsyncConnection, day: date) -> None:
-    """Attaching takes a weaker lock on the parent than creating in place, so reading and booking go on."""
-    name = f"{_PARENT}_{day.isoformat().replace('-', '')}"
-    if await connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}):
-        return
-    until = f"'{day + _DAY}'" if day < date.max else "MAXVALUE"
-    await connection.execute(text(f"CREATE TABLE {name} (LIKE {_PARENT} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"))
-    await connection.execute(
-        text(f"ALTER TABLE {_PARENT} ATTACH PARTITION {name} FOR VALUES FROM ('{day}') TO ({until})")
-    )
