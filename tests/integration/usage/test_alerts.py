@@ -397,6 +397,25 @@ async def test_an_open_circuit_is_an_alert_until_it_is_closed(alerts: Alerts, co
     await asyncio.gather(watching, return_exceptions=True)
 
 
+async def test_circuits_that_become_known_during_a_round_count_in_the_next_one(alerts: Alerts) -> None:
+    out = circuit("eu", ErrorCode.PROVIDER_UNAVAILABLE)
+
+    class Told(Circuits):
+        def __init__(self, *answers: list[OpenCircuit] | None) -> None:
+            super().__init__(Broker(Nats()))
+            self.answers = list(answers)
+
+        def known(self) -> list[OpenCircuit] | None:
+            return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    before = Evaluator(alerts.books.engine, Told([out]), THRESHOLDS, clock=alerts.clock)
+    await before.evaluate()
+    after = Evaluator(alerts.books.engine, Told(None, [out]), THRESHOLDS, clock=alerts.clock)
+    await after.evaluate()
+    await after.evaluate()
+    assert await alerts.told() == [("provider_unavailable", "openai/eu", "raised")]
+
+
 async def test_consumers_that_are_killed_again_and_again_tell_everything_once(
     connection: Broker, books: Books, nats_url: str, database_url: str, tmp_path: Path
 ) -> None:

@@ -7,12 +7,13 @@ made up for by the next one.
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from contracts.health import OpenCircuit
 from migrations.outages import DatabaseUnavailable, outages_as_unavailable
 from runtime.tasks import every
 from workers.clock import Clock
@@ -78,11 +79,13 @@ class Evaluator:
             if judge_all:
                 scopes |= {scope for condition in unresolved if (scope := condition.scope)}
                 await windows.fold(connection, now=now)
-            verdicts = await self._judge(connection, scopes, now=now)
+            circuits = self._circuits.known()
+            verdicts = await self._judge(connection, scopes, circuits or (), now=now)
             raised = [v for v in verdicts.values() if v.begins and v.condition not in unresolved]
             raised = [v for v in raised if await transitions.raise_(connection, v, now=now)]
-            # An alert whose condition was not judged in this round stays as it is.
-            judged = [c for c in unresolved if self._was_judged(c, scopes)]
+            # An alert whose condition was not judged in this round stays as it is. One without a scope is about a
+            # circuit, and none of those was judged while nobody knows which circuits are open.
+            judged = [c for c in unresolved if (c.scope in scopes if c.scope else circuits is not None)]
             over = [c for c in judged if (verdict := verdicts.get(c)) is None or not verdict.lasts]
             for condition in over:
                 await transitions.resolve(connection, unresolved[condition], now=now)
@@ -92,9 +95,9 @@ class Evaluator:
         return batches == windows.BATCHES_AT_ONCE
 
     async def _judge(
-        self, connection: AsyncConnection, scopes: Collection[Scope], *, now: datetime
+        self, connection: AsyncConnection, scopes: Collection[Scope], circuits: Iterable[OpenCircuit], *, now: datetime
     ) -> dict[Condition, Verdict]:
-        """The verdicts on these scopes and on every circuit. A scope that nothing is known of has none."""
+        """The verdicts on these scopes and on these circuits. A scope that nothing is known of has none."""
         days = [scope for scope in scopes if isinstance(scope, TenantDay)]
         providers = [scope for scope in scopes if isinstance(scope, ProviderKey)]
         models = [scope for scope in scopes if isinstance(scope, ModelKey)]
@@ -105,13 +108,8 @@ class Evaluator:
             verdicts += conditions.of_health(health, self._thresholds, now=now)
         for latency in await measures.latency(connection, models, self._usual, now=now):
             verdicts += conditions.of_latency(latency, self._thresholds, now=now)
-        verdicts += [conditions.of_circuit(circuit, now=now) for circuit in self._circuits.known() or ()]
+        verdicts += [conditions.of_circuit(circuit, now=now) for circuit in circuits]
         return {verdict.condition: verdict for verdict in verdicts}
-
-    def _was_judged(self, condition: Condition, scopes: Collection[Scope]) -> bool:
-        """Whether a verdict would be there if the condition held: of circuits when they are known at all."""
-        scope = condition.scope
-        return self._circuits.known() is not None if scope is None else scope in scopes
 
 
 def touched_by(counted: AlertCounts) -> set[Scope]:
