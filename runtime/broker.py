@@ -70,6 +70,7 @@ class Broker:
 
     @property
     def connected(self) -> bool:
+        """Whether there is a connection right now."""
         return self.client.is_connected
 
     @property
@@ -79,7 +80,7 @@ class Broker:
 
     @property
     def in_cluster(self) -> bool:
-        """Whether other servers know what this one knew."""
+        """Whether the server is one of several, so that the others still know what it knew when it is gone."""
         return bool(self.client._server_info.get("cluster"))  # pyright: ignore[reportPrivateUsage]
 
     @property

@@ -25,6 +25,11 @@ Take = Callable[[str, bytes | None, int], None]
 
 
 class BucketWatch:
+    """Tells `take` of each entry whose key matches `keys`, and of each change; see the head of this file.
+
+    `forget_all_but` gets the keys that were there whenever the whole bucket was read: any other one is gone.
+    """
+
     def __init__(
         self,
         broker: Broker,
@@ -49,7 +54,7 @@ class BucketWatch:
         return self._loaded.is_set()
 
     async def wait_until_loaded(self) -> None:
-        """Raises Unreachable when the bucket cannot be read."""
+        """Returns when the whole bucket was read once. Raises Unreachable when that takes more than ten seconds."""
         try:
             async with asyncio.timeout(_FIRST_LOAD_S):
                 await self._loaded.wait()

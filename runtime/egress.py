@@ -79,7 +79,10 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Raises ForbiddenAddress, httpcore2.ConnectError, httpcore2.ConnectTimeout."""
+        """The first connection to an allowed address of the host, within `timeout` seconds; None waits without end.
+
+        Raises ForbiddenAddress, httpcore2.ConnectError, httpcore2.ConnectTimeout.
+        """
 
         async def connect(address: Address) -> httpcore2.AsyncNetworkStream:
             return await self._network.connect_tcp(
@@ -109,7 +112,7 @@ def permitted(host: str, addresses: Sequence[Address], *, allowed: Sequence[Netw
 
 
 def forbidden_address(exc: BaseException | None) -> ForbiddenAddress | None:
-    """What an SDK's connection error hides."""
+    """The ForbiddenAddress that an SDK's connection error was raised from; None when the cause is another one."""
     while exc is not None and not isinstance(exc, ForbiddenAddress):
         exc = exc.__cause__
     return exc
@@ -152,7 +155,7 @@ class _Response(httpx2.Response):
     """Has a bounded body, unless it is read piece by piece. Whoever answers may never end."""
 
     async def aread(self) -> bytes:
-        """Raises httpx2.ReadError."""
+        """The whole body. Raises httpx2.ReadError when it is longer than MAX_BODY_BYTES."""
         if not hasattr(self, "_content"):
             body = bytearray()
             async with aclosing(self.aiter_bytes()) as pieces:

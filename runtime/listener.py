@@ -15,7 +15,7 @@ _BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """`port` 0 takes a free one. Raises Unreachable, because the operator needs the same one line."""
+    """The socket that was handed over, else a new one there; `port` 0 takes a free port. Raises Unreachable."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0":
         handed_over = socket.socket(fileno=FIRST_DESCRIPTOR)
         handed_over.set_inheritable(False)

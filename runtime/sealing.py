@@ -39,9 +39,11 @@ class Keyring:
 
     @classmethod
     def from_settings(cls, settings: SealingSettings) -> "Keyring":
+        """A ring of LLM_ENCRYPTION_KEY, which seals, and LLM_ENCRYPTION_KEY_PREVIOUS."""
         return cls([decode_key(k) for k in (settings.llm_encryption_key, *settings.llm_encryption_key_previous)])
 
     def seal(self, secret: SecretStr, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> str:
+        """The vendor key as Vault may hold it: it opens only under the same tenant, provider and name."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ring[self._newest].encrypt(
             nonce, secret.get_secret_value().encode(), _bound_to(tenant, provider, name)
@@ -56,7 +58,7 @@ class Keyring:
         return self.seal(key, tenant=tenant, provider=provider, name=name)
 
     def unseal(self, sealed: str, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> SecretStr:
-        """Raises UnsealError."""
+        """The vendor key that `seal` sealed for this tenant, provider and name. Raises UnsealError."""
         where = key_path(tenant=tenant, provider=provider, name=name)
         try:
             version, key_id, body = sealed.split(".")

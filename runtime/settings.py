@@ -57,6 +57,7 @@ class BrokerSettings(RoleSettings):
         return bool(self.nats_cacert or self.nats_tls_cert or "tls://" in self.nats_url)
 
     def sizes(self) -> Sizes:
+        """What `contracts.streams.ensure` makes streams by."""
         return Sizes(replicas=self.llm_stream_replicas, queue_limit_per_tenant=self.llm_queue_limit_per_tenant)
 
 

@@ -80,7 +80,7 @@ class VaultSession:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(self._call, use))
 
     async def watch(self) -> None:
-        """Runs for ever: asks now and then, so that `usable` is true to the moment and the login stays young."""
+        """Runs for ever: asks every few seconds, so that `usable` is no older and the token is renewed in time."""
         expected = (VaultUnavailable, VaultDenied)
         await every(
             _WATCH_S, self._look, log=log, failure_event="vault_unusable", expected=expected, first_after_s=_WATCH_S

@@ -18,6 +18,8 @@ _ANSWER_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
+    """A message as the stream holds it, without its headers."""
+
     subject: str
     data: bytes
 

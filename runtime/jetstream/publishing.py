@@ -33,6 +33,8 @@ class TooLarge(Exception):
 
 
 class Publisher:
+    """Publishes events, which may be lost with a connection, and durable messages, which may not."""
+
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 

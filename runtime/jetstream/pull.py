@@ -47,6 +47,7 @@ class Credit:
     _heard_at: float = 0.0
 
     def ask(self, count: int, *, now: float) -> None:
+        """`count` more messages are asked for."""
         if not self.asked:  # it had nothing to say before
             self._heard_at = now
         self.asked += count
@@ -113,6 +114,7 @@ class Pull:
         self._subscription = await self._client.subscribe(self._inbox, cb=self._receive)
 
     async def close(self) -> None:
+        """Listens no more; what still comes of earlier pulls is redelivered."""
         if self._subscription is not None and not self._client.is_closed:
             await self._subscription.unsubscribe()
 

@@ -50,6 +50,7 @@ class _Split:
 
     @classmethod
     def of(cls, usage: TokenCounts) -> "_Split":
+        """A part that is larger than what it is a part of is cut to it."""
         read = min(usage.cache_read_tokens, usage.input_tokens)
         write = min(usage.cache_write_tokens, usage.input_tokens - read)
         write_1h = min(usage.cache_write_1h_tokens, write)
@@ -64,7 +65,7 @@ class _Split:
         )
 
     def cost(self, rates: Rates) -> Decimal | None:
-        """None when a rate is missing, because what has no price would count as free: embeddings have no output."""
+        """USD, not rounded. None when a rate is missing: what has no price must not count as free."""
         if (self.output and rates.output is None) or (self.reasoning and rates.reasoning is None):
             return None
         per_million = (
@@ -78,6 +79,7 @@ class _Split:
         return per_million / _MILLION
 
     def used(self, rates: Rates, *, catalogue: str | None) -> UsedPrice:
+        """The rates that the cost was made with; of cached tokens and reasoning only where there were any."""
         return UsedPrice(
             input_mtok=rates.input,
             output_mtok=rates.output,

@@ -19,6 +19,7 @@ class Rates:
     reasoning: Decimal | None
 
     def times(self, factor: Decimal) -> "Rates":
+        """Each rate multiplied; one that there is no price for stays None."""
         return self if factor == 1 else Rates(*(rate and rate * factor for rate in astuple(self)))
 
 
@@ -37,11 +38,12 @@ class PriceList:
     """The version of the catalogue that they are from; None: a tenant's own."""
 
     def rates(self, input_tokens: int) -> Rates:
+        """The rates of a call whose prompt has so many tokens."""
         return next((rates for above, rates in reversed(self.longer) if input_tokens > above), self.base)
 
 
 def own_price_list(price: Price, service_tier: str | None) -> PriceList | None:
-    """None: the tenant has no price for that service tier."""
+    """A tenant's own price as a price list; None when the tenant has none for that service tier."""
     tiered = price if service_tier is None else price.service_tiers.get(service_tier)
     if tiered is None:
         return None

@@ -54,9 +54,11 @@ class Batches:
         self._stopping = False
 
     async def open(self) -> None:
+        """Listens for batches; `pulled` asks for them."""
         await self._pull.open()
 
     async def close(self) -> None:
+        """Listens no more; what still comes of earlier pulls is redelivered."""
         await self._pull.close()
 
     def stop(self) -> None:

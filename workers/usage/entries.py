@@ -48,6 +48,7 @@ class Amounts(NamedTuple):
     error_count: int = 0
 
     def negated(self) -> "Amounts":
+        """What takes these amounts away when it is added."""
         return Amounts._make(-value for value in self)
 
 
@@ -138,7 +139,7 @@ def is_better(source: UsageSource, outcome: Outcome, *, than_source: UsageSource
 
 
 def best_of_each(records: Iterable[UsageRecord]) -> dict[str, UsageRecord]:
-    """One record an id, by id; of equals the first."""
+    """The best record of each id, by id; of records that are equally good the first."""
     best: dict[str, UsageRecord] = {}
     for record in records:
         held = best.get(record.id)

@@ -53,6 +53,8 @@ class BatchOutcome:
 
 
 class Ledger:
+    """Books batches in PostgreSQL. Any number of consumers may book at once, also the same records."""
+
     def __init__(self, engine: AsyncEngine, *, now: Callable[[], datetime] = utc_now) -> None:
         self._engine = engine
         self._now = now

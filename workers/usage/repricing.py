@@ -44,6 +44,7 @@ class Repriced:
     unpriced_after: int = 0
 
     def with_more(self, before: Sequence[Decimal | None], after: Sequence[Decimal | None]) -> "Repriced":
+        """The same with more attempts: their costs as they were booked and as they are now, None where unpriced."""
         return Repriced(
             self.day,
             self.tenant,

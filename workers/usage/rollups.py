@@ -49,10 +49,12 @@ class RollUp:
 
     @property
     def name(self) -> str:
+        """The table's name."""
         return self.table.name
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
+        """All columns of a row, in the order in which statements here take and give them."""
         return (*self.keys, *self.facts, *Amounts._fields)
 
     def on(self, day: date) -> ColumnElement[bool]:
@@ -81,11 +83,11 @@ class RollUp:
 
     @cached_property
     def _key(self) -> Callable[[Dimensions], tuple[Any, ...]]:
-        return attrgetter(*map(_of_place, self.keys))
+        return attrgetter(*map(_dimension, self.keys))
 
     @cached_property
     def _row(self) -> Callable[[Dimensions], tuple[Any, ...]]:
-        return attrgetter(*map(_of_place, (*self.keys, *self.facts)))
+        return attrgetter(*map(_dimension, (*self.keys, *self.facts)))
 
     @cached_property
     def _add(self) -> Any:
@@ -102,12 +104,14 @@ class RollUp:
         return delete(self.table).where(same, self.table.c.request_count == 0)
 
 
-def _of_place(column: str) -> str:
+def _dimension(column: str) -> str:
+    """The field of `Dimensions`, and the column of the events, that a roll-up's column holds."""
     return "day" if column == "date" else column
 
 
 def _of_events(column: str) -> ColumnElement[Any]:
-    return _HOUR if column == "hour" else _events[_of_place(column)]
+    """A roll-up's column as it follows from the events, which have no column for the hour."""
+    return _HOUR if column == "hour" else _events[_dimension(column)]
 
 
 ROLL_UPS = (

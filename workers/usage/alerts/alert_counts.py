@@ -20,7 +20,7 @@ from workers.usage.entries import ERRORS
 
 WINDOW_S = 600
 RECENT = timedelta(hours=1)
-"""How far from now an attempt may have ended to be counted: how others went says nothing of how it is."""
+"""How far from now an attempt may have ended to be counted: older ones do not say how a provider does now."""
 
 
 class TenantDay(NamedTuple):
@@ -150,7 +150,7 @@ def to_json(counted: AlertCounts) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> AlertCounts:
-    """Raises KeyError, TypeError, ValueError for what another version wrote in another form."""
+    """What `to_json` wrote. Raises KeyError, TypeError, ValueError for what another version wrote in another form."""
     counted = AlertCounts(days={TenantDay(tenant, date.fromisoformat(day)) for tenant, day in value["days"]})
     for tenant, provider, model, start, requests, errors, refused, succeeded, first_token, duration in value["windows"]:
         refused_at, succeeded_at = (

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Circuits:
-    """Kept current in the background by `watch`."""
+    """The open circuits of all tenants, kept current in the background by `watch`."""
 
     def __init__(self, broker: Broker) -> None:
         self._open: dict[str, OpenCircuit] = {}
@@ -30,7 +30,7 @@ class Circuits:
         return list(self._open.values()) if self._bucket.loaded else None
 
     async def watch(self) -> None:
-        """Runs for ever."""
+        """Reads the bucket and follows it, for ever."""
         await self._bucket.run()
 
     def _take(self, key: str, value: bytes | None, _: int) -> None:

@@ -39,11 +39,15 @@ _MOST_USD = Decimal(10**10) - 1
 
 
 class ProviderKey(NamedTuple):
+    """Error rates and refused keys are measured by tenant and provider."""
+
     tenant: str
     provider: str
 
 
 class ModelKey(NamedTuple):
+    """Latencies are measured by tenant and model."""
+
     tenant: str
     provider: str
     model: str

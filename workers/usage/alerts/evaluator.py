@@ -32,6 +32,8 @@ _LOCK = int.from_bytes(b"alerts")
 
 
 class Evaluator:
+    """Raises and resolves alerts for all consumers, as long as it is the one that holds the lock of a round."""
+
     def __init__(self, engine: AsyncEngine, circuits: Circuits, thresholds: Thresholds, *, clock: Clock) -> None:
         self._engine = engine
         self._circuits = circuits
@@ -41,7 +43,7 @@ class Evaluator:
         self._all_judged_at: float | None = None
 
     async def keep_evaluating(self) -> None:
-        """Runs for ever."""
+        """A round each second, for ever."""
         await every(
             EVERY_S,
             self._round,

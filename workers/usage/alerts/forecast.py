@@ -9,7 +9,7 @@ _DAY = timedelta(days=1)
 
 
 def at_end_of_day(spent: Decimal, *, now: datetime) -> Decimal | None:
-    """USD. None while the day is too young to tell."""
+    """What will be spent by midnight, in USD like `spent`; None while the day is too young to tell."""
     elapsed = now - datetime.combine(now.date(), time.min, UTC)
     if elapsed < FIRST_AFTER:
         return None

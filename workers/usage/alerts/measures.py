@@ -30,7 +30,7 @@ _WINDOW = timedelta(seconds=WINDOW_S)
 
 
 async def spending(connection: AsyncConnection, of: Collection[TenantDay]) -> list[Spending]:
-    """From the ledger's own roll-up, so that a correction of the bill counts too."""
+    """What was spent on each of these days, from the ledger's own roll-up: so a correction of the bill counts too."""
     if not of:
         return []
     usage = llm_provider_usage.c
@@ -53,6 +53,7 @@ async def spending(connection: AsyncConnection, of: Collection[TenantDay]) -> li
 
 
 async def health(connection: AsyncConnection, of: Collection[ProviderKey], *, now: datetime) -> list[Health]:
+    """How attempts went, one for each provider of `of`, also where there were no attempts."""
     if not of:
         return []
     windows = alert_windows.c
@@ -88,7 +89,7 @@ class Usual:
     async def of(
         self, connection: AsyncConnection, models: Collection[ModelKey], *, now: datetime
     ) -> dict[ModelKey, dict[NoticeKind, float]]:
-        """Seconds; what is missing had too few attempts to tell."""
+        """The percentiles in seconds, of `models` at least; a kind is missing that had too few attempts to tell."""
         hour = now.replace(minute=0, second=0, microsecond=0)
         if hour != self._read_in:
             self._known.clear()

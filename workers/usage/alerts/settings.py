@@ -18,6 +18,7 @@ class AlertSettings(RoleSettings):
     """How many times as slow as in the last days."""
 
     def thresholds(self) -> Thresholds:
+        """The same, as `conditions` takes them."""
         return Thresholds(
             daily_cost_usd=self.llm_daily_cost_alert_threshold,
             error_rate=self.llm_alert_error_rate,

@@ -22,7 +22,7 @@ def dense(counts: Mapping[int, int]) -> list[int]:
 
 
 def total(sketches: Iterable[Sequence[int]]) -> list[int]:
-    """The histogram of the values of several ones."""
+    """One histogram of the values of all of them."""
     return [sum(counts) for counts in zip([0] * BUCKETS, *sketches, strict=True)]
 
 

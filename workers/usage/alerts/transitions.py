@@ -19,7 +19,7 @@ _Transition = Literal["llm.v1.alert.raised", "llm.v1.alert.resolved"]
 
 
 async def unresolved(connection: AsyncConnection) -> dict[Condition, uuid.UUID]:
-    """The alerts whose conditions are not over, as far as anybody has seen."""
+    """The ids of the alerts that were raised and not resolved, by what they are about."""
     columns = alerts.c
     known = columns.resolved_at.is_(None), columns.kind.in_(ALERT_KINDS)
     rows = await connection.execute(
