@@ -87,39 +87,35 @@ def _answer_in(exc: Exception) -> ErrorAnswer | None:
 
 
 def _read(body: object, headers: Mapping[str, str]) -> Reported:
-    """Anthropic tells in headers, not in the body, when to come back."""
-    return replace(reported(body), retry_after_s=_reset_s(headers, now=utc_now()))
+    """Anthropic tells in headers, not in the body, when to come back: without a `retry-after`, when each limit resets.
 
-
-def _certain(said: Reported, status: int | None) -> Kind | None:
-    if found := first_of(BY_ERROR_CODE, said.names):
-        return found
-    says_more = first_of(_BY_TYPE, said.names)
-    is_filtered = not says_more and status in (400, 422, None) and _FILTERED.search(said.message)
-    return ContentFiltered if is_filtered else None
-
-
-def _vague(said: Reported, status: int | None, headers: Mapping[str, str]) -> Kind | None:
-    # A 429 is a spent budget where the vendor says neither when to come back nor that trying again is any use.
-    if status == 429 and headers.get("x-should-retry") == "false" and "retry-after" not in headers:
-        return QuotaExhausted
-    return first_of(_BY_TYPE, said.names) or (first_of(_BY_TYPE_WITHOUT_STATUS, said.names) if status is None else None)
-
-
-def _reset_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """Seconds until the limit that is used up starts anew; None where the vendor itself says when to come back."""
-    if "retry-after" in headers or "retry-after-ms" in headers:
-        return None
+    The call can succeed once the last of the limits that are used up has done so.
+    """
+    has_retry_after = "retry-after" in headers or "retry-after-ms" in headers
     waits: list[float] = []
-    for limit in _LIMITS:
+    for limit in () if has_retry_after else _LIMITS:
         if headers.get(f"anthropic-ratelimit-{limit}-remaining") != "0":
             continue
         try:
             at = datetime.fromisoformat(headers.get(f"anthropic-ratelimit-{limit}-reset", ""))
         except ValueError:
             continue
-        waits.append(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
-    return max(*waits, 0.0) if waits else None
+        waits.append(((at if at.tzinfo else at.replace(tzinfo=UTC)) - utc_now()).total_seconds())
+    return replace(reported(body), retry_after_s=max(*waits, 0.0) if waits else None)
+
+
+def _certain(said: Reported, status: int | None) -> Kind | None:
+    if found := first_of(BY_ERROR_CODE, said.names):
+        return found
+    may_be_filtered = status in (400, 422, None) and not first_of(_BY_TYPE, said.names)
+    return ContentFiltered if may_be_filtered and _FILTERED.search(said.message) else None
+
+
+def _vague(said: Reported, status: int | None, headers: Mapping[str, str]) -> Kind | None:
+    # A 429 that says neither when to come back nor that trying again is any use is a budget that is spent.
+    if status == 429 and headers.get("x-should-retry") == "false" and "retry-after" not in headers:
+        return QuotaExhausted
+    return first_of(_BY_TYPE, said.names) or (first_of(_BY_TYPE_WITHOUT_STATUS, said.names) if status is None else None)
 
 
 ERRORS = VendorErrors(
