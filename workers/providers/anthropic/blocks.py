@@ -31,7 +31,9 @@ class Block:
     held_back: int = 0
     """How many fragments of `input` have not been passed on."""
     says: str | None = ""
-    """The text of `input` for as long as it may come to nothing, with one blank for those at its end; else None."""
+    """The text of `input`, white space at its end as one blank, for as long as it may become one of _SAYS_NONE.
+
+    None once it cannot."""
 
     @property
     def says_none(self) -> bool:
@@ -39,6 +41,7 @@ class Block:
         return self.says is not None and self.says.rstrip() in ("", *_SAYS_NONE)
 
     def add_input(self, fragment: str) -> None:
+        """Adds a fragment of a call's input. One that begins an object replaces a `null` or `{}` before it."""
         if self.held_back and self.says_none and fragment.lstrip().startswith("{"):
             self.input.clear()
             self.says = ""
@@ -68,6 +71,7 @@ class Block:
         return self.fields.get(name)
 
     def whole(self) -> dict[str, Any]:
+        """The block as a reply in one piece would have had it."""
         block = {name: self.get(name) for name in self.fields}
         for name, parts in (("text", self.texts), ("thinking", self.thoughts), ("signature", self.signature)):
             if parts or name in block:
@@ -81,6 +85,7 @@ class Block:
 
 
 def blocks_in(content: Any) -> list[dict[str, Any]]:
+    """The blocks of a message's content, which some servers write as a text."""
     match content:
         case str(text):
             return [{"type": "text", "text": text}]
@@ -91,6 +96,7 @@ def blocks_in(content: Any) -> list[dict[str, Any]]:
 
 
 def text_in(value: Any) -> str:
+    """`value` if it is a text, else an empty one."""
     return value if isinstance(value, str) else ""
 
 

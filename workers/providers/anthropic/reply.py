@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from pydantic import JsonValue
 
-from contracts.events import FinishReason
 from contracts.usage import Usage, UsageSource
 from workers.providers.anthropic.blocks import Block, blocks_in, can_come_back, id_in, is_special, kind_of, text_in
 from workers.providers.anthropic.request import PROVIDER
@@ -101,21 +100,40 @@ class MessageReader(Reader):
         return self._absorb(self._body.end(), may_be_cut=True)
 
     def finish(self) -> Finish:
-        reason, warnings = self._finish_reason()
+        said = self._reason
+        is_continued = said in _TO_BE_CONTINUED
+        known = "stop" if is_continued else finish_reasons.meaning(said or "")
+        reason = known or "stop"
+        warnings = list(self._warnings)
+        if known is None:
+            what = f"the unknown stop_reason {said[:64]!r}" if said else "no stop_reason"
+            warnings.append(f"{PROVIDER} gave {what}")
+        if is_continued:
+            warnings.append(f"{PROVIDER} broke off ({said}); send the message back as it is, and it goes on")
+        warnings += self._output.warnings(PROVIDER, reason, explained=is_continued)
+        provider_data: dict[str, JsonValue] | None = None
+        blocks = [block.whole() for block in self._blocks]
+        if any(map(is_special, blocks)):
+            provider_data = {PROVIDER: {"content": [block for block in blocks if can_come_back(block)]}}
         return Finish(
-            finish_reason=reason,
-            usage=self._billed() if self._usage_is_final or self._refused_at_once else None,
+            finish_reason=self._output.finish_reason(reason),
+            usage=self._billed(only_final=True),
             response_model=self._model,
             response_id=self._id,
             service_tier=self._usage.served_as,
-            provider_data=self._provider_data(),
-            warnings=(*self._warnings, *warnings),
+            provider_data=provider_data,
+            warnings=tuple(warnings),
         )
 
     def _absorb(self, events: Sequence[Event], *, may_be_cut: bool = False) -> Chunk | None:
         for event in events:
             try:
-                self._take(event)
+                if self._body.is_json:
+                    self._take_message(event)
+                else:
+                    self._take_event(event)
+            except msgspec.ValidationError:
+                self._take_unknown(event)
             except NO_JSON:
                 self._take_no_json(event, may_be_cut=may_be_cut)
             if self.error or self.done:
@@ -129,16 +147,6 @@ class MessageReader(Reader):
                 response_model=self._model,
             )
         return self._output.take()
-
-    def _take(self, event: Event) -> None:
-        """Raises one of NO_JSON."""
-        try:
-            if self._body.is_json:
-                self._take_message(event)
-            else:
-                self._take_event(event)
-        except msgspec.ValidationError:
-            self._take_unknown(event)
 
     def _take_event(self, event: Event) -> None:
         """Raises one of NO_JSON; msgspec.ValidationError when it is no object."""
@@ -165,9 +173,7 @@ class MessageReader(Reader):
                     self._stop(said.delta.stop_reason, said.delta.stop_details)
             case "message_stop":
                 self._state(said.usage, final=True)
-                if not self._blocks:
-                    self._take_blocks(self._content_of_head)
-                self._end()
+                self._end(None if self._blocks else self._content_of_head)
             case "error" | "":
                 self._take_unknown(event)
             case _:
@@ -180,13 +186,8 @@ class MessageReader(Reader):
             self._take_unknown(event)
             return
         self._take_head(message, final=True)
-        self._take_blocks(message.content)
         self._stop(message.stop_reason, message.stop_details)
-        self._end()
-
-    def _take_blocks(self, content: Any) -> None:
-        for index, block in enumerate(blocks_in(content)):
-            self._begin(index, block)
+        self._end(message.content)
 
     def _take_head(self, message: _Message, *, final: bool = False) -> None:
         self._id = message.id or self._id
@@ -194,7 +195,7 @@ class MessageReader(Reader):
         self._state(message.usage, final=final)
 
     def _take_unknown(self, event: Event) -> None:
-        """An error in one of its forms; what is neither that nor an event of the API (a proxy's own) is skipped."""
+        """Takes an error in any of its forms; anything else is a proxy's own event and is skipped."""
         body = decode_any(event.data)
         if event.name == "error" or is_error(body):
             self.error = self._classify(body)
@@ -225,7 +226,7 @@ class MessageReader(Reader):
             case "thinking" if thinking := text_in(fields.get("thinking")):
                 self._output.reasoning.append(thinking)
             case "tool_use" if id_in(fields.get("id")) or text_in(fields.get("name")):
-                self._begin_call(block)
+                self._announce_call(block)
             case _:
                 pass
 
@@ -234,12 +235,16 @@ class MessageReader(Reader):
         self._by_index[block.index] = self._by_index[None] = block
         return block
 
-    def _begin_call(self, block: Block) -> int:
-        """The block gets the call's id and name, so that they agree when it comes back with the call's result."""
-        call = self._output.begin_call(id=id_in(block.get("id")), name=text_in(block.get("name")))
-        block.fields |= {"id": call.id, "name": call.name}
-        block.call = call.index
-        return call.index
+    def _announce_call(self, block: Block) -> int:
+        """The index of a block's call, which is passed on now if it has not been yet.
+
+        The block gets the call's id and name, so that they agree when it comes back with the call's result.
+        """
+        if block.call is None:
+            call = self._output.begin_call(id=id_in(block.get("id")), name=text_in(block.get("name")))
+            block.fields |= {"id": call.id, "name": call.name}
+            block.call = call.index
+        return block.call
 
     def _continue(self, index: int | None, delta: _Delta, event: Event) -> None:
         kind = delta.type or _kind_of_delta(delta)
@@ -263,7 +268,10 @@ class MessageReader(Reader):
                 block.grow(decode_any(event.data)["delta"])
 
     def _unannounced(self, index: int | None, kind: str) -> Block:
-        """The block of an index that began none: the newest, if that has no index yet; else what its deltas say."""
+        """The block for a delta with whose index none began.
+
+        It is the newest block if that has no index yet, else a new one of the kind that the delta belongs to.
+        """
         newest = self._by_index.get(None)
         if newest and newest.index is None and not newest.closed:
             newest.index = index
@@ -273,7 +281,10 @@ class MessageReader(Reader):
         return self._add(Block(index, block_kind, {"type": block_kind}))
 
     def _continue_input(self, index: int | None, block: Block, given: Any) -> None:
-        """Nothing goes out that may come to nothing: some servers send `null` or `{}`, and then the input."""
+        """Takes a fragment of a call's input, which is held back while the input may still be none.
+
+        Some servers send `null` or `{}` first, and then the input.
+        """
         fragment = reply_arguments.of_value(given) if isinstance(given, dict) else text_in(given)
         if not given or not fragment:
             return
@@ -287,11 +298,7 @@ class MessageReader(Reader):
             if block.says is not None:
                 return
             fragment = "".join(block.input)
-        self._pass_on(block, fragment, pieces=block.held_back or 1)
-
-    def _pass_on(self, block: Block, arguments: str, *, pieces: int) -> None:
-        call = self._begin_call(block) if block.call is None else block.call
-        self._output.add_arguments(call, arguments, pieces=pieces)
+        self._output.add_arguments(self._announce_call(block), fragment, pieces=block.held_back or 1)
         block.held_back = 0
 
     def _close(self, block: Block) -> None:
@@ -304,9 +311,13 @@ class MessageReader(Reader):
         block.input = [arguments]
         block.says = arguments if arguments == reply_arguments.NONE else None
         if block.call is not None or arguments != reply_arguments.NONE:
-            self._pass_on(block, arguments, pieces=block.held_back)
+            self._output.add_arguments(self._announce_call(block), arguments, pieces=block.held_back)
+            block.held_back = 0
 
-    def _end(self) -> None:
+    def _end(self, content: Any = None) -> None:
+        """`content`: the blocks of a reply that came whole."""
+        for index, fields in enumerate(blocks_in(content)):
+            self._begin(index, fields)
         for block in self._blocks:
             self._close(block)
         self.done = True
@@ -332,33 +343,14 @@ class MessageReader(Reader):
             case _:
                 pass
 
-    def _billed(self) -> Usage | None:
-        return Usage(source=UsageSource.VENDOR) if self._refused_at_once else self._usage.normalised()
+    def _billed(self, *, only_final: bool = False) -> Usage | None:
+        """The usage stated so far; with `only_final` None while it has not been stated at the reply's end.
 
-    @property
-    def _refused_at_once(self) -> bool:
-        """A request that is refused before any output is not billed ("Handling stop reasons")."""
-        return self._reason == "refusal" and not self._blocks
-
-    def _finish_reason(self) -> tuple[FinishReason, list[str]]:
-        said = self._reason
-        is_continued = said in _TO_BE_CONTINUED
-        known = "stop" if is_continued else finish_reasons.meaning(said or "")
-        warnings: list[str] = []
-        if known is None:
-            what = f"the unknown stop_reason {said[:64]!r}" if said else "no stop_reason"
-            warnings.append(f"{PROVIDER} gave {what}")
-        if is_continued:
-            warnings.append(f"{PROVIDER} broke off ({said}); send the message back as it is, and it goes on")
-        reason = known or "stop"
-        warnings += self._output.warnings(PROVIDER, reason, explained=is_continued)
-        return self._output.finish_reason(reason), warnings
-
-    def _provider_data(self) -> dict[str, JsonValue] | None:
-        blocks = [block.whole() for block in self._blocks]
-        if not any(map(is_special, blocks)):
-            return None
-        return {PROVIDER: {"content": [block for block in blocks if can_come_back(block)]}}
+        A request that is refused before any output is not billed ("Handling stop reasons").
+        """
+        if self._reason == "refusal" and not self._blocks:
+            return Usage(source=UsageSource.VENDOR)
+        return None if only_final and not self._usage_is_final else self._usage.normalised()
 
 
 def _kind_of_delta(delta: _Delta) -> str:
