@@ -23,7 +23,6 @@ from contracts.requests import (
     SystemMessage,
     TextPart,
     Tool,
-    ToolCall,
     ToolMessage,
     UserMessage,
 )
@@ -42,6 +41,8 @@ Block = dict[str, Any]
 _CACHE_PLACES = ("system", "tools", "last_user")
 _CACHE_TTLS = ("5m", "1h")
 _OURS = frozenset({"cache", "cache_ttl", "betas"})
+_BETA = re.compile(r"(?! *$)[ -+\--~]+")
+"""A name that the header can hold: printable ASCII that is not blank, without commas, which separate names there."""
 
 _MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -74,12 +75,13 @@ class _Options:
         """Raises InvalidRequest."""
         given = request.provider_options.get(PROVIDER, {})
         cache, ttl, betas = given.get("cache", []), given.get("cache_ttl"), given.get("betas", [])
+        ours = f"provider_options.{PROVIDER}"
         if not isinstance(cache, list) or not all(place in _CACHE_PLACES for place in cache):
-            raise _invalid("cache", f"a list of {', '.join(_CACHE_PLACES)}")
+            raise InvalidRequest(f"{ours}.cache must be a list of {', '.join(_CACHE_PLACES)}", provider=PROVIDER)
         if ttl is not None and ttl not in _CACHE_TTLS:
-            raise _invalid("cache_ttl", " or ".join(_CACHE_TTLS))
-        if not isinstance(betas, list) or not all(isinstance(beta, str) and _is_header(beta) for beta in betas):
-            raise _invalid("betas", "a list of names")
+            raise InvalidRequest(f"{ours}.cache_ttl must be {' or '.join(_CACHE_TTLS)}", provider=PROVIDER)
+        if not isinstance(betas, list) or not all(isinstance(beta, str) and _BETA.fullmatch(beta) for beta in betas):
+            raise InvalidRequest(f"{ours}.betas must be a list of names", provider=PROVIDER)
         return cls(
             cache=tuple(map(str, cache)),
             cache_ttl=str(ttl) if ttl else None,
@@ -89,8 +91,8 @@ class _Options:
 
 
 def check(request: CompletionRequest) -> None:
-    """Raises UnsupportedFeature for what the API has no form for, InvalidRequest for options that are none and for
-    blank messages."""
+    """Raises UnsupportedFeature for what the API has no form for, InvalidRequest for invalid options and when all
+    messages are blank."""
     _Options.of(request)
     check_says_something(request, provider=PROVIDER)
     if request.response_format and request.response_format.type == "json_object":
@@ -108,18 +110,25 @@ def messages_request(request: CompletionRequest, *, model: str) -> MessagesReque
     able = abilities(model)
     warnings = _ignored(request, options.body)
     thinking, effort = _thinking(request, able, options.body, warnings)
+    stops = [stop for stop in request.stop or () if stop.strip()]
+    if len(stops) < len(request.stop or ()):
+        warnings.append(f"{PROVIDER} does not stop at white space; such a stop was ignored")
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": request.max_tokens or able.max_output_tokens,
         **conversation(request.messages, request.tools),
         "stream": True,
-        "stop_sequences": _stop_sequences(request, warnings),
+        "stop_sequences": stops or None,
         "tool_choice": _tool_choice(request),
         "thinking": thinking,
         "output_config": present({"effort": effort, "format": _output_format(request, warnings)}) or None,
     }
     body = present(body)
-    _mark_for_cache(body, options)
+    user_turns = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]  # the first turn is one
+    places = {"system": body.get("system"), "tools": body.get("tools"), "last_user": user_turns[-1]}
+    for place in options.cache:
+        if blocks := places[place]:
+            blocks[-1]["cache_control"] = present({"type": "ephemeral", "ttl": options.cache_ttl})
     further = dict(options.body)
     if isinstance(config := further.get("output_config"), dict):
         further["output_config"] = {**body.get("output_config", {}), **config}
@@ -133,15 +142,13 @@ def conversation(messages: Sequence[Message], tools: Sequence[Tool] | None) -> d
     System messages alone are what the user says. A conversation begins with the user, for the servers of the format
     that insist on it (Anthropic's own does not any more). Raises InvalidRequest when all messages are blank.
     """
-    system: list[Block] = []
+    system = [block for message in messages if isinstance(message, SystemMessage) for block in _blocks(message.content)]
+    others = [message for message in messages if not isinstance(message, SystemMessage)]
     turns: list[dict[str, Any]] = []
     # Calls that go back as they came keep their ids, also where a server of this format has others than Anthropic's.
     kept = [block for message in messages if isinstance(message, AssistantMessage) for block in _kept_blocks(message)]
     kept_ids = frozenset(id_ for block in kept if isinstance(id_ := block.get("id"), str))
-    for message in messages:
-        if isinstance(message, SystemMessage):
-            system += _texts(message.content)
-            continue
+    for message in others:
         role, blocks = _turn(message, kept_ids)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
@@ -152,11 +159,13 @@ def conversation(messages: Sequence[Message], tools: Sequence[Tool] | None) -> d
     if not turns:
         turns, system = [{"role": "user", "content": system}], []
     if turns[0]["role"] == "assistant":
-        turns.insert(0, {"role": "user", "content": _texts(OPENING)})
+        turns.insert(0, {"role": "user", "content": _blocks(OPENING)})
     for turn in turns:
         if turn["role"] == "user":
             turn["content"].sort(key=_is_no_result)
-    _trim_prefill(turns)
+    last = turns[-1]["content"][-1]
+    if turns[-1]["role"] == "assistant" and last["type"] == "text" and isinstance(last.get("text"), str):
+        last["text"] = last["text"].rstrip()  # the API refuses a beginning of the reply that ends in white space
     return present(
         {"system": system or None, "messages": turns, "tools": [_tool(tool) for tool in tools] if tools else None}
     )
@@ -171,35 +180,38 @@ def _turn(message: UserMessage | AssistantMessage | ToolMessage, kept_ids: froze
     """The role and the blocks of a message. `kept_ids`: the ids of calls that go back as they came."""
     match message:
         case UserMessage():
-            return "user", _user_blocks(message.content)
+            return "user", _blocks(message.content)
         case ToolMessage():
             given = message.tool_call_id
-            content = message.content if isinstance(message.content, str) else _texts(message.content)
+            content = message.content if isinstance(message.content, str) else _blocks(message.content)
             call = given if given in kept_ids else _call_id(given)
             return "user", [{"type": "tool_result", "tool_use_id": call, "content": content}]
         case AssistantMessage():
-            # Its own blocks as they were, because thinking is signed; else made from what all vendors have.
-            texts = _texts(message.content or message.refusal or "")
-            return "assistant", _kept_blocks(message) or [*texts, *map(_tool_use, message.tool_calls or ())]
+            # Thinking is signed, so a reply of Anthropic's goes back as it was; others are made from their parts.
+            if kept := _kept_blocks(message):
+                return "assistant", kept
+            calls = [
+                {
+                    "type": "tool_use",
+                    "id": _call_id(call.id),
+                    "name": _NOT_IN_A_NAME.sub("_", call.function.name),
+                    "input": arguments_object(call.function.arguments),
+                }
+                for call in message.tool_calls or ()
+            ]
+            return "assistant", [*_blocks(message.content or message.refusal or ""), *calls]
         case _:
             assert_never(message)
 
 
-def _texts(content: str | Sequence[TextPart]) -> list[Block]:
-    """Blank texts are left out: the API refuses them."""
-    texts = [content] if isinstance(content, str) else [part.text for part in content]
-    return [{"type": "text", "text": text} for text in texts if text.strip()]
-
-
-def _user_blocks(content: str | Sequence[TextPart | ImagePart]) -> list[Block]:
-    if isinstance(content, str):
-        return _texts(content)
+def _blocks(content: str | Sequence[TextPart | ImagePart]) -> list[Block]:
+    """The blocks of a content, without blank texts: the API refuses them."""
     blocks: list[Block] = []
-    for part in content:
+    for part in [content] if isinstance(content, str) else content:
         if isinstance(part, ImagePart):
             blocks.append({"type": "image", "source": _image_source(part.image_url.url)})
-        else:
-            blocks += _texts([part])
+        elif (text := part if isinstance(part, str) else part.text).strip():
+            blocks.append({"type": "text", "text": text})
     return blocks
 
 
@@ -227,35 +239,15 @@ def _kept_blocks(message: AssistantMessage) -> list[Block]:
     return blocks if called == [call.id for call in message.tool_calls or ()] else []
 
 
-def _tool_use(call: ToolCall) -> Block:
-    return {
-        "type": "tool_use",
-        "id": _call_id(call.id),
-        "name": _clean(call.function.name),
-        "input": arguments_object(call.function.arguments),
-    }
-
-
 def _call_id(given: str) -> str:
     """An id as the API takes it; two that differ only in what it refuses stay two."""
-    clean = _clean(given)
+    clean = _NOT_IN_A_NAME.sub("_", given)
     return clean if clean == given else f"{clean}_{hashlib.sha256(given.encode()).hexdigest()[:8]}"
 
 
-def _clean(name: str) -> str:
-    return _NOT_IN_A_NAME.sub("_", name)
-
-
 def _is_no_result(block: Block) -> bool:
+    """The key by which tool results come first."""
     return block["type"] != "tool_result"
-
-
-def _trim_prefill(turns: list[dict[str, Any]]) -> None:
-    """A reply that is begun for the model must not end in white space."""
-    if turns and turns[-1]["role"] == "assistant":
-        last = turns[-1]["content"][-1]
-        if last.get("type") == "text" and isinstance(text := last.get("text"), str):
-            last["text"] = text.rstrip()
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
@@ -299,28 +291,27 @@ def _thinking(
         return None, None
     if asked == "none":
         return ({"type": "disabled"} if able.thinking else None), None
-    effort = ("low" if asked == "minimal" else asked) if able.thinking == "adaptive" else None
-    why_not = _why_not_think(request, able)
-    if why_not is None and able.thinking == "adaptive":
-        return {"type": "adaptive"}, effort
-    budget = min(_BUDGETS[asked], (further.get("max_tokens") or request.max_tokens or able.max_output_tokens) // 2)
-    if why_not is None and budget >= _MIN_BUDGET:
-        return {"type": "enabled", "budget_tokens": budget}, None
-    warnings.append(f"{PROVIDER} does not think here ({why_not or 'max_tokens leaves no room'})")
-    return None, effort
-
-
-def _why_not_think(request: CompletionRequest, able: Abilities) -> str | None:
-    """Why the API would refuse to think; None when it would not."""
+    is_adaptive = able.thinking == "adaptive"
+    effort = ("low" if asked == "minimal" else asked) if is_adaptive else None
+    max_budget = 0 if is_adaptive else (further.get("max_tokens") or request.max_tokens or able.max_output_tokens) // 2
+    answers = [message for message in request.messages if isinstance(message, AssistantMessage)]
+    has_thoughts = bool(answers) and PROVIDER in (answers[-1].provider_data or {})
+    why_not = None
     if able.thinking is None:
-        return "the model cannot"
-    if forces_a_call(request) and offers_tools(request, provider=PROVIDER):
-        return "tool_choice forces a tool"
-    if able.thinking == "budget" and isinstance(request.messages[-1], ToolMessage):
-        answers = [message for message in request.messages if isinstance(message, AssistantMessage)]
-        if not answers or PROVIDER not in (answers[-1].provider_data or {}):  # there are no thoughts to continue
-            return "the tools were called by a model of another vendor, or one that did not think"
-    return None
+        why_not = "the model cannot"
+    elif forces_a_call(request) and offers_tools(request, provider=PROVIDER):
+        why_not = "tool_choice forces a tool"
+    elif not is_adaptive and isinstance(request.messages[-1], ToolMessage) and not has_thoughts:
+        # After the results the model goes on with the thoughts that led to the calls, and here are none.
+        why_not = "the tools were called by a model of another vendor, or one that did not think"
+    elif not is_adaptive and max_budget < _MIN_BUDGET:
+        why_not = "max_tokens leaves no room"
+    if why_not:
+        warnings.append(f"{PROVIDER} does not think here ({why_not})")
+        return None, effort
+    if is_adaptive:
+        return {"type": "adaptive"}, effort
+    return {"type": "enabled", "budget_tokens": min(_BUDGETS[asked], max_budget)}, None
 
 
 def _output_format(request: CompletionRequest, warnings: list[str]) -> dict[str, Any] | None:
@@ -357,14 +348,6 @@ def _has_open_objects(schema: object) -> bool:
     return bool(schema.get("additionalProperties")) or any(map(_has_open_objects, schema.values()))
 
 
-def _stop_sequences(request: CompletionRequest, warnings: list[str]) -> list[str] | None:
-    given = request.stop or ()
-    taken = [stop for stop in given if stop.strip()]
-    if len(taken) < len(given):
-        warnings.append(f"{PROVIDER} does not stop at white space; such a stop was ignored")
-    return taken or None
-
-
 def _ignored(request: CompletionRequest, further: Mapping[str, Any]) -> list[str]:
     """What was asked for and has no place in the API."""
     asked = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
@@ -378,27 +361,5 @@ def _ignored(request: CompletionRequest, further: Mapping[str, Any]) -> list[str
     return [f"{PROVIDER} takes no {what}; it was ignored" for what in ignored]
 
 
-def _mark_for_cache(body: dict[str, Any], options: _Options) -> None:
-    marker = present({"type": "ephemeral", "ttl": options.cache_ttl})
-    user_turns = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
-    places = {
-        "system": body.get("system"),
-        "tools": body.get("tools"),
-        "last_user": user_turns[-1] if user_turns else None,
-    }
-    for place in options.cache:
-        if blocks := places[place]:
-            blocks[-1]["cache_control"] = marker
-
-
-def _is_header(text: str) -> bool:
-    """Whether a header can hold the name; commas part names there."""
-    return text.isascii() and text.isprintable() and "," not in text and text.strip() != ""
-
-
 def _unsupported(what: str) -> UnsupportedFeature:
     return UnsupportedFeature(f"{PROVIDER} takes {what}", provider=PROVIDER)
-
-
-def _invalid(name: str, expected: str) -> InvalidRequest:
-    return InvalidRequest(f"provider_options.{PROVIDER}.{name} must be {expected}", provider=PROVIDER)
