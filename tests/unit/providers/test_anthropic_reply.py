@@ -767,11 +767,14 @@ def test_an_odd_whole_reply_is_understood(odd: dict[str, Any], content: str | No
     assert (message.content, len(message.tool_calls or ()), messages.finished) == (content, calls, True)
 
 
-def test_a_stream_whose_first_event_holds_the_whole_reply_is_understood() -> None:
+@pytest.mark.parametrize("end", [sse({"type": "message_stop"}), b"data: [DONE]\n\n"])
+def test_a_stream_whose_first_event_holds_the_whole_reply_is_understood(end: bytes) -> None:
     begun = start()
     begun["message"]["content"] = [{"type": "text", "text": "a"}]
-    assert read(begun, *stop())[0].content == "a"
-    assert read(begun, *text("a"), *stop())[0].content == "a", "and what comes in blocks is not said twice"
+    stopped = stop()[:1]
+    assert read_stream(sse(begun, *stopped) + end)[0].content == "a"
+    said_twice = sse(begun, *text("a"), *stopped) + end
+    assert read_stream(said_twice)[0].content == "a"
 
 
 def test_a_whole_error_is_one() -> None:

@@ -86,9 +86,9 @@ class MessageReader(Reader):
         self._is_restated = False
         """Whether usage has come since `stated` was made, which is once for what is read at once."""
         self._blocks: list[Block] = []
-        self._content_of_head: Any = None
-        """The content of `message_start`: empty by the format, the whole reply from gateways that make up a stream of
-        one."""
+        self._whole_content: Any = None
+        """The content of a reply in one piece. Gateways that make up a stream of one send it in `message_start`, where
+        the format has none."""
         self._by_index: dict[int | None, Block] = {}
         """The newest block of each index. None stands for the newest of all, for servers that give no index."""
         self._output = Output()
@@ -166,14 +166,13 @@ class MessageReader(Reader):
             case "message_start":
                 if said.message:
                     self._take_head(said.message)
-                    self._content_of_head = said.message.content or self._content_of_head
             case "message_delta":
                 self._state(said.usage, final=True)
                 if said.delta:
                     self._stop(said.delta.stop_reason, said.delta.stop_details)
             case "message_stop":
                 self._state(said.usage, final=True)
-                self._end(None if self._blocks else self._content_of_head)
+                self._end()
             case "error" | "":
                 self._take_unknown(event)
             case _:
@@ -187,11 +186,12 @@ class MessageReader(Reader):
             return
         self._take_head(message, final=True)
         self._stop(message.stop_reason, message.stop_details)
-        self._end(message.content)
+        self._end()
 
     def _take_head(self, message: _Message, *, final: bool = False) -> None:
         self._id = message.id or self._id
         self._model = message.model or self._model
+        self._whole_content = message.content or self._whole_content
         self._state(message.usage, final=final)
 
     def _take_unknown(self, event: Event) -> None:
@@ -314,10 +314,10 @@ class MessageReader(Reader):
             self._output.add_arguments(self._announce_call(block), arguments, pieces=block.held_back)
             block.held_back = 0
 
-    def _end(self, content: Any = None) -> None:
-        """`content`: the blocks of a reply that came whole."""
-        for index, fields in enumerate(blocks_in(content)):
-            self._begin(index, fields)
+    def _end(self) -> None:
+        if not self._blocks:
+            for index, fields in enumerate(blocks_in(self._whole_content)):
+                self._begin(index, fields)
         for block in self._blocks:
             self._close(block)
         self.done = True
