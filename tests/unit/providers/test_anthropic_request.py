@@ -260,6 +260,12 @@ def test_says_why_it_does_not_think(model: str, messages: list[Any], fields: dic
     assert why in found.warnings[0]
 
 
+def test_an_option_max_tokens_that_is_no_number_is_left_to_the_vendor() -> None:
+    options = {"anthropic": {"max_tokens": "2000"}}
+    body = asked(model="claude-sonnet-4-5", reasoning_effort="low", provider_options=options).body
+    assert (body["max_tokens"], body["thinking"]) == ("2000", {"type": "enabled", "budget_tokens": 2048})
+
+
 def test_goes_on_thinking_where_it_thought_before() -> None:
     turn = call(provider_data={"anthropic": {"content": THOUGHTS}})
     found = asked(HI, turn, result(), model="claude-sonnet-4-5", reasoning_effort="low")

@@ -293,7 +293,9 @@ def _thinking(
         return ({"type": "disabled"} if able.thinking else None), None
     is_adaptive = able.thinking == "adaptive"
     effort = ("low" if asked == "minimal" else asked) if is_adaptive else None
-    max_budget = 0 if is_adaptive else (further.get("max_tokens") or request.max_tokens or able.max_output_tokens) // 2
+    # A limit that is no number is for the vendor to refuse.
+    limit = further["max_tokens"] if isinstance(further.get("max_tokens"), int | float) else None
+    max_budget = (limit or request.max_tokens or able.max_output_tokens) // 2
     answers = [message for message in request.messages if isinstance(message, AssistantMessage)]
     has_thoughts = bool(answers) and PROVIDER in (answers[-1].provider_data or {})
     why_not = None
