@@ -17,21 +17,23 @@ _BESIDE_CONTENT = frozenset({"thought", "thoughtSignature", "partMetadata", "vid
 
 
 class RawParts:
-    """The parts of an event's candidates with all their fields. The event is decoded once, when they are wanted."""
+    """The parts of an event's candidates with all their fields. The event is decoded once, when they are wanted.
+
+    An object in place of a list is its only item, as FieldwiseDecoder takes it.
+    """
 
     def __init__(self, data: bytes | msgspec.Raw) -> None:
         self._data = data
         self._candidates: list[Any] | None = None
 
     def of_candidate(self, position: int) -> list[Any]:
-        if self._candidates is None:
-            self._candidates = _each(decode_any(self._data)["candidates"])
-        return _each(self._candidates[position]["content"]["parts"])
-
-
-def _each(value: Any) -> list[Any]:
-    """The items of a list; an object in its place is its only item, as FieldwiseDecoder takes it."""
-    return [value] if isinstance(value, dict) else value
+        """The parts of the candidate at `position`, which must have some."""
+        candidates = self._candidates
+        if candidates is None:
+            given = decode_any(self._data)["candidates"]
+            self._candidates = candidates = [given] if isinstance(given, dict) else given
+        parts = candidates[position]["content"]["parts"]
+        return [parts] if isinstance(parts, dict) else parts
 
 
 class KeptParts:
@@ -50,6 +52,8 @@ class KeptParts:
             self._text.append(text)
 
     def add(self, part: dict[str, JsonValue]) -> None:
+        """Adds a part that is more than text; media is only named in a warning, and a summary of thoughts is left out
+        unless it is signed."""
         kinds = part.keys() - _BESIDE_CONTENT
         if kinds & _MEDIA:
             _name({_kind_of_media(part)}, to=self._media)
@@ -69,6 +73,7 @@ class KeptParts:
         return {"google": {"parts": [*self._parts]}} if self._needed else None
 
     def warnings(self, provider: str) -> tuple[str, ...]:
+        """What of the parts agents do not see, a sentence each."""
         made = f"{provider} made {', '.join(sorted(self._media))}, which is not passed on"
         used = f"{provider} used tools of its own ({', '.join(sorted(self._of_its_tools))}); see provider_data"
         return (*((made,) if self._media else ()), *((used,) if self._of_its_tools else ()))
@@ -80,7 +85,8 @@ class KeptParts:
 
 
 def _name(names: Set[str], *, to: set[str]) -> None:
-    """Names go into a warning, and are the server's own: no more are kept than one can hold."""
+    """Adds names that go into a warning. They are the server's own, so no more and no longer ones are kept than a
+    warning can hold."""
     for name in sorted(names):
         if len(to) < _MOST_NAMED:
             to.add(name[:_MOST_NAME_CHARS])
@@ -106,13 +112,9 @@ def answerable(part: dict[str, Any], call: ToolCallDelta | None) -> dict[str, An
     if not (made.get("name") and isinstance(made["name"], str)):
         made = {**made, "name": call.name}
     if not isinstance(made.get("args", {}), dict):
-        made = {**made, "args": _object(call.arguments or "")}
+        try:
+            args = decode_any((call.arguments or "").encode())
+        except NO_JSON:
+            args = {}
+        made = {**made, "args": args if isinstance(args, dict) else {}}
     return {**rest, "functionCall": made}
-
-
-def _object(arguments: str) -> dict[str, Any]:
-    try:
-        value = decode_any(arguments.encode())
-    except NO_JSON:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -80,7 +80,7 @@ class ReplyReader(Reader):
         super().__init__(provider=provider, classify=classify, warnings=warnings)
         self._body = ReplyBody()
         self._usage = StatedUsage()
-        self._served_as = served_as
+        self._header_tier = served_as
         self._model: str | None = None
         self._id: str | None = None
         self._reason: str | None = None
@@ -109,7 +109,7 @@ class ReplyReader(Reader):
             usage=self._usage.normalised(),
             response_model=self._model,
             response_id=self._id,
-            service_tier=self._service_tier(),
+            service_tier=self._usage.served_as(self._header_tier),
             provider_data=self._parts.kept(),
             warnings=(
                 *self._warnings,
@@ -126,56 +126,43 @@ class ReplyReader(Reader):
             try:
                 self._take(event.data)
             except NO_JSON:
-                self._take_no_json(event.data.strip(), may_be_cut=may_be_cut)
+                # Gateways end Gemini's streams like those of OpenAI, and keep them alive with blank events.
+                data = event.data.strip()
+                self.done = data.startswith(b"[DONE]")
+                if data and not (self.done or may_be_cut):
+                    self._interrupt("sent an event that is no JSON")
         return self._output.take()
-
-    def _take_no_json(self, data: bytes, *, may_be_cut: bool) -> None:
-        """Gateways end Gemini's streams like those of OpenAI, and keep them alive with blank events."""
-        self.done = data.startswith(b"[DONE]")
-        if data and not (self.done or may_be_cut):
-            self._interrupt("sent an event that is no JSON")
 
     def _take(self, data: bytes | msgspec.Raw) -> None:
         """Raises one of NO_JSON."""
         try:
             response = _decode_response(data)
         except msgspec.ValidationError:
-            self._take_list(data)
+            # Without `alt=sse` the replies come in a list.
+            body = decode_any(data)
+            for item in body if isinstance(body, list) else ():
+                if isinstance(item, dict) and not self.error:
+                    self._take(msgspec.json.encode(item))
             return
         self._id = self._id or response.response_id
         self._model = self._model or response.model_version
-        if response.usage_metadata:
-            self._state(response.usage_metadata)
+        stated = response.usage_metadata
+        if stated and self._usage.add(stated) and (usage := self._usage.normalised()):
+            tier = self._usage.served_as(self._header_tier)
+            self.stated = Stated(usage, service_tier=tier, response_model=self._model)
         feedback = response.prompt_feedback
         if response.error or (feedback and feedback.block_reason and not response.candidates):
             self.error = self._classify(decode_any(data))
             return
-        if response.candidates is None and response.usage_metadata is None:
-            self._take_unknown(data)
+        if response.candidates is None and stated is None:
+            # An error in another form, or nothing that counts.
+            body = decode_any(data)
+            if is_error(body) or (isinstance(body, dict) and body.get("message")):
+                self.error = self._classify(body)
         raw = RawParts(data)
         for position, candidate in enumerate(response.candidates or ()):
             if not candidate.index:
                 self._take_candidate(candidate, raw, position)
-
-    def _state(self, usage: StatedUsage) -> None:
-        if self._usage.add(usage) and (counted := self._usage.normalised()):
-            self.stated = Stated(counted, service_tier=self._service_tier(), response_model=self._model)
-
-    def _service_tier(self) -> str | None:
-        return self._usage.served_as(self._served_as)
-
-    def _take_list(self, data: bytes | msgspec.Raw) -> None:
-        """Takes a list of replies, as it comes without `alt=sse`."""
-        body = decode_any(data)
-        for item in body if isinstance(body, list) else ():
-            if isinstance(item, dict) and not self.error:
-                self._take(msgspec.json.encode(item))
-
-    def _take_unknown(self, data: bytes | msgspec.Raw) -> None:
-        """Takes an error in one of its forms; anything else is skipped."""
-        body = decode_any(data)
-        if is_error(body) or (isinstance(body, dict) and body.get("message")):
-            self.error = self._classify(body)
 
     def _take_candidate(self, candidate: _Candidate, raw: RawParts, position: int) -> None:
         parts = (candidate.content.parts if candidate.content else None) or ()
@@ -193,13 +180,11 @@ class ReplyReader(Reader):
             if isinstance(raw_parts[index], dict):
                 self._take_special(part, raw_parts[index])
         if candidate.finish_reason:
-            self._end(_name_of(candidate.finish_reason))
-
-    def _end(self, reason: str) -> None:
-        if finish_reasons.broke_off(reason):
-            self._interrupt(f"broke its reply off ({reason[:64]})")
-        elif reason.upper() != "FINISH_REASON_UNSPECIFIED":
-            self._reason = reason
+            reason = _name_of(candidate.finish_reason)
+            if finish_reasons.broke_off(reason):
+                self._interrupt(f"broke its reply off ({reason[:64]})")
+            elif reason.upper() != "FINISH_REASON_UNSPECIFIED":
+                self._reason = reason
 
     def _take_special(self, part: _Part, raw: dict[str, JsonValue]) -> None:
         """Takes a part that is more than text."""
