@@ -20,11 +20,9 @@ from contracts.requests import (
     Message,
     NamedToolChoice,
     ReasoningEffort,
-    ResponseFormat,
     SystemMessage,
     TextPart,
     Tool,
-    ToolCall,
     ToolMessage,
     UserMessage,
 )
@@ -50,6 +48,9 @@ _MUST_THINK = re.compile(r"gemini-2\.5-pro")
 _LEAST_BUDGET = 128
 """The fewest tokens to think with that a 2.5 model takes which must think."""
 
+_SEEDS = range(-(2**31), 2**31)
+_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+"""Gemini's modes of function calling, by `tool_choice`."""
 _LEVELS: dict[ReasoningEffort, str] = {
     "none": "MINIMAL",
     "minimal": "MINIMAL",
@@ -84,16 +85,20 @@ _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def check_supported(request: CompletionRequest, *, model: str) -> None:
-    """Raises UnsupportedFeature, and InvalidRequest when there is nothing to say."""
+    """Raises UnsupportedFeature for what the model cannot do, InvalidRequest when all messages are blank."""
     check_says_something(request, provider=NAME)
-    if len(request.stop or ()) > MAX_STOPS:
-        raise _unsupported(f"takes at most {MAX_STOPS} stop sequences")
     of = generation(model)
-    if of and of < _SCHEMA_BESIDE_TOOLS and request.tools and _wants_json(request.response_format):
-        raise _unsupported(f"cannot both call tools and answer in JSON with {model}")
+    wants_json = request.response_format is not None and request.response_format.type != "text"
     urls = [image.image_url.url for image in images.images_in(request.messages)]
-    if of and of < _FETCHES_URLS and not all(images.is_inline(url) or _FILES_API.match(url) for url in urls):
-        raise _unsupported(f"does not fetch images for {model}; send them as data: URLs")
+    refused = None
+    if len(request.stop or ()) > MAX_STOPS:
+        refused = f"takes at most {MAX_STOPS} stop sequences"
+    elif of and of < _SCHEMA_BESIDE_TOOLS and request.tools and wants_json:
+        refused = f"cannot both call tools and answer in JSON with {model}"
+    elif of and of < _FETCHES_URLS and not all(images.is_inline(url) or _FILES_API.match(url) for url in urls):
+        refused = f"does not fetch images for {model}; send them as data: URLs"
+    if refused:
+        raise UnsupportedFeature(f"{NAME} {refused}", provider=NAME)
 
 
 def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
@@ -106,7 +111,7 @@ def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
         "strict is ignored, because Gemini's tools do not have it": (
             any(tool.function.strict for tool in request.tools or ())
         ),
-        "seed is ignored, because Gemini's have 32 bits": request.seed is not None and not _fits(request.seed),
+        "seed is ignored, because Gemini's have 32 bits": request.seed is not None and request.seed not in _SEEDS,
         f"reasoning_effort is ignored, because {model} is not known to think": (
             effort not in (None, "none") and not thinks(model)
         ),
@@ -125,17 +130,23 @@ def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
 def request_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
     """The JSON body of generateContent, whether streamed or not. Raises InvalidRequest."""
     body = prompt(request.messages, request.tools, model=model)
-    if request.tools and (choice := _tool_choice(request)):
-        body["toolConfig"] = {"functionCallingConfig": choice}
-    generation_config = {
+    if request.tools and (choice := request.tool_choice):
+        if isinstance(choice, NamedToolChoice):
+            calling = {"mode": "ANY", "allowedFunctionNames": [choice.function.name]}
+        else:
+            calling = {"mode": _MODES[choice]}
+        body["toolConfig"] = {"functionCallingConfig": calling}
+    generation_config: dict[str, Any] = {
         "temperature": request.temperature,
         "topP": request.top_p,
         "maxOutputTokens": request.max_tokens,
         "stopSequences": request.stop,
-        "seed": request.seed if request.seed is not None and _fits(request.seed) else None,
+        "seed": request.seed if request.seed is not None and request.seed in _SEEDS else None,
         "thinkingConfig": _thinking(request.reasoning_effort, model=model),
-        **_response_format(request.response_format),
     }
+    if (wanted := request.response_format) and wanted.type != "text":
+        generation_config["responseMimeType"] = "application/json"
+        generation_config["responseJsonSchema"] = (wanted.json_schema or {}).get("schema")
     if given := present(generation_config):
         body["generationConfig"] = given
     return body
@@ -147,8 +158,17 @@ def prompt(messages: Sequence[Message], tools: Sequence[Tool] | None, *, model: 
     for message in messages:
         conversation.add(message)
     body = conversation.written()
-    if tools:
-        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in tools]}]
+    declarations: list[dict[str, Any]] = []
+    for tool in tools or ():
+        schema = object_schema(tool.function.parameters)
+        declaration = {
+            "name": tool.function.name,
+            "description": tool.function.description,
+            "parametersJsonSchema": None if is_without_parameters(schema) else schema,
+        }
+        declarations.append(present(declaration))
+    if declarations:
+        body["tools"] = [{"functionDeclarations": declarations}]
     return body
 
 
@@ -179,7 +199,7 @@ class _Conversation:
             case AssistantMessage():
                 self._add_answer(message)
             case ToolMessage():
-                self._results.append(self._result(message))
+                self._add_result(message)
             case _:
                 assert_never(message)
 
@@ -198,8 +218,12 @@ class _Conversation:
         calls = message.tool_calls or ()
         parts = _kept_parts(message)
         if parts is None:
-            said = [part for text in (message.content, message.refusal) for part in _parts(text or "")]
-            parts = [*said, *(self._call_part(call, first=index == 0) for index, call in enumerate(calls))]
+            parts = [part for text in (message.content, message.refusal) for part in _parts(text or "")]
+            for index, call in enumerate(calls):
+                args = as_object(call.function.arguments, otherwise="arguments")
+                made = {"id": call.id, "name": call.function.name, "args": args}
+                signature = {"thoughtSignature": UNSIGNED} if index == 0 and self._signs_calls else {}
+                parts.append({"functionCall": made, **signature})
         for call, part in zip(calls, _call_parts(parts), strict=True):
             made = part["functionCall"]
             named = {"name": made.get("name") or call.function.name}
@@ -209,13 +233,7 @@ class _Conversation:
         elif parts:
             self._contents.append({"role": "model", "parts": parts})
 
-    def _call_part(self, call: ToolCall, *, first: bool) -> dict[str, Any]:
-        args = as_object(call.function.arguments, otherwise="arguments")
-        made = {"id": call.id, "name": call.function.name, "args": args}
-        signature = {"thoughtSignature": UNSIGNED} if first and self._signs_calls else {}
-        return {"functionCall": made, **signature}
-
-    def _result(self, message: ToolMessage) -> tuple[int, dict[str, Any]]:
+    def _add_result(self, message: ToolMessage) -> None:
         if message.tool_call_id not in self._calls:
             raise InvalidRequest(
                 f"a tool message answers the call {message.tool_call_id!r}, which no message before it makes",
@@ -223,7 +241,11 @@ class _Conversation:
             )
         order, named = self._calls[message.tool_call_id]
         text = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
-        return order, {"functionResponse": {**named, "response": _response(text)}}
+        try:
+            response = _decode_object(text)
+        except NO_JSON:
+            response = {"output": text}
+        self._results.append((order, {"functionResponse": {**named, "response": response}}))
 
     def _end_results(self) -> None:
         if self._results:
@@ -260,56 +282,13 @@ def _parts(content: str | Sequence[TextPart | ImagePart]) -> list[dict[str, Any]
 
 def _image(url: str) -> dict[str, Any]:
     if not images.is_inline(url):
-        return {"fileData": {"fileUri": url, **_media_type(url)}}
+        # Where the path does not tell the media type, Google asks the server for it.
+        ending = urlsplit(url).path.rpartition(".")[2].lower()
+        return {"fileData": present({"fileUri": url, "mimeType": _MEDIA_TYPES.get(ending)})}
     image = images.read_inline(url)
     if image is None:
         raise InvalidRequest("an image's data: URL has no media type, or no data in base64", provider=NAME)
     return {"inlineData": {"mimeType": image.media_type, "data": image.base64}}
-
-
-def _media_type(url: str) -> dict[str, str]:
-    """The media type of an image as far as its path tells it; Google asks the server otherwise."""
-    ending = urlsplit(url).path.rpartition(".")[2].lower()
-    return {"mimeType": _MEDIA_TYPES[ending]} if ending in _MEDIA_TYPES else {}
-
-
-def _declaration(tool: Tool) -> dict[str, Any]:
-    function = tool.function
-    schema = object_schema(function.parameters)
-    return present(
-        {
-            "name": function.name,
-            "description": function.description,
-            "parametersJsonSchema": None if is_without_parameters(schema) else schema,
-        }
-    )
-
-
-def _tool_choice(request: CompletionRequest) -> dict[str, Any] | None:
-    match request.tool_choice:
-        case None:
-            return None
-        case "auto":
-            return {"mode": "AUTO"}
-        case "none":
-            return {"mode": "NONE"}
-        case "required":
-            return {"mode": "ANY"}
-        case NamedToolChoice():
-            return {"mode": "ANY", "allowedFunctionNames": [request.tool_choice.function.name]}
-        case _:
-            assert_never(request.tool_choice)
-
-
-def _response_format(wanted: ResponseFormat | None) -> dict[str, Any]:
-    if wanted is None or not _wants_json(wanted):
-        return {}
-    schema = (wanted.json_schema or {}).get("schema")
-    return {"responseMimeType": "application/json", "responseJsonSchema": schema}
-
-
-def _wants_json(wanted: ResponseFormat | None) -> bool:
-    return wanted is not None and wanted.type != "text"
 
 
 def _thinking(effort: ReasoningEffort | None, *, model: str) -> dict[str, Any] | None:
@@ -331,19 +310,3 @@ def _thinking(effort: ReasoningEffort | None, *, model: str) -> dict[str, Any] |
 def _always_thinks(model: str) -> bool:
     of = generation(model)
     return bool(_MUST_THINK.search(model)) or (of is not None and of >= _THINKS_IN_LEVELS)
-
-
-def _response(text: str) -> dict[str, Any]:
-    """A tool's result as an object; any other text is its output."""
-    try:
-        return _decode_object(text)
-    except NO_JSON:
-        return {"output": text}
-
-
-def _fits(seed: int) -> bool:
-    return -(2**31) <= seed < 2**31
-
-
-def _unsupported(what: str) -> UnsupportedFeature:
-    return UnsupportedFeature(f"{NAME} {what}", provider=NAME)
