@@ -56,7 +56,7 @@ class Anthropic(HttpAdapter[AsyncAnthropic]):
         check(request)
 
     async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
-        """Counted by the vendor, for nothing; a limit of requests per minute holds for it, too."""
+        """The vendor counts, free of charge; a limit of requests per minute applies to this, too."""
         body = msgspec.json.encode({"model": model, **conversation(question.messages, question.tools)})
 
         async def post(client: AsyncAnthropic) -> bytes:
@@ -89,7 +89,7 @@ class Anthropic(HttpAdapter[AsyncAnthropic]):
         )
 
     def _client(self, base_url: str, key: str) -> AsyncAnthropic:
-        """The SDK would take what it is not given from the environment, and one tenant's calls from another's key."""
+        """All settings are given, because the SDK takes others from the environment: one key for all tenants."""
         client = AsyncAnthropic(
             api_key=key,
             webhook_key="",

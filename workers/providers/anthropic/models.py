@@ -15,7 +15,7 @@ _CLAUDE = re.compile(
 """`claude-sonnet-4-5-20250929`, `claude-3-7-sonnet-latest`, `anthropic.claude-opus-4-1-20250805-v1:0`."""
 
 _MAX_OUTPUT_OF_OTHERS = 8_192
-"""What nearly all models of other makers behind the same API can say at once."""
+"""Output tokens that nearly all models of other makers behind the same API take as their limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Abilities:
 
 
 def abilities(model: str) -> Abilities:
+    """What a model can do, by its name; of a name that is not known, what is safe to assume."""
     found = _CLAUDE.search(model)
     if found is None:
         return Abilities(64_000, "adaptive") if "claude" in model else Abilities(_MAX_OUTPUT_OF_OTHERS, "budget")

@@ -33,5 +33,6 @@ def signs_calls(model: str) -> bool:
 
 
 def thinks(model: str) -> bool:
+    """Whether the model takes a `thinkingConfig`; one that is no Gemini counts as one that does not."""
     of = generation(model)
     return of is not None and of >= _THINKS_SINCE
