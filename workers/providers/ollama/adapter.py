@@ -107,8 +107,17 @@ class Ollama(HttpAdapter[_Client]):
     async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
         """The models that are on the server, with the context window that each was made for."""
         limits = lookup_limits(target.timeouts, provider=NAME)
+        slots = asyncio.Semaphore(_SHOWN_AT_ONCE)
         async with self._lease(target) as client:
-            return await limits.wait(self._described(client, target))
+
+            async def shown(name: str) -> ModelInfo:
+                async with slots:
+                    return ModelInfo(id=name, context_window=await self._context_window(client, target, name))
+
+            names = await limits.wait(self._names(client, target))
+            if len(names) > SHOWN_MODELS:
+                return tuple(ModelInfo(id=name) for name in names)
+            return tuple(await limits.wait(asyncio.gather(*map(shown, names))))
 
     def _client(self, base_url: str, key: str) -> _Client:
         return _Client(base_url, key, egress=self._egress)
@@ -136,18 +145,6 @@ class Ollama(HttpAdapter[_Client]):
         content = await client.fetch("GET", "/api/tags", target.timeouts)
         found = self._decode(content, _Tags, what="with a list of models", target=target)
         return [name for tag in found.models or () if (name := tag.model or tag.name)]
-
-    async def _described(self, client: _Client, target: Target) -> tuple[ModelInfo, ...]:
-        names = await self._names(client, target)
-        if len(names) > SHOWN_MODELS:
-            return tuple(ModelInfo(id=name) for name in names)
-        slots = asyncio.Semaphore(_SHOWN_AT_ONCE)
-
-        async def shown(name: str) -> ModelInfo:
-            async with slots:
-                return ModelInfo(id=name, context_window=await self._context_window(client, target, name))
-
-        return tuple(await asyncio.gather(*map(shown, names)))
 
     async def _context_window(self, client: _Client, target: Target, model: str) -> int | None:
         """The context window of a model; None when the server does not say it, or the model is gone meanwhile."""

@@ -64,7 +64,7 @@ class OllamaReader(Reader):
         estimate_input: Callable[[], int],
         warnings: Sequence[str] = (),
     ) -> None:
-        """`estimate_input`: for servers that state the output only."""
+        """`estimate_input`: the tokens of the prompt, for servers that state those of the output only."""
         super().__init__(provider=NAME, classify=classify, warnings=warnings)
         self._estimate_input = estimate_input
         self._lines = Lines()
@@ -89,6 +89,15 @@ class OllamaReader(Reader):
         return self._output.take()
 
     def finish(self) -> Finish:
+        given, written = self._input_tokens, self._output_tokens
+        usage: Usage | None = None
+        if given is not None or written is not None:
+            # Counts of zero are left out, and some servers leave out a prompt that was in their cache.
+            usage = Usage(
+                input_tokens=self._estimate_input() if given is None else given,
+                output_tokens=written or 0,
+                source=UsageSource.ESTIMATED if given is None else UsageSource.VENDOR,
+            )
         said = self._reason or "stop"
         known = "stop" if said in _WITHOUT_A_PROMPT else finish_reasons.meaning(said)
         unknown = () if known else (f"{NAME} gave the unknown done_reason {said[:64]!r}",)
@@ -97,7 +106,7 @@ class OllamaReader(Reader):
         thinks_on = bool(self._output.calls and self._thought)
         return Finish(
             finish_reason=self._output.finish_reason(reason),
-            usage=self._usage(),
+            usage=usage,
             response_model=self._model,
             provider_data={NAME: {"thinking": "".join(self._thought)}} if thinks_on else None,
             warnings=(
@@ -128,18 +137,22 @@ class OllamaReader(Reader):
             self._input_tokens = plausible(said.prompt_eval_count) or self._input_tokens
             self._output_tokens = plausible(said.eval_count) or self._output_tokens
         if said.done is not False and (said.done or said.done_reason):
-            self._end(said.done_reason)
+            if said.done_reason and finish_reasons.broke_off(said.done_reason):
+                self._interrupt(f"broke its reply off ({said.done_reason[:64]})")
+            else:
+                self._reason = said.done_reason
+                self.done = True
 
     def _take_no_json(self, line: bytes, *, may_be_cut: bool) -> None:
-        """Proxies send comments between the lines, or the lines as server-sent events, which may end with `[DONE]`."""
-        if not line.startswith(_FIELDS):
-            self._take_several(line, may_be_cut=may_be_cut)
-        elif (data := line.removeprefix(b"data:").strip()).startswith(b"[DONE]"):
-            self._interrupt("ended without a line that says so")
-        elif line.startswith(b"data:") and data:
-            self._take(data, may_be_cut=may_be_cut)
-
-    def _take_several(self, line: bytes, *, may_be_cut: bool) -> None:
+        """Takes what proxies make of the lines: comments between them, server-sent events, which may end with `[DONE]`,
+        or several lines in one."""
+        if line.startswith(_FIELDS):
+            data = line.removeprefix(b"data:").strip()
+            if data.startswith(b"[DONE]"):
+                self._interrupt("ended without a line that says so")
+            elif line.startswith(b"data:") and data:
+                self._take(data, may_be_cut=may_be_cut)
+            return
         texts, rest = json_texts(line)
         several = len(texts) + bool(rest) > 1
         for text in texts if several else ():
@@ -147,13 +160,6 @@ class OllamaReader(Reader):
                 self._take(text)
         if (rest or not several) and not (self.done or self.error or may_be_cut):
             self._interrupt("sent a line that is no JSON")
-
-    def _end(self, reason: str | None) -> None:
-        if reason and finish_reasons.broke_off(reason):
-            self._interrupt(f"broke its reply off ({reason[:64]})")
-            return
-        self._reason = reason
-        self.done = True
 
     def _take_message(self, message: _Message) -> None:
         if message.content:
@@ -166,12 +172,3 @@ class OllamaReader(Reader):
                 function = call.function or _Function()
                 arguments = reply_arguments.of_raw(function.arguments)
                 self._output.add_whole_call(id=call.id, name=function.name, arguments=arguments)
-
-    def _usage(self) -> Usage | None:
-        """Counts of zero are left out, and some servers leave out a prompt that was in their cache."""
-        given, out = self._input_tokens, self._output_tokens
-        if given is None and out is None:
-            return None
-        if given is None:
-            return Usage(input_tokens=self._estimate_input(), output_tokens=out or 0, source=UsageSource.ESTIMATED)
-        return Usage(input_tokens=given, output_tokens=out or 0, source=UsageSource.VENDOR)

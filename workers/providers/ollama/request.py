@@ -14,10 +14,8 @@ from contracts.requests import (
     ImagePart,
     Message,
     ReasoningEffort,
-    ResponseFormat,
     SystemMessage,
     TextPart,
-    Tool,
     ToolMessage,
     UserMessage,
 )
@@ -47,7 +45,7 @@ def check(request: CompletionRequest) -> None:
     if not isinstance(request.provider_options.get(NAME, {}).get("options"), dict | None):
         raise InvalidRequest(f"provider_options.{NAME}.options must be an object", provider=NAME)
     if request.tools and forces_a_call(request):
-        raise _unsupported("cannot be made to call a tool (tool_choice)")
+        raise UnsupportedFeature("ollama cannot be made to call a tool (tool_choice)", provider=NAME)
     for image in images.images_in(request.messages):
         _image(image.image_url.url)
 
@@ -71,7 +69,19 @@ def ignored(request: CompletionRequest) -> tuple[str, ...]:
 
 def chat_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
     """The JSON body of a streamed chat."""
-    further = request.provider_options.get(NAME, {})
+    functions = [
+        {
+            "name": tool.function.name,
+            "description": tool.function.description or None,
+            "parameters": object_schema(tool.function.parameters),
+        }
+        for tool in request.tools or ()
+        if request.tool_choice != "none"
+    ]
+    wanted = request.response_format
+    answer_format: Any = None
+    if wanted is not None and wanted.type != "text":
+        answer_format = (wanted.json_schema or {}).get("schema") or "json"
     options = present(
         {
             "num_predict": request.max_tokens,
@@ -81,13 +91,16 @@ def chat_body(request: CompletionRequest, *, model: str) -> dict[str, Any]:
             "seed": request.seed,
         }
     )
-    options = overlaid(options, _object(further.get("options")))
+    further = request.provider_options.get(NAME, {})
+    further_options = further.get("options")
+    if isinstance(further_options, dict):
+        options = overlaid(options, further_options)
     body: dict[str, Any] = {
         "model": model,
-        "messages": list(_messages(request.messages)),
+        "messages": _messages(request.messages),
         "stream": True,
-        "tools": list(map(_tool, request.tools)) if request.tools and request.tool_choice != "none" else None,
-        "format": _format(request.response_format),
+        "tools": [{"type": "function", "function": present(function)} for function in functions] or None,
+        "format": answer_format,
         "think": _THINK[request.reasoning_effort] if request.reasoning_effort else None,
     }
     body = overlaid(present(body), further)
@@ -123,7 +136,8 @@ def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
             return {"role": "user", "content": _text(message.content), "images": shown}
         case AssistantMessage():
             functions = [call.function for call in message.tool_calls or ()]
-            thinking = _object((message.provider_data or {}).get(NAME)).get("thinking")
+            kept = (message.provider_data or {}).get(NAME)
+            thinking = kept.get("thinking") if isinstance(kept, dict) else None
             return {
                 "thinking": thinking if isinstance(thinking, str) else None,
                 "role": "assistant",
@@ -149,31 +163,8 @@ def _text(content: str | Sequence[TextPart | ImagePart]) -> str:
 def _image(url: str) -> str:
     """The image in base64. Raises UnsupportedFeature."""
     if not images.is_inline(url):
-        raise _unsupported("fetches no images; give it a data: URL")
+        raise UnsupportedFeature("ollama fetches no images; give it a data: URL", provider=NAME)
     image = images.read_inline(url)
     if image is None:
-        raise _unsupported("reads images in base64 only")
+        raise UnsupportedFeature("ollama reads images in base64 only", provider=NAME)
     return image.base64
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function = {
-        "name": tool.function.name,
-        "description": tool.function.description or None,
-        "parameters": object_schema(tool.function.parameters),
-    }
-    return {"type": "function", "function": present(function)}
-
-
-def _format(wanted: ResponseFormat | None) -> Any:
-    if wanted is None or wanted.type == "text":
-        return None
-    return (wanted.json_schema or {}).get("schema") or "json"
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _unsupported(what: str) -> UnsupportedFeature:
-    return UnsupportedFeature(f"ollama {what}", provider=NAME)
