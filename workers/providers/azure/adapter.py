@@ -98,8 +98,12 @@ class Azure(OpenAI):
         self, target: Target, send: Callable[[Headers], Awaitable[httpx2.Response]]
     ) -> httpx2.Response:
         """Raises CredentialReplaced when a token is refused that was good before, and another one is there."""
-        if target.endpoint.auth == "api_key":
-            return await send(_key_headers(target))
+        endpoint = target.endpoint
+        if endpoint.auth == "api_key" and not endpoint.api_version:
+            return await super()._authenticated(target, send)
+        if endpoint.auth == "api_key":
+            key = {"api-key": target.key.get_secret_value()} if target.key else {}
+            return await send({"Authorization": Omit(), **key})
         credentials = entra.credentials_of(target.key)
         asked_at = time.monotonic()
         token = await self._tokens.get(credentials)
@@ -116,10 +120,3 @@ class Azure(OpenAI):
 
 
 ADAPTER = Azure
-
-
-def _key_headers(target: Target) -> Headers:
-    key = target.key.get_secret_value() if target.key else None
-    if not target.endpoint.api_version:
-        return {} if key else {"Authorization": Omit()}
-    return {"Authorization": Omit(), **({"api-key": key} if key else {})}

@@ -25,7 +25,7 @@ from workers.providers.shared.json_text import NO_JSON
 
 FETCH_S = 20.0
 RENEW_BEFORE_S = 300.0
-"""A token is renewed so long before it expires; one that lives shorter, at half of its life."""
+"""A token is renewed so long before it expires, or at half of its life when that is later."""
 REPLACE_AGAIN_S = 300.0
 """A token that replaced a refused one is itself replaced no sooner: then it is not the token that is wrong."""
 
@@ -71,7 +71,7 @@ def credentials_of(key: SecretStr | None) -> EntraCredentials:
 
 
 class Tokens:
-    """One token for each set of credentials. Concurrent asks for one make one request."""
+    """One token for each set of credentials. Callers that need the same one at the same time share one request."""
 
     def __init__(self, egress: Egress, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._egress = egress
