@@ -59,9 +59,16 @@ def request_body(
     server: Server = OPENAI,
 ) -> dict[str, Any]:
     """The JSON body of a streamed chat completion. `stream_options`: None for servers that do not know them."""
+    options = request.provider_options.get(server.provider, {})
+    messages = [_message(message, server, options) for message in request.messages if not _is_empty(message)]
+    if any("reasoning_content" in message for message in messages):
+        for message in messages:
+            if message.get("tool_calls") and not REASONING_FIELDS & message.keys():
+                message["reasoning_content"] = _NO_THOUGHTS
+    dumped = request.model_dump(mode="json", include={"response_format", "tool_choice"})
     body: dict[str, Any] = {
         "model": model,
-        "messages": _messages(request, server),
+        "messages": messages,
         "stream": True,
         "stream_options": stream_options,
         max_tokens_field: request.max_tokens,
@@ -70,11 +77,11 @@ def request_body(
         "stop": request.stop,
         "seed": request.seed,
         "tools": [_tool(tool, server) for tool in request.tools or ()] or None,
-        "response_format": _dumped(request.response_format),
+        "response_format": dumped.get("response_format"),
         "reasoning_effort": request.reasoning_effort,
     }
     if offers_tools(request, provider=server.provider):  # OpenAI refuses both without tools
-        body["tool_choice"] = _dumped(request.tool_choice)
+        body["tool_choice"] = dumped.get("tool_choice")
         body["parallel_tool_calls"] = request.parallel_tool_calls
     return present(body)
 
@@ -86,16 +93,6 @@ def _tool(tool: Tool, server: Server) -> dict[str, Any]:
         sent["function"]["parameters"] = object_schema(tool.function.parameters)
     else:
         sent["function"].pop("parameters", None)
-    return sent
-
-
-def _messages(request: CompletionRequest, server: Server) -> list[dict[str, Any]]:
-    options = request.provider_options.get(server.provider, {})
-    sent = [_message(message, server, options) for message in request.messages if not _is_empty(message)]
-    if any("reasoning_content" in message for message in sent):
-        for message in sent:
-            if message.get("tool_calls") and not REASONING_FIELDS & message.keys():
-                message["reasoning_content"] = _NO_THOUGHTS
     return sent
 
 
@@ -117,45 +114,49 @@ def _message(message: Message, server: Server, options: Mapping[str, Any]) -> di
             sent["tool_call_id"] = server.call_id(message.tool_call_id)
         case _:
             pass
-    if not isinstance(message.content, str):
-        sent["content"] = _content(sent["content"], server)
-    return sent
-
-
-def _content(parts: list[dict[str, Any]], server: Server) -> str | list[dict[str, Any]]:
-    """The parts as they are; or one text, with a line for each part, where the server takes no list and all are
-    texts."""
-    if not parts or not (server.knows_all_forms or any(part["type"] != "text" for part in parts)):
-        return "\n".join(part["text"] for part in parts if part["text"])
+    if isinstance(message.content, str):
+        return sent
+    parts = sent["content"]
+    if not parts or (not server.knows_all_forms and all(part["type"] == "text" for part in parts)):
+        # No server takes an empty list, and some take no list of texts: each text becomes a line.
+        sent["content"] = "\n".join(part["text"] for part in parts if part["text"])
+        return sent
     for part in parts:
         if part["type"] == "image_url":
             part["image_url"]["url"] = images.rewritten(part["image_url"]["url"])
-    return parts
+    return sent
 
 
 def _assistant_message(
     message: AssistantMessage, sent: dict[str, Any], server: Server, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    kept = _object((message.provider_data or {}).get(server.provider))
+    kept = (message.provider_data or {}).get(server.provider)
+    if not isinstance(kept, dict):
+        kept = {}
     if not server.knows_all_forms and (refusal := sent.pop("refusal", None)):
         sent["content"] = message.content or refusal
     calls = sent.pop("tool_calls", None)
     if calls:
         sent["tool_calls"] = _tool_calls(calls, kept, server)
     if server.takes_further_fields:
-        sent = {**_without(_object(kept.get("message")), _OF_A_MESSAGE), **sent}
-    field = _reasoning_field(message, kept, server, options)
+        sent = {**_further(kept.get("message"), _OF_A_MESSAGE), **sent}
+    # Reasoning goes back in the field that it came in, and with calls in the one that the server wants it in.
+    named = kept.get(REASONING_FIELD)
+    known = named if isinstance(named, str) and named in server.reasoning_fields else None
+    field = known or (server.reasoning_field if message.tool_calls else None)
+    if REASONING_FIELD in options and (known or message.tool_calls):
+        field = options[REASONING_FIELD]
     if field and message.reasoning:
         sent[field] = message.reasoning
     return sent
 
 
 def _tool_calls(calls: list[dict[str, Any]], kept: Mapping[str, Any], server: Server) -> list[dict[str, Any]]:
+    """The calls with the further fields that the server gave each of them."""
     fields = kept.get("tool_calls") if server.takes_further_fields else None
     of_calls = fields if isinstance(fields, list) and len(fields) <= len(calls) else []
     sent = [
-        {**_without(_object(of_calls[at]) if at < len(of_calls) else {}, _OF_A_CALL), **call}
-        for at, call in enumerate(calls)
+        {**_further(of_calls[at] if at < len(of_calls) else None, _OF_A_CALL), **call} for at, call in enumerate(calls)
     ]
     for call in sent:
         call["id"] = server.call_id(call["id"])
@@ -166,25 +167,6 @@ def _tool_calls(calls: list[dict[str, Any]], kept: Mapping[str, Any], server: Se
     return sent
 
 
-def _reasoning_field(
-    message: AssistantMessage, kept: Mapping[str, Any], server: Server, options: Mapping[str, Any]
-) -> str | None:
-    """The field in which the reasoning of a message goes back; None when it does not."""
-    named = kept.get(REASONING_FIELD)
-    known = named if isinstance(named, str) and named in server.reasoning_fields else None
-    field = known or (server.reasoning_field if message.tool_calls else None)
-    if REASONING_FIELD in options:
-        return options[REASONING_FIELD] if known or message.tool_calls else None
-    return field
-
-
-def _without(fields: Mapping[str, Any], reserved: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in reserved}
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _dumped(value: Any) -> Any:
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+def _further(kept: object, reserved: frozenset[str]) -> dict[str, Any]:
+    """The fields of an object in `provider_data`, without those that are the request's own to set."""
+    return {name: value for name, value in kept.items() if name not in reserved} if isinstance(kept, dict) else {}
