@@ -59,8 +59,14 @@ class CallDelta(msgspec.Struct, gc=False):
     """LiteLLM's place for it."""
     thought_signature: Any = None
 
-    def said(self) -> tuple[str, Any]:
-        """The name, empty where there is none, and the arguments."""
+    def said(self) -> tuple[str, str, Any]:
+        """The id and the name, each empty where there is none, and the arguments as they came."""
+        if self.id is None or isinstance(self.id, bool):
+            call_id = ""
+        elif isinstance(self.id, int):  # some servers number their calls
+            call_id = str(self.id)
+        else:
+            call_id = self.id if isinstance(self.id, str) and self.id.strip() else ""
         function = self.function
         if function is not None and (function.name is not None or function.arguments is not None):
             name, arguments = function.name, function.arguments
@@ -70,9 +76,10 @@ class CallDelta(msgspec.Struct, gc=False):
             name, arguments = self.custom.name, self.custom.input
         else:
             name, arguments = self.name, self.input if self.arguments is None else self.arguments
-        return name.strip()[: tool_calls.MAX_NAME_CHARS] if name else "", arguments
+        return call_id, name.strip()[: tool_calls.MAX_NAME_CHARS] if name else "", arguments
 
     def wanted_back(self) -> dict[str, JsonValue]:
+        """What the server wants to see again beside the call; mostly empty."""
         if not (self.extra_content or self.provider_specific_fields or self.thought_signature):
             return {}
         further = {
@@ -158,12 +165,6 @@ class _Call:
         self.whole = fragment
         return fragment[len(first) :]
 
-    def take_name(self, name: str) -> None:
-        """Takes a name that comes late, again, or in pieces."""
-        if name != self.name and self.index is None:
-            whole = name if name.startswith(self.name) else self.name + name
-            self.name = whole[: tool_calls.MAX_NAME_CHARS]
-
     def told(self, index: int) -> ToolCallDelta:
         """What is new since it was told last; `index` is ours."""
         arguments = "".join(self.arguments) or None
@@ -206,9 +207,13 @@ class ToolCalls:
 
     def add(self, delta: CallDelta, *, is_whole: bool = False) -> bool:
         """Whether the delta held something of a call. `is_whole`: it is a call of its own and says all about it."""
-        id = "" if delta.id is None else _as_id(delta.id)  # noqa: A001
-        name, said = delta.said()
-        arguments = said if isinstance(said, str) else _as_text(said)
+        id, name, said = delta.said()  # noqa: A001
+        if isinstance(said, str):
+            arguments = said
+        elif said is None or isinstance(said, bool):
+            arguments = ""
+        else:  # the object that the text should hold
+            arguments = msgspec.json.encode(said).decode()
         call = None if is_whole else self._addressed(delta.index, id=id, name=name, arguments=arguments)
         if call is not None and call.value.ended and call.is_repeated_by(id=id, name=name, arguments=arguments):
             call.wanted_back.update(delta.wanted_back())
@@ -279,11 +284,14 @@ class ToolCalls:
         return call
 
     def _identify(self, call: _Call, *, id: str, name: str) -> None:  # noqa: A002
+        """Takes an id that comes late, and a name that comes late, again, or in pieces."""
         if id and not call.id and call.index is None and id not in self._by_id:
             call.id = id
             self._by_id[id] = call
+        if name and name != call.name and call.index is None:
+            whole = name if name.startswith(call.name) else call.name + name
+            call.name = whole[: tool_calls.MAX_NAME_CHARS]
         if name:
-            call.take_name(name)
             self._tell(call)
 
     def _add_arguments(self, call: _Call, fragment: str) -> None:
@@ -319,6 +327,7 @@ class ToolCalls:
             self._tell(call)
 
     def _tell(self, call: _Call) -> None:
+        """Notes that a call has something new to pass on, which it has once its name and arguments are there."""
         if not (call.name and call.arguments):
             return
         if call.index is None:
@@ -334,17 +343,3 @@ class ToolCalls:
                 self._passed_on.append(call)
                 self._to_tell[call.index] = None
         self._waiting = [call for call in self._waiting if call.index is None]
-
-
-def _as_id(id: Any) -> str:  # noqa: A002
-    """The id of a call as a text: some servers number their calls."""
-    if isinstance(id, str):
-        return id.strip() and id
-    return str(id) if isinstance(id, int) and not isinstance(id, bool) else ""
-
-
-def _as_text(arguments: Any) -> str:
-    """The arguments as a text: some servers send the object that the text should hold."""
-    if arguments is None or isinstance(arguments, bool):
-        return ""
-    return msgspec.json.encode(arguments).decode()

@@ -8,6 +8,7 @@ reply where a stream was asked.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -116,16 +117,13 @@ class ChatReader(Reader):
 
     def feed(self, data: bytes) -> Chunk | None:
         self._take_events(self._body.feed(data))
-        if self.done or self._at_end:
-            self._release()
-        return self._merged()
+        return self._merged(is_over=self.done or self._at_end)
 
     def end(self) -> Chunk | None:
         """The same, and what was held back until it was certain."""
         self._take_events(self._body.end(), may_be_cut=True)
         self.done = self.done or self._at_end or self._body.is_json
-        self._release()
-        return self._merged()
+        return self._merged(is_over=True)
 
     def finish(self) -> Finish:
         reason, warnings = self._finish_reason()
@@ -170,28 +168,22 @@ class ChatReader(Reader):
             if event.name in KEEP_ALIVES:
                 continue
             if self._at_end:
-                self._take_trailer(event)
-            elif event.data.startswith(b"{") or not self._is_word(event):
+                # Some servers state the usage behind their end marker. Nothing else counts there.
+                with suppress(*NO_JSON):
+                    self._state(_decode_chunk(event.data).usage)
+                    self.done = self._bill.is_stated
+            elif event.data.startswith(b"{"):
                 self._take(event, may_be_cut=may_be_cut)
+            else:
+                word = event.data.strip(b" \t\r\n\"'").decode(errors="replace").lower()
+                keeps_alive = word in KEEP_ALIVES or word.startswith(":") or (not word and event.name != "error")
+                if word.startswith("[done]"):
+                    self._at_end = True
+                    self.done = self._bill.is_stated or not self.finished
+                elif not keeps_alive:
+                    self._take(event, may_be_cut=may_be_cut)
             if self.done or self.error:
                 break
-
-    def _is_word(self, event: Event) -> bool:
-        """Whether the event is the end marker, or only keeps the connection alive."""
-        word = event.data.strip(b" \t\r\n\"'").decode(errors="replace").lower()
-        if word.startswith("[done]"):
-            self._at_end = True
-            self.done = self._bill.is_stated or not self.finished
-            return True
-        return word in KEEP_ALIVES or word.startswith(":") or (not word and event.name != "error")
-
-    def _take_trailer(self, event: Event) -> None:
-        """Some servers state the usage behind their end marker. Nothing else counts there."""
-        try:
-            self._state(_decode_chunk(event.data).usage)
-        except NO_JSON:
-            return
-        self.done = self._bill.is_stated
 
     def _take(self, event: Event, *, may_be_cut: bool) -> None:
         try:
@@ -245,17 +237,11 @@ class ChatReader(Reader):
             self._text.add(choice.text)
         if choice.error:
             self.error = self._classify({"error": choice.error})
-        elif choice.finish_reason:
-            self._stop(choice.finish_reason)
-
-    def _stop(self, reason: Any) -> None:
-        said = finish_reasons.stated(reason)
-        if said is None:
-            return
-        if finish_reasons.broke_off(said):
-            self._interrupt(f"broke its reply off ({said[:64]})")
-        else:
-            self._reason = said
+        elif choice.finish_reason and (said := finish_reasons.stated(choice.finish_reason)):
+            if finish_reasons.broke_off(said):
+                self._interrupt(f"broke its reply off ({said[:64]})")
+            else:
+                self._reason = said
 
     def _take_delta(self, delta: _Delta) -> None:
         text, reasoning = delta.content, ""
@@ -322,36 +308,31 @@ class ChatReader(Reader):
         self._wanted_back.add_field("extra_content", delta.extra_content)
 
     def _take_unknown(self, event: Event, *, may_be_cut: bool) -> None:
-        """Takes an error in one of its forms, or chunks in a wrapping; what is neither (a proxy's own event) is
-        skipped."""
+        """Takes an error in one of its forms, chunks in a wrapping, or chunks that stand one behind the other in one
+        event. What is none of these (a proxy's own event) is skipped."""
         try:
             body = decode_any(event.data)
         except NO_JSON:
-            self._take_one_by_one(event, may_be_cut=may_be_cut)
+            for data in in_a_row(event.data):
+                if self.done or self.error:
+                    break
+                if len(data) != len(event.data):
+                    self._take_events([Event(event.name, data)], may_be_cut=may_be_cut)
+                elif not may_be_cut and self._reason is None:
+                    self._interrupt("sent an event that is no JSON")
             return
         if event.name == "error" or is_error(body):
             self.error = self._classify(body)
         else:
             self._take_events([Event("", chunk) for chunk in _unwrapped(body)], may_be_cut=may_be_cut)
 
-    def _take_one_by_one(self, event: Event, *, may_be_cut: bool) -> None:
-        """Takes chunks that stand one behind the other in one event."""
-        for data in in_a_row(event.data):
-            if self.done or self.error:
-                break
-            if len(data) != len(event.data):
-                self._take_events([Event(event.name, data)], may_be_cut=may_be_cut)
-            elif not may_be_cut and self._reason is None:
-                self._interrupt("sent an event that is no JSON")
-
-    def _release(self) -> None:
-        """Passes on what was held back until the reply's end."""
-        self._text.end()
-        self._reasoning.end()
-        self._refusal.end()
-        self._calls.end(is_cut=finish_reasons.meaning(self._reason or "") in ("length", "content_filter"))
-
-    def _merged(self) -> Chunk | None:
+    def _merged(self, *, is_over: bool) -> Chunk | None:
+        """All that is new as one chunk. `is_over`: with what was held back until the reply's end."""
+        if is_over:
+            self._text.end()
+            self._reasoning.end()
+            self._refusal.end()
+            self._calls.end(is_cut=finish_reasons.meaning(self._reason or "") in ("length", "content_filter"))
         text = self._text.take() if self._text.new else ""
         reasoning = self._reasoning.take() if self._reasoning.new else ""
         refusal = self._refusal.take() if self._refusal.new else ""
