@@ -56,7 +56,7 @@ class _Models(msgspec.Struct):
 
 
 class OpenAI(HttpAdapter[AsyncOpenAI]):
-    """The adapter of the provider `openai`. What is another's about the same API is in methods of its own."""
+    """The adapter of the provider `openai`. Azure's is a subclass, which overrides the methods where the two differ."""
 
     name = "openai"
     models = MODELS
@@ -88,7 +88,11 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
         )
 
     def _client(self, base_url: str, key: str) -> AsyncOpenAI:
-        """The SDK would take what it is not given from the environment, and one tenant's calls from another's key."""
+        """A client that takes nothing from the environment.
+
+        The SDK looks there for an admin key, an organization and a project that it is not given, and would send the
+        calls of every tenant under them.
+        """
         client = AsyncOpenAI(
             api_key=key,
             admin_api_key="",
@@ -108,13 +112,14 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
         return "/models"
 
     def _request(self, call: Call) -> VendorRequest:
+        base_url = self._base_url(call.target, model=call.model)
         further = call.request.provider_options.get(self.name, {})
         body = request_body(
             call.request,
             model=call.model,
             max_tokens_field=given_limit(further) or max_tokens_field(call),
             stream_options={"include_usage": True, "include_obfuscation": False},
-            server=server_at(_host_of(call.target), model=call.model),
+            server=server_at(urlsplit(base_url).hostname or "", model=call.model),
         )
         return VendorRequest(
             "/chat/completions", encode(body, further), warnings=ignored(call.request, provider=self.name)
@@ -151,7 +156,10 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
     async def _authenticated(
         self, target: Target, send: Callable[[Headers], Awaitable[httpx2.Response]]
     ) -> httpx2.Response:
-        """What `send` brings with the headers that say who asks, where the SDK does not say it by itself."""
+        """Calls `send` with the headers that say who asks, beside those of the SDK, and returns its response.
+
+        The SDK sends the key as a bearer token. Without a key it would send an empty one.
+        """
         return await send({} if target.key else {"Authorization": Omit()})
 
     def _options(self, target: Target, headers: Headers) -> RequestOptions:
@@ -172,8 +180,8 @@ def given_limit(further: Mapping[str, Any]) -> str | None:
 
 def max_tokens_field(call: Call) -> str:
     """The name under which the server at the other end knows the output limit; see the module's docstring."""
-    is_own = is_openais(_host_of(call.target)) or OPENAI_MODEL.match(call.model)
-    return "max_completion_tokens" if is_own else "max_tokens"
+    host = urlsplit(call.target.endpoint.base_url or BASE_URL).hostname or ""
+    return "max_completion_tokens" if is_openais(host) or OPENAI_MODEL.match(call.model) else "max_tokens"
 
 
 def encode(body: dict[str, Any], further: Mapping[str, Any]) -> bytes:
@@ -182,7 +190,3 @@ def encode(body: dict[str, Any], further: Mapping[str, Any]) -> bytes:
     if not body.get("stream"):
         body.pop("stream_options", None)
     return msgspec.json.encode(body)
-
-
-def _host_of(target: Target) -> str:
-    return urlsplit(target.endpoint.base_url or BASE_URL).hostname or ""

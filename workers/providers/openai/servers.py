@@ -45,11 +45,15 @@ def unchanged(call_id: str) -> str:
 
 
 def within_openais_limit(call_id: str) -> str:
-    return call_id if len(call_id) <= _LONGEST_ID else _digest(call_id)[:_LONGEST_ID]
+    if len(call_id) <= _LONGEST_ID:
+        return call_id
+    return hashlib.sha256(call_id.encode(errors="replace")).hexdigest()[:_LONGEST_ID]
 
 
 def as_mistral_takes_it(call_id: str) -> str:
-    return call_id if _MISTRAL_ID.fullmatch(call_id) else _digest(call_id)[:9]
+    if _MISTRAL_ID.fullmatch(call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode(errors="replace")).hexdigest()[:9]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,3 @@ def is_of_another_maker(names: Sequence[str]) -> bool:
 
 def _is_of(host: str, domain: str) -> bool:
     return host == domain or host.endswith(f".{domain}")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()

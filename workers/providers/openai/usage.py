@@ -64,7 +64,7 @@ class Bill:
         return bool(self._input or self._output)
 
     def add(self, stated: StatedUsage) -> bool:
-        """Whether the statement says anything."""
+        """Takes a statement into the bill. Returns whether it says anything."""
         hit, miss = _count(stated.prompt_cache_hit_tokens), _count(stated.prompt_cache_miss_tokens)
         given = _count(stated.prompt_tokens, stated.input_tokens)
         if miss or not given:
@@ -81,7 +81,9 @@ class Bill:
             read_from.cache_creation_input_tokens,
             stated.cache_creation_input_tokens,
         )
-        if given and _leaves_out_the_cache(stated, given):
+        # Anthropic's input leaves out what was in its cache. Gateways pass it on under its own name, or as the prompt.
+        anthropics = _count(stated.cache_read_input_tokens) + _count(stated.cache_creation_input_tokens)
+        if given and anthropics and (anthropics > given or not _count(stated.prompt_tokens)):
             given += read + written
         self._input = given or self._input
         self._output = output or self._output
@@ -129,12 +131,6 @@ class Bill:
         return cached if is_outside and cached <= further else 0
 
 
-def _leaves_out_the_cache(stated: StatedUsage, given: int) -> bool:
-    """Whether the input is Anthropic's, which counts what was not in a cache, under its own name or passed on."""
-    cached = _count(stated.cache_read_input_tokens) + _count(stated.cache_creation_input_tokens)
-    return cached > 0 and (cached > given or not _count(stated.prompt_tokens))
-
-
 def _count(*stated: int | None) -> int:
-    """The first that can be a count of something."""
+    """The first plausible count that is more than nothing; 0 when there is none."""
     return next((count for one in stated if (count := plausible(one))), 0)

@@ -55,34 +55,36 @@ class WantedBack:
 
 
 class _Items:
-    """Objects that come in fragments, each with the `index` of its object; without one it is of the last object, unless
-    it came together with that."""
+    """Objects that come in fragments.
+
+    A fragment has the type and the `index` of its object. One without an index continues the last object; but where
+    several come together, only the first of them does.
+    """
 
     def __init__(self) -> None:
         self._items: list[_Item] = []
         self._by_index: dict[tuple[Any, Any], _Item] = {}
 
     def add(self, fragments: list[Any]) -> None:
+        """`fragments`: those that came together."""
         for place, fragment in enumerate(fragments):
-            if isinstance(fragment, dict):
-                self._add(fragment, is_first=place == 0)
+            if not isinstance(fragment, dict):
+                continue
+            kind, index = str(fragment.get("type")), fragment.get("index")
+            if isinstance(index, int):
+                item = self._by_index.get((kind, index))
+            else:
+                last = self._items[-1] if self._items else None
+                item = last if last and place == 0 and last.goes_on_with(fragment) else None
+            if item is None:
+                item = _Item()
+                self._items.append(item)
+                if isinstance(index, int):
+                    self._by_index[kind, index] = item
+            item.add(fragment)
 
     def joined(self) -> list[JsonValue]:
         return [item.joined() for item in self._items]
-
-    def _add(self, fragment: dict[str, Any], *, is_first: bool) -> None:
-        kind, index = str(fragment.get("type")), fragment.get("index")
-        if isinstance(index, int):
-            item = self._by_index.get((kind, index))
-        else:
-            last = self._items[-1] if self._items else None
-            item = last if last and is_first and last.goes_on_with(fragment) else None
-        if item is None:
-            item = _Item()
-            self._items.append(item)
-            if isinstance(index, int):
-                self._by_index[kind, index] = item
-        item.add(fragment)
 
 
 class _Item:
