@@ -48,7 +48,10 @@ def chat_path(endpoint: Endpoint, model: str) -> str:
 
 
 def models_url(endpoint: Endpoint) -> str:
-    """A deployment's own address lists nothing, its resource's does; the inference API tells about its model only."""
+    """Where an endpoint's models are listed: at its resource, because a deployment's own address lists none.
+
+    The inference API has no list. It tells about its one model at `/info`.
+    """
     url = base_url(endpoint)
     if _is_inference(url):
         return "/info"

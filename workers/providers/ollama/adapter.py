@@ -74,6 +74,7 @@ class _Client:
         return response.raise_for_status()
 
     async def fetch(self, method: str, path: str, timeouts: Timeouts, *, body: bytes | None = None) -> bytes:
+        """The whole body of a reply. Raises httpx2.HTTPStatusError as `send` does."""
         response = await self.send(method, path, timeouts, body=body)
         try:
             return await response.aread()
@@ -123,7 +124,7 @@ class Ollama(HttpAdapter[_Client]):
         return _Client(base_url, key, egress=self._egress)
 
     def _base_url(self, target: Target, *, model: str) -> str:
-        """An address that names the API on the server is one of the server as well."""
+        """The server's address. One with the API's path behind it (`/api`) means the same server."""
         return (target.endpoint.base_url or BASE_URL).rstrip("/").removesuffix("/api")
 
     def _request(self, call: Call) -> VendorRequest:

@@ -50,7 +50,7 @@ _SPEAKS = (400, 403, 404, 422, 429, 500, 503, None)
 
 
 def _answer_in(exc: Exception) -> ErrorAnswer | None:
-    """The body of the response was read."""
+    """What the server answered. Its body is there already: the client reads it before it raises."""
     if not isinstance(exc, httpx2.HTTPStatusError):
         return None
     response = exc.response

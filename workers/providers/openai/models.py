@@ -15,6 +15,7 @@ _SINCE_GPT_5 = 128_000
 
 
 def max_output_tokens(model: str) -> int:
+    """The most tokens that a reply of the model can have; a name that is not listed counts as a model since GPT-5."""
     name = model.rpartition("/")[2]
     return next((most for pattern, most in _MAX_OUTPUT_TOKENS if pattern.match(name)), _SINCE_GPT_5)
 

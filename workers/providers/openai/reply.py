@@ -120,7 +120,7 @@ class ChatReader(Reader):
         return self._merged(is_over=self.done or self._at_end)
 
     def end(self) -> Chunk | None:
-        """The same, and what was held back until it was certain."""
+        """What was still incomplete when the connection ended, and what was held back until it was certain."""
         self._take_events(self._body.end(), may_be_cut=True)
         self.done = self.done or self._at_end or self._body.is_json
         return self._merged(is_over=True)
@@ -302,6 +302,7 @@ class ChatReader(Reader):
         return any(held)
 
     def _keep_wanted_back(self, delta: _Delta) -> None:
+        """Keeps what is wanted back beside the reasoning's name, which `_reasoning_of` finds."""
         self._wanted_back.add_items("reasoning_details", delta.reasoning_details)
         self._wanted_back.add_items("thinking_blocks", delta.thinking_blocks)
         self._wanted_back.add_field("reasoning_opaque", delta.reasoning_opaque)

@@ -87,7 +87,8 @@ def request_body(
 
 
 def _tool(tool: Tool, server: Server) -> dict[str, Any]:
-    """OpenAI's own name for no parameters is to leave them out, which others (Mistral, llama-server) refuse."""
+    """The tool as the server takes it. OpenAI is told of no parameters by leaving them out, which others refuse
+    (Mistral, llama-server)."""
     sent = tool.model_dump(mode="json")
     if tool.function.parameters or not server.knows_all_forms:
         sent["function"]["parameters"] = object_schema(tool.function.parameters)

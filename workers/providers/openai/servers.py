@@ -41,16 +41,19 @@ _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def unchanged(call_id: str) -> str:
+    """The id as it is."""
     return call_id
 
 
 def within_openais_limit(call_id: str) -> str:
+    """The id, or 40 hexadecimal digits made of it where it is longer than OpenAI takes."""
     if len(call_id) <= _LONGEST_ID:
         return call_id
     return hashlib.sha256(call_id.encode(errors="replace")).hexdigest()[:_LONGEST_ID]
 
 
 def as_mistral_takes_it(call_id: str) -> str:
+    """The id, or nine hexadecimal digits made of it where it is not nine letters and digits."""
     if _MISTRAL_ID.fullmatch(call_id):
         return call_id
     return hashlib.sha256(call_id.encode(errors="replace")).hexdigest()[:9]
@@ -113,6 +116,7 @@ def server_of_azure(names: Sequence[str]) -> Server:
 
 
 def is_openais(host: str) -> bool:
+    """Whether a host is OpenAI's own, as `eu.api.openai.com` is."""
     return _is_of(host, "openai.com")
 
 

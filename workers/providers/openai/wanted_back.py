@@ -27,7 +27,7 @@ class WantedBack:
 
     @property
     def is_empty(self) -> bool:
-        """Beside the name of the reasoning."""
+        """Whether nothing was found beside the name of the reasoning's field."""
         return not (self._lists or self._fields)
 
     def add_items(self, field: str, items: Any) -> None:
@@ -44,7 +44,10 @@ class WantedBack:
             self._fields[field] = value
 
     def kept(self, tool_calls: list[JsonValue]) -> dict[str, JsonValue] | None:
-        """None: nothing is wanted back. `tool_calls`: what is wanted back of each call."""
+        """What the server will want back, as request.py reads it; None when there is nothing.
+
+        `tool_calls`: what is wanted back of each call.
+        """
         lists: dict[str, JsonValue] = {field: items.joined() for field, items in self._lists.items()}
         kept: dict[str, JsonValue] = {
             "reasoning_field": self.reasoning_field,
