@@ -32,32 +32,12 @@ from pydantic_core import from_json
 from contracts import jetstream_codes, subjects
 from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume
 from contracts.errors import (
-    AuthenticationFailed,
-    BudgetExceeded,
-    ContentFiltered,
-    ContextLengthExceeded,
     DeadlineExceeded,
     FleetError,
-    InternalError,
     InvalidRequest,
-    KeyUnavailable,
-    LimitError,
     MalformedRequest,
-    ModelNotFound,
-    NoProvider,
-    Overloaded,
-    ProviderTimeout,
     ProviderUnavailable,
     QueueFull,
-    QuotaExhausted,
-    RateLimited,
-    RequestError,
-    StreamInterrupted,
-    TenantRateLimited,
-    UnknownModel,
-    UnknownTenant,
-    UnsupportedFeature,
-    VendorError,
     from_wire,
 )
 from contracts.events import Cancelled, Completed, Event, Failed, parse
@@ -66,41 +46,12 @@ from contracts.requests import DEFAULT_DEADLINE_S, MAX_REQUEST_BYTES, Completion
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, Models, Refusal, TokenCount
 from contracts.subjects import AUTO, Priority, Provider, RpcMethod
 from contracts.wire import WireModel, all_without_halves, errors_in_one_line, reason, utc_now
+from fleet import errors
+from fleet.errors import *  # noqa: F403 - agents import the errors from either module
 from fleet.event_stream import BEGINNING, Patience, Position, Source, Stream
 
-__all__ = [
-    "AuthenticationFailed",
-    "BudgetExceeded",
-    "Client",
-    "ContentFiltered",
-    "ContextLengthExceeded",
-    "DeadlineExceeded",
-    "FleetError",
-    "InternalError",
-    "InvalidRequest",
-    "KeyUnavailable",
-    "LimitError",
-    "MalformedRequest",
-    "ModelNotFound",
-    "NoProvider",
-    "Overloaded",
-    "Patience",
-    "ProviderTimeout",
-    "ProviderUnavailable",
-    "QueueFull",
-    "QuotaExhausted",
-    "RateLimited",
-    "RequestCancelled",
-    "RequestError",
-    "RequestFields",
-    "Stream",
-    "StreamInterrupted",
-    "TenantRateLimited",
-    "UnknownModel",
-    "UnknownTenant",
-    "UnsupportedFeature",
-    "VendorError",
-]
+__all__ = ["Client", "Patience", "RequestCancelled", "RequestFields", "Stream"]
+__all__ += errors.__all__
 
 log = logging.getLogger(__name__)
 
