@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from contracts.streams import JetStreamError, StreamMismatch
 from runtime.broker import Unreachable
 from runtime.settings import explain
-from runtime.tasks import end
+from runtime.tasks import end, leaves
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
         known, unknown = group.split((Unreachable, StreamMismatch, JetStreamError))
         if unknown or known is None:
             raise
-        return _refuse("; ".join(str(exc) for exc in _leaves(known)))
+        return _refuse("; ".join(str(exc) for exc in leaves(known)))
     return 0
 
 
@@ -59,10 +59,3 @@ async def first_of(*waits: Awaitable[Any]) -> None:
 def _refuse(why: str) -> int:
     print(f"fleet: {why}", file=sys.stderr, flush=True)  # noqa: T201 - the line that an operator sees
     return CANNOT_START
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for exc in group.exceptions:
-        found.extend(_leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc])
-    return found

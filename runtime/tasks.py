@@ -1,4 +1,4 @@
-"""Background tasks: work that is repeated for ever, and the certain end of a task."""
+"""Background tasks: work that is repeated for ever, the certain end of a task, and what a group of them failed with."""
 
 import asyncio
 import logging
@@ -64,3 +64,10 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=_AGAIN_S)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def leaves(exc: BaseException) -> list[BaseException]:
+    """The exceptions that a group and the groups within it hold; of any other exception itself."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for part in exc.exceptions for leaf in leaves(part)]
+    return [exc]

@@ -69,15 +69,10 @@ def _explain(exc: BaseException) -> int:
         import traceback
 
         traceback.print_exception(exc)
-    say(f"fleet: {'; '.join(dict.fromkeys(map(_line, _leaves(exc))))}", err=True)
+    from runtime.tasks import leaves
+
+    say(f"fleet: {'; '.join(dict.fromkeys(map(_line, leaves(exc))))}", err=True)
     return 1
-
-
-def _leaves(exc: BaseException) -> list[BaseException]:
-    """The exceptions of a group, without the groups within it; of any other exception itself."""
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for part in exc.exceptions for leaf in _leaves(part)]
-    return [exc]
 
 
 def _line(exc: BaseException) -> str:
