@@ -17,6 +17,8 @@ def chat(
     state: StateOption = None,
 ) -> int:
     """Stream one completion to the terminal."""
+    import asyncio
+
     from fleet.operator import chat as chatting
     from fleet.operator import connection
 
@@ -26,7 +28,7 @@ def chat(
     except UnicodeDecodeError:
         raise Refused("the standard input is no UTF-8 text") from None
     about = None if system is None else _as_typed(system)
-    return chatting.main(fleet, model=_as_typed(model), prompt=text, system=about)
+    return asyncio.run(chatting.run(fleet, model=_as_typed(model), prompt=text, system=about))
 
 
 def _as_typed(argument: str) -> str:

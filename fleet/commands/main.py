@@ -48,31 +48,24 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False, prog_name="fleet")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as exc:  # noqa: BLE001 - the top of the process
-        sys.exit(_explain(exc))
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _explain(exc: BaseException) -> int:
-    """Prints what went wrong; returns the exit code."""
-    if isinstance(exc, typer.TyperException):
+    except typer.TyperException as exc:
         # Of a group without a command Typer has shown the help already, and the message is empty.
         if message := " ".join(exc.format_message().split()):
             context = getattr(exc, "ctx", None)
             say(f"fleet: {message.rstrip('.')}; see {context.command_path if context else 'fleet'} --help", err=True)
-        return exc.exit_code
-    if isinstance(exc, typer.Abort):
-        return 130
-    if os.environ.get("LLM_LOG_LEVEL") == "DEBUG":
-        import traceback
+        sys.exit(exc.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except Exception as exc:  # noqa: BLE001 - the top of the process
+        from runtime.tasks import leaves
 
-        traceback.print_exception(exc)
-    from runtime.tasks import leaves
+        if os.environ.get("LLM_LOG_LEVEL") == "DEBUG":
+            import traceback
 
-    say(f"fleet: {'; '.join(dict.fromkeys(map(_line, leaves(exc))))}", err=True)
-    return 1
+            traceback.print_exception(exc)
+        say(f"fleet: {'; '.join(dict.fromkeys(map(_line, leaves(exc))))}", err=True)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _line(exc: BaseException) -> str:

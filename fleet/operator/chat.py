@@ -12,13 +12,9 @@ from fleet.operator.connection import AgentConnection
 from fleet.terminal.foreign_text import for_stream, visible
 
 
-def main(connection: AgentConnection, *, model: str, prompt: str, system: str | None) -> int:
+async def run(connection: AgentConnection, *, model: str, prompt: str, system: str | None) -> int:
     """Shows one completion. Returns the exit code: 0 when it is whole. Raises FleetError."""
     messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
-    return asyncio.run(_chat(connection, model=model, messages=messages))
-
-
-async def _chat(connection: AgentConnection, *, model: str, messages: list[dict[str, str]]) -> int:
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     async with Client(connection.url, tenant=connection.tenant, agent="chat", **connection.login) as client:
         said = ""
