@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import assert_never
 
 from contracts.subjects import token
 from fleet.admin_client import AdminApi, AdminRefused
-from fleet.operator.key_import.plan import Add, Join, Keep, Plan, Refuse, Wish, plan
+from fleet.operator.key_import.plan import Add, Join, Keep, Refuse, Wish, plan
 from fleet.operator.key_import.rows import Found, FoundKey, Unusable
 from runtime.sealing import fingerprint
 
@@ -84,53 +83,43 @@ def _import(admin: AdminApi, found: FoundKey, options: Options) -> Imported:
         active = f"llm-providers?tenant={tenant}&type={found.provider}&active=true"
         providers = admin.get(active)["items"] if exists else []
         todo = plan(found, providers[0] if providers else None, options.wish)
-        if options.dry_run and not isinstance(todo, Keep | Refuse):
-            return ended(ImportOutcome.PLANNED, _words(todo))
+        if isinstance(todo, Refuse):
+            return ended(ImportOutcome.FAILED, todo.why)
+        if isinstance(todo, Keep):
+            return ended(ImportOutcome.THERE, todo.what)
+        if options.dry_run:
+            return ended(ImportOutcome.PLANNED, todo.what)
         if not exists:
             admin.post("tenants", {"slug": tenant})
-        return ended(*_carry_out(admin, found, tenant, todo))
+        _carry_out(admin, found, tenant, todo)
+        return ended(ImportOutcome.DONE, todo.what)
     except (AdminRefused, _Failed) as exc:
         return ended(ImportOutcome.FAILED, str(exc))
 
 
-def _carry_out(admin: AdminApi, found: FoundKey, tenant: str, todo: Plan) -> tuple[ImportOutcome, str]:
+def _carry_out(admin: AdminApi, found: FoundKey, tenant: str, todo: Add | Join) -> None:
     """Does what the plan says. Raises AdminRefused, _Failed; then things are as they were."""
     match todo:
-        case Keep():
-            return ImportOutcome.THERE, todo.what
-        case Refuse():
-            return ImportOutcome.FAILED, todo.why
         case Add():
-            _add(admin, found, tenant, todo)
+            secret = found.secret.get_secret_value()
+            body = {"tenant": tenant, "provider_type": found.provider, "api_key": secret, "config": todo.config}
+            path = f"llm-providers/{admin.post('llm-providers', body)['id']}"
+            try:
+                _try(admin, path, None)
+            except (AdminRefused, _Failed):
+                admin.delete(path)
+                raise
         case Join():
-            _join(admin, todo)
-        case _:
-            assert_never(todo)
-    return ImportOutcome.DONE, _words(todo)
-
-
-def _add(admin: AdminApi, found: FoundKey, tenant: str, todo: Add) -> None:
-    secret = found.secret.get_secret_value()
-    body = {"tenant": tenant, "provider_type": found.provider, "api_key": secret, "config": todo.config}
-    path = f"llm-providers/{admin.post('llm-providers', body)['id']}"
-    try:
-        _try(admin, path, None)
-    except (AdminRefused, _Failed):
-        admin.delete(path)
-        raise
-
-
-def _join(admin: AdminApi, todo: Join) -> None:
-    path = f"llm-providers/{todo.provider_id}"
-    if todo.trial is not None:
-        admin.put(path, todo.trial)
-    try:
-        _try(admin, path, todo.endpoint)
-    except (AdminRefused, _Failed):
-        if todo.trial is not None:
-            admin.put(path, todo.undo)
-        raise
-    admin.put(path, todo.then)
+            path = f"llm-providers/{todo.provider_id}"
+            if todo.trial is not None:
+                admin.put(path, todo.trial)
+            try:
+                _try(admin, path, todo.endpoint)
+            except (AdminRefused, _Failed):
+                if todo.trial is not None:
+                    admin.put(path, todo.undo)
+                raise
+            admin.put(path, todo.then)
 
 
 def _try(admin: AdminApi, path: str, endpoint: str | None) -> None:
@@ -140,14 +129,3 @@ def _try(admin: AdminApi, path: str, endpoint: str | None) -> None:
     errors = [e["error"] for e in checked if e.get("error")] or ([result["error"]] if result.get("error") else [])
     if errors or not checked:
         raise _Failed(f"it was tried and taken back: {errors[0]['message'] if errors else 'nothing was tried'}")
-
-
-def _words(todo: Plan) -> str:
-    """What a plan comes to, for the line that is printed."""
-    match todo:
-        case Add():
-            return "is the key of a new provider"
-        case Join() | Keep():
-            return todo.what
-        case Refuse():
-            return todo.why

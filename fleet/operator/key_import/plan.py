@@ -26,6 +26,8 @@ class Add:
     """The tenant has no such provider. It gets one, whose default key this is."""
 
     config: Mapping[str, Any]
+    what: str = "is the key of a new provider"
+    """What the key is then, for the line that is printed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,10 +88,17 @@ def columns_of(given: Sequence[str]) -> dict[str, str]:
 
 def of_rows(rows: Sequence[Mapping[str, Any]], reading: Reading, *, name: str) -> list[Found]:
     """Reads rows of named columns. `name` is the source's, for the origin that is printed."""
-    return [
-        of_fields({ours: _value(row, ours, reading) for ours in COLUMNS}, f"{name} {number}", reading)
-        for number, row in enumerate(rows, start=1)
-    ]
+    found: list[Found] = []
+    for number, row in enumerate(rows, start=1):
+        fields: dict[str, str | None] = {}
+        for ours, recognised in COLUMNS.items():
+            names = (reading.columns[ours],) if ours in reading.columns else recognised
+            value = next((row[theirs] for theirs in names if row.get(theirs) not in (None, "")), None)
+            if isinstance(value, (bytes, bytearray, memoryview)):
+                value = bytes(value).decode(errors="replace")
+            fields[ours] = None if value is None else str(value).strip()
+        found.append(of_fields(fields, f"{name} {number}", reading))
+    return found
 
 
 def of_fields(row: Mapping[str, str | None], origin: str, reading: Reading) -> Found:
@@ -114,15 +121,6 @@ def of_fields(row: Mapping[str, str | None], origin: str, reading: Reading) -> F
         return Unusable(origin, str(exc))
     except ValidationError as exc:
         return Unusable(origin, f"its {exc.errors(include_input=False)[0]['loc'][0]} is not valid")
-
-
-def _value(row: Mapping[str, Any], ours: str, reading: Reading) -> str | None:
-    """The text in the column that is `ours`; None when there is no such column, or nothing in it."""
-    names = [reading.columns[ours]] if ours in reading.columns else COLUMNS[ours]
-    value = next((row[name] for name in names if row.get(name) not in (None, "")), None)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        value = bytes(value).decode(errors="replace")
-    return None if value is None else str(value).strip()
 
 
 def _opened(key: str, fernet: MultiFernet | None) -> SecretStr:
