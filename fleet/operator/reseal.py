@@ -61,10 +61,14 @@ async def run(settings: ResealSettings) -> tuple[Counter[ResealOutcome], list[Re
     try:
         await vault.start()
         async for path in _paths(vault):
-            ended = await _reseal(vault, keyring, path)
-            counts[ended.outcome] += 1
-            if ended.outcome is ResealOutcome.FAILED:
-                failed.append(ended)
+            try:
+                outcome = await vault.call(partial(_seal_anew, keyring, path))
+            except hvac.exceptions.InvalidPath:
+                outcome = ResealOutcome.GONE
+            except (UnsealError, _LeftAlone) as exc:
+                outcome = ResealOutcome.FAILED
+                failed.append(Resealed(path, outcome, str(exc)))
+            counts[outcome] += 1
     finally:
         await vault.close()
     return counts, failed
@@ -87,15 +91,6 @@ async def _paths(vault: VaultSession, folder: str = "") -> AsyncGenerator[str]:
             yield folder + name
 
 
-async def _reseal(vault: VaultSession, keyring: Keyring, path: str) -> Resealed:
-    try:
-        return Resealed(path, await vault.call(partial(_seal_anew, keyring, path)))
-    except hvac.exceptions.InvalidPath:
-        return Resealed(path, ResealOutcome.GONE)
-    except (UnsealError, _LeftAlone) as exc:
-        return Resealed(path, ResealOutcome.FAILED, str(exc))
-
-
 def _seal_anew(keyring: Keyring, path: str, client: Any) -> ResealOutcome:
     """Runs in a thread, as everything that asks hvac. Raises UnsealError, _LeftAlone, and InvalidPath of hvac when the
     key is gone."""
@@ -108,7 +103,11 @@ def _seal_anew(keyring: Keyring, path: str, client: Any) -> ResealOutcome:
             raise _LeftAlone("no key of the fleet lies at such a path")
     kv = client.secrets.kv.v2
     for _ in range(_WRITES):
-        key, version = _read(client, path)
+        found = kv.read_secret_version(path=path, mount_point=MOUNT, raise_on_deleted_version=True)
+        try:
+            key, version = SealedKey.model_validate(found["data"]["data"]), found["data"]["metadata"]["version"]
+        except ValidationError:
+            raise _LeftAlone("what lies there is no sealed key") from None
         sealed = keyring.reseal(key.sealed, tenant=tenant, provider=provider, name=name)
         if sealed is not None:
             anew = key.model_copy(update={"sealed": sealed}).model_dump()
@@ -117,23 +116,10 @@ def _seal_anew(keyring: Keyring, path: str, client: Any) -> ResealOutcome:
             except hvac.exceptions.InvalidRequest:
                 continue  # somebody else was quicker
             version = written["data"]["version"]
-        _destroy_before(client, path, version)
+        # What came before is sealed with a key that is about to be retired.
+        versions = kv.read_secret_metadata(path=path, mount_point=MOUNT)["data"]["versions"]
+        older = [int(number) for number, about in versions.items() if int(number) < version and not about["destroyed"]]
+        if older:
+            kv.destroy_secret_versions(path=path, versions=older, mount_point=MOUNT)
         return ResealOutcome.CURRENT if sealed is None else ResealOutcome.RESEALED
     raise _LeftAlone("somebody else writes it all the time")
-
-
-def _read(client: Any, path: str) -> tuple[SealedKey, int]:
-    """The key at `path`, and the number of its version in Vault."""
-    found = client.secrets.kv.v2.read_secret_version(path=path, mount_point=MOUNT, raise_on_deleted_version=True)
-    try:
-        return SealedKey.model_validate(found["data"]["data"]), found["data"]["metadata"]["version"]
-    except ValidationError:
-        raise _LeftAlone("what lies there is no sealed key") from None
-
-
-def _destroy_before(client: Any, path: str, version: int) -> None:
-    """Destroys the versions in Vault that are older than `version`."""
-    versions = client.secrets.kv.v2.read_secret_metadata(path=path, mount_point=MOUNT)["data"]["versions"]
-    older = [int(number) for number, about in versions.items() if int(number) < version and not about["destroyed"]]
-    if older:
-        client.secrets.kv.v2.destroy_secret_versions(path=path, versions=older, mount_point=MOUNT)
