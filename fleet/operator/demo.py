@@ -8,12 +8,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from contracts.events import Completed, Delta, Event, Failed, Retrying, Started
+from contracts.events import Completed, Delta, Failed, Retrying, Started
 from fleet.admin_client import AdminApi
 from fleet.client import Client
 from fleet.local.stack import Stack, Wishes
@@ -109,36 +108,26 @@ async def _stack(console: Console) -> AsyncGenerator[Stack]:
 async def _ask(console: Console, client: Client, question: str) -> None:
     """Shows the events as they come. Raises DemoFailed when the completion does not come whole."""
     console.print(f"[bold]agent[/]  {question}")
+    said: list[str | tuple[str, str]]
     async for event in client.stream(f"openai/{MODEL}", question):
         match event:
             case Delta(text=str(text)):
                 console.print(Text(visible(text)), end="", soft_wrap=True)
+                continue
             case Failed():
                 raise DemoFailed(f"the completion failed: {event.error.code}: {event.error.message}")
+            case Started():
+                said = [f"started: attempt {event.attempt} at {event.provider}/{event.model}"]
+            case Retrying():
+                said = [("retrying", "yellow"), f" in {event.delay_s:.2f} s: {event.error.code}"]
+            case Completed(usage=usage, timings=timings, cost=cost):
+                console.print()
+                first_s, whole_s = timings.time_to_first_token_s or 0, timings.duration_s
+                times = f"first one after {first_s:.2f} s, whole after {whole_s:.2f} s"
+                said = [f"completed: {usage.output_tokens} tokens, {times}, {cost.amount if cost else '?'} USD"]
             case _:
-                _show(console, event)
-
-
-def _show(console: Console, event: Event) -> None:
-    match event:
-        case Started():
-            _say(console, f"started: attempt {event.attempt} at {event.provider}/{event.model}")
-        case Retrying():
-            _say(console, ("retrying", "yellow"), f" in {event.delay_s:.2f} s: {event.error.code}")
-        case Completed():
-            first = event.timings.time_to_first_token_s or 0
-            console.print()
-            _say(
-                console,
-                f"completed: {event.usage.output_tokens} tokens, first one after {first:.2f} s, "
-                f"whole after {event.timings.duration_s:.2f} s, {event.cost.amount if event.cost else '?'} USD",
-            )
-        case _:
-            _say(console, event.type)
-
-
-def _say(console: Console, *parts: str | tuple[str, str]) -> None:
-    console.print(Text.assemble(("event", "dim"), "  ", *parts), soft_wrap=True)
+                said = [event.type]
+        console.print(Text.assemble(("event", "dim"), "  ", *said), soft_wrap=True)
 
 
 async def _bill(console: Console, admin: AdminApi, provider_id: str) -> Table:
@@ -148,13 +137,10 @@ async def _bill(console: Console, admin: AdminApi, provider_id: str) -> Table:
         while True:
             usage = await asyncio.to_thread(admin.get, f"llm-providers/{provider_id}/usage")
             if usage["totals"]["request_count"] - usage["totals"]["error_count"] >= 2:
-                return _table(usage)
+                break
             if time.monotonic() > deadline:
                 raise DemoFailed(f"the usage was not booked in time: {json.dumps(usage['totals'])}")
             await asyncio.sleep(0.1)
-
-
-def _table(usage: dict[str, Any]) -> Table:
     columns = (Column("date"), name("model"), *map(number, ("requests", "errors", "tokens in", "out", "USD")))
     counts = ("request_count", "error_count", "prompt_tokens", "completion_tokens")
     rows = [

@@ -49,10 +49,15 @@ async def reprice(period: Period, *, tenant: str | None, console: Console) -> No
     prices = PriceSettings()
     if prices.llm_prices_refresh_hours:
         await refresh.refresh(prices.llm_prices_url)
+    try:  # who runs the command, for the audit log
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    origin = Origin(actor=f"operator:{user}", source=socket.gethostname())
     amounts = ("attempts", "USD before", "USD after", "unpriced before", "after")
     changed: list[list[str]] = []
     async with _ledger() as engine:
-        async for done in repricing.reprice(engine, period, tenant=tenant, origin=_operator()):
+        async for done in repricing.reprice(engine, period, tenant=tenant, origin=origin):
             if done.events:
                 costs = (plain_decimal(done.before), plain_decimal(done.after))
                 unpriced = (str(done.unpriced_before), str(done.unpriced_after))
@@ -67,15 +72,6 @@ async def _ledger() -> AsyncGenerator[AsyncEngine]:
     url = DatabaseSettings.model_validate({}).database_url
     async with open_migrated(url, application_name="fleet-usage", command_timeout_s=_DAY_TIMEOUT_S) as engine:
         yield engine
-
-
-def _operator() -> Origin:
-    """Who runs the command, as the audit log is told."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
-        name = "unknown"
-    return Origin(actor=f"operator:{name}", source=socket.gethostname())
 
 
 def _show(differences: Sequence[Difference], console: Console) -> None:

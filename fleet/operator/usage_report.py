@@ -41,15 +41,18 @@ def fetch(admin: AdminApi, query: Mapping[str, str]) -> dict[str, Any]:
 def render(usage: Mapping[str, Any], *, group_by: Sequence[str]) -> Group:
     """What `fetch` found as a table with totals, and a chart below it."""
     groups = ["date" if group == "day" else group for group in group_by]
-    return Group(_table(usage, groups), "", _chart(usage["items"], groups))
-
-
-def _table(usage: Mapping[str, Any], groups: Sequence[str]) -> Table:
     unpriced = number("unpriced", spared=not usage["totals"]["unpriced_count"])
     columns = [*(Column(group) if group in _TIMES else name(group) for group in groups), *_COUNTS.values()]
     rows = [[*(item[group] for group in groups), *_cells(item)] for item in usage["items"]]
     totals = ["total", *("" for _ in groups[1:]), *_cells(usage["totals"])]
-    return Table([*columns, number("USD"), unpriced], rows, totals=totals)
+    table = Table([*columns, number("USD"), unpriced], rows, totals=totals)
+    # The chart shows what each row cost, or its requests when nothing has a price.
+    costs = [float(Decimal(item["total_cost"] or 0)) for item in usage["items"]]
+    values = costs if any(costs) else [float(item["request_count"]) for item in usage["items"]]
+    words = "{:,.2f} USD" if any(costs) else "{:,.0f}"
+    labels = [in_one_line(" ".join(item[group] for group in groups)) for item in usage["items"]]
+    bars = [(label, value, words.format(value)) for label, value in zip(labels, values, strict=True)]
+    return Group(table, "", _Chart(bars))
 
 
 def _cells(sums: Mapping[str, Any]) -> list[str]:
@@ -75,12 +78,3 @@ class _Chart:
         for label, value, words in self.rows:
             bar = block * round(longest * value / max(*values, 1e-12))
             yield Text(f"{label}{' ' * (labels - cell_len(label))} {bar} {words}")
-
-
-def _chart(items: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> _Chart:
-    """The chart of what each row cost, or of its requests when nothing has a price."""
-    costs = [float(Decimal(item["total_cost"] or 0)) for item in items]
-    values = costs if any(costs) else [float(item["request_count"]) for item in items]
-    words = "{:,.2f} USD" if any(costs) else "{:,.0f}"
-    labels = [in_one_line(" ".join(item[group] for group in groups)) for item in items]
-    return _Chart([(label, value, words.format(value)) for label, value in zip(labels, values, strict=True)])
