@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -61,7 +61,7 @@ Urgency = Literal["interactive", "background"]
 A = TypeVar("A", bound=WireModel)
 
 _HEADER_ROOM_BYTES = 1024
-"""The server counts headers, and closes the connection of who sends too much."""
+"""The server counts headers as part of a message, and closes a connection that sends too long a one."""
 
 
 class RequestCancelled(Exception):
@@ -73,12 +73,12 @@ class RequestCancelled(Exception):
 
 
 class Client:
-    """A connection of one agent. Everything raises subclasses of FleetError, and nothing else.
+    """A connection of one agent. Its methods raise subclasses of FleetError only; `complete` also RequestCancelled.
 
-    (`complete` has one exception more, RequestCancelled.) Halves of surrogate pairs, which a text has that was cut in
-    the middle of a character, are sent as U+FFFD.
+    `url` is one server, or several separated by commas. `options` go to `nats.connect`, also in place of what the
+    client sets by itself.
 
-    Without `url`, `user` and `password` the connection is as `nats.connect` makes it by default; `options` reach it.
+    A text that was cut in the middle of a character may hold half of a surrogate pair, which is sent as U+FFFD.
     """
 
     def __init__(
@@ -161,14 +161,14 @@ class Client:
         """
         with _malformed("the request"):
             request = CompletionRequest(
-                **all_without_halves({"model": model, "messages": _messages(messages), **fields}),
+                **_asked(model, messages, **fields),
                 id=id or uuid4().hex,
                 tenant=self.tenant,
                 agent=self.agent,
                 deadline=utc_now() + timedelta(seconds=deadline_s),
             )
             publish = partial(self._publish, request, priority=Priority(priority), deadline_s=deadline_s)
-        return self._listen(Stream(request.id, self._about(request.id), publish=publish, patience=self._patience))
+        return self._listen(request.id, publish=publish)
 
     async def complete(
         self,
@@ -202,7 +202,7 @@ class Client:
     async def cancel(self, request_id: str) -> None:
         """Stops a request wherever it is. It ends with `cancelled`, unless it had ended already.
 
-        While NATS is away it is said as soon as NATS is back. Raises ProviderUnavailable.
+        While NATS is away the cancel waits, and is sent when NATS is back. Raises ProviderUnavailable.
         """
         with _malformed("the request's id"):
             cancel = Cancel(request_id=request_id)
@@ -224,15 +224,7 @@ class Client:
             if deadline_s is not None:
                 deadline = time.monotonic() + timedelta(seconds=deadline_s).total_seconds()
                 give_up_s = min(give_up_s, deadline_s)
-        stream = Stream(
-            request_id,
-            self._about(request_id),
-            publish=None,
-            after=after,
-            deadline=deadline,
-            patience=self._patience,
-        )
-        self._listen(stream)
+        stream = self._listen(request_id, publish=None, after=after, deadline=deadline)
         try:
             await self._feed_stored(stream, give_up=time.monotonic() + give_up_s)
             async for event in stream:
@@ -255,8 +247,7 @@ class Client:
         ProviderUnavailable when no worker answers.
         """
         with _malformed("the question"):
-            asked: dict[str, Any] = {"model": model, "messages": _messages(messages), "tools": tools}
-            question = CountTokens(**all_without_halves(asked))
+            question = CountTokens(**_asked(model, messages, tools=tools))
         return await self._ask(provider or _pool_of(model), RpcMethod.COUNT_TOKENS, question, answer=TokenCount)
 
     async def estimate_cost(
@@ -273,8 +264,7 @@ class Client:
         Without `max_tokens` the model's usual limit bounds the output. Otherwise as `count_tokens`.
         """
         with _malformed("the question"):
-            asked: dict[str, Any] = {"model": model, "messages": _messages(messages), "tools": tools}
-            question = EstimateCost(**all_without_halves(asked), max_tokens=max_tokens)
+            question = EstimateCost(**_asked(model, messages, tools=tools), max_tokens=max_tokens)
         return await self._ask(provider or _pool_of(model), RpcMethod.ESTIMATE_COST, question, answer=CostEstimate)
 
     async def models(self, provider: str) -> tuple[ModelInfo, ...]:
@@ -302,7 +292,8 @@ class Client:
             raise ProviderUnavailable(f"the pool {provider} answered {method} with what is no answer") from exc
 
     async def _feed_stored(self, stream: Stream, *, give_up: float) -> None:
-        """NATS asks one worker of all, and may not know yet that it is gone: then another one is asked."""
+        """Feeds a stream with what is stored, and tries again until `give_up`, a time of the monotonic clock: NATS
+        asks one worker of all, and may not know yet that it is gone."""
         while True:
             try:
                 async with aclosing(self._stored(stream.request_id, stream.position)) as stored:
@@ -315,13 +306,20 @@ class Client:
             else:
                 return
 
-    def _about(self, request_id: str) -> Source:
-        return Source(
+    def _listen(
+        self,
+        request_id: str,
+        *,
+        publish: Callable[[], Awaitable[float]] | None,
+        after: Position = BEGINNING,
+        deadline: float = float("inf"),
+    ) -> Stream:
+        """A stream that is fed with what arrives of a request, until it is forgotten."""
+        source = Source(
             stored=partial(self._stored, request_id), cancel=partial(self.cancel, request_id), forget=self._forget
         )
-
-    def _listen(self, stream: Stream) -> Stream:
-        self._streams.setdefault(stream.request_id, set()).add(stream)
+        stream = Stream(request_id, source, publish=publish, after=after, deadline=deadline, patience=self._patience)
+        self._streams.setdefault(request_id, set()).add(stream)
         return stream
 
     def _forget(self, stream: Stream) -> None:
@@ -373,9 +371,9 @@ class Client:
             raise MalformedRequest(f"the request has {len(payload)} bytes; at most {room} are possible")
 
     async def _stored(self, request_id: str, after: Position) -> AsyncGenerator[Event]:
-        """What the fleet has stored after a position, up to an empty message. An error ends it, too.
+        """The events that the fleet has stored after a position. An empty message ends them, or an error does.
 
-        Raises InvalidRequest for nothing, ProviderUnavailable.
+        Raises InvalidRequest when nothing is stored, ProviderUnavailable.
         """
         answers: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = self._nats.new_inbox()
@@ -415,7 +413,8 @@ class Client:
             task.add_done_callback(self._refill.discard)
 
     async def _catch_up(self, request_id: str, listening: list[Stream]) -> None:
-        """What cannot be had now is asked for again when an event is missing, or none arrives."""
+        """Feeds streams of one request with what is stored. When that fails, they ask for it themselves as soon as an
+        event is missing, or none arrives."""
         after = min(stream.position for stream in listening)
         with suppress(FleetError):
             async with aclosing(self._stored(request_id, after)) as stored:
@@ -427,8 +426,10 @@ class Client:
         log.debug("nats_error", extra={"error": reason(exc)})
 
 
-def _messages(messages: Messages) -> Any:
-    return [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+def _asked(model: str, messages: Messages, **fields: Any) -> dict[str, Any]:
+    """The fields of a request or a question. A text is one user message; halves of surrogate pairs become U+FFFD."""
+    said = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    return all_without_halves({"model": model, "messages": said, **fields})
 
 
 def _pool_of(model: str) -> str:
@@ -438,7 +439,7 @@ def _pool_of(model: str) -> str:
 
 
 def _event(data: bytes) -> Event | None:
-    """None, and a line in the log, for what a later version of the fleet may say."""
+    """The event in a message; None, and a line in the log, for one that only a later version of the fleet knows."""
     try:
         return parse(data)
     except ValidationError:

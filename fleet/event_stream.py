@@ -95,7 +95,7 @@ class Stream(AsyncIterator[Event]):
         patience: Patience,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`publish` sends the request and returns its deadline; None when somebody else has sent it, whose it stays.
+        """`publish` sends the request and returns its deadline; None when somebody else has sent it, and owns it.
 
         Deadlines are times of `clock`.
         """
