@@ -142,7 +142,7 @@ class Stack:
             state.folder / "postgres", port=state.port("postgres", wanted=ports.postgres), log=state.log("postgres")
         )
         self._admin_listener = state.listener("admin", wanted=ports.admin)
-        self._admin_token = os.environ.get("LLM_ADMIN_TOKEN") or state.secret("admin_token", _new_token)
+        self._admin_token = os.environ.get("LLM_ADMIN_TOKEN") or state.secret("admin_token", secrets.token_urlsafe)
         self._roles: dict[str, list[Role]] = {}
 
     @property
@@ -222,8 +222,8 @@ class Stack:
         return [role for roles in self._roles.values() for role in roles]
 
     async def _start_servers(self) -> None:
-        """Side by side. A server whose port another program has taken since it was chosen gets another one, unless its
-        port was asked for: nobody has been told of it so far."""
+        """Starts the servers side by side. One whose port was taken by another program since it was chosen gets another
+        port, of which nobody has been told so far, unless its port was asked for."""
         servers = {
             "nats": (self._nats, self._wishes.ports.nats),
             "vault": (self._vault, self._wishes.ports.vault),
@@ -258,67 +258,71 @@ class Stack:
                     return
 
     def _make_roles(self, database_url: str) -> dict[str, list[Role]]:
-        usage_env = {**self._common_env(nats_users.usage()), "DATABASE_URL": database_url}
-        return {
-            "admin": [self._admin_role(database_url)],
-            "usage": [self._role("usage", ["usage"], env=usage_env)],
-            **{
-                f"worker-{provider}": [self._worker_role(provider, number) for number in range(1, count + 1)]
-                for provider, count in self._wishes.pools.items()
-            },
-        }
-
-    def _admin_role(self, database_url: str) -> Role:
-        env = {
-            **self._common_env(nats_users.admin()),
-            **self._vault_env(vault_policies.ADMIN_ROLE),
+        admin_env = {
+            **self._vendor_env(vault_policies.ADMIN_ROLE),
             "DATABASE_URL": database_url,
-            **self._state.sealing_keys(),
             "LLM_ADMIN_TOKEN": self._admin_token,
             **_of_environment(map(str.upper, MailSettings.model_fields)),
-            "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
         }
-        return self._role("admin", ["admin"], env=env, listener=self._admin_listener)
-
-    def _worker_role(self, provider: str, number: int) -> Role:
-        env = {
-            **self._common_env(nats_users.worker(provider)),
-            **self._vault_env(vault_policies.role_of_worker(provider)),
-            **self._state.sealing_keys(),
-            "LLM_ALLOWED_PRIVATE_NETWORKS": _private_networks(),
-            "LLM_DRAIN_GRACE_S": str(self.drain_s),
-        }
-        name = f"worker-{provider}" if number == 1 else f"worker-{provider}-{number}"
-        return self._role(name, ["worker", "--provider", provider], env=env, stop_within_s=_WORKER_STOP_S)
+        admin = self._role("admin", ["admin"], user=nats_users.admin(), env=admin_env, listener=self._admin_listener)
+        usage = self._role("usage", ["usage"], user=nats_users.usage(), env={"DATABASE_URL": database_url})
+        roles = {"admin": [admin], "usage": [usage]}
+        for provider, count in self._wishes.pools.items():
+            pool = f"worker-{provider}"
+            vendor_env = self._vendor_env(vault_policies.role_of_worker(provider))
+            roles[pool] = [
+                self._role(
+                    pool if number == 1 else f"{pool}-{number}",
+                    ["worker", "--provider", provider],
+                    user=nats_users.worker(provider),
+                    env={**vendor_env, "LLM_DRAIN_GRACE_S": str(self.drain_s)},
+                    stop_within_s=_WORKER_STOP_S,
+                )
+                for number in range(1, count + 1)
+            ]
+        return roles
 
     def _role(
         self,
         name: str,
         arguments: Sequence[str],
         *,
+        user: nats_users.User,
         env: Mapping[str, str],
         listener: socket | None = None,
         stop_within_s: float = _ROLE_STOP_S,
     ) -> Role:
-        listener = listener or self._state.listener(name)
-        log = self._state.log(name)
-        return Role(name, arguments, env=env, listener=listener, log=log, stop_within_s=stop_within_s)
-
-    def _common_env(self, user: nats_users.User) -> dict[str, str]:
-        return {
-            **_of_environment(_PASSED_ON),
+        """A role with what every role gets, with its own NATS user, and with `env`, which is for this role alone."""
+        nats_env = {
             "NATS_URL": self._nats.url,
             "NATS_USER": user.name,
             "NATS_PASSWORD": self._password(user),
             "NATS_INBOX_PREFIX": user.inbox_prefix,
         }
+        return Role(
+            name,
+            arguments,
+            env={**_of_environment(_PASSED_ON), **nats_env, **env},
+            listener=listener or self._state.listener(name),
+            log=self._state.log(name),
+            stop_within_s=stop_within_s,
+        )
 
-    def _vault_env(self, role: str) -> dict[str, str]:
-        role_id, secret_id = self._vault.role(role)
-        return {"VAULT_ADDR": self._vault.addr, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
+    def _vendor_env(self, vault_role: str) -> dict[str, str]:
+        """What a role gets that handles vendors' keys and calls addresses of tenants' choice."""
+        role_id, secret_id = self._vault.role(vault_role)
+        # Loopback, where simulators and local servers are, and what the operator adds.
+        networks = filter(None, (_LOOPBACK, os.environ.get("LLM_ALLOWED_PRIVATE_NETWORKS")))
+        return {
+            "VAULT_ADDR": self._vault.addr,
+            "VAULT_ROLE_ID": role_id,
+            "VAULT_SECRET_ID": secret_id,
+            **self._state.sealing_keys(),
+            "LLM_ALLOWED_PRIVATE_NETWORKS": ",".join(networks),
+        }
 
     def _password(self, user: nats_users.User) -> str:
-        return self._state.secret(f"nats_{user.name}", _new_token)
+        return self._state.secret(f"nats_{user.name}", secrets.token_urlsafe)
 
 
 def pool_sizes(available: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
@@ -335,14 +339,5 @@ def pool_sizes(available: Sequence[str], wanted: Sequence[str]) -> dict[str, int
     return sizes
 
 
-def _new_token() -> str:
-    return secrets.token_urlsafe(32)
-
-
 def _of_environment(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def _private_networks() -> str:
-    """LLM_ALLOWED_PRIVATE_NETWORKS: loopback, where simulators and local servers are, and what the operator adds."""
-    return ",".join(filter(None, (_LOOPBACK, os.environ.get("LLM_ALLOWED_PRIVATE_NETWORKS"))))
