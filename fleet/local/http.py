@@ -42,12 +42,12 @@ async def ask(
     Raises OSError when nobody answers, or not in HTTP.
     """
     request = urllib.request.Request(url, data=body, headers=dict(headers or {}), method=method)  # noqa: S310 - ours
-    return await asyncio.to_thread(_ask, request, timeout_s=timeout_s)
 
+    def blocking() -> Answer:
+        try:
+            with _OPENER.open(request, timeout=timeout_s) as answer:
+                return Answer(answer.status, answer.headers, answer.read())
+        except HTTPException as exc:
+            raise ConnectionError(f"{request.full_url} did not answer in HTTP: {exc!r}") from exc
 
-def _ask(request: urllib.request.Request, *, timeout_s: float) -> Answer:
-    try:
-        with _OPENER.open(request, timeout=timeout_s) as answer:
-            return Answer(answer.status, answer.headers, answer.read())
-    except HTTPException as exc:
-        raise ConnectionError(f"{request.full_url} did not answer in HTTP: {exc!r}") from exc
+    return await asyncio.to_thread(blocking)

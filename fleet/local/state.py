@@ -72,7 +72,7 @@ class State:
         if it is free, else any free one. Raises PortTaken when `wanted` is not free."""
         if wanted is not None:
             _open(name, wanted).close()
-        before = self._port_before(name)
+        before: int | None = _read(self.folder / "ports.json").get(name)
         port = wanted or (before if before and port_is_free(before) else free_port())
         self._keep_port(name, port)
         return port
@@ -81,7 +81,7 @@ class State:
         """A socket that listens at `wanted`, else at the port of the last run if it is free, else at any free one. It
         is open for as long as the stack runs. Raises PortTaken when `wanted` is not free."""
         try:
-            found = _open(name, wanted or self._port_before(name) or 0)
+            found = _open(name, wanted or _read(self.folder / "ports.json").get(name) or 0)
         except PortTaken:
             if wanted is not None:
                 raise
@@ -89,9 +89,6 @@ class State:
         self._listeners.enter_context(found)
         self._keep_port(name, found.getsockname()[1])
         return found
-
-    def _port_before(self, name: str) -> int | None:
-        return _read(self.folder / "ports.json").get(name)
 
     def _keep_port(self, name: str, port: int) -> None:
         kept = _read(self.folder / "ports.json") | {name: port}
