@@ -53,6 +53,10 @@ def server(
     `name` is what it calls itself, unless it is a `node` of a cluster. `accounts` is what the function of that name
     makes; empty: everybody may do everything.
     """
+    cluster = ""
+    if node:
+        routes = _list(f"nats-route://{peer}" for peer in node.peers)
+        cluster = f"cluster {{\n  name: fleet\n  listen: {quoted(node.listen)}\n  routes: {routes}\n}}\n"
     return f"""\
 server_name: {node.name if node else name}
 listen: {quoted(listen)}
@@ -63,7 +67,7 @@ max_payload: {MAX_PAYLOAD}
   max_memory_store: 2GB
   max_file_store: 64GB
 }}
-{_cluster(node) if node else ""}{accounts}"""
+{cluster}{accounts}"""
 
 
 def accounts(of: Sequence[User], *, login: Login) -> str:
@@ -139,16 +143,6 @@ def _user(user: User, login: str) -> str:
 
 def _list(allowed: Iterable[str]) -> str:
     return f"[{', '.join(quoted(subject) for subject in allowed)}]"
-
-
-def _cluster(node: Node) -> str:
-    return f"""\
-cluster {{
-  name: fleet
-  listen: {quoted(node.listen)}
-  routes: {_list(f"nats-route://{peer}" for peer in node.peers)}
-}}
-"""
 
 
 def _tls(tls: Tls) -> str:

@@ -4,7 +4,7 @@ Everything that is not named here is denied. A denied request is answered by nob
 the server's error in its error callback.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts import streams, subjects
@@ -98,12 +98,15 @@ def usage() -> User:
 def admin() -> User:
     """The user of the control plane, which publishes configuration, asks workers, reads and replays dead letters, and
     makes the streams."""
+    made = streams.definitions(streams.Sizes())
     return User(
         "admin",
         "_ROLE_admin",
         publish=(
             *_INFO,
-            *_definitions(),
+            # What creating and updating takes of the streams that contracts.streams defines, and of no other.
+            *(f"$JS.API.STREAM.{verb}.{stream['name']}" for stream in made for verb in ("CREATE", "UPDATE")),
+            *(f"$JS.API.CONSUMER.CREATE.{of}.{consumer['durable_name']}.>" for of, consumer in streams.consumers()),
             *_direct_get(streams.DEAD),
             f"$JS.API.STREAM.MSG.GET.{streams.DEAD}",
             f"$JS.API.STREAM.MSG.DELETE.{streams.DEAD}",
@@ -154,12 +157,3 @@ def _watch(bucket: str) -> tuple[str, ...]:
     """What reading a bucket and following its changes takes: an ephemeral consumer with flow control."""
     create = f"$JS.API.CONSUMER.CREATE.{bucket}"
     return *_direct_get(bucket), create, f"{create}.>", f"$JS.FC.{bucket}.>"
-
-
-def _definitions() -> Iterable[str]:
-    """What creating and updating takes of the streams that contracts.streams defines, and of no other."""
-    for definition in streams.definitions(streams.Sizes()):
-        yield f"$JS.API.STREAM.CREATE.{definition['name']}"
-        yield f"$JS.API.STREAM.UPDATE.{definition['name']}"
-    for stream, consumer in streams.consumers():
-        yield f"$JS.API.CONSUMER.CREATE.{stream}.{consumer['durable_name']}.>"
