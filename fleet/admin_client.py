@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 _TIMEOUT_S = 30
 _TRIES = 4
-"""Of a call that the API refuses as one too many."""
+"""How often a call is tried that the API refuses as one too many."""
 _LONGEST_WAIT_S = 10
 
 

@@ -86,7 +86,11 @@ class Table:
         """The width of each column; None when they do not fit. Names share what the others leave, and may get less
         than they need: then they go over several lines."""
         between = 2 * len(shown) - 1 if tight else 3 * len(shown) + 1
-        widths = [self._natural_width(at, tight=tight) for at in shown]
+        widths: list[int] = []
+        for at in shown:
+            header = max(map(cell_len, self._header(at, tight=tight).split()))
+            cells = (row[at] for row in (*self._rows, *([self._totals] if self._totals else [])))
+            widths.append(max(header, *(cell_len(in_one_line(text)) for text in cells), 1))
         names = [place for place, at in enumerate(shown) if self._columns[at].folds]
         left = within - between - sum(width for place, width in enumerate(widths) if place not in names)
         for done, place in enumerate(sorted(names, key=lambda place: widths[place])):
@@ -96,11 +100,6 @@ class Table:
             widths[place] = min(widths[place], share)
             left -= widths[place]
         return widths if left >= 0 else None
-
-    def _natural_width(self, at: int, *, tight: bool) -> int:
-        header = max(map(cell_len, self._header(at, tight=tight).split()))
-        cells = [row[at] for row in (*self._rows, *([self._totals] if self._totals else []))]
-        return max(header, *(cell_len(in_one_line(text)) for text in cells), 1)
 
     def _header(self, at: int, *, tight: bool) -> str:
         column = self._columns[at]
