@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fleet.simulator.openai import REFUSED_KEY, last_user_text
-from fleet.simulator.script import Script, ScriptedToolCall
+from fleet.simulator.script import Script
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
 from workers.providers.shared.token_estimates import estimate_output
 
@@ -76,35 +76,32 @@ class Anthropic:
         self._serial = itertools.count(1)
 
     def answer(self, request: HttpRequest) -> HttpAnswer | Ask | None:
+        path = request.path.removeprefix(self.prefix)
+        is_listing = request.method == "GET" and request.path == f"{self.prefix}/v1/models"
+        if not is_listing and (request.method != "POST" or path not in ("/v1/messages", "/v1/messages/count_tokens")):
+            return None
         key = request.headers.get("authorization", "").removeprefix("Bearer ").strip() or None
-        match request.method, request.path.removeprefix(self.prefix):
-            case "POST", "/v1/messages":
-                return _refused(request, key) or self._ask(request, key)
-            case "POST", "/v1/messages/count_tokens":
-                return _refused(request, key) or _count(request)
-            case "GET", "/v1/models" if request.path.startswith(self.prefix):
-                return _refused(request, key) or _list_models()
-            case _:
-                return None
-
-    def _ask(self, request: HttpRequest, key: str | None) -> HttpAnswer | Ask:
-        body = _parse(request.body)
-        if isinstance(body, HttpAnswer):
-            return body
-        if not isinstance(body.get("max_tokens"), int):
-            return _named("invalid_request_error")
-        for name in _REFUSED_PARAMETERS:
-            if name in body:
-                return _answer(400, "invalid_request_error", f"{name}: Extra inputs are not permitted", None)
-        if fault := _fault_of(body["messages"]):
-            return _answer(400, "invalid_request_error", fault, None)
-        return Ask(
-            model=body["model"],
-            stream=bool(body.get("stream")),
-            body=body,
-            key=key,
-            request_id=request.headers.get("x-client-request-id"),
-        )
+        if key is None or REFUSED_KEY in key:
+            return _named("invalid_api_key")
+        if "anthropic-version" not in request.headers:
+            return _answer("anthropic-version: header is required")
+        if is_listing:
+            listed = [
+                {"type": "model", "id": name, "display_name": name, "max_input_tokens": tokens, "lifecycle": "active"}
+                for name, tokens in MODELS.items()
+            ]
+            page = {"data": listed, "has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
+            return HttpAnswer(200, json.dumps(page).encode())
+        try:
+            body = json.loads(request.body)
+            model, messages = body["model"], body["messages"]
+        except (ValueError, KeyError, TypeError):
+            return _answer("The request body is not valid JSON.")
+        if not isinstance(model, str) or not isinstance(messages, list) or not messages:
+            return _answer("messages: at least one message is required")
+        if path == "/v1/messages/count_tokens":
+            return HttpAnswer(200, json.dumps({"input_tokens": _input_tokens(body)}).encode())
+        return _ask(body, key=key, request_id=request.headers.get("x-client-request-id"))
 
     def error(self, ask: Ask, script: Script) -> HttpAnswer:
         if isinstance(script.error, dict):
@@ -138,12 +135,19 @@ class Anthropic:
         yield _event("message_stop", {}, is_output=False)
 
     def whole(self, ask: Ask, script: Script) -> bytes:
+        content: list[dict[str, Any]] = []
+        for block, deltas in _blocks(ask, script):
+            arguments = "".join(delta.get("partial_json", "") for delta, _ in deltas)
+            said = {
+                name: "".join(delta.get(name, "") for delta, _ in deltas)
+                for name in ("thinking", "text", "signature")
+                if name in block
+            }
+            content.append({**block, **said, **({"input": json.loads(arguments)} if arguments else {})})
         usage = _usage(ask, script)
-        content = [_put_together(block, [delta for delta, _ in deltas]) for block, deltas in _blocks(ask, script)]
         stated = {"usage": usage} if usage else {}
-        return json.dumps(
-            {**self._envelope(ask), "content": content, **_stop(script), **stated}, ensure_ascii=False
-        ).encode()
+        message = {**self._envelope(ask), "content": content, **_stop(script), **stated}
+        return json.dumps(message, ensure_ascii=False).encode()
 
     def stated(self, ask: Ask, script: Script) -> Stated | None:
         usage = _usage(ask, script)
@@ -153,6 +157,18 @@ class Anthropic:
 
     def _envelope(self, ask: Ask) -> dict[str, Any]:
         return {"id": f"msg_sim{next(self._serial)}", "type": "message", "role": "assistant", "model": ask.model}
+
+
+def _ask(body: dict[str, Any], *, key: str, request_id: str | None) -> HttpAnswer | Ask:
+    """The completion that a body asks for, or the answer that refuses it."""
+    if not isinstance(body.get("max_tokens"), int):
+        return _named("invalid_request_error")
+    for name in _REFUSED_PARAMETERS:
+        if name in body:
+            return _answer(f"{name}: Extra inputs are not permitted")
+    if fault := _fault_of(body["messages"]):
+        return _answer(fault)
+    return Ask(model=body["model"], stream=bool(body.get("stream")), body=body, key=key, request_id=request_id)
 
 
 _Deltas = list[tuple[dict[str, Any], bool]]
@@ -172,13 +188,13 @@ def _blocks(ask: Ask, script: Script) -> Iterator[tuple[dict[str, Any], _Deltas]
             [({"type": "text_delta", "text": piece}, True) for piece in script.pieces(text)],
         )
     for index, call in enumerate(script.tool_calls):
-        arguments = _arguments(call)
-        pieces = script.pieces(arguments) if arguments != "{}" else [""]
+        pieces = script.pieces(call.arguments_text) if call.arguments_text != "{}" else [""]
         begun = {"type": "tool_use", "id": call.id or f"toolu_sim_{index}", "name": call.name, "input": {}}
         yield begun, [({"type": "input_json_delta", "partial_json": piece}, bool(piece)) for piece in pieces]
 
 
 def _signature(thinking: str) -> str:
+    """The signature of a thought, by which an altered one is found out when it comes back."""
     return base64.b64encode(thinking.encode()).decode()
 
 
@@ -207,21 +223,6 @@ def _fault_of(messages: list[Any]) -> str | None:
     return None
 
 
-def _put_together(block: dict[str, Any], deltas: list[dict[str, Any]]) -> dict[str, Any]:
-    """The block as a reply that is not streamed holds it."""
-    arguments = "".join(delta.get("partial_json", "") for delta in deltas)
-    said = {
-        name: "".join(delta.get(name, "") for delta in deltas)
-        for name in ("thinking", "text", "signature")
-        if name in block
-    }
-    return {**block, **said, **({"input": json.loads(arguments)} if arguments else {})}
-
-
-def _arguments(call: ScriptedToolCall) -> str:
-    return call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
-
-
 def _stop(script: Script) -> dict[str, Any]:
     said = "refusal" if script.refusal else "tool_use" if script.tool_calls else "end_turn"
     details = {"type": "refusal", "category": None, "explanation": script.refusal} if script.refusal else None
@@ -234,7 +235,7 @@ def _usage(ask: Ask, script: Script) -> dict[str, Any] | None:
     if script.usage is None:
         return None
     said = [script.reasoning, script.output(last_user_text=last_user_text(ask.body["messages"]))]
-    said += [call.name + _arguments(call) for call in script.tool_calls]
+    said += [call.name + call.arguments_text for call in script.tool_calls]
     given, out, cached = script.usage.input_tokens, script.usage.output_tokens, script.usage.cache_read_tokens
     given = _input_tokens(ask.body) if given is None else given
     return {
@@ -252,42 +253,6 @@ def _input_tokens(body: Mapping[str, Any]) -> int:
     return estimate_output(json.dumps(prompt, ensure_ascii=False))
 
 
-def _refused(request: HttpRequest, key: str | None) -> HttpAnswer | None:
-    """The answer to a key that is missing or refused, or to a missing header; None when the request is taken."""
-    if key is None or REFUSED_KEY in key:
-        return _named("invalid_api_key")
-    if "anthropic-version" not in request.headers:
-        return _answer(400, "invalid_request_error", "anthropic-version: header is required", None)
-    return None
-
-
-def _parse(body: bytes) -> dict[str, Any] | HttpAnswer:
-    try:
-        asked = json.loads(body)
-        model, messages = asked["model"], asked["messages"]
-    except (ValueError, KeyError, TypeError):
-        return _answer(400, "invalid_request_error", "The request body is not valid JSON.", None)
-    if not isinstance(model, str) or not isinstance(messages, list) or not messages:
-        return _answer(400, "invalid_request_error", "messages: at least one message is required", None)
-    return asked
-
-
-def _count(request: HttpRequest) -> HttpAnswer:
-    body = _parse(request.body)
-    if isinstance(body, HttpAnswer):
-        return body
-    return HttpAnswer(200, json.dumps({"input_tokens": _input_tokens(body)}).encode())
-
-
-def _list_models() -> HttpAnswer:
-    listed = [
-        {"type": "model", "id": name, "display_name": name, "max_input_tokens": tokens, "lifecycle": "active"}
-        for name, tokens in MODELS.items()
-    ]
-    page = {"data": listed, "has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
-    return HttpAnswer(200, json.dumps(page).encode())
-
-
 def _event(name: str, fields: Mapping[str, Any], *, is_output: bool) -> Frame:
     return Frame(f"event: {name}\ndata: {_encode({'type': name, **fields})}\n\n".encode(), is_output=is_output)
 
@@ -297,10 +262,12 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def _named(name: str, *, model: str = "") -> HttpAnswer:
     status, kind, message, code = _ERRORS.get(name, (400, "invalid_request_error", name, None))
-    return _answer(status, kind, message.format(model=model), code)
+    return _answer(message.format(model=model), status=status, kind=kind, code=code)
 
 
-def _answer(status: int, kind: str, message: str, code: str | None) -> HttpAnswer:
+def _answer(
+    message: str, *, status: int = 400, kind: str = "invalid_request_error", code: str | None = None
+) -> HttpAnswer:
     details = {"error_code": code} if code else None
     error = {"type": "error", "error": {"type": kind, "message": message, "details": details}, "request_id": "req_sim"}
     return HttpAnswer(status, json.dumps(error).encode())

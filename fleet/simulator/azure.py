@@ -82,8 +82,8 @@ class Azure(openai.OpenAI):
             return _error(401, _TOKEN_REFUSED)
         key = request.headers.get("api-key") or (bearer if is_v1 or is_token(bearer) else None)
         if not chat:
-            return self._refused(key) or openai.list_models("")
-        return self._ask(_with_deployment(request, chat["deployment"]), key)
+            return self.refusal(key) or openai.list_models("")
+        return self.ask(request, key, deployment=chat["deployment"])
 
     def error(self, ask: Ask, script: Script) -> HttpAnswer:
         named = script.error if isinstance(script.error, str) else ""
@@ -107,22 +107,10 @@ class Azure(openai.OpenAI):
         body["prompt_filter_results"] = [{"prompt_index": 0, "content_filter_results": _SAFE}]
         return json.dumps(body, ensure_ascii=False).encode()
 
-    def _refused(self, key: str | None) -> HttpAnswer | None:
+    def refusal(self, key: str | None) -> HttpAnswer | None:
         if key is None or openai.REFUSED_KEY in key:
             return _error(*_ERRORS["invalid_api_key"])
         return None
-
-
-def _with_deployment(request: HttpRequest, deployment: str | None) -> HttpRequest:
-    """The classic API reads the deployment off the path, whatever the body says."""
-    try:
-        body = json.loads(request.body)
-    except ValueError:
-        return request
-    if not deployment or not isinstance(body, dict):
-        return request
-    renamed = json.dumps({**body, "model": deployment}).encode()
-    return HttpRequest(request.method, request.path, request.query, request.headers, renamed)
 
 
 def _error(status: int, body: dict[str, Any]) -> HttpAnswer:

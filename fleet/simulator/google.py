@@ -130,15 +130,23 @@ class Google:
             return None
         query = parse_qs(request.query)
         key = request.headers.get("x-goog-api-key") or next(iter(query.get("key", [])), None)
-        if refused := _refused(key):
-            return refused
+        if key is None:
+            return _answer("Method doesn't allow unregistered callers.", status=403, kind="PERMISSION_DENIED")
+        if _REFUSED_KEY in key:
+            return _named("invalid_api_key", model="")
         match request.method, found["model"], found["method"]:
             case "GET", model, None:
                 return _models(model, query)
             case "POST", str(model), ("generateContent" | "streamGenerateContent") as method:
                 return _ask(request, model=model, key=key, stream=method == "streamGenerateContent")
             case "POST", str(model), "countTokens":
-                return _counted(request, model)
+                body = json.loads(request.body)
+                counted = body.get("generateContentRequest", body)
+                if counted is not body and counted.get("model") != f"models/{model}":
+                    return _answer("GenerateContentRequest.model: unexpected model name format")
+                tokens = _input_tokens(counted)
+                details = [{"modality": "TEXT", "tokenCount": tokens}]
+                return HttpAnswer(200, json.dumps({"totalTokens": tokens, "promptTokensDetails": details}).encode())
             case _:
                 return _named("model_not_found", model=found["name"])
 
@@ -155,7 +163,7 @@ class Google:
         return {"content-type": "text/event-stream", "vary": "Origin", "x-content-type-options": "nosniff"}
 
     def frames(self, ask: Ask, script: Script) -> Iterator[Frame]:
-        envelope = self._envelope(ask)
+        envelope = {"modelVersion": ask.model, "responseId": f"sim{next(self._serial)}"}
         usage = _usage(ask, script)
         given = usage["promptTokenCount"]
         begun = {"promptTokenCount": given, "totalTokenCount": given, "serviceTier": usage["serviceTier"]}
@@ -174,15 +182,18 @@ class Google:
             yield Frame(event([part]))
         if script.end_marker:
             running = {"usageMetadata": usage} if script.usage else {}
-            yield Frame(event([{"text": ""}], finishReason=_finish_reason(script)), is_output=False)
+            reason = script.finish_reason or "stop"
+            yield Frame(event([{"text": ""}], finishReason=_FINISH_REASONS.get(reason, reason)), is_output=False)
 
     def whole(self, ask: Ask, script: Script) -> bytes:
         thought = [{"text": script.reasoning, "thought": True}] if script.reasoning else []
         said = [{"text": text}] if (text := _text(ask, script)) else []
         content = {"parts": [*thought, *said, *_call_parts(ask, script)], "role": "model"}
-        candidate = {"content": content, "finishReason": _finish_reason(script), "index": 0}
+        reason = script.finish_reason or "stop"
+        candidate = {"content": content, "finishReason": _FINISH_REASONS.get(reason, reason), "index": 0}
         usage = {"usageMetadata": _usage(ask, script)} if script.usage else {}
-        body = {"candidates": [candidate], **usage, **self._envelope(ask)}
+        envelope = {"modelVersion": ask.model, "responseId": f"sim{next(self._serial)}"}
+        body = {"candidates": [candidate], **usage, **envelope}
         return json.dumps(body, ensure_ascii=False, indent=2).encode()
 
     def stated(self, ask: Ask, script: Script) -> Stated | None:
@@ -191,27 +202,27 @@ class Google:
         usage = _usage(ask, script)
         return Stated(usage["promptTokenCount"], usage["candidatesTokenCount"] + usage["thoughtsTokenCount"])
 
-    def _envelope(self, ask: Ask) -> dict[str, Any]:
-        return {"modelVersion": ask.model, "responseId": f"sim{next(self._serial)}"}
-
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _ask(request: HttpRequest, *, model: str, key: str | None, stream: bool) -> HttpAnswer | Ask:
+def _ask(request: HttpRequest, *, model: str, key: str, stream: bool) -> HttpAnswer | Ask:
     try:
         body = json.loads(request.body)
     except ValueError:
-        return _invalid("Invalid JSON payload received.")
+        return _answer("Invalid JSON payload received.")
     contents = body.get("contents") if isinstance(body, dict) else None
     if not isinstance(contents, list) or not all(isinstance(content, dict) for content in contents):
-        return _invalid("GenerateContentRequest.contents: contents is not specified")
+        return _answer("GenerateContentRequest.contents: contents is not specified")
     if not all(content.get("parts") for content in contents):
-        return _invalid("GenerateContentRequest.contents: contents.parts must not be empty.")
+        return _answer("GenerateContentRequest.contents: contents.parts must not be empty.")
     if fault := _fault_of([*contents, body.get("systemInstruction") or {"parts": []}]):
-        return _invalid(fault)
-    if _SIGNS.match(model) and not all(map(_is_signed, contents)):
-        return _named("missing_signature", model=model)
+        return _answer(fault)
+    if _SIGNS.match(model):
+        for content in contents:
+            calls = [part for part in content["parts"] if "functionCall" in part]
+            if calls and "thoughtSignature" not in calls[0]:
+                return _named("missing_signature", model=model)
     return Ask(model=model, stream=stream, body=body, key=key, request_id=request.headers.get("x-client-request-id"))
 
 
@@ -235,19 +246,6 @@ def _fault_of(contents: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def _is_signed(content: dict[str, Any]) -> bool:
-    """Whether the first call of a turn has its signature."""
-    calls = [part for part in content["parts"] if "functionCall" in part]
-    return not calls or "thoughtSignature" in calls[0]
-
-
-def _refused(key: str | None) -> HttpAnswer | None:
-    """The answer to a key that is missing or refused; None when it is taken."""
-    if key is None:
-        return _answer(403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers.", ())
-    return _named("invalid_api_key", model="") if _REFUSED_KEY in key else None
-
-
 def _models(model: str | None, query: Mapping[str, list[str]]) -> HttpAnswer:
     listed = [
         {
@@ -269,16 +267,6 @@ def _models(model: str | None, query: Mapping[str, list[str]]) -> HttpAnswer:
     return HttpAnswer(200, json.dumps({"models": listed[begin : begin + size], **rest}).encode())
 
 
-def _counted(request: HttpRequest, model: str) -> HttpAnswer:
-    body = json.loads(request.body)
-    asked = body.get("generateContentRequest", body)
-    if asked is not body and asked.get("model") != f"models/{model}":
-        return _invalid("GenerateContentRequest.model: unexpected model name format")
-    tokens = _input_tokens(asked)
-    details = [{"modality": "TEXT", "tokenCount": tokens}]
-    return HttpAnswer(200, json.dumps({"totalTokens": tokens, "promptTokensDetails": details}).encode())
-
-
 def _text(ask: Ask, script: Script) -> str:
     """What the answer says. Gemini has no field for a refusal, and refuses in plain words."""
     asked = [texts for content in ask.body["contents"] if content.get("role") == "user" and (texts := _texts(content))]
@@ -296,14 +284,9 @@ def _input_tokens(body: Mapping[str, Any]) -> int:
 
 def _call_parts(ask: Ask, script: Script) -> Iterator[dict[str, Any]]:
     for index, call in enumerate(script.tool_calls):
-        args = json.loads(call.arguments) if isinstance(call.arguments, str) else call.arguments
-        made = {"name": call.name, "args": args, **({"id": call.id} if call.id else {})}
+        made = {"name": call.name, "args": call.arguments_value, **({"id": call.id} if call.id else {})}
         signed = {"thoughtSignature": SIGNATURE} if index == 0 and _SIGNS.match(ask.model) else {}
         yield {"functionCall": made, **signed}
-
-
-def _finish_reason(script: Script) -> str:
-    return _FINISH_REASONS.get(script.finish_reason or "stop") or script.finish_reason or "STOP"
 
 
 def _usage(ask: Ask, script: Script) -> dict[str, Any]:
@@ -329,13 +312,11 @@ def _usage(ask: Ask, script: Script) -> dict[str, Any]:
 
 def _named(name: str, *, model: str) -> HttpAnswer:
     status, kind, message, details = _ERRORS.get(name, (400, "INVALID_ARGUMENT", name, ()))
-    return _answer(status, kind, message.format(model=model), details)
+    return _answer(message.format(model=model), status=status, kind=kind, details=details)
 
 
-def _invalid(message: str) -> HttpAnswer:
-    return _answer(400, "INVALID_ARGUMENT", message, ())
-
-
-def _answer(status: int, kind: str, message: str, details: tuple[dict[str, Any], ...]) -> HttpAnswer:
+def _answer(
+    message: str, *, status: int = 400, kind: str = "INVALID_ARGUMENT", details: tuple[dict[str, Any], ...] = ()
+) -> HttpAnswer:
     error = {"code": status, "message": message, "status": kind, **({"details": details} if details else {})}
     return HttpAnswer(status, json.dumps({"error": error}, indent=2).encode())

@@ -57,23 +57,20 @@ async def read_request(caller: Caller) -> HttpRequest | None:
     while (field := (await reader.readline()).decode("latin-1").strip()) != "":
         name, _, value = field.partition(":")
         headers[name.strip().lower()] = value.strip()
-    parts = urlsplit(target)
-    body = await _read_body(reader, headers)
-    return HttpRequest(method, unquote(parts.path), parts.query, headers, body)
-
-
-async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
+    url = urlsplit(target)
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        parts: list[bytes] = []
+        chunks: list[bytes] = []
         while size := int((await reader.readline()).split(b";")[0], 16):
-            parts.append(await reader.readexactly(size))
+            chunks.append(await reader.readexactly(size))
             await reader.readexactly(2)
         await reader.readline()
-        return b"".join(parts)
-    length = int(headers.get("content-length", "0"))
-    if length > MAX_BODY_BYTES:
-        raise BadRequest("the body is too large")
-    return await reader.readexactly(length)
+        body = b"".join(chunks)
+    else:
+        length = int(headers.get("content-length", "0"))
+        if length > MAX_BODY_BYTES:
+            raise BadRequest("the body is too large")
+        body = await reader.readexactly(length)
+    return HttpRequest(method, unquote(url.path), url.query, headers, body)
 
 
 def head(status: int, headers: Mapping[str, str]) -> bytes:
@@ -106,10 +103,28 @@ class Body:
     async def write(self, parts: list[bytes]) -> None:
         """Writes each part as one HTTP chunk, all of them in one write to the socket, unless they are split."""
         size = sum(map(len, parts))
-        if self._cut_after is not None and size > (room := self._cut_after - self.sent):
-            await self._send([b"".join(parts)[:room]], room)
+        room = size if self._cut_after is None else self._cut_after - self.sent
+        is_cut = size > room
+        if is_cut:
+            parts, size = [b"".join(parts)[:room]], room
+        self.sent += size
+        if self._split is not None:
+            whole = b"".join(parts)
+            parts = [whole[at : at + self._split] for at in range(0, size, self._split)]
+        if self._gzip:
+            parts = [self._gzip.compress(part) + self._gzip.flush(zlib.Z_SYNC_FLUSH) for part in parts if part]
+        chunks = [_chunk(part) for part in parts if part]
+        if self._split is None:
+            self._writer.write(b"".join(chunks))
+            if self._writer.transport.get_write_buffer_size():
+                await self._writer.drain()
+        else:
+            for chunk in chunks:
+                self._writer.write(chunk)
+                await self._writer.drain()
+                await asyncio.sleep(0)  # so that the writes leave one by one
+        if is_cut:
             raise Cut
-        await self._send(parts, size)
 
     async def end(self) -> None:
         """Ends the body in good order."""
@@ -117,26 +132,9 @@ class Body:
         self._writer.write((_chunk(rest) if rest else b"") + b"0\r\n\r\n")
         await self._writer.drain()
 
-    async def _send(self, parts: list[bytes], size: int) -> None:
-        self.sent += size
-        if self._split is None:
-            self._writer.write(b"".join([self._framed(part) for part in parts if part]))
-            if self._writer.transport.get_write_buffer_size():
-                await self._writer.drain()
-            return
-        whole = b"".join(parts)
-        for at in range(0, len(whole), self._split):
-            self._writer.write(self._framed(whole[at : at + self._split]))
-            await self._writer.drain()
-            await asyncio.sleep(0)
-
-    def _framed(self, part: bytes) -> bytes:
-        if self._gzip:
-            part = self._gzip.compress(part) + self._gzip.flush(zlib.Z_SYNC_FLUSH)
-        return _chunk(part)
-
 
 def _chunk(data: bytes) -> bytes:
+    """The data as a chunk of HTTP's chunked transfer coding."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 

@@ -71,10 +71,10 @@ class Ollama:
                 pass
         body = _body(request)
         if request.method != "POST" or body is None:
-            return _answer(400, "missing request body")
+            return _json({"error": "missing request body"}, status=400)
         model = body.get("model")
         if not isinstance(model, str) or not model:
-            return _answer(400, "model is required")
+            return _json({"error": "model is required"}, status=400)
         match request.path:
             case "/api/chat":
                 named = request.headers.get("x-request-id")
@@ -193,17 +193,12 @@ def _text(ask: Ask, script: Script) -> str:
 
 
 def _tool_call(call: ScriptedToolCall) -> dict[str, Any]:
-    arguments = json.loads(call.arguments) if isinstance(call.arguments, str) else call.arguments
-    return {"function": {"name": call.name, "arguments": arguments}}
+    return {"function": {"name": call.name, "arguments": call.arguments_value}}
 
 
 def _named(name: str, *, model: str = "", status: int | None = None) -> HttpAnswer:
     known, message = _ERRORS.get(name, (400, name))
-    return _answer(status or known, message.format(model=model))
-
-
-def _answer(status: int, message: str) -> HttpAnswer:
-    return _json({"error": message}, status=status)
+    return _json({"error": message.format(model=model)}, status=status or known)
 
 
 def _json(body: Mapping[str, Any], *, status: int = 200) -> HttpAnswer:

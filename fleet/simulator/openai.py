@@ -94,16 +94,20 @@ class OpenAI:
     def answer(self, request: HttpRequest) -> HttpAnswer | Ask | None:
         key = request.headers.get("authorization", "").removeprefix("Bearer ").strip() or None
         if request.path == "/v1/chat/completions" and request.method == "POST":
-            return self._ask(request, key)
+            return self.ask(request, key)
         if request.path.startswith("/v1/models") and request.method == "GET":
-            return self._refused(key) or list_models(request.path.removeprefix("/v1/models").strip("/"))
+            return self.refusal(key) or list_models(request.path.removeprefix("/v1/models").strip("/"))
         return None
 
-    def _ask(self, request: HttpRequest, key: str | None) -> HttpAnswer | Ask:
-        if refused := self._refused(key):
+    def ask(self, request: HttpRequest, key: str | None, *, deployment: str | None = None) -> HttpAnswer | Ask:
+        """The completion that the request asks for, or the answer that refuses it. `deployment` is the model that the
+        path names, which counts whatever the body says; None when the path names none."""
+        if refused := self.refusal(key):
             return refused
         try:
             body = json.loads(request.body)
+            if deployment:
+                body["model"] = deployment
             model, messages = body["model"], body["messages"]
         except (ValueError, KeyError, TypeError):
             return _answer(400, "We could not parse the JSON body of your request.", "invalid_request_error", None)
@@ -120,7 +124,7 @@ class OpenAI:
             request_id=request.headers.get("x-client-request-id"),
         )
 
-    def _refused(self, key: str | None) -> HttpAnswer | None:
+    def refusal(self, key: str | None) -> HttpAnswer | None:
         """The answer to a key that is missing or refused; None when it is taken."""
         if key is None:
             return _answer(401, "You didn't provide an API key.", "invalid_request_error", None)
@@ -147,7 +151,10 @@ class OpenAI:
         if options.get("include_obfuscation", True):
             extra["obfuscation"] = "x" * 12
 
-        before, after = _around_delta(envelope, extra)
+        # What stands before and behind the delta is the same in every chunk of a stream, and is encoded once.
+        choice = {"index": 0, "delta": _DELTA, "finish_reason": None, "logprobs": None}
+        chunk = f"data: {_encode({**envelope, 'choices': [choice], **extra})}\n\n".encode()
+        before, after = chunk.split(_encode(_DELTA).encode())
 
         def frame(delta: dict[str, Any], *, reason: str | None = None, is_output: bool = True) -> Frame:
             ending = after if reason is None else after.replace(b"null", json.dumps(reason).encode(), 1)
@@ -168,9 +175,11 @@ class OpenAI:
                 yield frame({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         if not script.end_marker:
             return
-        yield frame({}, reason=_finish_reason(script), is_output=False)
+        reason = script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
+        yield frame({}, reason=reason, is_output=False)
         if options.get("include_usage") and (usage := self._usage(ask, script)):
-            yield Frame(_event({**envelope, "choices": [], **extra, "usage": usage}), is_output=False)
+            last = {**envelope, "choices": [], **extra, "usage": usage}
+            yield Frame(f"data: {_encode(last)}\n\n".encode(), is_output=False)
         yield Frame(b"data: [DONE]\n\n", is_output=False)
 
     def whole(self, ask: Ask, script: Script) -> bytes:
@@ -182,7 +191,8 @@ class OpenAI:
             **({"reasoning_content": script.reasoning} if script.reasoning else {}),
             **({"tool_calls": calls} if calls else {}),
         }
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(script)}
+        reason = script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         body = {
             **self._envelope(ask, script, "chat.completion"),
             "choices": [choice],
@@ -231,17 +241,6 @@ class OpenAI:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def _event(body: Mapping[str, Any]) -> bytes:
-    return b"data: " + _encode(body).encode() + b"\n\n"
-
-
-def _around_delta(envelope: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """What stands before and behind the delta in every chunk of a stream, encoded once."""
-    choice = {"index": 0, "delta": _DELTA, "finish_reason": None, "logprobs": None}
-    before, after = _event({**envelope, "choices": [choice], **extra}).split(_encode(_DELTA).encode())
-    return before, after
-
-
 def _text(ask: Ask, script: Script) -> str:
     return script.output(last_user_text=last_user_text(ask.body.get("messages") or []))
 
@@ -264,17 +263,10 @@ def _tool_calls(script: Script) -> list[dict[str, Any]]:
         {
             "id": call.id or f"call_sim_{index}",
             "type": "function",
-            "function": {
-                "name": call.name,
-                "arguments": call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments),
-            },
+            "function": {"name": call.name, "arguments": call.arguments_text},
         }
         for index, call in enumerate(script.tool_calls)
     ]
-
-
-def _finish_reason(script: Script) -> str:
-    return script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
 
 
 def list_models(model: str) -> HttpAnswer:

@@ -1,6 +1,7 @@
 """What the simulator does with one request: what it says, how fast, and how it fails."""
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -21,6 +22,16 @@ class ScriptedToolCall(StrictWireModel):
     name: str
     arguments: dict[str, JsonValue] | str = Field(default_factory=dict)
     id: str | None = optional()
+
+    @property
+    def arguments_text(self) -> str:
+        """The arguments for a vendor that sends them as a text."""
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
+
+    @property
+    def arguments_value(self) -> JsonValue:
+        """The arguments for a vendor that sends them as JSON. Raises ValueError when a text is no JSON."""
+        return json.loads(self.arguments) if isinstance(self.arguments, str) else self.arguments
 
 
 class ScriptedUsage(StrictWireModel):

@@ -200,7 +200,8 @@ class _Exchange:
         """Answers. Returns whether the connection can be used again."""
         script, entry = self._script, self._entry
         await asyncio.sleep(script.headers_s)
-        if self._fails_at_once():
+        breaks_later = script.body is not None or script.error_after_chunks is not None
+        if not breaks_later and (script.error is not None or (script.status or 200) >= 300):
             answer = self._vendor.error(self._ask, script)
             entry.status, entry.outcome = answer.status, "failed"
             return await _send(self._writer, HttpAnswer(answer.status, answer.body, script.headers))
@@ -208,9 +209,8 @@ class _Exchange:
         body = http.Body(
             self._writer, cut_after_bytes=script.cut_after_bytes, split_bytes=script.split_bytes, gzip=script.gzip
         )
-        self._writer.write(http.head(entry.status, self._headers()))
         try:
-            await self._say(body)
+            await self._say(body, entry.status)
         except http.Cut:
             entry.outcome = "cut"
             if script.cut == "reset":
@@ -228,26 +228,18 @@ class _Exchange:
         await body.end()
         return True
 
-    def _fails_at_once(self) -> bool:
-        script = self._script
-        if script.body is not None or script.error_after_chunks is not None:
-            return False
-        return script.error is not None or (script.status or 200) >= 300
-
-    def _headers(self) -> dict[str, str]:
+    async def _say(self, body: http.Body, status: int) -> None:
+        """Writes the head and the body, up to its end or to where the script breaks off. Raises http.Cut."""
         script = self._script
         if script.body is not None:
             kind = {"content-type": script.content_type}
         elif self._ask.stream:
-            kind = dict(self._vendor.stream_headers())
+            kind = self._vendor.stream_headers()
         else:
             kind = _JSON
         encoding = {"content-encoding": "gzip"} if script.gzip else {}
-        return {**kind, **encoding, "transfer-encoding": "chunked", **script.headers}
-
-    async def _say(self, body: http.Body) -> None:
-        """Writes the body, up to its end or to where the script breaks off. Raises http.Cut."""
-        script = self._script
+        headers = {**kind, **encoding, "transfer-encoding": "chunked", **script.headers}
+        self._writer.write(http.head(status, headers))
         if script.body is not None:
             await body.write([script.body.encode()])
         elif self._ask.stream:
@@ -257,7 +249,8 @@ class _Exchange:
             await body.write([self._vendor.whole(self._ask, script)])
 
     async def _stream(self, body: http.Body) -> None:
-        """Writes a stream at the pace of the script. A burst that is late does not make the next ones late."""
+        """Writes a stream at the pace of the script, then does what the script wants after so many chunks: an error,
+        silence, or a cut (raises http.Cut). A burst that is late does not make the next ones late."""
         script, entry = self._script, self._entry
         now = asyncio.get_running_loop().time
         between_s, pings = script.between_s, script.ping_s is not None
@@ -271,7 +264,13 @@ class _Exchange:
             await body.write([frame.data for frame in burst])
             entry.chunks_sent += sum([frame.is_output for frame in burst])
             entry.bytes_sent = body.sent
-        await self._break_off(body)
+        if entry.chunks_sent == script.error_after_chunks:
+            await body.write([self._vendor.error_frame(self._ask, script)])
+        elif entry.chunks_sent == script.stall_after_chunks:
+            await self._ping_until(math.inf, body)
+            await http.hold()
+        elif entry.chunks_sent == script.cut_after_chunks:
+            raise http.Cut
 
     def _bursts(self) -> Iterator[list[Frame]]:
         """The frames that leave together, burst by burst, up to where the script breaks off."""
@@ -289,17 +288,6 @@ class _Exchange:
             burst.append(frame)
         if burst:
             yield burst
-
-    async def _break_off(self, body: http.Body) -> None:
-        """Does what the script wants after so many chunks: an error, silence, or a cut (raises http.Cut)."""
-        script, sent = self._script, self._entry.chunks_sent
-        if sent == script.error_after_chunks:
-            await body.write([self._vendor.error_frame(self._ask, script)])
-        elif sent == script.stall_after_chunks:
-            await self._ping_until(math.inf, body)
-            await http.hold()
-        elif sent == script.cut_after_chunks:
-            raise http.Cut
 
     async def _ping_until(self, due: float, body: http.Body) -> None:
         """Sends the vendor's signs of life, up to the last one before `due` on the loop's clock."""
