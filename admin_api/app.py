@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from admin_api.access.authentication_middleware import AuthenticationMiddleware
@@ -61,7 +60,6 @@ from runtime import broker, logs, role
 from runtime.broker import Broker, Unreachable
 from runtime.egress import Egress
 from runtime.listener import listen
-from runtime.networks import Network
 from runtime.prices import refresh
 from runtime.sealing import Keyring
 from runtime.tasks import end
@@ -162,7 +160,8 @@ def build(
     per_minute = settings.llm_admin_rate_limit_per_minute
     registry = _registry()
     app = create_app(
-        Middleware(_behind_proxies, trusted=settings.llm_trusted_proxies),
+        # A caller's address and scheme are taken from the headers of proxies that are trusted, and of no others.
+        Middleware(cast("Any", ProxyHeadersMiddleware), trusted_hosts=list(map(str, settings.llm_trusted_proxies))),
         Middleware(RequestContextMiddleware, metrics=RequestMetrics(registry)),
         Middleware(
             AuthenticationMiddleware,
@@ -245,12 +244,6 @@ def create_app(*middleware: Middleware) -> FastAPI:
 
     app.openapi = openapi
     return app
-
-
-def _behind_proxies(app: ASGIApp, *, trusted: Sequence[Network]) -> ASGIApp:
-    """Takes a caller's address and scheme from the headers of proxies that are trusted, and of no others."""
-    hosts = [str(network) for network in trusted]
-    return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted_hosts=hosts))
 
 
 class _Server(uvicorn.Server):

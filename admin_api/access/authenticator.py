@@ -41,9 +41,6 @@ class Authenticator:
         # A JWT has two dots (RFC 7519); ours have none, and what begins like ours is never given to the issuer.
         if self._issuer is not None and not text.startswith(PREFIX) and text.count(".") == 2:
             return await self._issuer.authenticate(token)
-        return await self._authenticate_stored(token_hash)
-
-    async def _authenticate_stored(self, token_hash: bytes) -> Principal:
         now = utc_now()
         columns = api_tokens.c
         async with self._database.transaction() as connection:

@@ -72,8 +72,7 @@ class KeySet:
         """Reads the keys now and every ten minutes, or every ten seconds while the issuer does not answer."""
 
         async def read() -> float:
-            await self._read()
-            return FRESH_S if self._answers else PAUSE_S
+            return FRESH_S if await self._read() else PAUSE_S
 
         await every(PAUSE_S, read, log=log, failure_event="issuer_unavailable")
 
@@ -82,16 +81,13 @@ class KeySet:
 
         Raises IssuerUnavailable when the key is not known and the issuer cannot be asked.
         """
-        if (found := self._known(kid, algorithm)) is None:
-            await self._read()
-            found = self._known(kid, algorithm)
-        if found is None and not self._answers:
+        if (found := self._known(kid, algorithm)) is not None:
+            return found
+        answers = await self._read()
+        found = self._known(kid, algorithm)
+        if found is None and not answers:
             raise IssuerUnavailable(f"{self.issuer} does not answer, and the key of this token is not known")
         return found
-
-    @property
-    def _answers(self) -> bool:
-        return self._read_at is not None and self._read_at == self._tried_at
 
     def _known(self, kid: str | None, algorithm: str) -> PyJWK | None:
         """What was read of the key. Without a `kid` only an issuer's single key can be meant."""
@@ -102,20 +98,22 @@ class KeySet:
             return None
         return keys.get(algorithm)
 
-    async def _read(self) -> None:
+    async def _read(self) -> bool:
+        """Reads the keys, unless somebody tried a moment ago. Returns whether the issuer answered the last attempt."""
         async with self._reading:
             now = self._clock()
             # Whoever waited for the lock finds that the reading it wanted has just been made.
             if self._tried_at is not None and now - self._tried_at < PAUSE_S:
-                return
+                return self._read_at == self._tried_at
             self._tried_at = now
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
                     self._keys = await self._published()
             except (httpx2.HTTPError, OSError, TimeoutError, ValueError) as exc:
                 log.warning("issuer_unavailable", extra={"issuer": self.issuer, "error": reason(exc)})
-            else:
-                self._read_at = now
+                return False
+            self._read_at = now
+            return True
 
     async def _published(self) -> Keys:
         """Raises httpx2.HTTPError, OSError, TimeoutError, ValueError."""

@@ -95,26 +95,21 @@ def principal_of(token: Mapping[str, Any], claims: Claims) -> Principal:
     subject = str(token["sub"])[:_MAX_SUBJECT]
     # The audit log and the process's log show it, so it is printable.
     name = f"oidc:{''.join(letter if letter.isprintable() else '?' for letter in subject)}"
-    match role, _tenant(token, claims):
+    tenant: str | None = _claim(token, claims.tenant)
+    if tenant is not None and tenant != ALL_TENANTS:
+        try:
+            tenant = _TENANT.validate_python(tenant)
+        except ValidationError as exc:
+            raise forbidden(f"the token's claim {claims.tenant} is not the name of a tenant") from exc
+    match role, tenant:
         case Role.ADMIN, None | "*":
             return Principal(name, Role.ADMIN)
-        case Role.ADMIN | Role.TENANT_ADMIN, str() as tenant if tenant != ALL_TENANTS:
+        case Role.ADMIN | Role.TENANT_ADMIN, str() if tenant != ALL_TENANTS:
             return Principal(name, Role.TENANT_ADMIN, tenant)
-        case Role.VIEWER, str() as tenant:
+        case Role.VIEWER, str():
             return Principal(name, Role.VIEWER, None if tenant == ALL_TENANTS else tenant)
         case _:
             raise forbidden(f"the token names no tenant, which the role {role} needs")
-
-
-def _tenant(token: Mapping[str, Any], claims: Claims) -> str | None:
-    """The tenant that a token names, `*` for all of them, None when it names none. Raises a 403 problem."""
-    value = _claim(token, claims.tenant)
-    if value is None or value == ALL_TENANTS:
-        return value
-    try:
-        return _TENANT.validate_python(value)
-    except ValidationError as exc:
-        raise forbidden(f"the token's claim {claims.tenant} is not the name of a tenant") from exc
 
 
 def _claim(token: Mapping[str, Any], name: str) -> Any:

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, JsonValue, PlainSerializer, TypeAdapter
-from sqlalchemy import Select, or_, select
+from sqlalchemy import or_, select
 
 from admin_api.access.principals import Principal
 from admin_api.database import Database
@@ -94,10 +94,23 @@ def end(text: str | None) -> datetime | None:
 
 async def page(database: Database, wanted: AuditFilter, *, paging: Paging) -> Page[AuditEntry]:
     """The wanted entries, the newest first."""
+    columns = audit_log.c
+    query = select(audit_log)
+    for column in (columns.tenant, columns.actor, columns.action):
+        if (value := getattr(wanted, column.name)) is not None:
+            query = query.where(column == value)
+    if wanted.object is not None:
+        kind, slash, name = wanted.object.partition("/")
+        if slash:
+            query = query.where(columns.object_type == kind, columns.object_id == name)
+        else:
+            query = query.where(or_(columns.object_type == kind, columns.object_id == kind))
+    if wanted.since is not None:
+        query = query.where(columns.at >= wanted.since)
+    if wanted.before is not None:
+        query = query.where(columns.at < wanted.before)
     async with database.transaction() as connection:
-        return await read_page(
-            connection, _query(wanted), keys=[audit_log.c.seq], paging=paging, view=view, newest_first=True
-        )
+        return await read_page(connection, query, keys=[columns.seq], paging=paging, view=view, newest_first=True)
 
 
 async def export(database: Database, wanted: AuditFilter) -> AsyncGenerator[str]:
@@ -112,27 +125,6 @@ async def export(database: Database, wanted: AuditFilter) -> AsyncGenerator[str]
 
 def view(row: Any) -> AuditEntry:
     return AuditEntry.model_validate(row, from_attributes=True)
-
-
-def _query(wanted: AuditFilter) -> Select[Any]:
-    columns = audit_log.c
-    query = select(audit_log)
-    for column, value in ((columns.tenant, wanted.tenant), (columns.actor, wanted.actor)):
-        if value is not None:
-            query = query.where(column == value)
-    if wanted.action is not None:
-        query = query.where(columns.action == wanted.action)
-    if wanted.object is not None:
-        kind, slash, name = wanted.object.partition("/")
-        if slash:
-            query = query.where(columns.object_type == kind, columns.object_id == name)
-        else:
-            query = query.where(or_(columns.object_type == kind, columns.object_id == kind))
-    if wanted.since is not None:
-        query = query.where(columns.at >= wanted.since)
-    if wanted.before is not None:
-        query = query.where(columns.at < wanted.before)
-    return query
 
 
 def _moment(field: str, text: str, *, of_day: timedelta) -> datetime:

@@ -1,6 +1,6 @@
 """Checks the audit log: finds what was altered, removed from between others, or cut off at either end."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -58,7 +58,12 @@ async def missing(database: Database, anchors: Iterable[Anchor]) -> list[Anchor]
     gone: list[Anchor] = []
     async with database.transaction() as connection:
         while some := list(islice(remaining, _AT_ONCE)):
-            gone += await _missing(connection, some)
+            query = select(audit_log.c.seq, audit_log.c.tenant, audit_log.c.hash)
+            rows = await connection.execute(query.where(audit_log.c.seq.in_([anchor.seq for anchor in some])))
+            there = {(row.seq, row.tenant, bytes(row.hash).hex()) for row in rows}
+            absent = [anchor for anchor in some if (anchor.seq, anchor.tenant, anchor.hash) not in there]
+            pruned = {tenant: (await beginning(connection, tenant))[1] for tenant in {each.tenant for each in absent}}
+            gone += [anchor for anchor in absent if anchor.seq > (pruned[anchor.tenant] or -1)]
     return gone
 
 
@@ -77,23 +82,9 @@ async def _verify(connection: AsyncConnection, tenant: str | None) -> Chain:
             found = replace(found, rows=found.rows + len(whole), head=last.hex())
         if broken is not None:
             return replace(found, broken_at=broken)
-    return replace(found, broken_at=await _cut_off(connection, tenant, seq=seq, last=last))
-
-
-async def _cut_off(connection: AsyncConnection, tenant: str | None, *, seq: int, last: bytes) -> int | None:
-    """The `seq` of the row that the chain should end with, None when it does. `seq` and `last`: its last row's."""
-    query = select(audit_heads.c.seq, audit_heads.c.hash).where(audit_heads.c.chain == chain_of(tenant))
-    head = (await connection.execute(query)).first()
+    # Rows that were cut off at the end leave no gap; the head, which is kept apart from them, still names the last one.
+    heads = select(audit_heads.c.seq, audit_heads.c.hash).where(audit_heads.c.chain == chain_of(tenant))
+    head = (await connection.execute(heads)).first()
     if head is None:
-        return seq if seq >= 0 else None
-    return None if bytes(head.hash) == last else max(head.seq, seq)
-
-
-async def _missing(connection: AsyncConnection, anchors: Sequence[Anchor]) -> list[Anchor]:
-    """Those of the anchors whose row is altered or gone, without having been pruned."""
-    query = select(audit_log.c.seq, audit_log.c.tenant, audit_log.c.hash)
-    rows = await connection.execute(query.where(audit_log.c.seq.in_([anchor.seq for anchor in anchors])))
-    there = {(row.seq, row.tenant, bytes(row.hash).hex()) for row in rows}
-    gone = [anchor for anchor in anchors if (anchor.seq, anchor.tenant, anchor.hash) not in there]
-    pruned = {tenant: (await beginning(connection, tenant))[1] or -1 for tenant in {each.tenant for each in gone}}
-    return [anchor for anchor in gone if anchor.seq > pruned[anchor.tenant]]
+        return replace(found, broken_at=seq if seq >= 0 else None)
+    return found if bytes(head.hash) == last else replace(found, broken_at=max(head.seq, seq))

@@ -30,20 +30,16 @@ def strict(receive: Receive) -> Receive:
             return message
         body = b"".join(parts)
         if body:
-            _check(body)
+            try:
+                parsed = from_json(body, allow_inf_nan=False, cache_strings="keys")
+            except ValueError as exc:
+                raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "is not JSON, or is nested too deeply") from exc
+            # The escape may itself be escaped, as in "\\u0000", which is six harmless characters: only the values tell.
+            if _ESCAPED_NUL in body and _has_nul(parsed):
+                raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "has a NUL character")
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_all
-
-
-def _check(body: bytes) -> None:
-    try:
-        parsed = from_json(body, allow_inf_nan=False, cache_strings="keys")
-    except ValueError as exc:
-        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "is not JSON, or is nested too deeply") from exc
-    # The escape may itself be escaped, as in "\\u0000", which is six harmless characters: only the values tell.
-    if _ESCAPED_NUL in body and _has_nul(parsed):
-        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "has a NUL character")
 
 
 def _has_nul(value: object) -> bool:

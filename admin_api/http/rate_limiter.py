@@ -52,30 +52,24 @@ class RateLimiter:
 
     def take(self, key: str) -> Quota:
         """Asks for one request, and counts it when it is allowed."""
-        now = self._clock()
-        early_s = self._early_s(key, now)
-        if not self._allows(early_s):
-            return self._quota(early_s, allowed=False)
-        self._arrives_at[key] = now + early_s + self._interval_s
-        self._arrives_at.move_to_end(key)
-        if len(self._arrives_at) > self._keys:
-            self._arrives_at.popitem(last=False)
-        return self._quota(early_s + self._interval_s, allowed=True)
+        return self._ask(key, count=True)
 
     def peek(self, key: str) -> Quota:
         """Whether a request would be allowed now, without counting one."""
-        early_s = self._early_s(key, self._clock())
-        return self._quota(early_s, allowed=self._allows(early_s))
+        return self._ask(key, count=False)
 
-    def _early_s(self, key: str, now: float) -> float:
-        """How much earlier than its theoretical arrival time a request of `key` would come now. It is the part of the
-        period that is used up: 0 when the whole limit is there."""
-        return max(self._arrives_at.get(key, now) - now, 0)
-
-    def _allows(self, early_s: float) -> bool:
-        return early_s + self._interval_s <= self.period_s + _ROUNDING_S
-
-    def _quota(self, early_s: float, *, allowed: bool) -> Quota:
+    def _ask(self, key: str, *, count: bool) -> Quota:
+        now = self._clock()
+        # How much earlier than its theoretical arrival time a request would come now. It is the part of the period that
+        # is used up: 0 when the whole limit is there.
+        early_s = max(self._arrives_at.get(key, now) - now, 0)
+        allowed = early_s + self._interval_s <= self.period_s + _ROUNDING_S
+        if allowed and count:
+            self._arrives_at[key] = now + early_s + self._interval_s
+            self._arrives_at.move_to_end(key)
+            if len(self._arrives_at) > self._keys:
+                self._arrives_at.popitem(last=False)
+            early_s += self._interval_s
         left_s = self.period_s - early_s
         return Quota(
             allowed=allowed,
