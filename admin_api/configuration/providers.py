@@ -128,7 +128,12 @@ async def add(
             given = GivenKeys(new.api_key, dict.fromkeys(old.more_keys) | new.api_keys)
         values |= await keys.store(connection, given, tenant=new.tenant, provider=new.provider_type, old=old)
         former = await _unset_default(connection, new.tenant, origin) if new.is_default else []
-        row = await (_insert(connection, new, values) if old is None else _update(connection, old, values))
+        if old is None:
+            values |= {"id": uuid.uuid4(), "tenant": new.tenant, "provider_type": new.provider_type}
+            inserted = insert(llm_providers).values(values).returning(*llm_providers.c)
+            row = (await connection.execute(inserted)).one()
+        else:
+            row = await _update(connection, old, values)
         await _record(connection, "provider.add" if old is None else "provider.reactivate", old, row, origin)
     # In this order: a worker that has not heard of the change still looks for a key that goes.
     await publisher.publish(*map(worker_config.provider, [*former, row]))
@@ -194,7 +199,7 @@ async def one(database: Database, provider_id: uuid.UUID, *, caller: Principal) 
     async with database.transaction() as connection:
         row = (await connection.execute(select(llm_providers).where(llm_providers.c.id == provider_id))).first()
     if row is None:
-        raise _unknown(provider_id)
+        raise not_found(f"there is no provider {provider_id}")
     caller.must_see(row.tenant)
     return view(row)
 
@@ -217,13 +222,6 @@ async def page(database: Database, wanted: ProviderFilter, *, caller: Principal,
 
 def view(row: Any) -> ProviderView:
     return ProviderView.model_validate({**row._mapping, "keys": provider_keys.views(row)})
-
-
-async def _insert(connection: AsyncConnection, new: NewProvider, values: dict[str, Any]) -> Row[Any]:
-    statement = insert(llm_providers).values(
-        id=uuid.uuid4(), tenant=new.tenant, provider_type=new.provider_type, **values
-    )
-    return (await connection.execute(statement.returning(*llm_providers.c))).one()
 
 
 async def _update(connection: AsyncConnection, old: Row[Any], values: dict[str, Any]) -> Row[Any]:
@@ -250,7 +248,7 @@ async def _locked(connection: AsyncConnection, provider_id: uuid.UUID, caller: P
     """The provider, after its tenant was locked. Raises 403, 404."""
     tenant = await connection.scalar(select(llm_providers.c.tenant).where(llm_providers.c.id == provider_id))
     if tenant is None:
-        raise _unknown(provider_id)
+        raise not_found(f"there is no provider {provider_id}")
     caller.must_change(tenant)
     await tenants.locked(connection, tenant)
     # Read after the lock was got: whoever held it before may have changed the row.
@@ -300,7 +298,3 @@ def _check_config(config: ProviderConfig, provider: Provider, allowed: Sequence[
 
 def _stored(config: ProviderConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
-
-
-def _unknown(provider_id: uuid.UUID) -> Exception:
-    return not_found(f"there is no provider {provider_id}")

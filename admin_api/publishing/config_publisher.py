@@ -124,7 +124,13 @@ class ConfigPublisher:
         for row in found.put.values():
             await self._put(row)
         for key in found.delete:
-            await self._delete(key, entries[key])
+            bucket = await self._open()
+            try:
+                # The sequence of the entry that was seen: what somebody wrote there since then stays.
+                await bucket.delete(key, last=entries[key].sequence)
+            except nats.js.errors.APIError as exc:
+                if exc.err_code not in jetstream_codes.LOST_COMPARE_AND_SET:
+                    raise
         return len(found.put) + len(found.delete)
 
     async def _on_reconnect(self) -> None:
@@ -177,7 +183,12 @@ class ConfigPublisher:
         bucket = await self._open()
         key, value = worker_config.key(row), row.to_json()
         for _ in range(_PUT_TRIES):
-            found = await self._get(bucket, key)
+            try:
+                found = _entry(await bucket.get(key))
+            except nats.js.errors.KeyNotFoundError as exc:
+                # A deleted key still has an entry, its marker, whose sequence counts; a key that never was has 0.
+                sequence = (exc.entry.revision or 0) if exc.entry else 0
+                found = BucketEntry(sequence, b"", None)
             if found.value == value or (found.revision is not None and found.revision > row.revision):
                 return
             try:
@@ -187,24 +198,6 @@ class ConfigPublisher:
                 continue
             return
         raise TimeoutError(f"{key} keeps changing")
-
-    async def _get(self, bucket: KeyValue, key: str) -> BucketEntry:
-        """What a write has to replace. A deleted key still has an entry, its marker, whose sequence counts; a key that
-        never was has the sequence 0."""
-        try:
-            return _entry(await bucket.get(key))
-        except nats.js.errors.KeyNotFoundError as exc:
-            marker = exc.entry
-            return BucketEntry(marker.revision or 0 if marker else 0, b"", None)
-
-    async def _delete(self, key: str, seen: BucketEntry) -> None:
-        """Deletes what was seen under `key`, and nothing that was written there since."""
-        bucket = await self._open()
-        try:
-            await bucket.delete(key, last=seen.sequence)
-        except nats.js.errors.APIError as exc:
-            if exc.err_code not in jetstream_codes.LOST_COMPARE_AND_SET:
-                raise
 
     async def _open(self) -> KeyValue:
         if self._bucket is None:
