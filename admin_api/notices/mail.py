@@ -44,7 +44,9 @@ class MailSender:
                     timeout=TIMEOUT_S,
                 )
         except (aiosmtplib.SMTPException, OSError) as exc:
-            raise Undelivered(_why(exc)) from None
+            # Without the server's words: they may repeat addresses, and its code says enough.
+            code = f" {exc.code}" if isinstance(exc, aiosmtplib.SMTPResponseException) else ""
+            raise Undelivered(f"the mail server did not take it ({type(exc).__name__}{code})") from None
         if refused:
             codes = sorted({answer.code for answer in refused.values()})
             log.warning("mail_recipients_refused", extra={"count": len(refused), "codes": codes})
@@ -72,9 +74,3 @@ def composed(notice: AlertNotice, *, sender: str) -> EmailMessage:
     lines = "\n".join(f"{name + ':':<10} {value}" for name, value in facts.items() if value)
     message.set_content(f"{alert.message}\n\n{lines}\n")
     return message
-
-
-def _why(exc: BaseException) -> str:
-    """Why a mail was not taken, without the server's words: they may repeat addresses, and its code says enough."""
-    code = f" {exc.code}" if isinstance(exc, aiosmtplib.SMTPResponseException) else ""
-    return f"the mail server did not take it ({type(exc).__name__}{code})"

@@ -21,7 +21,7 @@ KEPT = timedelta(days=30)
 _ROUTED_AT_ONCE = 200
 Rows = Select[*tuple[Any, ...]]
 
-_NOBODY = literal([], JSONB)
+_EMPTY_LIST = literal([], JSONB)
 
 _deliveries = notice_deliveries.c
 _OPEN = and_(_deliveries.delivered_at.is_(None), _deliveries.dead_at.is_(None))
@@ -38,9 +38,21 @@ async def route(connection: AsyncConnection, *, email: bool, emails_of_all: bool
     routed = (await connection.scalars(taken.values(routed_at=func.now()).returning(notices.c.seq))).all()
     if not routed:
         return 0
-    to_nats = select(notices.c.seq.label("notice"), literal(Channel.NATS).label("channel"))
-    wanted = [to_nats, _to_webhooks(), *([_to_email(to_all=emails_of_all)] if email else [])]
-    for deliveries in wanted:
+    notice = notices.c.seq.label("notice")
+    to_nats = select(notice, literal(Channel.NATS).label("channel"))
+    concerned = or_(webhooks.c.tenant.is_(None), webhooks.c.tenant == notices.c.tenant)
+    wanted = or_(webhooks.c.kinds == _EMPTY_LIST, webhooks.c.kinds.op("?")(notices.c.kind))
+    was_there = webhooks.c.created_at <= notices.c.created_at
+    to_webhooks = select(notice, literal(Channel.WEBHOOK).label("channel"), webhooks.c.id.label("webhook")).join(
+        webhooks, and_(concerned, wanted, was_there)
+    )
+    to_all: list[Rows] = [to_nats, to_webhooks]
+    if email:
+        somebody = or_(literal(value=emails_of_all), tenants.c.alert_emails != _EMPTY_LIST)
+        to_email = select(notice, literal(Channel.EMAIL).label("channel"))
+        to_email = to_email.outerjoin(tenants, tenants.c.slug == notices.c.tenant)
+        to_all.append(to_email.where(notices.c.kind.in_(ALERT_KINDS), somebody))
+    for deliveries in to_all:
         rows = deliveries.where(notices.c.seq.in_(routed)).order_by(notices.c.seq)
         await connection.execute(insert(notice_deliveries).from_select(list(rows.selected_columns.keys()), rows))
     return len(routed)
@@ -69,22 +81,39 @@ async def claim(connection: AsyncConnection, *, busy: Collection[Target]) -> lis
     claimed = (await connection.scalars(taken.returning(_deliveries.id))).all()
     if not claimed:
         return []
-    return [_outgoing(row) for row in await connection.execute(_CONTENTS.where(_deliveries.id.in_(claimed)))]
+    return [
+        Outgoing(
+            delivery=row.id,
+            channel=Channel(row.channel),
+            attempts=row.attempts,
+            notice_id=row.notice_id,
+            kind=row.kind,
+            tenant=row.tenant,
+            event=row.event.encode(),
+            hook=Hook(row.webhook, row.webhook_tenant, row.url, row.sealed_secret) if row.webhook else None,
+            emails=tuple(row.alert_emails or ()),
+        )
+        for row in await connection.execute(_CONTENTS.where(_deliveries.id.in_(claimed)))
+    ]
 
 
 async def delivered(connection: AsyncConnection, outgoing: Outgoing) -> None:
     """Notes that a delivery was made."""
-    await _update(connection, outgoing, delivered_at=func.now(), last_error=None)
+    delivery = update(notice_deliveries).where(_deliveries.id == outgoing.delivery)
+    await connection.execute(delivery.values(delivered_at=func.now(), last_error=None))
     if outgoing.hook is not None:
-        await _note(connection, outgoing.hook, last_success_at=func.now())
+        hook = update(webhooks).where(webhooks.c.id == outgoing.hook.id)
+        await connection.execute(hook.values(last_success_at=func.now()))
 
 
 async def undelivered(connection: AsyncConnection, outgoing: Outgoing, why: str, *, again_in: timedelta | None) -> None:
     """Notes that a delivery failed, and when it is due again; `again_in` None: never again."""
     outcome = {"dead_at": func.now()} if again_in is None else {"next_at": func.now() + again_in}
-    await _update(connection, outgoing, last_error=why, **outcome)
+    delivery = update(notice_deliveries).where(_deliveries.id == outgoing.delivery)
+    await connection.execute(delivery.values(last_error=why, **outcome))
     if outgoing.hook is not None:
-        await _note(connection, outgoing.hook, last_failure_at=func.now(), last_error=why)
+        hook = update(webhooks).where(webhooks.c.id == outgoing.hook.id)
+        await connection.execute(hook.values(last_failure_at=func.now(), last_error=why))
 
 
 async def waiting(connection: AsyncConnection) -> dict[str, int]:
@@ -98,23 +127,6 @@ async def forget_old(connection: AsyncConnection) -> None:
     waits = select(_deliveries.id).where(_deliveries.notice == notices.c.seq, _OPEN).exists()
     old = notices.c.created_at < func.now() - KEPT
     await connection.execute(delete(notices).where(old, notices.c.routed_at.is_not(None), not_(waits)))
-
-
-def _to_webhooks() -> Rows:
-    concerned = or_(webhooks.c.tenant.is_(None), webhooks.c.tenant == notices.c.tenant)
-    wanted = or_(webhooks.c.kinds == _NOBODY, webhooks.c.kinds.op("?")(notices.c.kind))
-    columns = notices.c.seq.label("notice"), literal(Channel.WEBHOOK).label("channel"), webhooks.c.id.label("webhook")
-    was_there = webhooks.c.created_at <= notices.c.created_at
-    return select(*columns).join(webhooks, and_(concerned, wanted, was_there))
-
-
-def _to_email(*, to_all: bool) -> Rows:
-    somebody = or_(literal(value=to_all), tenants.c.alert_emails != _NOBODY)
-    return (
-        select(notices.c.seq.label("notice"), literal(Channel.EMAIL).label("channel"))
-        .outerjoin(tenants, tenants.c.slug == notices.c.tenant)
-        .where(notices.c.kind.in_(ALERT_KINDS), somebody)
-    )
 
 
 _CONTENTS = (
@@ -136,25 +148,3 @@ _CONTENTS = (
     .outerjoin(webhooks, webhooks.c.id == _deliveries.webhook)
     .outerjoin(tenants, tenants.c.slug == notices.c.tenant)
 )
-
-
-def _outgoing(row: Any) -> Outgoing:
-    return Outgoing(
-        delivery=row.id,
-        channel=Channel(row.channel),
-        attempts=row.attempts,
-        notice_id=row.notice_id,
-        kind=row.kind,
-        tenant=row.tenant,
-        event=row.event.encode(),
-        hook=Hook(row.webhook, row.webhook_tenant, row.url, row.sealed_secret) if row.webhook else None,
-        emails=tuple(row.alert_emails or ()),
-    )
-
-
-async def _update(connection: AsyncConnection, outgoing: Outgoing, **values: Any) -> None:
-    await connection.execute(update(notice_deliveries).where(_deliveries.id == outgoing.delivery).values(**values))
-
-
-async def _note(connection: AsyncConnection, hook: Hook, **values: Any) -> None:
-    await connection.execute(update(webhooks).where(webhooks.c.id == hook.id).values(**values))

@@ -69,7 +69,19 @@ class WebhookSender:
 
     async def post(self, hook: Hook, *, notice_id: UUID, body: bytes) -> int:
         """Posts one notice; returns the status of the answer, a 2xx. Raises Undelivered."""
-        headers = self._headers(hook, message_id=str(notice_id), body=body)
+        try:
+            secret = self._keyring.unseal(
+                hook.sealed_secret, tenant=hook.tenant or ALL_TENANTS, provider=_SEALED_AS, name=str(hook.id)
+            )
+        except UnsealError as exc:
+            raise Undelivered(str(exc)) from None
+        timestamp = int(self._now().timestamp())
+        headers = {
+            "Content-Type": CONTENT_TYPE,
+            "webhook-id": str(notice_id),
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": signature(secret, message_id=str(notice_id), timestamp=timestamp, body=body),
+        }
         try:
             async with (
                 asyncio.timeout(TIMEOUT_S),
@@ -86,18 +98,3 @@ class WebhookSender:
             followed = "; redirects are not followed" if 300 <= status < 400 else ""
             raise Undelivered(f"answered {status}{followed}", again=status != HTTPStatus.GONE, status=status)
         return status
-
-    def _headers(self, hook: Hook, *, message_id: str, body: bytes) -> dict[str, str]:
-        try:
-            secret = self._keyring.unseal(
-                hook.sealed_secret, tenant=hook.tenant or ALL_TENANTS, provider=_SEALED_AS, name=str(hook.id)
-            )
-        except UnsealError as exc:
-            raise Undelivered(str(exc)) from None
-        timestamp = int(self._now().timestamp())
-        return {
-            "Content-Type": CONTENT_TYPE,
-            "webhook-id": message_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(secret, message_id=message_id, timestamp=timestamp, body=body),
-        }

@@ -111,7 +111,7 @@ class DeadLetterStream:
             try:
                 raw = await self._jetstream().get_msg(DEAD, seq, direct=True)
             except nats.js.errors.NotFoundError as exc:
-                raise _unknown(seq) from exc
+                raise not_found(f"there is no dead letter {seq}; they are kept for 14 days") from exc
         payload = raw.data or b""
         letter = letter_of(raw.subject or "", raw.headers or {}, seq=seq, stored_at=raw.time, size=len(payload))
         return letter.model_copy(update=whose(payload)), payload
@@ -237,7 +237,7 @@ async def _delete(jetstream: JetStreamContext, seq: int) -> None:
         try:
             await jetstream.get_msg(DEAD, seq)
         except nats.js.errors.NotFoundError as exc:
-            raise _unknown(seq) from exc
+            raise not_found(f"there is no dead letter {seq}; they are kept for 14 days") from exc
         raise
 
 
@@ -284,7 +284,3 @@ def _nats_errors() -> Generator[None]:
         raise unavailable(f"JetStream refuses: {exc.description}") from exc
     except (nats.errors.Error, TimeoutError) as exc:
         raise unavailable(f"NATS does not answer: {reason(exc)}") from exc
-
-
-def _unknown(seq: int) -> Exception:
-    return not_found(f"there is no dead letter {seq}; they are kept for 14 days")

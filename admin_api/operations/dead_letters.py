@@ -48,8 +48,12 @@ async def one(letters: DeadLetterStream, seq: int, *, caller: Principal) -> Open
     """The letter with that number, with its payload when an admin asks. Raises 403, 404, 503."""
     letter, payload = await letters.get(seq)
     caller.must_see(letter.tenant)
-    text, encoding = _printable(payload) if caller.role is Role.ADMIN else (None, None)
-    return OpenLetter(**letter.model_dump(), payload=text, encoding=encoding)
+    if caller.role is not Role.ADMIN:
+        return OpenLetter(**letter.model_dump(), payload=None, encoding=None)
+    try:
+        return OpenLetter(**letter.model_dump(), payload=payload.decode(), encoding="utf-8")
+    except UnicodeDecodeError:
+        return OpenLetter(**letter.model_dump(), payload=base64.b64encode(payload).decode(), encoding="base64")
 
 
 async def replay(
@@ -62,10 +66,12 @@ async def replay(
         raise conflict(f"the dead letter {seq} was too large to be kept whole; what is left of it cannot be replayed")
     if not is_from_its_tenant(letter):
         raise conflict(f"the dead letter {seq} does not say where it came from, so that it cannot be replayed")
+    before = letter.model_dump(mode="json")
+    change = Change("dead_letter.replay", "dead_letter", str(seq), letter.tenant, before=before, after=None)
     async with database.transaction() as connection:
         # The record holds the lock of the tenant's chain until the commit: a second replay at the same time comes
         # after this one, and finds nothing. When the publish fails, the record is rolled back.
-        await audit.record(connection, _change("dead_letter.replay", letter), origin)
+        await audit.record(connection, change, origin)
         ack = await letters.send_back(letter, payload)
     return Replayed(subject=letter.subject, stream=ack.stream, stream_seq=ack.seq)
 
@@ -74,8 +80,10 @@ async def delete(letters: DeadLetterStream, seq: int, *, database: Database, cal
     """Deletes the letter with that number for good. Raises 403, 404, 503."""
     letter, _ = await letters.get(seq)
     caller.must_change(letter.tenant)
+    before = letter.model_dump(mode="json")
+    change = Change("dead_letter.delete", "dead_letter", str(seq), letter.tenant, before=before, after=None)
     async with database.transaction() as connection:
-        await audit.record(connection, _change("dead_letter.delete", letter), origin)
+        await audit.record(connection, change, origin)
         await letters.delete(seq)
 
 
@@ -94,17 +102,3 @@ def is_from_its_tenant(letter: DeadLetter) -> bool:
             return tenant == letter.tenant and bool(_TOKEN.fullmatch(provider))
         case _:
             return False
-
-
-def _change(action: str, letter: DeadLetter) -> Change:
-    return Change(
-        action, "dead_letter", str(letter.seq), letter.tenant, before=letter.model_dump(mode="json"), after=None
-    )
-
-
-def _printable(payload: bytes) -> tuple[str, Literal["utf-8", "base64"]]:
-    """The payload as text, and how it is written."""
-    try:
-        return payload.decode(), "utf-8"
-    except UnicodeDecodeError:
-        return base64.b64encode(payload).decode(), "base64"

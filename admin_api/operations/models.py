@@ -152,11 +152,17 @@ class ModelList:
     async def _entries(
         self, batch: _Batch, wanted: ModelFilter, after: SortKey
     ) -> tuple[list[ModelEntry], list[Unavailable]]:
-        """The batch's entries in order, and who could not tell theirs. Only what comes after `after` is asked for."""
+        """The batch's entries in order, and who could not tell theirs. Only what comes after `after` is asked for. Of
+        the aliases those are shown that have a target at the wanted provider, when there is one."""
         rows = [row for row in batch.providers if (row.tenant, row.provider_type) >= after[:2]]
         answers = await asyncio.gather(*(self._models_of(row) for row in rows))
         known = {row.slug: worker_config.tenant(row) or PublishedTenant(slug=row.slug) for row in batch.tenants}
-        entries = [entry for tenant in known.values() for entry in _aliases(tenant, wanted.provider)]
+        entries = [
+            ModelEntry(tenant=tenant.slug, provider=None, id=alias, targets=list(targets))
+            for tenant in known.values()
+            for alias, targets in tenant.aliases.items()
+            if wanted.provider is None or any(target.partition("/")[0] == wanted.provider for target in targets)
+        ]
         silent: list[Unavailable] = []
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer, str):
@@ -195,15 +201,6 @@ def offered(config: ProviderConfig) -> list[str] | None:
     if config.models:
         return [model for model in config.models if takes_any or model in deployed]
     return None if takes_any else list(dict.fromkeys(deployed))
-
-
-def _aliases(tenant: PublishedTenant, provider: Provider | None) -> list[ModelEntry]:
-    """The tenant's aliases; those with a target at `provider`, when one was asked for."""
-    return [
-        ModelEntry(tenant=tenant.slug, provider=None, id=alias, targets=list(targets))
-        for alias, targets in tenant.aliases.items()
-        if provider is None or any(target.partition("/")[0] == provider for target in targets)
-    ]
 
 
 def _entry(model: ModelInfo, provider: str, tenant: PublishedTenant) -> ModelEntry:

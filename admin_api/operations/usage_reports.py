@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_serializer
 from sqlalchemy import Row, Select, Table, func, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.access.principals import Principal
 from admin_api.configuration import providers
@@ -38,6 +37,11 @@ class GroupBy(StrEnum):
     PROVIDER = "provider"
     TENANT = "tenant"
     AGENT = "agent"
+
+    @property
+    def column(self) -> str:
+        """What the group is called in the tables and in CSV."""
+        return "date" if self is GroupBy.DAY else self.value
 
 
 class Totals(BaseModel):
@@ -152,13 +156,18 @@ async def of_provider(
 async def summarise(database: Database, question: Question, *, paging: Paging) -> Usage:
     """One page, in the order of the groups. Raises 422 for what no roll-up tells."""
     table = _source(question)
-    groups = [table.c[_column(group)].label(group.value) for group in question.group_by]
+    groups = [table.c[group.column].label(group.value) for group in question.group_by]
     query = _sums(table, question).add_columns(*groups).group_by(*groups)
     async with database.transaction() as connection:
         await connection.execute(_AS_ASKED)
         page = await read_page(connection, query, keys=groups, paging=paging, view=_item)
-        totals = await _totals(connection, question, page.items, whole=paging.cursor is None and page.next is None)
-    return Usage(items=page.items, totals=totals, next=page.next)
+        if paging.cursor is None and page.next is None:
+            sums = {name: sum(getattr(item, name) for item in page.items) for name in Totals.model_fields}
+        else:
+            # The sums over all pages, from a roll-up by day, which is smaller than one by hour.
+            daily = llm_provider_usage if question.only.agent is None else llm_agent_usage
+            sums = dict((await connection.execute(_sums(daily, question))).mappings().first() or {})
+    return Usage(items=page.items, totals=Totals.model_validate(sums), next=page.next)
 
 
 async def to_csv(database: Database, question: Question) -> str:
@@ -167,7 +176,7 @@ async def to_csv(database: Database, question: Question) -> str:
     if usage.next:
         raise invalid("group_by", f"gives more than {_MAX_ROWS} rows; ask for a shorter period or fewer groups")
     out = io.StringIO()
-    groups = [_column(group) for group in question.group_by]
+    groups = [group.column for group in question.group_by]
     writer = csv.DictWriter(out, [*groups, *Totals.model_fields])
     writer.writeheader()
     for item in usage.items:
@@ -186,11 +195,6 @@ def _source(question: Question) -> Table:
     return llm_agent_usage if by_agent else llm_provider_usage
 
 
-def _column(group: GroupBy) -> str:
-    """What a group is called in the tables and in CSV."""
-    return "date" if group is GroupBy.DAY else group.value
-
-
 def _sums(table: Table, question: Question) -> Select[Any]:
     """The sums of what a question asks for, in one row until groups are added."""
     query = select(*(func.sum(table.c[name]).label(name) for name in Totals.model_fields))
@@ -205,19 +209,6 @@ def _sums(table: Table, question: Question) -> Select[Any]:
         if (wanted := getattr(question.only, name)) is not None:
             query = query.where(table.c[name] == wanted)
     return query
-
-
-async def _totals(
-    connection: AsyncConnection, question: Question, items: Sequence[UsageItem], *, whole: bool
-) -> Totals:
-    """The sums over all pages. `whole`: `items` are all of them, so the sums are made of these; otherwise a roll-up by
-    day is asked, which is smaller than one by hour."""
-    if whole:
-        sums = {name: sum(getattr(item, name) for item in items) for name in Totals.model_fields}
-        return Totals.model_validate(sums)
-    daily = llm_provider_usage if question.only.agent is None else llm_agent_usage
-    found = (await connection.execute(_sums(daily, question))).mappings().first()
-    return Totals.model_validate(dict(found)) if found else Totals()
 
 
 def _item(row: Row[Any]) -> UsageItem:
