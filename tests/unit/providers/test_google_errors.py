@@ -5,6 +5,7 @@ from pydantic import SecretStr
 
 from contracts.errors import ErrorCode
 from workers.providers.google.errors import ERRORS
+from workers.providers.shared.errors.retry_after import MAX_RETRY_AFTER_S
 
 KEY = SecretStr("AIzaSyD-Zx81kQpvL0aa93Jw72mmDf55")
 
@@ -103,6 +104,8 @@ def test_an_error_without_a_status_goes_by_its_name() -> None:
         ("34.074824224s", {}, 34.074824224),
         ("0s", {}, 0.0),
         ({"seconds": "34", "nanos": 5}, {}, 34.0),
+        ({"seconds": 10**400}, {}, MAX_RETRY_AFTER_S),
+        ({"seconds": "²"}, {}, None),
         ("10s", {"retry-after": "20"}, 20.0),
         ("soon", {}, None),
         (None, {}, None),

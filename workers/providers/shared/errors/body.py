@@ -238,8 +238,9 @@ def _seconds(duration: object) -> float | None:
     match duration:
         case str(text) if found := _DURATION.match(text):
             return float(found.group(1))
-        case {"seconds": int() | str() as seconds} if str(seconds).isdigit():
-            return float(seconds)
+        case {"seconds": int() | str() as seconds} if (digits := str(seconds)).isascii() and digits.isdigit():
+            # Digits become infinity where an integer would raise OverflowError; the caller bounds the wait.
+            return float(digits)
         case _:
             return None
 
