@@ -7,7 +7,7 @@ as Cloudflare, under `base_resp` as MiniMax. A gateway wraps the error of the ve
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contracts.errors import FleetError
@@ -25,6 +25,9 @@ _INNER = ("value", "upstream_error", "provider_error", "original_error", "upstre
 _NO_CAUSE = frozenset({"", "error", "fail", "failed", "failure"})
 """Names that only say that it is an error."""
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)s$")
+_STATUSES = ("status_code", "status", "code", "type", "http_code", "statusCode")
+"""Where an HTTP status stands: OpenRouter and vLLM put it into `code`, Groq into `status_code`, Azure also into
+`type`."""
 _WAITS = ("retry_after", "retry_after_seconds", "retryAfter", "retryAfterSeconds")
 _LONGEST_WAIT_S = 86_400
 """A larger number is a point in time."""
@@ -122,19 +125,21 @@ def _of_fields(fields: Mapping[object, object], *, depth: int) -> Reported:
         return Reported(is_page=True)
     inner = _wrapped(fields, own, depth=depth)
     own = own[:_MOST_WORDS]
-    reasons, delay_s = _details(fields.get("details"))
-    retry_after_s = _told_wait(fields) if delay_s is None else delay_s
+    given = fields.get("details")
+    details: list[object] = given[:_MOST_DETAILS] if isinstance(given, list) else [given]
+    statuses = (_as_text(fields.get(name)) for name in _STATUSES)
+    retry_after_s = _retry_after_s(fields, details)
     return Reported(
         message=_joined(own, fields, inner)[:_MOST_WORDS],
-        names=(*_names(fields, reasons), *inner.names),
-        status=next(_statuses(fields), inner.status),
+        names=(*_names(fields, details), *inner.names),
+        status=next((int(text) for text in statuses if _is_status(text)), inner.status),
         wording="\n".join(dict.fromkeys(filter(None, (own, inner.wording))))[:_MOST_WORDS],
         retry_after_s=inner.retry_after_s if retry_after_s is None else retry_after_s,
     )
 
 
 def _wrapped(fields: Mapping[object, object], own: str, *, depth: int) -> Reported:
-    """The error of the vendor behind a gateway."""
+    """The error of the vendor behind a gateway: in a place that is known for it, or as JSON inside the message."""
     found: object = None
     match fields:
         case {"metadata": {"raw": raw}} if raw:
@@ -145,22 +150,17 @@ def _wrapped(fields: Mapping[object, object], own: str, *, depth: int) -> Report
             found = message
         case {"error": str() | {} as error} if error:
             found = error
+        case _ if (begins := min((at for at in (own.find("{"), own.find("[{")) if at >= 0), default=-1)) >= 0:
+            found = _decoded(own[begins:])
         case _:
-            begins = min((at for at in (own.find("{"), own.find("[{")) if at >= 0), default=-1)
-            found = _decoded(own[begins:]) if begins >= 0 else _inner(fields)
-    return reported(found, depth=depth + 1) if found is not None else Reported()
-
-
-def _inner(fields: Mapping[object, object]) -> object:
-    for name in _INNER:
-        match fields.get(name):
-            case {} as inner if inner:
-                return inner
-            case str() as text if (inner := _decoded(text)) is not None:
-                return inner
-            case _:
-                pass
-    return None
+            for place in map(fields.get, _INNER):
+                if isinstance(place, str):
+                    found = _decoded(place)
+                elif isinstance(place, Mapping):
+                    found = place or None
+                if found is not None:
+                    break
+    return reported(found, depth=depth + 1)
 
 
 def _joined(own: str, fields: Mapping[object, object], inner: Reported) -> str:
@@ -177,23 +177,47 @@ def _joined(own: str, fields: Mapping[object, object], inner: Reported) -> str:
     return f"{own}: {inner.message}"
 
 
-def _names(fields: Mapping[object, object], reasons: list[str]) -> tuple[str, ...]:
-    code = fields.get("code")
-    match fields.get("innererror"):
-        case {"code": inner} if code in (None, ""):
-            code = inner
-        case _:
-            pass
+def _names(fields: Mapping[object, object], details: list[object]) -> tuple[str, ...]:
+    """The code, the codes of the cause as Anthropic's `details` and google.rpc.ErrorInfo have them, type and status."""
+    code, innererror = fields.get("code"), fields.get("innererror")
+    if code in (None, "") and isinstance(innererror, Mapping):
+        code = innererror.get("code")
+    reasons: list[str] = []
+    for detail in details:
+        match detail:
+            case {"error_code": str(reason)}:
+                reasons.append(reason)
+            case {"@type": str(kind), "reason": str(reason)} if kind.endswith(".ErrorInfo"):
+                reasons.append(reason)
+            case _:
+                pass
     named = (code, fields.get("error_code"), *reasons, fields.get("type"), fields.get("__type"), fields.get("status"))
     texts = (_as_text(name)[:_MOST_OF_A_NAME] for name in named)
     return tuple(dict.fromkeys(text for text in texts if text.lower() not in _NO_CAUSE and not _is_status(text)))
 
 
-def _statuses(fields: Mapping[object, object]) -> Iterator[int]:
-    """OpenRouter and vLLM put the HTTP status into `code`, Groq into `status_code`, Azure also into `type`."""
-    for name in ("status_code", "status", "code", "type", "http_code", "statusCode"):
-        if _is_status(text := _as_text(fields.get(name))):
-            yield int(text)
+def _retry_after_s(fields: Mapping[object, object], details: list[object]) -> float | None:
+    """The seconds of google.rpc.RetryInfo, else those of a field beside the message or in a gateway's `metadata`."""
+    delays = [
+        detail["retryDelay"]
+        for detail in details
+        if isinstance(detail, Mapping) and "retryDelay" in detail and str(detail.get("@type")).endswith(".RetryInfo")
+    ]
+    match delays:  # each a google.protobuf.Duration, in its text form (`34.07s`) or as an object
+        case [*_, str(text)] if found := _DURATION.match(text):
+            return float(found[1])
+        case [*_, {"seconds": int() | str() as seconds}] if (digits := str(seconds)).isascii() and digits.isdigit():
+            # Digits become infinity where an integer would raise OverflowError; the caller bounds the wait.
+            return float(digits)
+        case _:
+            pass
+    metadata = fields.get("metadata")
+    for place in (fields, metadata) if isinstance(metadata, Mapping) else (fields,):
+        for name in _WAITS:
+            wait = place.get(name)
+            if isinstance(wait, int | float) and not isinstance(wait, bool) and 0 <= wait <= _LONGEST_WAIT_S:
+                return float(wait)
+    return None
 
 
 def _as_text(value: object) -> str:
@@ -203,46 +227,6 @@ def _as_text(value: object) -> str:
 
 def _is_status(text: str) -> bool:
     return text.isascii() and text.isdigit() and 400 <= int(text[:9]) < 600
-
-
-def _details(details: object) -> tuple[list[str], float | None]:
-    """The codes of the cause, as Anthropic's `details` and google.rpc.ErrorInfo name them, and when to come back."""
-    reasons: list[str] = []
-    retry_after_s = None
-    for detail in details[:_MOST_DETAILS] if isinstance(details, list) else [details]:
-        match detail:
-            case {"error_code": str(reason)}:
-                reasons.append(reason)
-            case {"@type": str(kind), "reason": str(reason)} if kind.endswith(".ErrorInfo"):
-                reasons.append(reason)
-            case {"@type": str(kind), "retryDelay": delay} if kind.endswith(".RetryInfo"):
-                retry_after_s = _seconds(delay)
-            case _:
-                pass
-    return reasons, retry_after_s
-
-
-def _told_wait(fields: Mapping[object, object]) -> float | None:
-    """The seconds of a field beside the message, or in a gateway's `metadata`."""
-    metadata = fields.get("metadata")
-    for place in (fields, metadata if isinstance(metadata, Mapping) else {}):
-        for name in _WAITS:
-            wait = place.get(name)
-            if isinstance(wait, int | float) and not isinstance(wait, bool) and 0 <= wait <= _LONGEST_WAIT_S:
-                return float(wait)
-    return None
-
-
-def _seconds(duration: object) -> float | None:
-    """The seconds of a google.protobuf.Duration, in its text form (`34.07s`) or as an object."""
-    match duration:
-        case str(text) if found := _DURATION.match(text):
-            return float(found.group(1))
-        case {"seconds": int() | str() as seconds} if (digits := str(seconds)).isascii() and digits.isdigit():
-            # Digits become infinity where an integer would raise OverflowError; the caller bounds the wait.
-            return float(digits)
-        case _:
-            return None
 
 
 def _decoded(text: str) -> object:

@@ -17,7 +17,8 @@ _SEARCHED_CHARS = 2_000
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _NUMBER = r"\d{1,9}(?:\.\d{1,12})?"
-_UNIT = r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)\b"
+_UNIT = r"(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![^\W\d])"
+"""A unit ends before a digit, too: `1m30s`."""
 _IN_TEXT = re.compile(
     rf"\b(?:again (?:in|after)|retry (?:after|in)|wait(?: for)?)\s+(?:about\s+)?"
     rf"((?:{_NUMBER}\s*[a-z]+[\s,]*(?:and\s+)?)+)",
@@ -26,8 +27,6 @@ _IN_TEXT = re.compile(
 """`Please try again in 1m30.5s`, `Please retry after 26 seconds`, `wait 2 days`."""
 _AMOUNT = re.compile(rf"({_NUMBER})\s*({_UNIT})", re.IGNORECASE)
 _AMOUNTS = re.compile(rf"(?:{_NUMBER}\s*{_UNIT}\s*)+", re.IGNORECASE)
-_BETWEEN_AMOUNTS = re.compile(r"(?<=[a-z])(?=\d)", re.IGNORECASE)
-"""Where `1m30s` lacks the blank that ends the first unit."""
 _SECONDS = re.compile(r"\+?[0-9]+(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?")
 
 _UNIX_S, _UNIX_MS = 1e9, 1e12
@@ -48,41 +47,36 @@ def retry_after_s(
     waits = [wait for name, unit_s in _HEADERS for wait in _waits(headers.get(name) or "", now=now, unit_s=unit_s)]
     if told_s is not None:
         waits.append(told_s)
-    if not waits and (found := _IN_TEXT.search(text[:_SEARCHED_CHARS])):
-        waits = [in_words] if (in_words := _sum_s(_spaced(found.group(1)))) is not None else []
+    if not waits and (found := _IN_TEXT.search(text[:_SEARCHED_CHARS])) and (amounts := _amounts_s(found[1])):
+        waits = [sum(amounts)]
     return min(max(waits), MAX_RETRY_AFTER_S) if waits else None
 
 
 def _waits(value: str, *, now: datetime, unit_s: float) -> list[float]:
-    """All waits in the value of one header: a proxy joins two of them with a comma."""
+    """All waits in the value of one header, in seconds: of a date, else of each part between the commas with which a
+    proxy joins two headers."""
     try:
         date = parsedate_to_datetime(value)
     except ValueError:
-        found = (_wait(part.strip(' "'), now=now, unit_s=unit_s) for part in value.split(","))
-        return [wait for wait in found if wait is not None]
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return [max((date - now).total_seconds(), 0.0)]
+        pass
+    else:
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return [max((date - now).total_seconds(), 0.0)]
+    waits: list[float] = []
+    for text in (part.strip(' "') for part in value.split(",")):
+        number = float(text) if _SECONDS.fullmatch(text) else math.inf
+        if _AMOUNTS.fullmatch(text):
+            waits.append(sum(_amounts_s(text)))
+        elif number < _UNIX_S:
+            waits.append(min(number * unit_s, MAX_WAIT_S))
+        elif math.isfinite(number):
+            ahead_s = (number / 1000 if number >= _UNIX_MS else number) - now.timestamp()
+            if ahead_s <= _NEAR_S:
+                waits.append(max(ahead_s, 0.0))
+    return waits
 
 
-def _wait(text: str, *, now: datetime, unit_s: float) -> float | None:
-    if _AMOUNTS.fullmatch(spaced := _spaced(text)):
-        return _sum_s(spaced)
-    number = float(text) if _SECONDS.fullmatch(text) else math.inf
-    if number < _UNIX_S:
-        return min(number * unit_s, MAX_WAIT_S)
-    if not math.isfinite(number):
-        return None
-    ahead_s = (number / 1000 if number >= _UNIX_MS else number) - now.timestamp()
-    return max(ahead_s, 0.0) if ahead_s <= _NEAR_S else None
-
-
-def _sum_s(text: str) -> float | None:
-    """The seconds of all amounts with a unit in `text`; None where there is none."""
+def _amounts_s(text: str) -> list[float]:
+    """The seconds of each amount with a unit in `text`."""
     amounts = [(float(amount), unit.lower()) for amount, unit in _AMOUNT.findall(text)]
-    if not amounts:
-        return None
-    return sum(amount * _UNITS["ms" if unit.startswith(("ms", "milli")) else unit[0]] for amount, unit in amounts)
-
-
-def _spaced(text: str) -> str:
-    return _BETWEEN_AMOUNTS.sub(" ", text)
+    return [amount * _UNITS["ms" if unit.startswith(("ms", "milli")) else unit[0]] for amount, unit in amounts]

@@ -241,18 +241,16 @@ _OF_NO_STANDARD = frozenset(range(400, 500)) - {int(status) for status in HTTPSt
 def cause(said: Reported, *, status: int | None, comes_back_in_s: float | None) -> type[FleetError] | None:
     """What the names and words of an error say it is; None when that is left to the status.
 
-    `status`: None inside a stream. `comes_back_in_s`: when the vendor wants to be asked again.
+    `status`: None inside a stream. `comes_back_in_s`: the seconds until the vendor wants to be asked again, if it says.
     """
-    if status in (413, 429) and _MORE_THAN_A_WHOLE_LIMIT.search(said.wording):
-        return ContextLengthExceeded
-    named = next((CAUSES[name.lower()] for name in said.names if name.lower() in CAUSES), None)
-    return named or _meant(said, status=status, comes_back_in_s=comes_back_in_s)
 
-
-def _meant(said: Reported, *, status: int | None, comes_back_in_s: float | None) -> type[FleetError] | None:
     def says(words: re.Pattern[str], name: re.Pattern[str]) -> bool:
         return bool(words.search(said.wording)) or any(map(name.search, said.names))
 
+    if status in (413, 429) and _MORE_THAN_A_WHOLE_LIMIT.search(said.wording):
+        return ContextLengthExceeded
+    if named := next((CAUSES[name.lower()] for name in said.names if name.lower() in CAUSES), None):
+        return named
     passes = bool(_FOR_A_WHILE.search(said.wording)) or "RESOURCE_EXHAUSTED" in said.names
     soon = comes_back_in_s is not None and comes_back_in_s <= SOON_S
     if says(_NO_CREDIT, _NAMED_NO_CREDIT) or (not passes and not soon and says(_USED_UP, _NAMED_USED_UP)):
