@@ -7,7 +7,7 @@ object, half a surrogate pair, a literal `NaN`. What is odd is left out alone; e
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,7 +19,6 @@ NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What decoding raises for bytes that are no JSON of the wanted form, are no text, or are nested too deeply."""
 
 T = TypeVar("T", bound=msgspec.Struct)
-_Fit = Callable[[Any], Any]
 
 # The possessive quantifiers keep a hostile text from being read more than once. The outer one of _TO_A_BRACKET is not
 # possessive, because Python 3.11.2 (Debian 12) then goes on from the middle of a repetition that did not match.
@@ -30,6 +29,8 @@ _TO_A_BRACKET = re.compile(r'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]
 _TO_A_QUOTE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 """Everything of a text before its end."""
 _MAX_DIGITS = 4300
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+"""How a truth value is written: msgspec takes texts and numbers for one, too, where nothing beside it is odd."""
 MOST_IN_A_ROW = 100_000
 """Texts that are read of one event or line: as many as the longest reply has chunks. A server can send millions."""
 _ODD: Any = object()
@@ -51,9 +52,7 @@ def decode_any(data: bytes | msgspec.Raw) -> Any:
     except (msgspec.DecodeError, UnicodeError) as strictly:
         try:
             text = bytes(data).decode(errors="replace")
-            value = json.loads(
-                text, strict=False, parse_constant=_no_number, parse_float=_finite, parse_int=_short_enough
-            )
+            value = json.loads(text, strict=False, parse_constant=_finite, parse_float=_finite, parse_int=_short_enough)
         except ValueError:
             raise strictly from None
         return all_without_halves(value)
@@ -121,7 +120,7 @@ class FieldwiseDecoder(Generic[T]):
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
         self._decode = msgspec.json.Decoder(kind, strict=False).decode
-        self._fit: _Fit | None = None
+        self._form: inspect.Type | None = None
 
     def __call__(self, data: bytes | msgspec.Raw) -> T:
         """Raises one of NO_JSON; msgspec.ValidationError for JSON that is no object."""
@@ -129,91 +128,68 @@ class FieldwiseDecoder(Generic[T]):
             return self._decode(data)
         except (msgspec.DecodeError, UnicodeError):
             value = decode_any(data)
-        if self._fit is None:
-            self._fit = _fitting(inspect.type_info(self._kind))
-        fitted = self._fit(value)
+        if self._form is None:
+            self._form = inspect.type_info(self._kind)
+        fitted = _fitted(value, self._form)
         if fitted is _ODD:
             raise msgspec.ValidationError(f"Expected `object`, got `{type(value).__name__}`")
         return fitted
 
 
-def _fitting(kind: inspect.Type) -> _Fit:
-    """The function that turns a decoded value into one of `kind`, or into _ODD."""
-    match kind:
-        case inspect.StructType():
-            return _fitting_struct(kind)
+def _fitted(value: Any, form: inspect.Type) -> Any:
+    """A decoded value as one of `form`, or _ODD."""
+    match form:
         case inspect.UnionType():
-            return _first_of([_fitting(one) for one in kind.types])
-        case inspect.ListType():
-            return _fitting_list(kind)
-        case inspect.IntType():
-            return _integer
-        case inspect.AnyType():
-            return lambda value: value
-        case inspect.RawType():
-            return lambda value: msgspec.Raw(msgspec.json.encode(value))
-        case inspect.BoolType():
-            return _boolean
-        case inspect.StrType():
-            return _instance_of(str)
-        case inspect.DictType():
-            return _instance_of(dict)
-        case inspect.NoneType():
-            return _instance_of(type(None))
-        case _:
-            raise TypeError(f"no field of a vendor's reply is a {type(kind).__name__}")
-
-
-def _fitting_struct(kind: inspect.StructType) -> _Fit:
-    fields = [(field.name, field.encode_name, _fitting(field.type)) for field in kind.fields]
-
-    def fit(value: Any) -> Any:
-        if not isinstance(value, dict):
+            for one in form.types:
+                if (fitted := _fitted(value, one)) is not _ODD:
+                    return fitted
             return _ODD
-        given = ((name, to_fit(value[key])) for name, key, to_fit in fields if key in value)
-        return kind.cls(**{name: fitted for name, fitted in given if fitted is not _ODD})
+        case inspect.StructType():
+            return _fitted_struct(value, form)
+        case inspect.StrType():
+            return value if isinstance(value, str) else _ODD
+        case inspect.NoneType():
+            return value if value is None else _ODD
+        case inspect.IntType():
+            return _integer(value)
+        case inspect.ListType():
+            return _fitted_list(value, form)
+        case inspect.AnyType():
+            return value
+        case inspect.RawType():
+            return msgspec.Raw(msgspec.json.encode(value))
+        case inspect.BoolType():
+            return _TRUTHS.get(str(value).lower(), _ODD) if isinstance(value, str | int) else _ODD
+        case inspect.DictType():
+            return value if isinstance(value, dict) else _ODD
+        case _:
+            raise TypeError(f"no field of a vendor's reply is a {type(form).__name__}")
 
-    return fit
+
+def _fitted_struct(value: Any, form: inspect.StructType) -> Any:
+    """A field that does not fit keeps its default."""
+    if not isinstance(value, dict):
+        return _ODD
+    given: dict[str, Any] = {}
+    for field in form.fields:
+        name = field.encode_name
+        if name in value and (fitted := _fitted(value[name], field.type)) is not _ODD:
+            given[field.name] = fitted
+    return form.cls(**given)
 
 
-def _fitting_list(kind: inspect.ListType) -> _Fit:
+def _fitted_list(value: Any, form: inspect.ListType) -> Any:
     """An odd item of a list of structs becomes an empty one, so that the others keep their places.
 
     A struct in place of a list of them is its only item: some servers leave the brackets out.
     """
-    to_fit = _fitting(kind.item_type)
-    empty = kind.item_type.cls if isinstance(kind.item_type, inspect.StructType) else None
-
-    def fit(value: Any) -> Any:
-        if empty and value and isinstance(value, dict):
-            value = [value]
-        if not isinstance(value, list):
-            return _ODD
-        items = [to_fit(item) for item in value]
-        return [empty() if item is _ODD and empty else item for item in items if item is not _ODD or empty]
-
-    return fit
-
-
-def _first_of(alternatives: list[_Fit]) -> _Fit:
-    def fit(value: Any) -> Any:
-        return next((fitted for one in alternatives if (fitted := one(value)) is not _ODD), _ODD)
-
-    return fit
-
-
-def _instance_of(kind: type) -> _Fit:
-    def fit(value: Any) -> Any:
-        return value if isinstance(value, kind) else _ODD
-
-    return fit
-
-
-def _boolean(value: Any) -> Any:
-    """A truth value, which also comes as text and as 0 or 1: msgspec takes those where nothing beside it is odd."""
-    if isinstance(value, str):
-        return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), _ODD)
-    return bool(value) if isinstance(value, int) and value in (0, 1) else _ODD
+    empty = form.item_type.cls if isinstance(form.item_type, inspect.StructType) else None
+    if empty and value and isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        return _ODD
+    items = [_fitted(item, form.item_type) for item in value]
+    return [empty() if item is _ODD and empty else item for item in items if item is not _ODD or empty]
 
 
 def _integer(value: Any) -> Any:
@@ -234,14 +210,10 @@ def match_end(pattern: re.Pattern[str], text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _no_number(_: str) -> None:
-    """Takes NaN and Infinity, which are no JSON."""
-    return
-
-
-def _finite(digits: str) -> float | None:
-    """A number; None for 1e999, which is JSON and no number that could be written again."""
-    value = float(digits)
+def _finite(text: str) -> float | None:
+    """A number; None for NaN and Infinity, which are no JSON, and for 1e999, which is JSON and no number that anybody
+    could write again."""
+    value = float(text)
     return value if math.isfinite(value) else None
 
 
