@@ -1,7 +1,7 @@
 """One client for each endpoint and key: made when it is first needed, closed when nobody needed it for a while."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -14,7 +14,7 @@ UNUSED_S = float(IDLE_CONNECTION_S)
 
 
 class Closable(Protocol):
-    def close(self) -> Awaitable[None]: ...
+    async def close(self) -> None: ...
 
 
 C = TypeVar("C", bound=Closable)
@@ -72,13 +72,9 @@ class ClientPool(Generic[C]):
             return
         if slot.closes is not None:
             slot.closes.cancel()
-        task = asyncio.create_task(_close(slot.client), name="close vendor client")
+        task = asyncio.create_task(slot.client.close(), name="close vendor client")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-async def _close(client: Closable) -> None:
-    await client.close()
 
 
 def usable_key(key: str, *, provider: str) -> str:

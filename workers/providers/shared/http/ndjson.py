@@ -32,8 +32,14 @@ class Lines:
         else:
             lines = [line for line in b"".join([*self._tail, head]).split(b"\n") if line.strip()]
             self._tail, self._size = [], 0
-            if not self._begun and lines:
-                lines, rest = self._begin(lines, rest)
+            if lines and not self._begun:
+                self._begun = True
+                lines[0] = lines[0].removeprefix(_BOM)
+                self._is_one_text = lines[0].strip() == b"{"
+                if self._is_one_text:
+                    lines, rest = [], b"\n".join([*lines, rest])
+                elif not lines[0].strip():
+                    del lines[0]
         if rest:
             self._tail.append(rest)
             self._size += len(rest)
@@ -46,14 +52,6 @@ class Lines:
         line = b"".join(self._tail)
         self._tail.clear()
         return (line if self._begun else line.removeprefix(_BOM)).strip()
-
-    def _begin(self, lines: list[bytes], rest: bytes) -> tuple[list[bytes], bytes]:
-        self._begun = True
-        lines[0] = lines[0].removeprefix(_BOM)
-        self._is_one_text = lines[0].strip() == b"{"
-        if self._is_one_text:
-            return [], b"\n".join([*lines, rest])
-        return [line for line in lines if line.strip()], rest
 
 
 def json_texts(line: bytes) -> tuple[list[bytes], bytes]:

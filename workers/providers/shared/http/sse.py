@@ -24,6 +24,7 @@ _BEGINS_JSON = b'{}[]" \t'
 """How a line begins that starts or continues JSON: no name of a field begins like that."""
 _OPENS = (b"{", b"[")
 _CLOSES = (b"}", b"]")
+"""How data ends that is a whole JSON object or list, or `[DONE]`."""
 
 
 class Event(NamedTuple):
@@ -67,7 +68,9 @@ class Decoder:
         if self._tail:
             data = b"".join([*self._tail, data])
             self._tail.clear()
-        data = self._after_bom(data)
+        if not self._begun:
+            self._begun = True
+            data = data.removeprefix(BOM)
         rest = b""
         if b"\r" not in data:
             lines = data.split(b"\n")
@@ -85,15 +88,9 @@ class Decoder:
 
     def end(self) -> list[Event]:
         """The event that lacks only its blank line; servers leave it out at the end of a stream."""
-        lines = [self._after_bom(b"".join(self._tail)), b""]
+        line = b"".join(self._tail)
         self._tail.clear()
-        return self._interpret(lines)
-
-    def _after_bom(self, data: bytes) -> bytes:
-        if self._begun:
-            return data
-        self._begun = True
-        return data.removeprefix(BOM)
+        return self._interpret([line if self._begun else line.removeprefix(BOM), b""])
 
     def _keep(self, data: bytes) -> None:
         if data:
@@ -119,7 +116,7 @@ class Decoder:
                 if self._name:
                     self._name = ""
             elif line.startswith(b"event:"):
-                if self._name and self._is_closed():
+                if self._name and self._data and self._data[-1].rstrip().endswith(_CLOSES):
                     self._complete(events)
                 self._name = line[6:].decode(errors="replace").removeprefix(" ")
             elif line.startswith(b"error:"):
@@ -139,14 +136,10 @@ class Decoder:
         bare = data.strip()
         if not bare:
             return
-        if self._is_closed() and bare.startswith(_OPENS):
+        if bare.startswith(_OPENS) and self._data[-1].rstrip().endswith(_CLOSES):
             self._complete(events)
             self._name = ""
         self._data.append(data)
-
-    def _is_closed(self) -> bool:
-        """Whether the data so far ends like a JSON object or list, or like `[DONE]`."""
-        return bool(self._data) and self._data[-1].rstrip().endswith(_CLOSES)
 
     def _complete(self, events: list[Event]) -> None:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)

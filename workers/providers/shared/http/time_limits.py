@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import httpx2
 
-from contracts.errors import DeadlineExceeded, FleetError, ProviderTimeout
+from contracts.errors import DeadlineExceeded, ProviderTimeout
 from contracts.providers import Timeouts
 
 LOOKUP_S = 15.0
@@ -52,20 +52,16 @@ class TimeLimits:
         except TimeoutError as exc:
             if not timeout.expired() or until not in (limit_by, self._total_by, self._deadline):
                 raise
-            raise self._expired(until) from exc
-
-    def _expired(self, until: float) -> FleetError:
-        if until == self._deadline:
-            return DeadlineExceeded(
-                f"the deadline passed while {self._provider} was answering", provider=self._provider
-            )
-        if until == self._total_by:
-            what = f"did not finish within {self._timeouts.total_s:g} s (total_s)"
-        elif self._alive:
-            what = f"sent nothing for {self._timeouts.idle_s:g} s (idle_s)"
-        else:
-            what = f"sent nothing within {self._timeouts.first_token_s:g} s (first_token_s)"
-        return ProviderTimeout(f"{self._provider} {what}", provider=self._provider)
+            if until == self._deadline:
+                text = f"the deadline passed while {self._provider} was answering"
+                raise DeadlineExceeded(text, provider=self._provider) from exc
+            if until == self._total_by:
+                failure = f"did not finish within {self._timeouts.total_s:g} s (total_s)"
+            elif self._alive:
+                failure = f"sent nothing for {self._timeouts.idle_s:g} s (idle_s)"
+            else:
+                failure = f"sent nothing within {self._timeouts.first_token_s:g} s (first_token_s)"
+            raise ProviderTimeout(f"{self._provider} {failure}", provider=self._provider) from exc
 
 
 def connect_timeout(timeouts: Timeouts) -> httpx2.Timeout:

@@ -74,11 +74,18 @@ class Httpx2Reply:
 
     async def read(self) -> bytes:
         while not self._parts:
-            if self._receiving.done():
-                self._raise_if_broken()
-                return b""
-            self._arrived.clear()
-            await self._arrived.wait()
+            if not self._receiving.done():
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            if self._receiving.cancelled():
+                raise ConnectionBroken("the reply was closed")
+            exc = self._receiving.exception()
+            if isinstance(exc, CONNECTION_ERRORS):
+                raise ConnectionBroken(describe(exc)) from exc
+            if exc is not None:
+                raise exc
+            return b""
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._backlog = 0
@@ -113,15 +120,6 @@ class Httpx2Reply:
                     await self._taken.wait()
         finally:
             self._arrived.set()
-
-    def _raise_if_broken(self) -> None:
-        if self._receiving.cancelled():
-            raise ConnectionBroken("the reply was closed")
-        exc = self._receiving.exception()
-        if isinstance(exc, CONNECTION_ERRORS):
-            raise ConnectionBroken(describe(exc)) from exc
-        if exc is not None:
-            raise exc
 
 
 async def _unpacked(response: httpx2.Response) -> AsyncGenerator[bytes]:
