@@ -52,21 +52,23 @@ class Output:
 
     def take(self) -> Chunk | None:
         """What is new since the last time, merged."""
-        if self.reasoning or self.refusal or self._new_calls:
-            return self._take_all()
-        if not self.text:
-            return None
-        chunk = Chunk("".join(self.text), pieces=len(self.text))
-        self.text.clear()
-        self._answered = True
-        return chunk
-
-    def _take_all(self) -> Chunk:
+        if not (self.reasoning or self.refusal or self._new_calls):
+            # Nearly every chunk is text alone.
+            if not self.text:
+                return None
+            chunk = Chunk("".join(self.text), pieces=len(self.text))
+            self.text.clear()
+            self._answered = True
+            return chunk
+        for index, fragments in self._new_arguments.items():
+            call = self._new_calls[index]
+            arguments = "".join([call.arguments or "", *fragments])
+            self._new_calls[index] = call.model_copy(update={"arguments": arguments})
         chunk = Chunk(
             text="".join(self.text),
             reasoning="".join(self.reasoning),
             refusal="".join(self.refusal),
-            tool_calls=tuple(map(self._with_arguments, self._new_calls.values())),
+            tool_calls=tuple(self._new_calls.values()),
             pieces=len(self.text) + len(self.reasoning) + len(self.refusal) + self._call_pieces,
         )
         self._answered = self._answered or bool(chunk.text or chunk.refusal or chunk.tool_calls)
@@ -77,12 +79,6 @@ class Output:
         self._new_arguments.clear()
         self._call_pieces = 0
         return chunk
-
-    def _with_arguments(self, call: ToolCallDelta) -> ToolCallDelta:
-        fragments = self._new_arguments.get(call.index)
-        if not fragments:
-            return call
-        return call.model_copy(update={"arguments": "".join([call.arguments or "", *fragments])})
 
     def finish_reason(self, said: FinishReason) -> FinishReason:
         """`said`, unless the calls speak against it: an agent that is told `tool_calls` without any asks for ever."""

@@ -12,6 +12,8 @@ _ENOUGH_LETTERS = 8
 
 
 class TextDeltas:
+    """The text of one reply."""
+
     def __init__(self) -> None:
         self.has_come = False
         self.new: list[str] = []
@@ -28,10 +30,13 @@ class TextDeltas:
         self.has_come = True
         if self._are_usual:
             self.new.append(delta)
-        elif self._whole:
-            self._add_rest(delta)
-        else:
+        elif not self._whole:
             self._add_uncertain(delta)
+        elif delta.startswith(self._whole):
+            self.new.append(delta[len(self._whole) :])
+            self._whole = delta
+        elif not self._whole.startswith(delta):
+            self.new.append(delta)
 
     def add_whole(self, text: str) -> None:
         """Takes what a whole message says, which counts for as long as no delta has come."""
@@ -51,14 +56,8 @@ class TextDeltas:
             self.new.extend(self._chain[1:])
             del self._chain[1:]
 
-    def _add_rest(self, whole: str) -> None:
-        if whole.startswith(self._whole):
-            self.new.append(whole[len(self._whole) :])
-            self._whole = whole
-        elif not self._whole.startswith(whole):
-            self.new.append(whole)
-
     def _add_uncertain(self, delta: str) -> None:
+        """Takes a delta while it is open what the deltas hold."""
         if not self._chain:
             self.new.append(delta)
         elif len(delta) == len(self._chain[-1]) or not delta.startswith(self._chain[-1]):
@@ -67,13 +66,10 @@ class TextDeltas:
             self.new.append(delta)
             return
         self._chain.append(delta)
-        if self._is_certain():
-            self._whole = delta
-            self.new.append(delta[len(self._chain[0]) :])
-
-    def _is_certain(self) -> bool:
         if len(self._chain) < _ENOUGH_DELTAS:
-            return False
-        first, before, last = self._chain[0], self._chain[-2], self._chain[-1]
-        repeated = first * (len(last) // len(first) + 1)
-        return len("".join(before.split())) >= _ENOUGH_LETTERS and not repeated.startswith(last)
+            return
+        first, before = self._chain[0], self._chain[-2]
+        repetition = first * (len(delta) // len(first) + 1)
+        if len("".join(before.split())) >= _ENOUGH_LETTERS and not repetition.startswith(delta):
+            self._whole = delta
+            self.new.append(delta[len(first) :])
