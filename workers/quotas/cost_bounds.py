@@ -3,7 +3,7 @@
 Amounts are USD, or the budgets' units (`contracts.budget.UNITS_PER_USD`), which are whole numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
@@ -17,8 +17,8 @@ from runtime.prices.pricing import highest
 from workers.providers.base import service_tier
 from workers.providers.registry import models_of
 from workers.providers.shared.requests.images import images_in
+from workers.providers.shared.requests.options import OUTPUT_LIMITS
 
-_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "maxOutputTokens", "num_predict")
 _REPLIES = ("n", "candidateCount")
 _TIERS = ("service_tier", "serviceTier", "speed", "inference_geo")
 
@@ -94,10 +94,11 @@ def upper_bound(
     beside that (tools of its own, compaction, prices for a region) has no bound.
     """
     further = _further(request, provider)
-    window = context_window(provider, model)
-    given = _input_tokens(request, provider)
-    said = _output_limit(request, further) or models_of(provider).max_output_tokens(model)
-    replies = max((value for name in _REPLIES if (value := _count(further, name))), default=1)
+    models, window = models_of(provider), context_window(provider, model)
+    images = [image.image_url.url for image in images_in(request.messages)]
+    given = len(request.to_json()) - sum(map(len, images)) + models.max_image_tokens * len(images)
+    said = _output_limit(request, further) or models.max_output_tokens(model)
+    replies = max(_counts(further, _REPLIES), default=1)
     tier = service_tier(*(further.get(name) for name in _TIERS))
     return highest(
         input_tokens=given if window is None else min(given, window),
@@ -110,15 +111,10 @@ def upper_bound(
     )
 
 
-def _input_tokens(request: CompletionRequest, provider: str) -> int:
-    images = [image.image_url.url for image in images_in(request.messages)]
-    return len(request.to_json()) - sum(map(len, images)) + models_of(provider).max_image_tokens * len(images)
-
-
 def _output_limit(request: CompletionRequest, further: Mapping[str, Any]) -> int | None:
     """How long the request itself says that the answer may be: the largest, because further options win."""
-    limits = [_count(further, name) for name in _OUTPUT_LIMITS]
-    return max((limit for limit in (*limits, request.max_tokens) if limit), default=None)
+    own = [request.max_tokens] if request.max_tokens else []
+    return max((*own, *_counts(further, OUTPUT_LIMITS)), default=None)
 
 
 def _further(request: CompletionRequest, provider: str) -> dict[str, Any]:
@@ -128,6 +124,6 @@ def _further(request: CompletionRequest, provider: str) -> dict[str, Any]:
     return {**given, **{name: value for group in groups for name, value in group.items()}}
 
 
-def _count(further: Mapping[str, Any], name: str) -> int | None:
-    value = further.get(name)
-    return value if isinstance(value, int) and value > 0 else None
+def _counts(further: Mapping[str, Any], names: Iterable[str]) -> list[int]:
+    """The values of these options, as far as they are positive whole numbers."""
+    return [value for name in names if isinstance(value := further.get(name), int) and value > 0]

@@ -34,7 +34,14 @@ class OrphanedHolds:
     async def run(self) -> None:
         """Runs for ever."""
         await self._clock.sleep(GONE_S)
-        await self._find_dead_before_us()
+        # A worker that died while no other was there to see it has holds, and has given no sign of life meanwhile.
+        try:
+            holders = {hold.worker for hold in await self._holds.of_worker()}
+        except TimeoutError:
+            log.warning("sweep_failed", extra={"error": "the holds cannot be read"})
+            holders = set[str]()
+        for name in holders - self._present - {self._worker}:
+            self._gone.setdefault(name, self._clock.monotonic() - GONE_S)
         await every(
             _LOOK_S,
             self._settle,
@@ -44,16 +51,6 @@ class OrphanedHolds:
             first_after_s=_LOOK_S,
             sleep=self._clock.sleep,
         )
-
-    async def _find_dead_before_us(self) -> None:
-        """Workers that died while no other was there to see it have holds, and no sign of life within `GONE_S`."""
-        try:
-            holds = await self._holds.of_worker()
-        except TimeoutError:
-            log.warning("sweep_failed", extra={"error": "the holds cannot be read"})
-            return
-        for name in {hold.worker for hold in holds} - self._present - {self._worker}:
-            self._gone.setdefault(name, self._clock.monotonic() - GONE_S)
 
     async def _settle(self) -> None:
         """First what this worker itself could not release, then the holds of workers that are dead by now."""
