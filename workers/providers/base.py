@@ -144,13 +144,17 @@ class Provider(Protocol):
         """The whole reply; read through the same path as a streamed one."""
         ...
 
-    async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount: ...
+    async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
+        """The input tokens of a prompt; `exact` is False where they are only estimated."""
+        ...
 
     async def check_health(self, target: Target) -> None:
         """One cheap authenticated call; returns when the endpoint and the key work, raises otherwise."""
         ...
 
-    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]: ...
+    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+        """The models that the endpoint lists for the key."""
+        ...
 
     async def estimate_cost(
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]
@@ -223,6 +227,7 @@ class Gathering:
         return "".join([*self._reasoning, *self._text, *self._refusal, *calls])
 
     def message(self, provider_data: dict[str, JsonValue] | None = None) -> AssistantMessage:
+        """The reply as a message of a conversation. `provider_data`: what the vendor wants back with it."""
         calls = tuple(
             ToolCall(
                 id=parts.id or f"call_{index}",

@@ -56,7 +56,8 @@ class Count:
 
     @property
     def exceeded(self) -> bool:
-        """A request counts when it starts, so the last one makes the total; tokens are known only afterwards."""
+        """Whether the limit refuses the request at hand, which is in a total of requests itself; its tokens are in no
+        total yet, because they are known only afterwards."""
         match self.limit.unit:
             case Unit.REQUESTS:
                 return self.total > self.limit.most
@@ -67,7 +68,7 @@ class Count:
 
     @property
     def exceeded_for_good(self) -> bool:
-        """Until its window ends: the counter cannot fall."""
+        """Whether it stays exceeded until its window ends, because the counter cannot fall."""
         return self.exceeded and not self.limit.takes_back
 
 
@@ -115,6 +116,7 @@ def longest_exceeded(counts: Sequence[Count], at: datetime) -> Count | None:
 
 
 def refusal(tenant: str, limit: Limit, at: datetime) -> TenantRateLimited:
+    """The error for a request that `limit` refuses; it may come again when the window ends."""
     wait_s = left_s(limit.span, at)
     return TenantRateLimited(
         f"tenant {tenant} has used its {limit.most} {limit.unit} of this {limit.span}; "

@@ -36,6 +36,7 @@ class Prompt(Protocol):
 
 
 def estimate_input(prompt: Prompt) -> int:
+    """Tokens of a prompt: its texts, its tools and its images."""
     texts = [*(text for message in prompt.messages for text in texts_of(message)), *tool_texts(prompt)]
     return (
         sum(estimate_output(text) for text in texts)
@@ -45,6 +46,7 @@ def estimate_input(prompt: Prompt) -> int:
 
 
 def estimate_output(text: str) -> int:
+    """Tokens of a text, rounded up."""
     return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
 
 
@@ -77,4 +79,5 @@ def texts_of(message: Message) -> list[str]:
 
 
 def tool_texts(prompt: Prompt) -> list[str]:
+    """The definition of each tool as JSON, which a vendor counts as a text."""
     return [json.dumps(tool.function.model_dump(mode="json"), separators=(",", ":")) for tool in prompt.tools or ()]

@@ -16,9 +16,10 @@ NOTHING = "no reason given"
 
 _MOST_WRAPPINGS = 4
 _MOST_WORDS = 10_000
-"""Characters of a message that count; a server may answer with megabytes. So are the next two."""
 _MOST_OF_A_NAME = 100
 _MOST_DETAILS = 20
+"""How much of one error is read, because a server may answer with megabytes: characters of its message and of each
+name, and entries of its `details`."""
 _MESSAGES = ("message", "Message", "msg", "error_msg", "error_message", "status_msg", "detail")
 _INNER = ("value", "upstream_error", "provider_error", "original_error", "upstream", "cause")
 """Where gateways put what the vendor behind them answered: an object, or a text that holds one."""
@@ -61,7 +62,8 @@ class Reported:
 
 
 def reported(body: object, *, depth: int = 0) -> Reported:
-    """Reads any body; one that says nothing is NOTHING."""
+    """What any body says about an error; the message is NOTHING when it says nothing. `depth`: how many errors wrap
+    it."""
     if depth > _MOST_WRAPPINGS:
         return Reported()
     match body:
@@ -164,7 +166,8 @@ def _wrapped(fields: Mapping[object, object], own: str, *, depth: int) -> Report
 
 
 def _joined(own: str, fields: Mapping[object, object], inner: Reported) -> str:
-    """`Provider returned error (Nvidia): what Nvidia said`."""
+    """The message of a gateway with that of the vendor behind it: `Provider returned error (Nvidia): what Nvidia
+    said`."""
     match fields.get("metadata"):
         case {"provider_name": str(provider)} if own and provider and provider not in own:
             own = f"{own} ({provider})"

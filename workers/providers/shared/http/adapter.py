@@ -45,7 +45,7 @@ class VendorRequest:
 class HttpAdapter(Adapter, Generic[C]):
     """An adapter whose vendor is reached with clients of the class `C`, one for each base URL and key.
 
-    An adapter of its own has the vendor's addresses, its request and how it is sent, its reply's reader and its errors.
+    A vendor's adapter adds its addresses, the request and how it is sent, the reader of the reply, and its errors.
     """
 
     errors: VendorErrors
@@ -84,7 +84,8 @@ class HttpAdapter(Adapter, Generic[C]):
         """What all addresses of a target begin with; it may depend on the model that is asked for ("": none)."""
 
     @abstractmethod
-    def _request(self, call: Call) -> VendorRequest: ...
+    def _request(self, call: Call) -> VendorRequest:
+        """The call in the vendor's format. Raises InvalidRequest when that cannot hold it."""
 
     @abstractmethod
     async def _send(self, client: C, call: Call, sent: VendorRequest) -> httpx2.Response:
@@ -95,7 +96,7 @@ class HttpAdapter(Adapter, Generic[C]):
         """The reader of the reply that has `headers`."""
 
     def _secret(self, target: Target) -> SecretStr | None:
-        """What the vendor knows us by, and no text may show."""
+        """The secret by which the vendor knows us; no message may show it."""
         return target.key
 
     def _client_key(self, target: Target) -> str:
@@ -130,7 +131,10 @@ class HttpAdapter(Adapter, Generic[C]):
         model: str = "",
         prompt: Sequence[str] = (),
     ) -> T:
-        """What `ask` brings, for questions that a vendor answers at once. `what`: how it should have answered."""
+        """The answer that `ask` brings, decoded as `form`, for questions that a vendor answers at once.
+
+        `what`: how it should have answered, for the message of the error when it is no such JSON.
+        """
         limits = lookup_limits(target.timeouts, provider=self.name)
         async with self._lease(target, model=model, prompt=prompt) as client:
             content = await limits.wait(ask(client))

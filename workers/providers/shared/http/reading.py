@@ -74,7 +74,7 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
 
 
 def _returnable(finish: Finish, *, provider: str) -> Finish:
-    """Without what the vendor wants back when readers would not take it: the answer is whole all the same."""
+    """`finish`, without its provider_data when that is nested too deeply to be read: the answer is whole without it."""
     if finish.provider_data is None or not _is_deeper(finish.provider_data, than=MAX_KEPT_LEVELS):
         return finish
     warning = f"{provider} nested what it wants back deeper than {MAX_KEPT_LEVELS} levels; provider_data was left out"

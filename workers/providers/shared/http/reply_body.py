@@ -7,6 +7,8 @@ from workers.providers.shared.http.sse import BOM, MAX_EVENT_BYTES, Decoder, Eve
 
 
 class ReplyBody:
+    """The body of one reply."""
+
     def __init__(self) -> None:
         self._events = Decoder()
         self._json: list[bytes] | None = None
@@ -18,6 +20,7 @@ class ReplyBody:
 
     @property
     def is_json(self) -> bool:
+        """Whether it is one JSON text; False until something has come."""
         return self._json is not None
 
     def feed(self, data: bytes) -> list[Event]:

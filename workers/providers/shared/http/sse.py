@@ -5,7 +5,7 @@ also inside a character or a CRLF. Comments, `id` and `retry` are skipped. `data
 
 Three things differ from the standard, because vendors' events are JSON and their servers get them wrong:
 - Events that are parted by one line end in place of two are still events: no JSON text has a `}` before a `{`.
-- An event of blank data is a keep-alive, and none of ours. One with a name is passed on: it may be an error.
+- An event of blank data is a keep-alive and left out, unless it has a name: then it may be an error.
 - Some servers break a stream off with an error that is no event: JSON on bare lines, which `Decoder.stray` collects.
   Older llama-servers write `error: {…}`, which becomes an event of that name.
 """

@@ -41,6 +41,7 @@ def images_in(messages: Iterable[Message]) -> list[ImagePart]:
 
 
 def is_inline(url: str) -> bool:
+    """Whether it is a `data:` URL."""
     return url[:5].lower() == "data:"
 
 
@@ -62,7 +63,10 @@ def rewritten(url: str) -> str:
 
 
 def _plain_base64(text: str) -> str | None:
-    """Without what only some decoders take: percent signs, white space, the URL-safe alphabet, missing padding."""
+    """`text` without what only some decoders take: percent signs, white space, the URL-safe alphabet, missing padding.
+
+    None when it is no base64.
+    """
     data = "".join((unquote(text) if "%" in text else text).split()).translate(_URL_SAFE).rstrip("=")
     data += "=" * (-len(data) % 4)
     try:

@@ -22,7 +22,7 @@ def overlaid(body: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, A
 
 
 def merged(body: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with objects merged, so that one setting leaves the others."""
+    """As `overlaid`, but an object is merged into that of the body, so that one setting leaves the others."""
     within = {
         name: merged(body[name], value)
         for name, value in further.items()

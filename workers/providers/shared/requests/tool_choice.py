@@ -9,4 +9,5 @@ def offers_tools(request: CompletionRequest, *, provider: str) -> bool:
 
 
 def forces_a_call(request: CompletionRequest) -> bool:
+    """Whether the model has to call a tool: any one, or a named one."""
     return request.tool_choice == "required" or isinstance(request.tool_choice, NamedToolChoice)

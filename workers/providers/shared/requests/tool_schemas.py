@@ -14,6 +14,7 @@ _COMPOSED = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 
 
 def object_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A tool's parameters in that form."""
     schema = present(parameters or {})
     schema.setdefault("type", "object")
     if not _COMPOSED & schema.keys():

@@ -15,6 +15,7 @@ def check_says_something(request: CompletionRequest, *, provider: str) -> None:
 
 
 def nothing_said(provider: str) -> InvalidRequest:
+    """The error for a request whose messages are all blank."""
     return InvalidRequest("all messages of the request are blank; at least one needs a text", provider=provider)
 
 
