@@ -53,7 +53,13 @@ Config = dict[str, Any]
 
 
 class StreamMismatch(Exception):
-    """The server's stream or consumer differs from ours in a way that would lose data."""
+    """The server's stream or consumer `name` differs from ours in a way that would lose data."""
+
+    def __init__(self, name: str, field: str, found: Any, wanted: Any) -> None:
+        super().__init__(
+            f"{name} exists with {field}={found!r}, but {wanted!r} is needed so that nothing is lost; "
+            "drain it, delete it and start again"
+        )
 
 
 class JetStreamError(Exception):
@@ -297,9 +303,9 @@ async def _ensure_stream(request: Request, config: Config) -> None:
         return
     for field in _LOSES_DATA:
         if found.get(field, False) != config.get(field, False):
-            raise StreamMismatch(_mismatch(name, field, found.get(field), config.get(field)))
-    if config["name"] in (REQUESTS, USAGE) and found.get("discard") != "new":
-        raise StreamMismatch(_mismatch(name, "discard", found.get("discard"), "new"))
+            raise StreamMismatch(name, field, found.get(field), config.get(field))
+    if name in (REQUESTS, USAGE) and found.get("discard") != "new":
+        raise StreamMismatch(name, "discard", found.get("discard"), "new")
     changed = {f: config[f] for f in _TUNABLE if f in config and found.get(f) != config[f]}
     if changed:
         await _call(request, f"$JS.API.STREAM.UPDATE.{name}", {**found, **changed})
@@ -316,19 +322,11 @@ async def _ensure_consumer(request: Request, stream: str, config: Config) -> Non
     if found is not None:
         for field in _CONSUMER_FIXED:
             if found.get(field) != config[field]:
-                raise StreamMismatch(_mismatch(f"{stream}/{name}", field, found.get(field), config[field]))
+                raise StreamMismatch(f"{stream}/{name}", field, found.get(field), config[field])
         if all(found.get(field) == config[field] for field in _CONSUMER_TUNABLE):
             return
-    body = {"stream_name": stream, "config": config}
     subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}"
-    await _call(request, subject, body)
-
-
-def _mismatch(name: str, field: str, found: Any, wanted: Any) -> str:
-    return (
-        f"{name} exists with {field}={found!r}, but {wanted!r} is needed so that nothing is lost; "
-        "drain it, delete it and start again"
-    )
+    await _call(request, subject, {"stream_name": stream, "config": config})
 
 
 async def _call(request: Request, subject: str, body: Config | None = None) -> dict[str, Any]:
