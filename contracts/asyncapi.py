@@ -247,6 +247,18 @@ PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
 
 _RPC_QUEUE = "rpc-{provider}"
 
+_STREAM_KEYS = (
+    "retention",
+    "storage",
+    "discard",
+    "max_age",
+    "max_msg_size",
+    "duplicate_window",
+    "no_ack",
+    "allow_msg_ttl",
+)
+"""What a reader must know of a channel's stream; durations are nanoseconds, as in the JetStream API."""
+
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
         "agentPublishesRequest": Operation(
@@ -313,7 +325,15 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "servers": {"nats": _server()},
+        "servers": {
+            "nats": {
+                "host": "{host}:{port}",
+                "protocol": "nats",
+                "description": "NATS with JetStream, 2.12 or later.",
+                "variables": {"host": {"default": "127.0.0.1"}, "port": {"default": "4222"}},
+                "security": [{"$ref": "#/components/securitySchemes/password"}],
+            }
+        },
         "channels": {name: _channel(channel) for name, channel in CHANNELS.items()},
         "operations": {name: _operation(operation) for name, operation in OPERATIONS.items()},
         "components": {
@@ -327,16 +347,6 @@ def document() -> dict[str, Any]:
     }
 
 
-def _server() -> dict[str, Any]:
-    return {
-        "host": "{host}:{port}",
-        "protocol": "nats",
-        "description": "NATS with JetStream, 2.12 or later.",
-        "variables": {"host": {"default": "127.0.0.1"}, "port": {"default": "4222"}},
-        "security": [{"$ref": "#/components/securitySchemes/password"}],
-    }
-
-
 def _channel(channel: Channel) -> dict[str, Any]:
     made: dict[str, Any] = {
         "address": channel.address,
@@ -347,24 +357,19 @@ def _channel(channel: Channel) -> dict[str, Any]:
     if tokens:
         made["parameters"] = {token: {"$ref": f"#/components/parameters/{token}"} for token in tokens}
     if channel.stream:
-        made["x-jetstream"] = _stream(channel.stream)
+        config = next(config for config in streams.definitions(streams.Sizes()) if config["name"] == channel.stream)
+        made["x-jetstream"] = {"stream": channel.stream, **{key: config[key] for key in _STREAM_KEYS if key in config}}
     return made
 
 
-def _stream(name: str) -> dict[str, Any]:
-    """What a reader must know of a stream; durations are nanoseconds, as in the JetStream API."""
-    config = next(config for config in streams.definitions(streams.Sizes()) if config["name"] == name)
-    told = ("retention", "storage", "discard", "max_age", "max_msg_size", "duplicate_window", "no_ack", "allow_msg_ttl")
-    return {"stream": name, **{key: config[key] for key in told if key in config}}
-
-
 def _operation(operation: Operation) -> dict[str, Any]:
+    channel = f"#/channels/{operation.channel}"
     made: dict[str, Any] = {
         "action": operation.action,
-        "channel": {"$ref": f"#/channels/{operation.channel}"},
+        "channel": {"$ref": channel},
         "summary": operation.summary,
         "tags": [{"name": operation.role}],
-        "messages": _messages_of(operation.channel, CHANNELS[operation.channel].messages),
+        "messages": [{"$ref": f"{channel}/messages/{name}"} for name in CHANNELS[operation.channel].messages],
     }
     if operation.queue:
         made["bindings"] = {"nats": {"queue": operation.queue, "bindingVersion": "0.1.0"}}
@@ -372,13 +377,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
         made["reply"] = {
             "address": {"location": "$message.header#/reply", "description": "The NATS reply subject."},
             "channel": {"$ref": "#/channels/inbox"},
-            "messages": _messages_of("inbox", operation.reply),
+            "messages": [{"$ref": f"#/channels/inbox/messages/{name}"} for name in operation.reply],
         }
     return made
-
-
-def _messages_of(channel: str, messages: tuple[str, ...]) -> list[dict[str, str]]:
-    return [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages]
 
 
 def _message(name: str, message: Message, names: Mapping[type[WireModel], str]) -> dict[str, Any]:

@@ -91,14 +91,13 @@ async def _try(servers: list[str], *, client: Connection, error_cb: OnError, opt
 
 def address(url: str) -> str:
     """Host and port of each server in a list with commas, never its credentials."""
-    return ", ".join(_host_and_port(server.strip()) for server in url.split(","))
-
-
-def _host_and_port(server: str) -> str:
-    # Not by urlsplit: it takes a `#`, `/` or `?` in a password for the end of the host.
-    place = server.rpartition("://")[2].rpartition("@")[2]
-    try:
-        parts = urlsplit(f"nats://{place}")
-        return f"{parts.hostname}:{parts.port or 4222}"
-    except ValueError:
-        return place
+    places: list[str] = []
+    for server in url.split(","):
+        # Not by urlsplit: it takes a `#`, `/` or `?` in a password for the end of the host.
+        place = server.strip().rpartition("://")[2].rpartition("@")[2]
+        try:
+            parts = urlsplit(f"nats://{place}")
+            places.append(f"{parts.hostname}:{parts.port or 4222}")
+        except ValueError:
+            places.append(place)
+    return ", ".join(places)

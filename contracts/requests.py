@@ -91,17 +91,16 @@ class AssistantMessage(WireModel):
     @classmethod
     def _join_parts(cls, content: Any) -> Any:
         """OpenAI also accepts an assistant's content as parts: texts, and a refusal, which it said as well."""
-        if isinstance(content, list | tuple):
-            return "".join(map(_said_in, content))
-        return content
-
-
-def _said_in(part: Any) -> str:
-    match part:
-        case {"type": "refusal", "refusal": str(refusal)}:
-            return refusal
-        case _:
-            return TextPart.model_validate(part).text
+        if not isinstance(content, list | tuple):
+            return content
+        said: list[str] = []
+        for part in content:
+            match part:
+                case {"type": "refusal", "refusal": str(refusal)}:
+                    said.append(refusal)
+                case _:
+                    said.append(TextPart.model_validate(part).text)
+        return "".join(said)
 
 
 class ToolMessage(WireModel):

@@ -112,14 +112,18 @@ class Schema(GenerateJsonSchema):
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         made = super().model_schema(schema)
+        about = _docstrings(schema["cls"])
+        fields: dict[str, dict[str, Any]] = made.get("properties", {})
+        for name in fields.keys() & about.keys():
+            fields[name]["description"] = about[name]
         if self.mode == "serialization":
             made.pop("additionalProperties", None)  # readers ignore what a later version adds
-        about = _docstrings(schema["cls"])
-        for name, field in made.get("properties", {}).items():
-            if name in about:
-                field["description"] = about[name]
-            if self.mode == "serialization" and name not in made["required"]:
-                _without_null(field)
+            for name, field in fields.items():
+                if name not in made["required"] and "anyOf" in field:
+                    # A field that is left out when it has no value is never written as null.
+                    del field["default"]
+                    choices = [choice for choice in field.pop("anyOf") if choice != {"type": "null"}]
+                    field.update(choices[0] if len(choices) == 1 else {"anyOf": choices})
         return made
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -142,18 +146,6 @@ class Schema(GenerateJsonSchema):
         if "prefixItems" in made:
             made["items"] = {"anyOf": made.pop("prefixItems")}
         return made
-
-
-def _without_null(field: dict[str, Any]) -> None:
-    """A field that is left out when it has no value is never written as null."""
-    if "anyOf" not in field:
-        return
-    del field["default"]
-    match [choice for choice in field.pop("anyOf") if choice != {"type": "null"}]:
-        case [only]:
-            field.update(only)
-        case several:
-            field["anyOf"] = several
 
 
 @cache
