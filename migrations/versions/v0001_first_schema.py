@@ -23,29 +23,6 @@ EMPTY_ARRAY = sa.text("'[]'::jsonb")
 
 
 def upgrade() -> None:
-    _create_tenants()
-    _create_llm_providers()
-    _create_llm_provider_usage()
-    _create_llm_usage_events()
-    _create_alerts()
-    _create_audit_log()
-    _create_api_tokens()
-
-
-def downgrade() -> None:
-    for table in (
-        "api_tokens",
-        "audit_log",
-        "alerts",
-        "llm_usage_events",
-        "llm_provider_usage",
-        "llm_providers",
-        "tenants",
-    ):
-        op.drop_table(table)
-
-
-def _create_tenants() -> None:
     op.create_table(
         "tenants",
         sa.Column("slug", ORDERED, nullable=False),
@@ -64,8 +41,6 @@ def _create_tenants() -> None:
         sa.PrimaryKeyConstraint("slug", name=op.f("pk_tenants")),
     )
 
-
-def _create_llm_providers() -> None:
     op.create_table(
         "llm_providers",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -92,8 +67,6 @@ def _create_llm_providers() -> None:
         postgresql_where=sa.text("is_active AND is_default"),
     )
 
-
-def _create_llm_provider_usage() -> None:
     op.create_table(
         "llm_provider_usage",
         sa.Column("provider_id", ORDERED, nullable=False),
@@ -115,8 +88,6 @@ def _create_llm_provider_usage() -> None:
     op.create_index(op.f("ix_llm_provider_usage_date"), "llm_provider_usage", ["date"], unique=False)
     op.create_index(op.f("ix_llm_provider_usage_tenant_date"), "llm_provider_usage", ["tenant", "date"], unique=False)
 
-
-def _create_llm_usage_events() -> None:
     op.create_table(
         "llm_usage_events",
         sa.Column("id", ORDERED, nullable=False),
@@ -152,8 +123,6 @@ def _create_llm_usage_events() -> None:
     )
     op.create_index(op.f("ix_llm_usage_events_tenant_day"), "llm_usage_events", ["tenant", "day"], unique=False)
 
-
-def _create_alerts() -> None:
     op.create_table(
         "alerts",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -171,8 +140,6 @@ def _create_alerts() -> None:
     )
     op.create_index(op.f("ix_alerts_created_at"), "alerts", ["created_at"], unique=False)
 
-
-def _create_audit_log() -> None:
     op.create_table(
         "audit_log",
         sa.Column("seq", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -192,8 +159,6 @@ def _create_audit_log() -> None:
     )
     op.create_index(op.f("ix_audit_log_tenant_seq"), "audit_log", ["tenant", "seq"], unique=False)
 
-
-def _create_api_tokens() -> None:
     op.create_table(
         "api_tokens",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -210,3 +175,16 @@ def _create_api_tokens() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_tokens")),
         sa.UniqueConstraint("token_hash", name=op.f("uq_api_tokens_token_hash")),
     )
+
+
+def downgrade() -> None:
+    for table in (
+        "api_tokens",
+        "audit_log",
+        "alerts",
+        "llm_usage_events",
+        "llm_provider_usage",
+        "llm_providers",
+        "tenants",
+    ):
+        op.drop_table(table)

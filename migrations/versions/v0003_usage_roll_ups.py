@@ -42,24 +42,7 @@ def upgrade() -> None:
         sa.Column("cache_write_1h_tokens", sa.BigInteger(), server_default=ZERO, nullable=False),
     )
     op.execute("ALTER TABLE llm_provider_usage SET (fillfactor = 70)")
-    _create_llm_hourly_usage()
-    _create_llm_agent_usage()
-    _create_llm_usage_retention()
-    _fill("llm_hourly_usage", hour="date_trunc('hour', started_at, 'UTC')")
-    _fill("llm_agent_usage", date="day", agent="agent")
 
-
-def downgrade() -> None:
-    for table in ("llm_usage_retention", "llm_agent_usage", "llm_hourly_usage"):
-        op.drop_table(table)
-    op.execute("ALTER TABLE llm_provider_usage RESET (fillfactor)")
-    op.drop_column("llm_usage_events", "cache_write_1h_tokens")
-    op.drop_column("llm_usage_events", "usage_parts")
-    op.drop_column("llm_usage_events", "service_tier")
-    op.drop_column("llm_usage_events", "price")
-
-
-def _create_llm_hourly_usage() -> None:
     op.create_table(
         "llm_hourly_usage",
         sa.Column("hour", TIME, nullable=False),
@@ -72,8 +55,6 @@ def _create_llm_hourly_usage() -> None:
     )
     op.create_index(op.f("ix_llm_hourly_usage_tenant_hour"), "llm_hourly_usage", ["tenant", "hour"], unique=False)
 
-
-def _create_llm_agent_usage() -> None:
     op.create_table(
         "llm_agent_usage",
         sa.Column("date", sa.Date(), nullable=False),
@@ -88,8 +69,6 @@ def _create_llm_agent_usage() -> None:
     op.create_index(op.f("ix_llm_agent_usage_tenant_date"), "llm_agent_usage", ["tenant", "date"], unique=False)
     op.create_index(op.f("ix_llm_agent_usage_agent_date"), "llm_agent_usage", ["agent", "date"], unique=False)
 
-
-def _create_llm_usage_retention() -> None:
     op.create_table(
         "llm_usage_retention",
         sa.Column("single", sa.Boolean(), server_default=sa.text("true"), nullable=False),
@@ -97,6 +76,19 @@ def _create_llm_usage_retention() -> None:
         sa.CheckConstraint("single", name=op.f("ck_llm_usage_retention_single")),
         sa.PrimaryKeyConstraint("single", name=op.f("pk_llm_usage_retention")),
     )
+
+    _fill("llm_hourly_usage", hour="date_trunc('hour', started_at, 'UTC')")
+    _fill("llm_agent_usage", date="day", agent="agent")
+
+
+def downgrade() -> None:
+    for table in ("llm_usage_retention", "llm_agent_usage", "llm_hourly_usage"):
+        op.drop_table(table)
+    op.execute("ALTER TABLE llm_provider_usage RESET (fillfactor)")
+    op.drop_column("llm_usage_events", "cache_write_1h_tokens")
+    op.drop_column("llm_usage_events", "usage_parts")
+    op.drop_column("llm_usage_events", "service_tier")
+    op.drop_column("llm_usage_events", "price")
 
 
 def _amounts() -> list[sa.Column[object]]:

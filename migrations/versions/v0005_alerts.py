@@ -23,27 +23,6 @@ EMPTY_ARRAY = sa.text("'[]'::jsonb")
 
 def upgrade() -> None:
     op.add_column("tenants", sa.Column("alert_emails", JSONB(), server_default=EMPTY_ARRAY, nullable=False))
-    _widen_alerts()
-    _create_alert_pulses()
-    _create_alert_windows()
-    _create_latency_days()
-    _create_notices()
-    _create_webhooks()
-    _create_notice_deliveries()
-
-
-def downgrade() -> None:
-    for table in ("notice_deliveries", "webhooks", "notices", "latency_days", "alert_windows", "alert_pulses"):
-        op.drop_table(table)
-    op.drop_index("ix_alerts_unresolved", "alerts")
-    op.drop_constraint(op.f("uq_alerts_tenant_kind_about_window_start"), "alerts")
-    for column in ("about", "window_start", "threshold", "measured", "resolved_at"):
-        op.drop_column("alerts", column)
-    op.create_unique_constraint(op.f("uq_alerts_tenant_kind_day"), "alerts", ["tenant", "kind", "day"])
-    op.drop_column("tenants", "alert_emails")
-
-
-def _widen_alerts() -> None:
     op.add_column("alerts", sa.Column("about", ORDERED, server_default=sa.text("''"), nullable=False))
     op.add_column("alerts", sa.Column("window_start", TIME, server_default=NOW, nullable=False))
     op.add_column("alerts", sa.Column("threshold", sa.Double()))
@@ -58,8 +37,6 @@ def _widen_alerts() -> None:
         "ix_alerts_unresolved", "alerts", ["tenant", "kind", "about"], postgresql_where=sa.text("resolved_at IS NULL")
     )
 
-
-def _create_alert_pulses() -> None:
     op.create_table(
         "alert_pulses",
         sa.Column("seq", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -67,8 +44,6 @@ def _create_alert_pulses() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_alert_pulses")),
     )
 
-
-def _create_alert_windows() -> None:
     op.create_table(
         "alert_windows",
         sa.Column("tenant", ORDERED, nullable=False),
@@ -85,8 +60,6 @@ def _create_alert_windows() -> None:
     )
     op.create_index(op.f("ix_alert_windows_start"), "alert_windows", ["start"], unique=False)
 
-
-def _create_latency_days() -> None:
     op.create_table(
         "latency_days",
         sa.Column("tenant", ORDERED, nullable=False),
@@ -99,8 +72,6 @@ def _create_latency_days() -> None:
     )
     op.create_index(op.f("ix_latency_days_day"), "latency_days", ["day"], unique=False)
 
-
-def _create_notices() -> None:
     op.create_table(
         "notices",
         sa.Column("seq", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -116,8 +87,6 @@ def _create_notices() -> None:
     op.create_index("ix_notices_unrouted", "notices", ["seq"], postgresql_where=sa.text("routed_at IS NULL"))
     op.create_index(op.f("ix_notices_created_at"), "notices", ["created_at"], unique=False)
 
-
-def _create_webhooks() -> None:
     op.create_table(
         "webhooks",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -134,8 +103,6 @@ def _create_webhooks() -> None:
     )
     op.create_index(op.f("ix_webhooks_tenant"), "webhooks", ["tenant"], unique=False)
 
-
-def _create_notice_deliveries() -> None:
     op.create_table(
         "notice_deliveries",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -163,3 +130,14 @@ def _create_notice_deliveries() -> None:
         ["next_at"],
         postgresql_where=sa.text("delivered_at IS NULL AND dead_at IS NULL"),
     )
+
+
+def downgrade() -> None:
+    for table in ("notice_deliveries", "webhooks", "notices", "latency_days", "alert_windows", "alert_pulses"):
+        op.drop_table(table)
+    op.drop_index("ix_alerts_unresolved", "alerts")
+    op.drop_constraint(op.f("uq_alerts_tenant_kind_about_window_start"), "alerts")
+    for column in ("about", "window_start", "threshold", "measured", "resolved_at"):
+        op.drop_column("alerts", column)
+    op.create_unique_constraint(op.f("uq_alerts_tenant_kind_day"), "alerts", ["tenant", "kind", "day"])
+    op.drop_column("tenants", "alert_emails")
