@@ -193,4 +193,5 @@ def _of(tenant: str | None) -> ColumnElement[bool]:
 
 
 def _time(at: datetime) -> str:
+    """A time as the hashes cover it."""
     return at.astimezone(UTC).isoformat(timespec="microseconds")

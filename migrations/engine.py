@@ -43,7 +43,9 @@ def make_engine(
     That includes Unix sockets (`?host=/run/postgresql`), several hosts, and the ssl options. Connections are checked
     before use, so that a restarted server costs no failed query.
     """
-    dsn = _asyncpg_dsn(database_url.get_secret_value())
+    url = urlsplit(database_url.get_secret_value())
+    options = [(k, v) for k, v in parse_qsl(url.query, keep_blank_values=True) if k not in _LIBPQ_ONLY]
+    dsn = urlunsplit(url._replace(query=urlencode(options)))
 
     async def connect() -> asyncpg.Connection:
         return await asyncpg.connect(
@@ -116,9 +118,3 @@ def address(database_url: SecretStr) -> str:
 
 def _to_json(value: Any) -> str:
     return to_json(value).decode()
-
-
-def _asyncpg_dsn(url: str) -> str:
-    parts = urlsplit(url)
-    options = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k not in _LIBPQ_ONLY]
-    return urlunsplit(parts._replace(query=urlencode(options)))
