@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 from nats.aio.client import Client as Nats
@@ -38,6 +38,7 @@ from runtime.broker import Broker
 from runtime.jetstream.publishing import Publisher
 from runtime.sealing import Keyring
 from runtime.vault import VaultSession
+from tests.driven_clock import NOON, DrivenClock
 from workers.clock import Clock
 from workers.control.cancellations import Cancellations
 from workers.endpoints.admission import EndpointGate
@@ -70,31 +71,9 @@ from workers.request.provenance import Origin, Provenance
 from workers.request.settlement import Settlement
 from workers.request.takeover import Takeover
 
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MESSAGES = [{"role": "user", "content": "Hi"}]
 USAGE = Usage(input_tokens=10, output_tokens=5, source=UsageSource.VENDOR)
 FINISH = Finish("stop", USAGE)
-
-
-class DrivenClock(Clock):
-    """Stands still until somebody sleeps, and then jumps."""
-
-    def __init__(self) -> None:
-        self.passed_s = 0.0
-        self.at_sleep: Callable[[], None] | None = None
-        """Called whenever somebody begins to sleep."""
-
-    def now(self) -> datetime:
-        return NOON + timedelta(seconds=self.passed_s)
-
-    def monotonic(self) -> float:
-        return self.passed_s
-
-    async def sleep(self, delay_s: float) -> None:
-        if self.at_sleep:
-            self.at_sleep()
-        await asyncio.sleep(0)
-        self.passed_s += delay_s
 
 
 @dataclass(frozen=True, slots=True)

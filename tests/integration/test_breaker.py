@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from datetime import datetime, timedelta
 
 import pytest
 
@@ -19,21 +18,13 @@ from contracts.errors import (
 from fleet.local.servers import NatsServer
 from runtime import broker
 from runtime.settings import BrokerSettings
+from tests.driven_clock import DrivenClock
 from tests.kit import PATIENCE_S
-from workers.clock import Clock
 from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES, OPEN_FIRST_S, PROBE_S
 from workers.endpoints.circuit_breaker import BreakerToken, CircuitBreaker, OutOfService
 from workers.endpoints.names import EndpointId
 
 DEAD = Overloaded("no answer")
-
-
-class DrivenClock(Clock):
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def now(self) -> datetime:
-        return super().now() + timedelta(seconds=self.ahead_s)
 
 
 class Fleet:
@@ -142,7 +133,7 @@ async def test_a_429_cools_the_endpoint_down_for_all_until_the_time_it_named(fle
     refused = await fleet.refusal(fleet.other)
     assert refused.reason is ErrorCode.RATE_LIMITED
     assert 35 < refused.retry_after_s <= 40
-    fleet.clock.ahead_s += 41
+    fleet.clock.pass_by(41)
     assert not await fleet.is_out(fleet.other)
 
 
@@ -152,7 +143,7 @@ async def test_a_429_takes_no_endpoint_away_for_longer_than_minutes(fleet: Fleet
 
     await fleet.until_out(fleet.other)
     assert (await fleet.refusal(fleet.other)).retry_after_s <= COOL_DOWN_LONGEST_S <= 15 * 60
-    fleet.clock.ahead_s += COOL_DOWN_LONGEST_S + 1
+    fleet.clock.pass_by(COOL_DOWN_LONGEST_S + 1)
     await (await fleet.allow(fleet.other)).succeeded()
     await fleet.until(fleet.one, out=False)
 
@@ -160,7 +151,7 @@ async def test_a_429_takes_no_endpoint_away_for_longer_than_minutes(fleet: Fleet
 async def test_the_fleet_sends_one_probe(fleet: Fleet) -> None:
     await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
     await fleet.until_out(fleet.other)
-    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+    fleet.clock.pass_by(OPEN_FIRST_S + 1)
 
     tries = [fleet.allow(breaker) for breaker in (fleet.one, fleet.other) * 20]
     got = await asyncio.gather(*tries, return_exceptions=True)
@@ -174,7 +165,7 @@ async def test_a_probe_that_succeeds_closes_the_circuit_for_all(fleet: Fleet) ->
     await fleet.until_out(fleet.other)
     waiting = asyncio.create_task(fleet.other.wait([fleet.endpoint], at_most_s=60))
     await asyncio.sleep(0)
-    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+    fleet.clock.pass_by(OPEN_FIRST_S + 1)
     probe = await fleet.allow(fleet.one)
 
     await probe.succeeded()
@@ -187,7 +178,7 @@ async def test_a_probe_that_succeeds_closes_the_circuit_for_all(fleet: Fleet) ->
 async def test_a_probe_that_fails_opens_it_for_longer(fleet: Fleet) -> None:
     await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
     await fleet.until_out(fleet.other)
-    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+    fleet.clock.pass_by(OPEN_FIRST_S + 1)
 
     await fleet.fail(fleet.other, DEAD)
 
@@ -197,7 +188,7 @@ async def test_a_probe_that_fails_opens_it_for_longer(fleet: Fleet) -> None:
 async def test_a_probe_whose_request_was_stopped_leaves_its_place_at_once(fleet: Fleet) -> None:
     await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
     await fleet.until_out(fleet.other)
-    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+    fleet.clock.pass_by(OPEN_FIRST_S + 1)
     probe = await fleet.allow(fleet.one)
     assert await fleet.is_out(fleet.one)
 
@@ -209,11 +200,11 @@ async def test_a_probe_whose_request_was_stopped_leaves_its_place_at_once(fleet:
 async def test_a_probe_whose_worker_died_is_replaced(fleet: Fleet) -> None:
     await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
     await fleet.until_out(fleet.other)
-    fleet.clock.ahead_s += OPEN_FIRST_S + 1
+    fleet.clock.pass_by(OPEN_FIRST_S + 1)
     lost = await fleet.allow(fleet.one)
     await fleet.until_out(fleet.other)
 
-    fleet.clock.ahead_s += PROBE_S + 1
+    fleet.clock.pass_by(PROBE_S + 1)
     await fleet.allow(fleet.other)
 
     await lost.succeeded()  # it was only slow: as good an answer as the other's

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -22,19 +22,12 @@ from fleet.client import Client
 from fleet.local.servers import NatsServer
 from runtime.broker import Broker, connect
 from runtime.settings import BrokerSettings
+from tests.driven_clock import DrivenClock
 from tests.kit import NO_LIMITS, PATIENCE_S, Bill, Plane, plane, until, worker, worker_settings
 from tests.servers import Vault
 from workers.clock import Clock
 from workers.quotas import rate_limiter
 from workers.quotas.rate_limiter import RateLimiter
-
-
-class DrivenClock(Clock):
-    def __init__(self) -> None:
-        self.at = datetime(2026, 11, 23, 23, 58, 30, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.at
 
 
 @pytest.fixture
@@ -53,7 +46,7 @@ async def broker(stack: AsyncExitStack, url: str) -> Broker:
 
 @pytest.fixture
 def clock() -> DrivenClock:
-    return DrivenClock()
+    return DrivenClock(datetime(2026, 11, 23, 23, 58, 30, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -102,9 +95,9 @@ async def test_a_new_minute_and_a_new_day_begin_with_nothing_used(
 
     assert await flood(workers, tenant, range(20)) == 5
     await all_taken_back(connections)
-    clock.at += timedelta(minutes=1)
+    clock.pass_by(minutes=1)
     assert await flood(workers, tenant, range(20, 40)) == 5
-    clock.at += timedelta(seconds=30)
+    clock.pass_by(seconds=30)
     assert await flood(workers, tenant, range(40, 60)) == 5
 
 
@@ -132,7 +125,7 @@ async def test_a_flood_beyond_the_minutes_limit_asks_nothing_more_of_nats(
     assert await flood(workers[:1], tenant, range(3, 50)) == 0
     assert connections[0].client.stats["out_msgs"] == sent
     assert await starts(workers[0], tenant_with(requests_per_minute=9, requests_per_day=9), "raised")
-    clock.at += timedelta(minutes=1)
+    clock.pass_by(minutes=1)
     assert await starts(workers[0], tenant, "later")
 
 
@@ -145,7 +138,7 @@ async def test_a_request_counts_once_however_often_it_is_taken_up(
     assert await starts(workers[0], tenant, "second")
     assert not await starts(workers[1], tenant, "third")
     await workers[1].admit(tenant, key="second", delivered_before=True)
-    clock.at += timedelta(minutes=1)
+    clock.pass_by(minutes=1)
     assert await starts(workers[1], tenant, "again")
 
 
@@ -162,7 +155,7 @@ async def test_tokens_are_booked_after_use_and_refuse_what_comes_later(
     await connections[0].client.flush()
 
     assert not await starts(second, tenant, 3)
-    clock.at += timedelta(minutes=1)
+    clock.pass_by(minutes=1)
     assert await starts(second, tenant, 4)
     assert not await starts(second, tenant, 5)
 

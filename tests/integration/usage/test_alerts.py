@@ -5,7 +5,7 @@ import json
 import random
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from contracts.usage import Outcome, UsageRecord, UsageSource
 from contracts.wire import utc_now
 from fleet.local.process import Command, Process
 from runtime.broker import Broker
+from tests.driven_clock import DrivenClock
 from tests.integration.usage.conftest import Books, publish, until_booked
 from tests.kit import PATIENCE_S
 from tests.usage import NOON, record
-from workers.clock import Clock
 from workers.usage.alerts.circuits import Circuits
 from workers.usage.alerts.conditions import Thresholds
 from workers.usage.alerts.evaluator import Evaluator
@@ -35,22 +35,6 @@ THRESHOLDS = Thresholds(daily_cost_usd=Decimal(100), error_rate=0.25, slowdown=2
 REFUSED: dict[str, Any] = {"outcome": Outcome.FAILED, "error_code": ErrorCode.AUTHENTICATION_FAILED}
 BETA: dict[str, Any] = {"tenant": "beta", "provider_id": "another"}
 OVERLOADED: dict[str, Any] = {"outcome": Outcome.FAILED, "error_code": ErrorCode.OVERLOADED}
-
-
-class DrivenClock(Clock):
-    """Stands still until it is told the time."""
-
-    def __init__(self, at: datetime = NOON) -> None:
-        self.at = at
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
-
-    def advance(self, **by: float) -> None:
-        self.at += timedelta(**by)
 
 
 class Alerts:
@@ -72,7 +56,7 @@ class Alerts:
         await self.evaluator.evaluate()
 
     async def pass_time(self, **by: float) -> None:
-        self.clock.advance(**by)
+        self.clock.pass_by(**by)
         await self.evaluator.evaluate()
 
     async def told(self) -> list[tuple[str, str, str]]:
@@ -93,7 +77,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.fixture
 def clock() -> DrivenClock:
-    return DrivenClock()
+    return DrivenClock(NOON)
 
 
 @pytest_asyncio.fixture
@@ -198,9 +182,9 @@ async def test_a_condition_that_returns_is_told_again_in_the_next_window_only(
         return record(finished_at=clock.now(), **REFUSED)
 
     async def again() -> None:
-        clock.advance(seconds=1)
+        clock.pass_by(seconds=1)
         await alerts.book(refused())
-        clock.advance(seconds=1)
+        clock.pass_by(seconds=1)
         await alerts.book(record(finished_at=clock.now()))
 
     await again()
@@ -209,7 +193,7 @@ async def test_a_condition_that_returns_is_told_again_in_the_next_window_only(
     await again()
     assert await alerts.told() == once
 
-    clock.advance(minutes=10)
+    clock.pass_by(minutes=10)
     await again()
 
     assert await alerts.told() == once * 2
@@ -247,9 +231,9 @@ async def test_slower_than_in_the_last_days_is_told_by_model(alerts: Alerts, clo
     assert await alerts.told() == []
     await alerts.book(*attempts(1, 3.0, 9.0))
     assert await alerts.told() == []  # of 180 attempts yesterday 30 took 5 s
-    clock.advance(days=6, hours=1)
+    clock.pass_by(days=6, hours=1)
     await alerts.book(*attempts(200, 0.4, 2.0))
-    clock.advance(days=2)
+    clock.pass_by(days=2)
     await alerts.pass_time(seconds=10)
     await alerts.book(*attempts(40, 3.0, 9.0))
 
@@ -260,7 +244,7 @@ async def test_slower_than_in_the_last_days_is_told_by_model(alerts: Alerts, clo
     row = (await alerts.rows())[-1]
     assert row["measured"] == pytest.approx(3.0, rel=0.1)
 
-    clock.advance(minutes=30)
+    clock.pass_by(minutes=30)
     await alerts.pass_time(seconds=10)
     assert len(await alerts.told()) == 4
 

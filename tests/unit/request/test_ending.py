@@ -10,7 +10,8 @@ from contracts.errors import InternalError, InvalidRequest, NoProvider, Overload
 from contracts.events import Completed as CompletedEvent
 from contracts.events import Failed as FailedEvent
 from runtime.jetstream.publishing import NotStored, SubjectFull, TooLarge
-from tests.memory import ECHO, FINISH, NOON, Message, Way, completed, started
+from tests.driven_clock import NOON
+from tests.memory import ECHO, FINISH, Message, Way, completed, started
 from workers.endpoints.names import Candidate
 from workers.intake.delivery import Ack, Acked, GaveBack, NotAcked
 from workers.providers.base import Chunk

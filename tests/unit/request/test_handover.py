@@ -9,7 +9,8 @@ from contracts import subjects
 from contracts.control import HANDOVER, MSG_TTL, Handover
 from contracts.errors import MalformedRequest, Overloaded
 from contracts.events import FailedAttempt
-from tests.memory import ECHO, NOON, Way
+from tests.driven_clock import NOON
+from tests.memory import ECHO, Way
 from workers.endpoints.names import Candidate
 from workers.intake.delivery import Delivery
 from workers.request import handover, parsing

@@ -9,7 +9,8 @@ import pytest
 
 from contracts.events import Event
 from runtime.jetstream.publishing import NotStored
-from tests.memory import NOON, Way, cancelled, completed, delta, request, retrying, started
+from tests.driven_clock import NOON
+from tests.memory import Way, cancelled, completed, delta, request, retrying, started
 from workers.endpoints.names import Candidate
 from workers.jetstream.server_memory import ServerMemory
 from workers.request import recovery
