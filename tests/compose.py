@@ -14,7 +14,7 @@ _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Z0-9_]+)(?::(?P<kind>[-?])(?P<res
 
 def read() -> dict[str, Any]:
     """As it is written, with its anchors merged."""
-    return yaml.safe_load((ROOT / "compose.yaml").read_text())
+    return yaml.load((ROOT / "compose.yaml").read_text(), yaml.CSafeLoader)
 
 
 def variables(node: Any) -> dict[str, bool]:

@@ -6,7 +6,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from secrets import token_bytes
@@ -27,25 +27,14 @@ from runtime import broker
 from runtime.broker import Broker
 from runtime.sealing import Keyring
 from runtime.settings import BrokerSettings, decode_key
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 from workers import app
 from workers.app import NORMAL_TIMING, Timing
 from workers.settings import WorkerSettings
 
-PATIENCE_S = 90.0
-"""How long a test waits for what comes sooner or later. Only a failure takes so long, also on a busy machine."""
-
 NO_LIMITS = Limits(requests_per_minute=0, requests_per_day=0)
 SEALING_KEY = SecretStr(b64encode(token_bytes(32)).decode())
-
-
-async def until(condition: Callable[[], bool], *, within_s: float = PATIENCE_S) -> None:
-    """Waits for a condition. Raises AssertionError when it does not come true in time."""
-    give_up = monotonic() + within_s
-    while not condition():
-        if monotonic() > give_up:
-            raise AssertionError("the condition did not come true")
-        await asyncio.sleep(0.01)
 
 
 def worker_settings(nats_url: str, vault: Vault, provider: str = "mock", **changes: Any) -> WorkerSettings:

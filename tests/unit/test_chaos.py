@@ -15,7 +15,7 @@ from contracts.usage import Usage
 from fleet.simulator.ledger import Entry
 from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
-from tests.acceptance.chaos.faults import Ends
+from tests.acceptance.chaos.ends import Ends
 from tests.acceptance.chaos.plan import Ask, Kind, Read, draw
 from tests.acceptance.chaos.verdict import cut_by_a_stop, problems
 

@@ -12,7 +12,8 @@ from fleet.client import Client
 from fleet.simulator.ledger import Entry
 from tests.acceptance.chaos import agents, books, scene, verdict
 from tests.acceptance.chaos.agents import Absences, Door, Seen
-from tests.acceptance.chaos.faults import Ends, Faults
+from tests.acceptance.chaos.ends import Ends
+from tests.acceptance.chaos.faults import Faults
 from tests.acceptance.chaos.plan import AGENTS, Ask, Plan, plain
 from tests.acceptance.chaos.scene import Scene
 from tests.acceptance.running import is_gone

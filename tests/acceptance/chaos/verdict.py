@@ -12,7 +12,7 @@ from fleet.local.stack import LONGEST_DRAIN_S
 from fleet.simulator.ledger import Entry
 from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Books, Record
-from tests.acceptance.chaos.faults import Ends
+from tests.acceptance.chaos.ends import Ends
 from tests.acceptance.chaos.plan import Cancel
 from workers.request.policy import LONGEST_WAIT_FOR_CIRCUIT_S, MAX_ATTEMPTS, MAX_TRIES_PER_ENDPOINT
 from workers.request.recovery import MAX_DEAD_ATTEMPTS

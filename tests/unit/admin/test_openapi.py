@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 
-from admin_api.app import create_app
-
 SECURED = [
     ("/api/v1/tenants", {"get", "post"}),
     ("/api/v1/tenants/{slug}", {"get", "put"}),
@@ -32,6 +30,8 @@ SECURED = [
 
 @pytest.fixture
 def document() -> dict[str, Any]:
+    from admin_api.app import create_app
+
     return create_app().openapi()
 
 

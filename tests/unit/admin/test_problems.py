@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, HTTPException
 from prometheus_client import CollectorRegistry
@@ -60,8 +60,8 @@ def make_app() -> FastAPI:
     return app
 
 
-async def ask(method: str, path: str, **options: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(make_app()), base_url="http://admin") as client:
+async def ask(method: str, path: str, **options: Any) -> httpx2.Response:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(make_app()), base_url="http://admin") as client:
         return await client.request(method, path, **options)
 
 

@@ -10,7 +10,7 @@ from contracts.errors import DeadlineExceeded, FleetError, InvalidRequest, Provi
 from contracts.events import Cancelled, Delta, Event
 from contracts.usage import Usage
 from fleet.event_stream import BEGINNING, Patience, Position, Source, Stream
-from tests.kit import until
+from tests.patience import until
 
 AT_ONCE = Patience(gap_s=0, silence_s=0, lost_s=10, unknown_s=30, last_word_s=0, cancel_s=0)
 

@@ -2,8 +2,6 @@
 
 import pytest
 
-from requirements import backend
-
 
 @pytest.mark.parametrize(
     ("code", "moved"),
@@ -16,6 +14,8 @@ from requirements import backend
     ],
 )
 def test_imports_lead_below_the_package(code: str, moved: str) -> None:
+    from requirements import backend
+
     assert backend.rewritten(code, "module.py") == moved
 
 
@@ -32,6 +32,8 @@ def test_imports_lead_below_the_package(code: str, moved: str) -> None:
     ],
 )
 def test_nothing_else_changes(code: str) -> None:
+    from requirements import backend
+
     assert backend.rewritten(code, "module.py") == code
 
 
@@ -46,5 +48,7 @@ def test_nothing_else_changes(code: str) -> None:
     ],
 )
 def test_what_would_lead_nowhere_is_refused(code: str) -> None:
+    from requirements import backend
+
     with pytest.raises(backend.NotMovable, match=r"module\.py:1"):
         backend.rewritten(code, "module.py")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 
 from admin_api.settings import AdminSettings
 from fleet.deploy import vault_policies
@@ -33,6 +32,8 @@ def settings_of(role: str) -> type[RoleSettings]:
 
 
 def test_compose_fits_the_compose_specification() -> None:
+    from jsonschema import Draft202012Validator
+
     schema = json.loads((ROOT / "tests/data/compose-spec.json").read_text())
     errors = [f"{list(e.path)}: {e.message}" for e in Draft202012Validator(schema).iter_errors(FILE)]
     assert errors == []

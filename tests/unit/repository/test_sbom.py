@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
-
-from requirements import sbom
 
 ROOT = Path(__file__).parents[3]
 
@@ -29,10 +25,15 @@ def bill(printed: str) -> dict[str, Any]:
 
 
 def test_is_valid_cyclonedx(printed: str) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(printed) is None
 
 
 def test_lists_what_is_pinned_with_its_hashes(bill: dict[str, Any]) -> None:
+    from requirements import sbom
+
     listed = {
         part["name"]: (part["version"], {sha["content"] for ref in part["externalReferences"] for sha in ref["hashes"]})
         for part in bill["components"]

@@ -4,7 +4,7 @@ import asyncio
 
 from contracts.errors import Overloaded
 from runtime.tasks import end
-from tests.kit import until
+from tests.patience import until
 from workers.providers.base import Chunk
 from workers.request.events import EventStream
 from workers.request.live_streams import LiveStreams

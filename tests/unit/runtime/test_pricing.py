@@ -230,16 +230,20 @@ def test_a_cost_that_no_ledger_holds_is_unpriced() -> None:
 COUNTS = st.integers(0, 2_000_000)
 
 
-@settings(deadline=None)
-@given(
-    named=st.sampled_from(
+def catalogued_models() -> st.SearchStrategy[tuple[str, ModelInfo]]:
+    return st.sampled_from(
         [
             (vendor.id, model)
             for vendor in data_snapshot.get_snapshot().providers
             if vendor.id in ("openai", "anthropic", "google", "azure")
             for model in vendor.models
         ]
-    ),
+    )
+
+
+@settings(deadline=None)
+@given(
+    named=st.deferred(catalogued_models),
     counts=st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS),
 )
 def test_every_model_costs_what_the_catalogues_own_calculation_says(
