@@ -34,7 +34,8 @@ from fleet.client import Client
 from fleet.local.servers import NatsServer, VaultServer
 from fleet.simulator import Script, Simulator
 from tests import servers
-from tests.kit import Plane, plane, until, worker_process
+from tests.kit import Plane, plane, worker_process
+from tests.patience import until
 from tests.servers import Vault
 
 MODEL = "gpt-4o-mini"

@@ -28,7 +28,7 @@ from fleet.local.vault_api import VaultApi
 from fleet.simulator import Script, Simulator
 from tests.acceptance.canary import Bird, files, forms, leaks
 from tests.acceptance.running import RunningStack, run, running_stack
-from tests.kit import until
+from tests.patience import until
 from workers.providers import registry
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,8 @@ from fleet.client import Client
 from fleet.local.roles import Role
 from fleet.local.servers import NatsServer
 from tests import servers
-from tests.kit import PATIENCE_S, Plane, until, worker_process
+from tests.kit import Plane, worker_process
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 
 pytestmark = pytest.mark.slow

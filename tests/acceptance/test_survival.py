@@ -12,7 +12,8 @@ from contracts import streams
 from contracts.events import Completed, Delta, Event, Failed, Retrying, Started, Terminal
 from fleet.client import Client, Stream
 from fleet.local.servers import NatsServer
-from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker_process
+from tests.kit import Bill, Plane, plane, worker_process
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 
 pytestmark = pytest.mark.slow

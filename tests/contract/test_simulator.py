@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from fleet.simulator import Script, Simulator
-from tests.kit import until
+from tests.patience import until
 
 KEY = "sk-sim-Zx81kQpvL0aa93Jw72"
 

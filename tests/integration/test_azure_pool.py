@@ -10,7 +10,8 @@ import pytest
 from contracts.events import Completed, Delta, Event, Failed, Retrying, Started
 from fleet.client import Client
 from fleet.simulator import Script, Simulator
-from tests.kit import Bill, plane, until, worker, worker_settings
+from tests.kit import Bill, plane, worker, worker_settings
+from tests.patience import until
 from tests.servers import Vault
 
 MODEL = "azure/gpt-4o"

@@ -11,7 +11,8 @@ from contracts.events import Cancelled, Completed, Delta
 from contracts.usage import Outcome, UsageRecord, UsageSource
 from fleet.client import Client
 from fleet.simulator import Script, ScriptedUsage, Simulator
-from tests.kit import Bill, plane, until, worker, worker_settings
+from tests.kit import Bill, plane, worker, worker_settings
+from tests.patience import until
 from tests.servers import Vault
 
 MODEL = "claude-haiku-4-5"

@@ -19,7 +19,7 @@ from fleet.local.servers import NatsServer
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.driven_clock import DrivenClock
-from tests.kit import PATIENCE_S
+from tests.patience import PATIENCE_S
 from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES, OPEN_FIRST_S, PROBE_S
 from workers.endpoints.circuit_breaker import BreakerToken, CircuitBreaker, OutOfService
 from workers.endpoints.names import EndpointId

@@ -20,7 +20,8 @@ from fleet.client import Client
 from runtime.broker import Broker, connect
 from runtime.jetstream.publishing import NotStored, Publisher
 from runtime.settings import BrokerSettings
-from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker, worker_process, worker_settings
+from tests.kit import Bill, Plane, plane, worker, worker_process, worker_settings
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 from workers.clock import Clock
 from workers.intake.waiting_room import WaitingRoom

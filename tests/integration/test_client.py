@@ -22,7 +22,8 @@ from fleet.client import (
     UnknownModel,
 )
 from fleet.simulator.server import Simulator
-from tests.kit import Bill, Plane, plane, until, worker, worker_settings
+from tests.kit import Bill, Plane, plane, worker, worker_settings
+from tests.patience import until
 from tests.servers import Vault
 
 SLOWLY: dict[str, Any] = {"provider_options": {"mock": {"text": "word " * 10_000, "between_s": 0.01}}}

@@ -15,7 +15,7 @@ from runtime import broker
 from runtime.settings import BrokerSettings
 from runtime.tasks import end
 from tests.contract.test_golden import compact
-from tests.kit import PATIENCE_S
+from tests.patience import PATIENCE_S
 from workers.endpoints.configuration import Configuration
 
 

@@ -11,7 +11,8 @@ import pytest
 from contracts.events import Completed, Event, Failed, Retrying, Started
 from fleet.client import Client
 from fleet.simulator import Script, Simulator
-from tests.kit import Plane, plane, until, worker, worker_settings
+from tests.kit import Plane, plane, worker, worker_settings
+from tests.patience import until
 from tests.servers import Vault
 from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES
 

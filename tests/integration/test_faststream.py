@@ -17,7 +17,7 @@ from contracts.wire import utc_now
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.documents import OPERATIONS, fenced, section
-from tests.kit import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 
 def a_notice(tenant: str) -> ConfigNotice:

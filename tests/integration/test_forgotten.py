@@ -17,7 +17,8 @@ from contracts.subjects import Priority
 from fleet.client import Client
 from fleet.local.servers import NatsServer
 from runtime.jetstream.publishing import Publisher
-from tests.kit import PATIENCE_S, Plane, connected, plane, until, worker, worker_settings
+from tests.kit import Plane, connected, plane, worker, worker_settings
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 from workers.app import Timing
 from workers.clock import Clock

@@ -12,7 +12,8 @@ from contracts import streams, subjects
 from contracts.subjects import Priority
 from fleet.local.servers import NatsServer
 from runtime.broker import Broker
-from tests.kit import Plane, connected, plane, until
+from tests.kit import Plane, connected, plane
+from tests.patience import until
 from tests.proxy import Proxy
 from tests.servers import Vault
 from workers.clock import Clock

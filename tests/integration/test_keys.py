@@ -15,7 +15,8 @@ from fleet.local.vault_api import VaultApi
 from runtime.sealing import Keyring
 from runtime.settings import VaultSettings, decode_key
 from runtime.vault import VaultSession
-from tests.kit import SEALING_KEY, until
+from tests.kit import SEALING_KEY
+from tests.patience import until
 from tests.servers import Vault
 from workers.endpoints.keys import FRESH_S, USABLE_S, KeyStore
 

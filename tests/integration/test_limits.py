@@ -23,7 +23,8 @@ from fleet.local.servers import NatsServer
 from runtime.broker import Broker, connect
 from runtime.settings import BrokerSettings
 from tests.driven_clock import DrivenClock
-from tests.kit import NO_LIMITS, PATIENCE_S, Bill, Plane, plane, until, worker, worker_settings
+from tests.kit import NO_LIMITS, Bill, Plane, plane, worker, worker_settings
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 from workers.clock import Clock
 from workers.quotas import rate_limiter

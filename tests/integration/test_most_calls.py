@@ -14,7 +14,8 @@ from contracts.events import Event, Failed, NextCandidate, Retrying, Started, Te
 from contracts.requests import CompletionRequest, UserMessage
 from contracts.subjects import Priority
 from fleet.simulator import Simulator
-from tests.kit import PATIENCE_S, Plane, plane, until, worker, worker_settings
+from tests.kit import Plane, plane, worker, worker_settings
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 from workers.request.policy import MAX_ATTEMPTS
 

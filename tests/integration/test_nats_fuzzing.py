@@ -24,7 +24,8 @@ from contracts.control import DEAD_CODE, MSG_ID
 from contracts.events import Completed, Failed, Terminal, parse
 from contracts.subjects import AUTO, Priority, RpcMethod
 from contracts.wire import utc_now
-from tests.kit import plane, until, worker_process
+from tests.kit import plane, worker_process
+from tests.patience import until
 from tests.servers import Vault
 
 MESSAGES = int(os.environ.get("FUZZ_MESSAGES", "3000"))

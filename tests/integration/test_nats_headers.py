@@ -14,7 +14,8 @@ from contracts.control import HANDOVER, MSG_ID
 from contracts.events import Cancelled, Completed, Failed, Terminal, parse
 from contracts.subjects import Priority
 from fleet.client import Client
-from tests.kit import PATIENCE_S, Plane, plane, until, worker, worker_settings
+from tests.kit import Plane, plane, worker, worker_settings
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 
 PLAIN = "NATS/1.0"

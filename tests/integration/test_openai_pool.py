@@ -12,7 +12,8 @@ from fleet.client import Client
 from fleet.local.servers import VaultServer
 from fleet.simulator import Script, Simulator
 from tests import servers
-from tests.kit import Bill, Plane, plane, until, worker, worker_settings
+from tests.kit import Bill, Plane, plane, worker, worker_settings
+from tests.patience import until
 from tests.servers import Vault
 
 

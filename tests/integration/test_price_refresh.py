@@ -14,7 +14,7 @@ from contracts.usage import Usage
 from runtime.prices import catalogue, refresh
 from runtime.prices.pricing import price
 from runtime.settings import PriceSettings
-from tests.kit import until
+from tests.patience import until
 from tests.web import serving
 
 NEVER_IN_THIS_TEST_H = 100.0

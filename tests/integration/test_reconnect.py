@@ -11,7 +11,8 @@ from fleet.client import Client
 from fleet.local.servers import NatsServer
 from fleet.simulator.tcp import listening
 from runtime import broker
-from tests.kit import connected, plane, until
+from tests.kit import connected, plane
+from tests.patience import until
 from tests.servers import Vault
 
 TRIES = 4

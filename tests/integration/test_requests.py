@@ -28,7 +28,8 @@ from contracts.events import (
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import Priority
 from fleet.client import Client, Patience
-from tests.kit import PATIENCE_S, Bill, Plane, plane, until, worker, worker_settings
+from tests.kit import Bill, Plane, plane, worker, worker_settings
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 
 

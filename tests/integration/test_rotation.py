@@ -18,7 +18,8 @@ from fleet.operator import reseal
 from fleet.operator.reseal import ResealOutcome, ResealSettings
 from fleet.simulator import Script, Simulator
 from runtime.sealing import fingerprint
-from tests.kit import SEALING_KEY, Plane, plane, until, worker, worker_settings
+from tests.kit import SEALING_KEY, Plane, plane, worker, worker_settings
+from tests.patience import until
 from tests.servers import Vault
 
 MODEL = "gpt-4o-mini"

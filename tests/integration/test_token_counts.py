@@ -6,7 +6,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.kit import PATIENCE_S, plane, until, worker_process
+from tests.kit import plane, worker_process
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 
 ASK = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}).encode()

@@ -8,7 +8,8 @@ import pytest
 
 from contracts.events import Completed
 from fleet.client import Client
-from tests.kit import Plane, plane, until, worker, worker_process, worker_settings
+from tests.kit import Plane, plane, worker, worker_process, worker_settings
+from tests.patience import until
 from tests.servers import Vault
 
 SLOTS = 8

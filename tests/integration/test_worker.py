@@ -12,7 +12,8 @@ from contracts import streams
 from contracts.events import Completed, Delta, Event, Failed, Retrying, Started
 from contracts.subjects import Priority
 from fleet.client import Client
-from tests.kit import Bill, Plane, plane, until, worker, worker_settings
+from tests.kit import Bill, Plane, plane, worker, worker_settings
+from tests.patience import until
 from tests.servers import Vault
 
 

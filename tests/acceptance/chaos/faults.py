@@ -12,7 +12,7 @@ from tests.acceptance.chaos.agents import Absences
 from tests.acceptance.chaos.ends import Ends
 from tests.acceptance.chaos.plan import Fault, Kind
 from tests.acceptance.chaos.scene import Scene
-from tests.kit import until
+from tests.patience import until
 
 _BACK_WITHIN_S = 120
 _POLL_S = 0.05

@@ -17,7 +17,7 @@ from tests.acceptance.chaos.faults import Faults
 from tests.acceptance.chaos.plan import AGENTS, Ask, Plan, plain
 from tests.acceptance.chaos.scene import Scene
 from tests.acceptance.running import is_gone
-from tests.kit import until
+from tests.patience import until
 
 _SETTLED_WITHIN_S = 120
 _READ_AGAIN = 30

@@ -25,7 +25,8 @@ from migrations.schema import audit_log
 from runtime.broker import Broker
 from tests import usage
 from tests.integration.admin.conftest import NatsWithUsers, client_of, until
-from tests.kit import PATIENCE_S, worker, worker_settings
+from tests.kit import worker, worker_settings
+from tests.patience import PATIENCE_S
 from tests.servers import Vault
 from workers.usage import app as usage_app
 from workers.usage.settings import UsageSettings

@@ -18,7 +18,7 @@ from migrations.engine import make_engine
 from runtime import broker
 from runtime.broker import Broker
 from runtime.settings import BrokerSettings
-from tests.kit import PATIENCE_S
+from tests.patience import PATIENCE_S
 from workers.usage import app
 from workers.usage.rollups import ROLL_UPS
 from workers.usage.settings import UsageSettings

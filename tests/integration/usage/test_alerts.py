@@ -24,7 +24,7 @@ from fleet.local.process import Command, Process
 from runtime.broker import Broker
 from tests.driven_clock import DrivenClock
 from tests.integration.usage.conftest import Books, publish, until_booked
-from tests.kit import PATIENCE_S
+from tests.patience import PATIENCE_S
 from tests.usage import NOON, record
 from workers.usage.alerts.circuits import Circuits
 from workers.usage.alerts.conditions import Thresholds
