@@ -60,7 +60,11 @@ async def read_request(caller: Caller) -> HttpRequest | None:
     url = urlsplit(target)
     if headers.get("transfer-encoding", "").lower() == "chunked":
         chunks: list[bytes] = []
+        length = 0
         while size := int((await reader.readline()).split(b";")[0], 16):
+            length += size
+            if length > MAX_BODY_BYTES:
+                raise BadRequest("the body is too large")
             chunks.append(await reader.readexactly(size))
             await reader.readexactly(2)
         await reader.readline()
