@@ -5,9 +5,12 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
 
 from fleet.simulator.openai import REFUSED_KEY, last_user_text
+from fleet.simulator.request_body import OR_TEXT, BadBody, Form, read_body
 from fleet.simulator.script import Script
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
 from workers.providers.shared.token_estimates import estimate_output
@@ -65,6 +68,70 @@ _REFUSED_PARAMETERS = ("temperature", "top_p", "top_k", "seed", "n")
 """Parameters that the API refuses."""
 
 
+class _Text(Form):
+    text: str
+
+
+class _Thinking(Form):
+    thinking: str
+    signature: str
+
+
+class _ToolUse(Form):
+    id: str
+
+
+class _ToolResult(Form):
+    tool_use_id: str
+
+
+class _Source(Form):
+    media_type: str = "image/png"
+
+
+class _Image(Form):
+    source: _Source
+
+
+class _Other(Form):
+    type: str
+
+
+def _tag(block: Any) -> str:
+    """The form that a content block must have; blocks of other types are not looked into."""
+    match block:
+        case {"type": "text" | "thinking" | "tool_use" | "tool_result" | "image" as kind}:
+            return kind
+        case _:
+            return "other"
+
+
+_Block = Annotated[
+    Annotated[_Text, Tag("text")]
+    | Annotated[_Thinking, Tag("thinking")]
+    | Annotated[_ToolUse, Tag("tool_use")]
+    | Annotated[_ToolResult, Tag("tool_result")]
+    | Annotated[_Image, Tag("image")]
+    | Annotated[_Other, Tag("other")],
+    Discriminator(_tag),
+]
+
+
+class _Message(Form):
+    role: str
+    content: Annotated[list[_Block], OR_TEXT]
+
+
+class _Prompt(Form):
+    model: str
+    messages: list[_Message]
+
+
+class _Completion(_Prompt):
+    max_tokens: int
+    stream: bool | None = None
+
+
 class Anthropic:
     """Anthropic's format; see `Vendor`."""
 
@@ -92,16 +159,18 @@ class Anthropic:
             ]
             page = {"data": listed, "has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
             return HttpAnswer(200, json.dumps(page).encode())
-        try:
-            body = json.loads(request.body)
-            model, messages = body["model"], body["messages"]
-        except (ValueError, KeyError, TypeError):
-            return _answer("The request body is not valid JSON.")
-        if not isinstance(model, str) or not isinstance(messages, list) or not messages:
+        is_count = path == "/v1/messages/count_tokens"
+        body = read_body(request.body, _Prompt if is_count else _Completion)
+        if not body["messages"]:
             return _answer("messages: at least one message is required")
-        if path == "/v1/messages/count_tokens":
+        if is_count:
             return HttpAnswer(200, json.dumps({"input_tokens": _input_tokens(body)}).encode())
         return _ask(body, key=key, request_id=request.headers.get("x-client-request-id"))
+
+    def bad_request(self, fault: BadBody) -> HttpAnswer:
+        if not fault.path:
+            return _answer("The request body is not valid JSON.")
+        return _answer(f"{'.'.join(map(str, fault.path))}: {fault.message}")
 
     def error(self, ask: Ask, script: Script) -> HttpAnswer:
         if isinstance(script.error, dict):
@@ -161,8 +230,6 @@ class Anthropic:
 
 def _ask(body: dict[str, Any], *, key: str, request_id: str | None) -> HttpAnswer | Ask:
     """The completion that a body asks for, or the answer that refuses it."""
-    if not isinstance(body.get("max_tokens"), int):
-        return _named("invalid_request_error")
     for name in _REFUSED_PARAMETERS:
         if name in body:
             return _answer(f"{name}: Extra inputs are not permitted")
@@ -198,7 +265,7 @@ def _signature(thinking: str) -> str:
     return base64.b64encode(thinking.encode()).decode()
 
 
-def _fault_of(messages: list[Any]) -> str | None:
+def _fault_of(messages: list[dict[str, Any]]) -> str | None:
     """What the API refuses about a conversation: altered thoughts, blank texts, calls without results, odd ids, other
     types of images. None: nothing."""
     waiting: set[str] = set()

@@ -29,7 +29,7 @@ class Entra:
         """A token or a refusal; None when the request is for somebody else."""
         if request.method != "POST" or not _PATH.fullmatch(request.path):
             return None
-        form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+        form = {name: values[0] for name, values in parse_qs(request.body.decode(errors="replace")).items()}
         secret = form.pop("client_secret", "")
         self.forms.append(form)
         if self.failure:

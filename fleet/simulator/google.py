@@ -13,6 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
+from pydantic import ConfigDict
+from pydantic.alias_generators import to_camel
+
+from fleet.simulator.request_body import BadBody, Form, read_body
 from fleet.simulator.script import Script
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
 from workers.providers.shared.token_estimates import estimate_output
@@ -114,6 +118,37 @@ _ERRORS: dict[str, tuple[int, str, str, tuple[dict[str, Any], ...]]] = {
 _BY_STATUS = {status: name for name, (status, *_) in reversed(_ERRORS.items())} | {400: "invalid_request_error"}
 
 
+class _Form(Form):
+    model_config = ConfigDict(alias_generator=to_camel)
+
+
+class _Blob(_Form):
+    mime_type: str | None = None
+
+
+class _Part(_Form):
+    text: str | None = None
+    inline_data: _Blob | None = None
+
+
+class _Content(_Form):
+    role: str | None = None
+    parts: list[_Part] | None = None
+
+
+class _Generation(_Form):
+    contents: list[_Content]
+    system_instruction: _Content | None = None
+
+
+class _NamedGeneration(_Generation):
+    model: str | None = None
+
+
+class _Count(_Form):
+    generate_content_request: _NamedGeneration | None = None
+
+
 class Google:
     """Gemini's format; see `Vendor`."""
 
@@ -140,15 +175,23 @@ class Google:
             case "POST", str(model), ("generateContent" | "streamGenerateContent") as method:
                 return _ask(request, model=model, key=key, stream=method == "streamGenerateContent")
             case "POST", str(model), "countTokens":
-                body = json.loads(request.body)
-                counted = body.get("generateContentRequest", body)
-                if counted is not body and counted.get("model") != f"models/{model}":
+                counted = read_body(request.body, _Count).get("generateContentRequest")
+                if counted is None:
+                    counted = read_body(request.body, _Generation)
+                elif counted.get("model") != f"models/{model}":
                     return _answer("GenerateContentRequest.model: unexpected model name format")
                 tokens = _input_tokens(counted)
                 details = [{"modality": "TEXT", "tokenCount": tokens}]
                 return HttpAnswer(200, json.dumps({"totalTokens": tokens, "promptTokensDetails": details}).encode())
             case _:
                 return _named("model_not_found", model=found["name"])
+
+    def bad_request(self, fault: BadBody) -> HttpAnswer:
+        if not fault.path:
+            return _answer("Invalid JSON payload received.")
+        if fault.is_missing:
+            return _answer(f"GenerateContentRequest.{fault.path[-1]}: {fault.path[-1]} is not specified")
+        return _answer(f"Invalid value at '{fault.place}'.")
 
     def error(self, ask: Ask, script: Script) -> HttpAnswer:
         if isinstance(script.error, dict):
@@ -207,16 +250,11 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _ask(request: HttpRequest, *, model: str, key: str, stream: bool) -> HttpAnswer | Ask:
-    try:
-        body = json.loads(request.body)
-    except ValueError:
-        return _answer("Invalid JSON payload received.")
-    contents = body.get("contents") if isinstance(body, dict) else None
-    if not isinstance(contents, list) or not all(isinstance(content, dict) for content in contents):
-        return _answer("GenerateContentRequest.contents: contents is not specified")
+    body = read_body(request.body, _Generation)
+    contents = body["contents"]
     if not all(content.get("parts") for content in contents):
         return _answer("GenerateContentRequest.contents: contents.parts must not be empty.")
-    if fault := _fault_of([*contents, body.get("systemInstruction") or {"parts": []}]):
+    if fault := _fault_of([*contents, body.get("systemInstruction") or {}]):
         return _answer(fault)
     if _SIGNS.match(model):
         for content in contents:
@@ -231,10 +269,10 @@ def _fault_of(contents: list[dict[str, Any]]) -> str | None:
     None: nothing."""
     before = "model"
     for content in contents:
-        for part in content["parts"]:
+        for part in content.get("parts") or ():
             if not part or (part.get("text") == "" and "thoughtSignature" not in part):
                 return "parts.data: required oneof field 'data' must have one initialized field"
-            media_type = part.get("inlineData", {}).get("mimeType")
+            media_type = (part.get("inlineData") or {}).get("mimeType")
             if media_type and media_type not in _IMAGES:
                 return f"Unsupported MIME type: {media_type}"
             if "functionCall" in part and before == "model":
@@ -261,8 +299,11 @@ def _models(model: str | None, query: Mapping[str, list[str]]) -> HttpAnswer:
         found = [entry for entry in listed if entry["name"] == f"models/{model}"]
         return HttpAnswer(200, json.dumps(found[0]).encode()) if found else _named("model_not_found", model=model)
     listed.append({"name": "models/gemini-embedding-001", "supportedGenerationMethods": ["embedContent"]})
-    size = int(query.get("pageSize", ["50"])[0])
-    begin = int(query.get("pageToken", ["0"])[0])
+    try:
+        size = int(query.get("pageSize", ["50"])[0])
+        begin = int(query.get("pageToken", ["0"])[0])
+    except ValueError:
+        return _answer("Invalid value at 'page_size' or 'page_token'.")
     rest = {"nextPageToken": str(begin + size)} if begin + size < len(listed) else {}
     return HttpAnswer(200, json.dumps({"models": listed[begin : begin + size], **rest}).encode())
 

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from fleet.simulator.openai import REFUSED_KEY, last_user_text
+from fleet.simulator.request_body import OR_TEXT, BadBody, Form, read_body
 from fleet.simulator.script import Script, ScriptedToolCall
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
 from workers.providers.shared.token_estimates import estimate_output
@@ -36,6 +37,17 @@ _ERRORS: dict[str, tuple[int, str]] = {
 _BY_STATUS = {status: name for name, (status, _) in reversed(_ERRORS.items())}
 _ABSENT = "absent"
 """A model whose name holds this word cannot be pulled."""
+
+
+class _Message(Form):
+    role: str | None = None
+    content: Annotated[list[dict[str, Any]], OR_TEXT] | None = None
+
+
+class _Request(Form):
+    model: str | None = None
+    messages: list[_Message] | None = None
+    stream: bool | None = None
 
 
 class Ollama:
@@ -69,11 +81,11 @@ class Ollama:
                 return _json({"models": [{"name": model, "model": model, **about} for model in self.models]})
             case _:
                 pass
-        body = _body(request)
-        if request.method != "POST" or body is None:
+        if request.method != "POST":
             return _json({"error": "missing request body"}, status=400)
+        body = read_body(request.body, _Request)
         model = body.get("model")
-        if not isinstance(model, str) or not model:
+        if not model:
             return _json({"error": "model is required"}, status=400)
         match request.path:
             case "/api/chat":
@@ -89,6 +101,12 @@ class Ollama:
                 return self._create(model, body)
             case _:
                 return None
+
+    def bad_request(self, fault: BadBody) -> HttpAnswer:
+        if not fault.path:
+            return _json({"error": "missing request body"}, status=400)
+        field = ".".join(part for part in fault.path if isinstance(part, str))
+        return _json({"error": f"json: cannot unmarshal into Go struct field {field}: {fault.message}"}, status=400)
 
     def error(self, ask: Ask, script: Script) -> HttpAnswer:
         if isinstance(script.error, dict):
@@ -132,7 +150,7 @@ class Ollama:
         calls = "".join(json.dumps(_tool_call(call)) for call in script.tool_calls)
         said = script.reasoning + _text(ask, script) + calls
         if given is None:
-            messages = [message for message in ask.body.get("messages") or () if isinstance(message, dict)]
+            messages = ask.body.get("messages") or ()
             given = sum(4 + estimate_output(str(message.get("content") or "")) for message in messages)
         return Stated(
             input_tokens=given,
@@ -170,14 +188,6 @@ class Ollama:
     def _add(self, model: str) -> None:
         if not self._has(model):
             self.models.append(model if ":" in model else f"{model}:latest")
-
-
-def _body(request: HttpRequest) -> dict[str, Any] | None:
-    try:
-        body = json.loads(request.body)
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
 
 
 def _envelope(ask: Ask) -> dict[str, Any]:

@@ -4,9 +4,10 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from fleet.simulator.openai_rules import fault_of
+from fleet.simulator.request_body import OR_TEXT, BadBody, Form, read_body
 from fleet.simulator.script import Script
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Stated
 from workers.providers.shared.token_estimates import estimate_output
@@ -81,6 +82,30 @@ _DELTA = "\N{REPLACEMENT CHARACTER} delta"
 _BY_STATUS = {status: name for name, (status, *_) in reversed(_ERRORS.items())}
 
 
+class _ToolCall(Form):
+    id: str
+    extra_content: dict[str, dict[str, Any]] | None = None
+
+
+class _Message(Form):
+    role: str
+    content: Annotated[list[dict[str, Any]], OR_TEXT] | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str = ""
+
+
+class _StreamOptions(Form):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class _Completion(Form):
+    model: str
+    messages: list[_Message]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
 class OpenAI:
     """OpenAI's format, see `Vendor`, with the rules of further servers that speak it."""
 
@@ -101,18 +126,11 @@ class OpenAI:
 
     def ask(self, request: HttpRequest, key: str | None, *, deployment: str | None = None) -> HttpAnswer | Ask:
         """The completion that the request asks for, or the answer that refuses it. `deployment` is the model that the
-        path names, which counts whatever the body says; None when the path names none."""
+        path names, which counts whatever the body says; None when the path names none. Raises BadBody."""
         if refused := self.refusal(key):
             return refused
-        try:
-            body = json.loads(request.body)
-            if deployment:
-                body["model"] = deployment
-            model, messages = body["model"], body["messages"]
-        except (ValueError, KeyError, TypeError):
-            return _answer(400, "We could not parse the JSON body of your request.", "invalid_request_error", None)
-        if not isinstance(model, str) or not isinstance(messages, list) or not messages:
-            return _answer(400, "Invalid type for 'messages'.", "invalid_request_error", "invalid_type")
+        body = read_body(request.body, _Completion, **({"model": deployment} if deployment else {}))
+        model = body["model"]
         if fault := fault_of(body, model=model):
             message, code = fault
             return _answer(400, message, "invalid_request_error", code)
@@ -123,6 +141,15 @@ class OpenAI:
             key=key,
             request_id=request.headers.get("x-client-request-id"),
         )
+
+    def bad_request(self, fault: BadBody) -> HttpAnswer:
+        if not fault.path:
+            message, code = "We could not parse the JSON body of your request.", None
+        elif fault.is_missing:
+            message, code = f"Missing required parameter: '{fault.place}'.", "missing_required_parameter"
+        else:
+            message, code = f"Invalid type for '{fault.place}'.", "invalid_type"
+        return _answer(400, message, "invalid_request_error", code)
 
     def refusal(self, key: str | None) -> HttpAnswer | None:
         """The answer to a key that is missing or refused; None when it is taken."""
@@ -211,8 +238,7 @@ class OpenAI:
         said += [call["function"]["name"] + call["function"]["arguments"] for call in _tool_calls(script)]
         given, out = script.usage.input_tokens, script.usage.output_tokens
         if given is None:
-            messages = [message for message in ask.body["messages"] if isinstance(message, dict)]
-            given = sum(4 + sum(estimate_output(text) for text in _texts(message)) for message in messages)
+            given = sum(4 + sum(estimate_output(text) for text in _texts(message)) for message in ask.body["messages"])
         out = estimate_output("".join(said)) if out is None else out
         return {
             "prompt_tokens": given,
@@ -242,12 +268,12 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _text(ask: Ask, script: Script) -> str:
-    return script.output(last_user_text=last_user_text(ask.body.get("messages") or []))
+    return script.output(last_user_text=last_user_text(ask.body["messages"]))
 
 
-def last_user_text(messages: list[Any]) -> str:
+def last_user_text(messages: list[dict[str, Any]]) -> str:
     """What the user said last, for answers that repeat it."""
-    said = [message for message in messages if isinstance(message, dict) and message.get("role") == "user"]
+    said = [message for message in messages if message.get("role") == "user"]
     return " ".join(_texts(said[-1])) if said else "nothing"
 
 
@@ -255,7 +281,7 @@ def _texts(message: dict[str, Any]) -> list[str]:
     content = message.get("content")
     if isinstance(content, str):
         return [content]
-    return [part["text"] for part in content or () if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return [part["text"] for part in content or () if isinstance(part.get("text"), str)]
 
 
 def _tool_calls(script: Script) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ _FIELDS_OF_A_CALL = frozenset({"id", "type", "function"})
 
 def fault_of(body: dict[str, Any], *, model: str) -> Fault | None:
     """The first thing that the server refuses about the request; None when it takes it."""
-    messages = [message for message in body["messages"] if isinstance(message, dict)]
     rules: list[Rule] = [_rules_of_all]
     if _OPENAI.match(model):
         rules.append(_rules_of_openai)
@@ -30,10 +29,12 @@ def fault_of(body: dict[str, Any], *, model: str) -> Fault | None:
         rules.append(_rules_of_mistral)
     elif _GEMINI_3.match(model):
         rules.append(_rules_of_gemini)
-    return next((fault for rule in rules for fault in rule(body, messages)), None)
+    return next((fault for rule in rules for fault in rule(body, body["messages"])), None)
 
 
 def _rules_of_all(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
+    if not messages:
+        yield "Invalid 'messages': empty array.", "empty_array"
     for name in ("tool_choice", "parallel_tool_calls"):
         if name in body and not body.get("tools"):
             yield f"Invalid value for '{name}': '{name}' is only allowed when 'tools' are specified.", None
@@ -80,7 +81,7 @@ def _rules_of_mistral(body: dict[str, Any], messages: Messages) -> Iterator[Faul
 def _rules_of_gemini(body: dict[str, Any], messages: Messages) -> Iterator[Fault]:
     for message in messages:
         calls = message.get("tool_calls")
-        if calls and not calls[0].get("extra_content", {}).get("google", {}).get("thought_signature"):
+        if calls and not (calls[0].get("extra_content") or {}).get("google", {}).get("thought_signature"):
             yield "Function call is missing a thought_signature in functionCall parts.", None
 
 

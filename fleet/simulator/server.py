@@ -30,6 +30,7 @@ from fleet.simulator.google import Google
 from fleet.simulator.ledger import Entry, Ledger
 from fleet.simulator.ollama import Ollama
 from fleet.simulator.openai import OpenAI
+from fleet.simulator.request_body import BadBody
 from fleet.simulator.script import Script, Scripts
 from fleet.simulator.tcp import listening
 from fleet.simulator.vendor import Ask, Frame, HttpAnswer, HttpRequest, Vendor
@@ -101,7 +102,10 @@ class Simulator:
         if request.path.startswith("/_sim/"):
             return await _send(writer, self._administer(request))
         for vendor in self._vendors:
-            answer = vendor.answer(request)
+            try:
+                answer = vendor.answer(request)
+            except BadBody as exc:
+                answer = vendor.bad_request(exc)
             if isinstance(answer, Ask):
                 return await self._complete(vendor, answer, request, caller, writer)
             if answer:

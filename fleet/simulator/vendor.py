@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fleet.simulator.request_body import BadBody
 from fleet.simulator.script import Script
 
 
@@ -65,7 +66,11 @@ class Vendor(Protocol):
 
     def answer(self, request: HttpRequest) -> HttpAnswer | Ask | None:
         """An answer where no script is needed, as for models or a refused key; an Ask for a completion, which its
-        script decides; None when the path is not this vendor's."""
+        script decides; None when the path is not this vendor's. Raises BadBody."""
+        ...
+
+    def bad_request(self, fault: BadBody) -> HttpAnswer:
+        """The 400 that the vendor sends for such a body."""
         ...
 
     def frames(self, ask: Ask, script: Script) -> Iterator[Frame]:

@@ -119,9 +119,141 @@ async def test_a_key_is_needed(http: httpx2.AsyncClient) -> None:
     assert reply.status_code == 401
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"model": 7, "messages": []}', b'{"model": "m", "messages": "x"}'])
-async def test_what_is_no_request_is_refused(http: httpx2.AsyncClient, body: bytes) -> None:
-    assert (await http.post("/v1/chat/completions", content=body)).status_code == 400
+HELLO = {"role": "user", "content": "Hello"}
+TURN = {"role": "user", "parts": [{"text": "Hello"}]}
+GENERATION = {"model": "models/m", "contents": [TURN]}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": asks(),
+    "/openai/v1/chat/completions": asks(),
+    "/openai/deployments/m/chat/completions?api-version=1": {"messages": [HELLO]},
+    "/anthropic/v1/messages": {"model": "m", "max_tokens": 9, "messages": [HELLO]},
+    "/anthropic/v1/messages/count_tokens": {"model": "m", "messages": [HELLO]},
+    "/google/v1beta/models/m:generateContent": {"contents": [TURN]},
+    "/google/v1beta/models/m:streamGenerateContent": {"contents": [TURN]},
+    "/google/v1beta/models/m:countTokens": {"contents": [TURN]},
+    "/api/chat": {"model": "m", "messages": [HELLO]},
+}
+"""Every path of every vendor that takes a prompt, with a body that is right."""
+OF_OPENAI = "/v1/chat/completions"
+OF_ANTHROPIC = "/anthropic/v1/messages"
+OF_GOOGLE = "/google/v1beta/models/m:generateContent"
+COUNT_OF_GOOGLE = "/google/v1beta/models/m:countTokens"
+
+
+async def post(http: httpx2.AsyncClient, path: str, body: bytes | str) -> httpx2.Response:
+    headers = {"api-key": KEY, "x-goog-api-key": KEY, "anthropic-version": "2023-06-01"}
+    return await http.post(path, content=body, headers=headers)
+
+
+async def refusal(http: httpx2.AsyncClient, path: str, body: bytes | str) -> str:
+    """What the vendor says in its own form of a 400."""
+    reply = await post(http, path, body)
+    assert reply.status_code == 400, reply.text
+    answer = reply.json()
+    if path.startswith("/api/"):
+        return answer["error"]
+    error = answer["error"]
+    if path.startswith("/google/"):
+        assert (error["code"], error["status"]) == (400, "INVALID_ARGUMENT")
+    else:
+        assert error["type"] == "invalid_request_error"
+        assert answer.get("type") == ("error" if path.startswith("/anthropic/") else None)
+    return error["message"]
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_is_right_is_taken(http: httpx2.AsyncClient, path: str) -> None:
+    assert (await post(http, path, json.dumps(BODIES[path]))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff", b'{"model": "\\ud800"}', b"[" * 100_000, b"[]", b"null", b'"x"', b"7"],
+    ids=["empty", "cut", "no utf-8", "half a pair", "deep", "list", "null", "text", "number"],
+)
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_is_no_object_is_refused(http: httpx2.AsyncClient, path: str, body: bytes) -> None:
+    assert await refusal(http, path, body)
+
+
+@pytest.mark.parametrize("wrong", ["x", 7, {}, ["x"], [None], [[]], [7, {}]])
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_is_no_list_of_messages_is_refused(http: httpx2.AsyncClient, path: str, wrong: Any) -> None:
+    name = "contents" if path.startswith("/google/") else "messages"
+    assert name in await refusal(http, path, json.dumps({**BODIES[path], name: wrong}))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        (OF_OPENAI, {"messages": [HELLO]}, "Missing required parameter: 'model'."),
+        (OF_OPENAI, {"model": "m"}, "Missing required parameter: 'messages'."),
+        (OF_OPENAI, asks(messages=[{"content": "Hello"}]), "Missing required parameter: 'messages[0].role'."),
+        (
+            OF_OPENAI,
+            asks(messages=[HELLO, {"role": "assistant", "tool_calls": [{"type": "function"}]}]),
+            "Missing required parameter: 'messages[1].tool_calls[0].id'.",
+        ),
+        (
+            "/openai/deployments/m/chat/completions?api-version=1",
+            {"messages": [{"content": "Hello"}]},
+            "Missing required parameter: 'messages[0].role'.",
+        ),
+        (OF_ANTHROPIC, {"model": "m", "messages": [HELLO]}, "max_tokens: Field required"),
+        (f"{OF_ANTHROPIC}/count_tokens", {"model": "m"}, "messages: Field required"),
+        (
+            f"{OF_ANTHROPIC}/count_tokens",
+            {"model": "m", "messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages.0.content.0.text.text: Field required",
+        ),
+        (OF_ANTHROPIC, {**BODIES[OF_ANTHROPIC], "messages": [{"role": "user"}]}, "messages.0.content: Field required"),
+        (OF_GOOGLE, {}, "GenerateContentRequest.contents: contents is not specified"),
+        (COUNT_OF_GOOGLE, {}, "GenerateContentRequest.contents: contents is not specified"),
+        (
+            COUNT_OF_GOOGLE,
+            {"generateContentRequest": {"model": "models/m"}},
+            "GenerateContentRequest.contents: contents is not specified",
+        ),
+        ("/api/chat", {"messages": [HELLO]}, "model is required"),
+        ("/api/show", {}, "model is required"),
+    ],
+)
+async def test_a_missing_field_is_named(http: httpx2.AsyncClient, path: str, body: Any, said: str) -> None:
+    assert await refusal(http, path, json.dumps(body)) == said
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "place"),
+    [
+        (OF_OPENAI, {"model": 7}, "'model'"),
+        (OF_OPENAI, {"stream_options": "x"}, "'stream_options'"),
+        (OF_OPENAI, {"messages": [{"role": "user", "content": [7]}]}, "'messages[0].content[0]'"),
+        (OF_OPENAI, {"messages": [{"role": "tool", "tool_call_id": 7}]}, "'messages[0].tool_call_id'"),
+        ("/openai/v1/chat/completions", {"messages": [{"role": 7}]}, "'messages[0].role'"),
+        (OF_ANTHROPIC, {"max_tokens": "9"}, "max_tokens: Input should be a valid integer"),
+        (OF_ANTHROPIC, {"messages": [{"role": "user", "content": 7}]}, "messages.0.content: "),
+        (OF_ANTHROPIC, {"messages": [{"role": "user", "content": ["x"]}]}, "messages.0.content.0"),
+        (
+            OF_ANTHROPIC,
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": []}]}]},
+            "messages.0.content.0.tool_result.tool_use_id: ",
+        ),
+        (OF_GOOGLE, {"systemInstruction": "x"}, "'systemInstruction'"),
+        (OF_GOOGLE, {"contents": [{"parts": [{"inlineData": "x"}]}]}, "'contents[0].parts[0].inlineData'"),
+        (COUNT_OF_GOOGLE, {"contents": [{"parts": "x"}]}, "'contents[0].parts'"),
+        (COUNT_OF_GOOGLE, {"generateContentRequest": 7}, "'generateContentRequest'"),
+        ("/api/chat", {"model": 7}, "field model:"),
+        ("/api/chat", {"messages": [{"role": "user", "content": 7}]}, "field messages.content:"),
+    ],
+)
+async def test_a_field_of_another_type_is_named(http: httpx2.AsyncClient, path: str, fields: Any, place: str) -> None:
+    assert place in await refusal(http, path, json.dumps({**BODIES[path], **fields}))
+
+
+async def test_what_is_no_number_of_a_page_and_no_form_is_refused(http: httpx2.AsyncClient) -> None:
+    page = await http.get("/google/v1beta/models?pageSize=x", headers={"x-goog-api-key": KEY})
+    token = await http.post("/tenant/oauth2/v2.0/token", content=b"\xff")
+    assert (page.status_code, token.status_code) == (400, 400)
 
 
 @pytest.mark.parametrize("is_chunked", [True, False])
