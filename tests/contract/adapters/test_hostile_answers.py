@@ -24,6 +24,7 @@ ODD = {
     "an error": b'{"error":' * 100_000 + b"{}" + b"}" * 100_000,
     "models": b'{"models":[' * 100_000 + b"]}" * 100_000,
     "a long number": b'{"input_tokens":' + b"9" * 100_000 + b"}",
+    "a long number that is cut": b'{"input_tokens":' + b"9" * 100_000,
     "a large number": b'{"totalTokens":1e999999,"data":1e999999}',
 }
 

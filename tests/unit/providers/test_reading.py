@@ -70,6 +70,11 @@ def ollama() -> Reader:
     return OllamaReader(classify=classify, estimate_input=lambda: 7)
 
 
+def azure() -> Reader:
+    return ChatReader(provider="azure", classify=lambda body: OPENAI.from_body(body, provider="azure", key=None))
+
+
+READERS = [openai, azure, anthropic, google, ollama]
 CALL = event({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "now", "arguments": ""}}]})
 
 
@@ -86,7 +91,29 @@ async def test_a_connection_that_breaks_before_the_end_marker_interrupts() -> No
         await items_of(CALL)
 
 
-@pytest.mark.parametrize("reader", [openai, anthropic, google, ollama])
+# msgspec refuses more digits than Python reads in another way than what is no JSON.
+CUT = [b'{"n": 12, "m": ', b'{"n": ' + b"9" * 5000 + b', "m": ', b'{"n": ' + b"9" * 5000]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("text", CUT, ids=["short", "long", "cut in the number"])
+def test_an_event_that_is_cut_interrupts(reader: Callable[[], Reader], text: bytes) -> None:
+    chat = reader()
+    assert chat.feed(b"event: x\ndata: " + text + b"\n\n") is None
+    assert isinstance(chat.error, StreamInterrupted)
+    assert chat.error.message.endswith("that is no JSON")
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("text", CUT, ids=["short", "long", "cut in the number"])
+def test_a_whole_reply_that_is_cut_is_not_finished(reader: Callable[[], Reader], text: bytes) -> None:
+    chat = reader()
+    assert chat.feed(text) is None
+    assert chat.end() is None
+    assert (chat.finished, chat.error) == (False, None)
+
+
+@pytest.mark.parametrize("reader", READERS)
 async def test_an_event_without_an_end_fails_before_it_fills_the_memory(reader: Callable[[], Reader]) -> None:
     begun = b"data: " if reader is not ollama else b""
     with pytest.raises(ProviderUnavailable, match=f"openai sent an? \\w+ of more than {MAX_EVENT_BYTES} bytes"):

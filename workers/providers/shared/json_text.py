@@ -41,7 +41,7 @@ _lenient = json.JSONDecoder(strict=False)
 
 
 def decode_any(data: bytes | msgspec.Raw) -> Any:
-    """The value of a JSON text. Raises one of NO_JSON.
+    """The value of a JSON text. Raises one of NO_JSON, and never a msgspec.ValidationError.
 
     A text that only a strict reader refuses is read all the same: bytes that are no UTF-8 and halves of surrogate
     pairs become replacement characters, control characters in strings stay, and what is no number that anybody can
@@ -54,7 +54,8 @@ def decode_any(data: bytes | msgspec.Raw) -> Any:
             text = bytes(data).decode(errors="replace")
             value = json.loads(text, strict=False, parse_constant=_finite, parse_float=_finite, parse_int=_short_enough)
         except ValueError:
-            raise strictly from None
+            # msgspec reports a number of too many digits as a ValidationError, which is for JSON of another form.
+            raise msgspec.DecodeError(str(strictly)) from None
         return all_without_halves(value)
 
 
