@@ -84,6 +84,7 @@ def test_an_odd_item_of_a_list_keeps_its_place() -> None:
         (b"true", None),
         (b'"five"', None),
         (b"-1", -1),
+        pytest.param(b"9" * 400, 10**400 - 1, id="more than a float holds"),
         (b"1e999", None),
     ],
 )

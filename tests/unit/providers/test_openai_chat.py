@@ -443,6 +443,13 @@ def test_a_usage_of_nothing_is_none(nothing: Any) -> None:
     assert chat.finish().usage is None
 
 
+def test_a_count_of_more_digits_than_a_float_holds_is_left_out_beside_an_odd_field() -> None:
+    usage = {"prompt_tokens": 10**400, "completion_tokens": 20}
+    _, finish = read(delta("stop", content="a"), {"id": 5, "choices": [], "usage": usage}, "[DONE]")
+    assert finish.usage
+    assert (finish.usage.input_tokens, finish.usage.output_tokens) == (0, 20)
+
+
 @pytest.mark.parametrize("nothing", [NOTHING, {}, [], {"prompt_tokens": -1, "completion_tokens": 2**64 - 1}])
 def test_a_usage_of_nothing_takes_the_place_of_no_other(nothing: Any) -> None:
     chat = reader()

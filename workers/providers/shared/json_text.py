@@ -197,7 +197,9 @@ def _integer(value: Any) -> Any:
     """A whole number, which also comes as text, and with a fraction."""
     if isinstance(value, bool):
         return _ODD
-    if isinstance(value, int | float):
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
         return round(value) if math.isfinite(value) else _ODD
     try:
         return int(value) if isinstance(value, str) and len(value) <= len(str(2**64)) else _ODD
