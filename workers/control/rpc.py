@@ -103,11 +103,7 @@ class Control:
 
         async def run(msg: Msg) -> None:
             try:
-                async with self._slots:
-                    try:
-                        await answer(msg)
-                    except FleetError as error:
-                        await self._refuse(msg, error)
+                await self._answer_or_refuse(msg, answer)
             except (nats.errors.Error, TimeoutError) as exc:
                 log.warning("answer_failed", extra={"subject": msg.subject, "error": type(exc).__name__})
                 with suppress(nats.errors.Error):
@@ -123,6 +119,14 @@ class Control:
             task.add_done_callback(self._tasks.discard)
 
         return start
+
+    async def _answer_or_refuse(self, msg: Msg, answer: Callable[[Msg], Awaitable[None]]) -> None:
+        """Waits for one of the slots first."""
+        async with self._slots:
+            try:
+                await answer(msg)
+            except FleetError as error:
+                await self._refuse(msg, error)
 
     async def _resume(self, msg: Msg) -> None:
         """Sends the stored events that the agent has not seen, and an empty message after the last one."""

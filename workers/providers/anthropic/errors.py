@@ -91,17 +91,20 @@ def _read(body: object, headers: Mapping[str, str]) -> Reported:
 
     The call can succeed once the last of the limits that are used up has done so.
     """
-    has_retry_after = "retry-after" in headers or "retry-after-ms" in headers
+    said = replace(reported(body), retry_after_s=None)
+    if "retry-after" in headers or "retry-after-ms" in headers:
+        return said
+    now = utc_now()
     waits: list[float] = []
-    for limit in () if has_retry_after else _LIMITS:
+    for limit in _LIMITS:
         if headers.get(f"anthropic-ratelimit-{limit}-remaining") != "0":
             continue
         try:
             at = datetime.fromisoformat(headers.get(f"anthropic-ratelimit-{limit}-reset", ""))
         except ValueError:
             continue
-        waits.append(((at if at.tzinfo else at.replace(tzinfo=UTC)) - utc_now()).total_seconds())
-    return replace(reported(body), retry_after_s=max(*waits, 0.0) if waits else None)
+        waits.append(((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
+    return replace(said, retry_after_s=max(*waits, 0.0)) if waits else said
 
 
 def _certain(said: Reported, status: int | None) -> Kind | None:

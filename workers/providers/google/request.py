@@ -90,15 +90,12 @@ def check_supported(request: CompletionRequest, *, model: str) -> None:
     of = generation(model)
     wants_json = request.response_format is not None and request.response_format.type != "text"
     urls = [image.image_url.url for image in images.images_in(request.messages)]
-    refused = None
     if len(request.stop or ()) > MAX_STOPS:
-        refused = f"takes at most {MAX_STOPS} stop sequences"
-    elif of and of < _SCHEMA_BESIDE_TOOLS and request.tools and wants_json:
-        refused = f"cannot both call tools and answer in JSON with {model}"
-    elif of and of < _FETCHES_URLS and not all(images.is_inline(url) or _FILES_API.match(url) for url in urls):
-        refused = f"does not fetch images for {model}; send them as data: URLs"
-    if refused:
-        raise UnsupportedFeature(f"{NAME} {refused}", provider=NAME)
+        raise _unsupported(f"takes at most {MAX_STOPS} stop sequences")
+    if of and of < _SCHEMA_BESIDE_TOOLS and request.tools and wants_json:
+        raise _unsupported(f"cannot both call tools and answer in JSON with {model}")
+    if of and of < _FETCHES_URLS and not all(images.is_inline(url) or _FILES_API.match(url) for url in urls):
+        raise _unsupported(f"does not fetch images for {model}; send them as data: URLs")
 
 
 def ignored(request: CompletionRequest, *, model: str) -> tuple[str, ...]:
@@ -310,3 +307,7 @@ def _thinking(effort: ReasoningEffort | None, *, model: str) -> dict[str, Any] |
 def _always_thinks(model: str) -> bool:
     of = generation(model)
     return bool(_MUST_THINK.search(model)) or (of is not None and of >= _THINKS_IN_LEVELS)
+
+
+def _unsupported(what: str) -> UnsupportedFeature:
+    return UnsupportedFeature(f"{NAME} {what}", provider=NAME)

@@ -8,7 +8,6 @@ reply where a stream was asked.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -169,9 +168,12 @@ class ChatReader(Reader):
                 continue
             if self._at_end:
                 # Some servers state the usage behind their end marker. Nothing else counts there.
-                with suppress(*NO_JSON):
-                    self._state(_decode_chunk(event.data).usage)
-                    self.done = self._bill.is_stated
+                try:
+                    trailer = _decode_chunk(event.data)
+                except NO_JSON:
+                    continue
+                self._state(trailer.usage)
+                self.done = self._bill.is_stated
             elif event.data.startswith(b"{"):
                 self._take(event, may_be_cut=may_be_cut)
             else:

@@ -131,9 +131,8 @@ def _message(message: Message, server: Server, options: Mapping[str, Any]) -> di
 def _assistant_message(
     message: AssistantMessage, sent: dict[str, Any], server: Server, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    kept = (message.provider_data or {}).get(server.provider)
-    if not isinstance(kept, dict):
-        kept = {}
+    given = (message.provider_data or {}).get(server.provider)
+    kept = given if isinstance(given, dict) else {}
     if not server.knows_all_forms and (refusal := sent.pop("refusal", None)):
         sent["content"] = message.content or refusal
     calls = sent.pop("tool_calls", None)
@@ -144,9 +143,8 @@ def _assistant_message(
     # Reasoning goes back in the field that it came in, and with calls in the one that the server wants it in.
     named = kept.get(REASONING_FIELD)
     known = named if isinstance(named, str) and named in server.reasoning_fields else None
-    field = known or (server.reasoning_field if message.tool_calls else None)
-    if REASONING_FIELD in options and (known or message.tool_calls):
-        field = options[REASONING_FIELD]
+    goes_back = known or message.tool_calls
+    field = options.get(REASONING_FIELD, known or server.reasoning_field) if goes_back else None
     if field and message.reasoning:
         sent[field] = message.reasoning
     return sent

@@ -34,6 +34,8 @@ _LONGEST_WAIT_S = 86_400
 """A larger number is a point in time."""
 _PAGE = re.compile(r"\s*<[a-z!?]", re.IGNORECASE)
 """HTML or XML; DashScope's `<400> InternalError…` is neither."""
+_OPENING = re.compile(r"\[?\{")
+"""Where an object, or a list of them, begins inside a text."""
 _OF_WELL = frozenset({"", "0", "200", "success", "ok", "none"})
 """Codes with which servers that always send one say that all is well."""
 
@@ -143,6 +145,7 @@ def _of_fields(fields: Mapping[object, object], *, depth: int) -> Reported:
 def _wrapped(fields: Mapping[object, object], own: str, *, depth: int) -> Reported:
     """The error of the vendor behind a gateway: in a place that is known for it, or as JSON inside the message."""
     found: object = None
+    opening = _OPENING.search(own)
     match fields:
         case {"metadata": {"raw": raw}} if raw:
             found = raw
@@ -152,8 +155,8 @@ def _wrapped(fields: Mapping[object, object], own: str, *, depth: int) -> Report
             found = message
         case {"error": str() | {} as error} if error:
             found = error
-        case _ if (begins := min((at for at in (own.find("{"), own.find("[{")) if at >= 0), default=-1)) >= 0:
-            found = _decoded(own[begins:])
+        case _ if opening:
+            found = _decoded(own[opening.start() :])
         case _:
             for place in map(fields.get, _INNER):
                 if isinstance(place, str):
@@ -206,12 +209,16 @@ def _retry_after_s(fields: Mapping[object, object], details: list[object]) -> fl
         for detail in details
         if isinstance(detail, Mapping) and "retryDelay" in detail and str(detail.get("@type")).endswith(".RetryInfo")
     ]
-    match delays:  # each a google.protobuf.Duration, in its text form (`34.07s`) or as an object
-        case [*_, str(text)] if found := _DURATION.match(text):
-            return float(found[1])
-        case [*_, {"seconds": int() | str() as seconds}] if (digits := str(seconds)).isascii() and digits.isdigit():
-            # Digits become infinity where an integer would raise OverflowError; the caller bounds the wait.
-            return float(digits)
+    delay = delays[-1] if delays else None
+    match delay:  # a google.protobuf.Duration, in its text form (`34.07s`) or as an object
+        case str():
+            if found := _DURATION.match(delay):
+                return float(found[1])
+        case {"seconds": int() | str() as seconds}:
+            digits = str(seconds)
+            if digits.isascii() and digits.isdigit():
+                # Digits become infinity where an integer would raise OverflowError; the caller bounds the wait.
+                return float(digits)
         case _:
             pass
     metadata = fields.get("metadata")

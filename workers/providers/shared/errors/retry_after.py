@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -55,11 +56,10 @@ def retry_after_s(
 def _waits(value: str, *, now: datetime, unit_s: float) -> list[float]:
     """All waits in the value of one header, in seconds: of a date, else of each part between the commas with which a
     proxy joins two headers."""
-    try:
+    date: datetime | None = None
+    with suppress(ValueError):
         date = parsedate_to_datetime(value)
-    except ValueError:
-        pass
-    else:
+    if date is not None:
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
         return [max((date - now).total_seconds(), 0.0)]
     waits: list[float] = []
