@@ -67,7 +67,7 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
 
 
 def leaves(exc: BaseException) -> list[BaseException]:
-    """The exceptions that a group and the groups within it hold; of any other exception itself."""
+    """The exceptions that a group and the groups within it hold; an exception that is no group is its own only leaf."""
     if isinstance(exc, BaseExceptionGroup):
         return [leaf for part in exc.exceptions for leaf in leaves(part)]
     return [exc]

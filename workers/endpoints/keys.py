@@ -83,7 +83,7 @@ class KeyStore:
         return held
 
     async def read_anew(self, *, tenant: str, provider: str, name: str = DEFAULT_KEY) -> HeldKey:
-        """What Vault holds now, whatever is held here. Raises KeyUnavailable."""
+        """What Vault holds, read after this or by a read that is under way. Raises KeyUnavailable."""
         # Shielded, because others may be waiting for the same read when this request is interrupted.
         return await asyncio.shield(self._start_reading(_Where(provider, tenant, name)))
 

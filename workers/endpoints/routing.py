@@ -46,12 +46,15 @@ class Routes:
         return list(dict.fromkeys(found)), left_out[:_MOST_SENTENCES]
 
     def resolve(self, model: str, *, pool: str | None) -> list[Candidate]:
-        """One candidate, or for an alias each of its targets that the tenant has. Raises UnknownModel or NoProvider."""
+        """One candidate, or for an alias each of its targets that the tenant has.
+
+        An alias among the targets of an alias is not followed. Raises UnknownModel or NoProvider.
+        """
         if model not in self.tenant.aliases:
             return [self._target(model, pool=pool)]
         found: list[Candidate] = []
         for target in self.tenant.aliases[model]:
-            with suppress(UnknownModel, NoProvider):  # an alias within an alias is not followed
+            with suppress(UnknownModel, NoProvider):  # targets that the tenant has not are left out
                 found.append(self._target(target, pool=None))
         if not found:
             raise NoProvider(f"no target of the alias {model!r} of tenant {self.tenant.slug} is configured")

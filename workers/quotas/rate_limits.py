@@ -47,7 +47,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A counter, with the request at hand in it."""
+    """What a counter says when the request at hand asks."""
 
     limit: Limit
     window: str
@@ -56,8 +56,10 @@ class Count:
 
     @property
     def exceeded(self) -> bool:
-        """Whether the limit refuses the request at hand, which is in a total of requests itself; its tokens are in no
-        total yet, because they are known only afterwards."""
+        """Whether the limit refuses the request at hand.
+
+        A total of requests includes this one. A total of tokens does not: they are known only afterwards.
+        """
         match self.limit.unit:
             case Unit.REQUESTS:
                 return self.total > self.limit.most

@@ -199,7 +199,7 @@ class Execution:
             job.check_goes_on(self._clock.now())
 
     async def _decide(self, job: Job, tries: CandidateTries, failed: AttemptFailed) -> policy.Decision:
-        """What the policy decides, who is told all that it asks for: also whether a refused key has been replaced."""
+        """The policy's decision. For a refused key it is first found out whether Vault has another one by now."""
         has_newer_credential = isinstance(failed.error, CredentialReplaced)
         key_refused = isinstance(failed.error, AuthenticationFailed) and not has_newer_credential
         if key_refused and not tries.key_read_anew:  # once for each candidate, because each read asks Vault

@@ -89,7 +89,11 @@ class Anthropic(HttpAdapter[AsyncAnthropic]):
         )
 
     def _client(self, base_url: str, key: str) -> AsyncAnthropic:
-        """All settings are given, because the SDK takes others from the environment: one key for all tenants."""
+        """A client that takes nothing from the environment.
+
+        The SDK looks there for keys, an address and headers that it is not given, and would use them for the calls of
+        every tenant.
+        """
         client = AsyncAnthropic(
             api_key=key,
             webhook_key="",

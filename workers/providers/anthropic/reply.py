@@ -268,10 +268,8 @@ class MessageReader(Reader):
                 block.grow(decode_any(event.data)["delta"])
 
     def _unannounced(self, index: int | None, kind: str) -> Block:
-        """The block for a delta with whose index none began.
-
-        It is the newest block if that has no index yet, else a new one of the kind that the delta belongs to.
-        """
+        """The block of a delta whose index no block began with: the newest, if it is open and has no index yet, else a
+        new one of the kind that the delta belongs to."""
         newest = self._by_index.get(None)
         if newest and newest.index is None and not newest.closed:
             newest.index = index

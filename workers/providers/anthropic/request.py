@@ -75,13 +75,13 @@ class _Options:
         """Raises InvalidRequest."""
         given = request.provider_options.get(PROVIDER, {})
         cache, ttl, betas = given.get("cache", []), given.get("cache_ttl"), given.get("betas", [])
-        ours = f"provider_options.{PROVIDER}"
+        prefix = f"provider_options.{PROVIDER}"
         if not isinstance(cache, list) or not all(place in _CACHE_PLACES for place in cache):
-            raise InvalidRequest(f"{ours}.cache must be a list of {', '.join(_CACHE_PLACES)}", provider=PROVIDER)
+            raise InvalidRequest(f"{prefix}.cache must be a list of {', '.join(_CACHE_PLACES)}", provider=PROVIDER)
         if ttl is not None and ttl not in _CACHE_TTLS:
-            raise InvalidRequest(f"{ours}.cache_ttl must be {' or '.join(_CACHE_TTLS)}", provider=PROVIDER)
+            raise InvalidRequest(f"{prefix}.cache_ttl must be {' or '.join(_CACHE_TTLS)}", provider=PROVIDER)
         if not isinstance(betas, list) or not all(isinstance(beta, str) and _BETA.fullmatch(beta) for beta in betas):
-            raise InvalidRequest(f"{ours}.betas must be a list of names", provider=PROVIDER)
+            raise InvalidRequest(f"{prefix}.betas must be a list of names", provider=PROVIDER)
         return cls(
             cache=tuple(map(str, cache)),
             cache_ttl=str(ttl) if ttl else None,

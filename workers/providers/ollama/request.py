@@ -41,7 +41,7 @@ _ROUNDED = frozenset({"minimal", "xhigh", "max"})
 
 
 def check(request: CompletionRequest) -> None:
-    """Raises UnsupportedFeature for what Ollama has no way to do, InvalidRequest for options that are none."""
+    """Raises UnsupportedFeature for what Ollama has no way to do, InvalidRequest for invalid options."""
     if not isinstance(request.provider_options.get(NAME, {}).get("options"), dict | None):
         raise InvalidRequest(f"provider_options.{NAME}.options must be an object", provider=NAME)
     if request.tools and forces_a_call(request):

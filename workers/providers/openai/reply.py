@@ -304,7 +304,7 @@ class ChatReader(Reader):
         return any(held)
 
     def _keep_wanted_back(self, delta: _Delta) -> None:
-        """Keeps what is wanted back beside the reasoning's name, which `_reasoning_of` finds."""
+        """Keeps what is wanted back, except the name of the reasoning's field, which `_reasoning_of` keeps."""
         self._wanted_back.add_items("reasoning_details", delta.reasoning_details)
         self._wanted_back.add_items("thinking_blocks", delta.thinking_blocks)
         self._wanted_back.add_field("reasoning_opaque", delta.reasoning_opaque)

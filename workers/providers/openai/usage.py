@@ -82,8 +82,8 @@ class Bill:
             stated.cache_creation_input_tokens,
         )
         # Anthropic's input leaves out what was in its cache. Gateways pass it on under its own name, or as the prompt.
-        anthropics = _count(stated.cache_read_input_tokens) + _count(stated.cache_creation_input_tokens)
-        if given and anthropics and (anthropics > given or not _count(stated.prompt_tokens)):
+        cached = _count(stated.cache_read_input_tokens) + _count(stated.cache_creation_input_tokens)
+        if given and cached and (cached > given or not _count(stated.prompt_tokens)):
             given += read + written
         self._input = given or self._input
         self._output = output or self._output
