@@ -76,12 +76,12 @@ class Broker:
     @property
     def server_id(self) -> str:
         """The id of the server that is or was connected to; it has another one after it was started anew."""
-        return self.client._server_info.get("server_id", "")  # pyright: ignore[reportPrivateUsage]
+        return self._server.get("server_id", "")
 
     @property
     def in_cluster(self) -> bool:
         """Whether the server is one of several, so that the others still know what it knew when it is gone."""
-        return bool(self.client._server_info.get("cluster"))  # pyright: ignore[reportPrivateUsage]
+        return bool(self._server.get("cluster"))
 
     @property
     def reconnects(self) -> int:
@@ -110,6 +110,11 @@ class Broker:
             for callback in self.on_reconnect:
                 name = getattr(callback, "__qualname__", repr(callback))
                 tasks.create_task(_after_reconnect(callback, name=name), name=f"reconnected {name}")
+
+    @property
+    def _server(self) -> dict[str, Any]:
+        """What the server said of itself when the connection was made; nats-py has no public name for all of it."""
+        return self.client._server_info  # pyright: ignore[reportPrivateUsage]
 
     async def request(self, subject: str, payload: bytes) -> bytes:
         """A request to the JetStream API; what `contracts.streams.ensure` needs."""

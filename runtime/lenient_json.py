@@ -73,10 +73,9 @@ def top_level_texts(data: bytes, names: Collection[str]) -> dict[str, str]:
     Cut off, with a comma too many, in single quotes, with bare names: the text is followed from bracket to bracket.
     What is nested in the object, or comes after it, does not count.
     """
-    text = data.decode(json.detect_encoding(data), errors="replace")
     found: dict[str, str] = {}
     depth, name = 0, ""
-    for piece in islice(_PIECE.finditer(text), _PIECES_READ):
+    for piece in islice(_PIECE.finditer(_text(data)), _PIECES_READ):
         match piece.lastgroup:
             case "opens":
                 if depth == 0 and piece["opens"] == "[":
@@ -103,9 +102,13 @@ def top_level_texts(data: bytes, names: Collection[str]) -> dict[str, str]:
 
 def _mended(data: bytes) -> bytes | None:
     """JSON that every reader takes, from what Python's reader takes; None when that one does not take it either."""
-    text = data.decode(json.detect_encoding(data), errors="replace")
     try:
-        written = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+        written = json.dumps(json.loads(_text(data)), ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return None
     return without_halves(written).encode()
+
+
+def _text(data: bytes) -> str:
+    """The text of JSON in UTF-8, UTF-16 or UTF-32."""
+    return data.decode(json.detect_encoding(data), errors="replace")

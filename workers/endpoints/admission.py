@@ -209,9 +209,7 @@ class EndpointGate:
                 continue
             slot = await self._slots.take(name, most, at_most_s=0) if most else None
             if slot or not most:
-                return CallPermit(
-                    name, endpoint, token=token, slot=slot, load_balancer=self._load_balancer, slots=self._slots
-                )
+                return self._permit(name, endpoint, token, slot)
             if token is not None:  # it may be the fleet's only probe
                 await token.dropped()
             refusals.append(Busy(endpoint))
@@ -240,6 +238,11 @@ class EndpointGate:
             if isinstance(exc, OutOfService):
                 return exc
             raise
+        return self._permit(name, endpoint, token, slot)
+
+    def _permit(
+        self, name: EndpointId, endpoint: Endpoint, token: BreakerToken | None, slot: ConcurrencySlot | None
+    ) -> CallPermit:
         return CallPermit(name, endpoint, token=token, slot=slot, load_balancer=self._load_balancer, slots=self._slots)
 
     async def _token(self, name: EndpointId, configured: PublishedProvider) -> BreakerToken | None:

@@ -9,6 +9,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import nats.errors
 
@@ -39,7 +40,7 @@ async def replies_kept_since(broker: Broker) -> ServerMemory | None:
 
     Raises nats.errors.Error when the server does not answer.
     """
-    info = json.loads(await broker.request(f"$JS.API.STREAM.INFO.{streams.REPLIES}", b""))
+    info = await _info(broker, streams.REPLIES)
     if "created" not in info:
         return None
     begins_at = datetime.fromisoformat(info["created"])
@@ -59,7 +60,7 @@ async def ids_known_from(broker: Broker, *, clock: Clock, made_within: timedelta
     at_the_latest = clock.now() + REQUEST_IDS_KNOWN
     try:
         kept = await replies_kept_since(broker)
-        asked = json.loads(await broker.request(f"$JS.API.STREAM.INFO.{streams.REQUESTS}", b""))
+        asked = await _info(broker, streams.REQUESTS)
     except nats.errors.Error:
         return at_the_latest
     if kept is None or "created" not in asked:
@@ -77,3 +78,8 @@ async def until_kept(broker: Broker) -> None:
             if await replies_kept_since(broker) is not None:
                 return
         await asyncio.sleep(_LOOK_S)
+
+
+async def _info(broker: Broker, stream: str) -> dict[str, Any]:
+    """What the server says of a stream; without `created` when there is none."""
+    return json.loads(await broker.request(f"$JS.API.STREAM.INFO.{stream}", b""))

@@ -55,7 +55,7 @@ class RateLimiter:
             self._used_up[tenant.slug] = exceeded
         for count in counts:
             if count.limit.takes_back:
-                await self._post(tenant.slug, count.limit, count.window, -1, msg_id=f"{count.limit.name}-{key}-back")
+                await self._post(tenant.slug, count.limit, count.window, -1, msg_id=f"{_msg_id(count.limit, key)}-back")
         self._refuse(tenant.slug, exceeded.limit, now)
 
     def _refuse(self, tenant: str, limit: Limit, now: datetime) -> NoReturn:
@@ -68,14 +68,14 @@ class RateLimiter:
         now = self._clock.now()
         for limit in in_force(tenant.limits, self._defaults):
             if limit.unit is Unit.TOKENS and amount:
-                await self._post(tenant.slug, limit, window(limit.span, now), amount, msg_id=f"{limit.name}-{key}")
+                await self._post(tenant.slug, limit, window(limit.span, now), amount, msg_id=_msg_id(limit, key))
 
     async def _count(self, tenant: str, limit: Limit, in_window: str, *, key: str) -> Count | None:
         """None when the counter has no objection: it has this request already, or does not answer."""
         subject = subjects.limit(limit.unit, tenant, in_window)
         try:
             if limit.unit is Unit.REQUESTS:
-                total = await self._counters.add(subject, 1, msg_id=f"{limit.name}-{key}")
+                total = await self._counters.add(subject, 1, msg_id=_msg_id(limit, key))
             else:
                 total = await self._counters.read(subject)
         except Unanswered as exc:
@@ -98,3 +98,8 @@ class RateLimiter:
         if self._answered:
             log.warning("limits_unchecked", extra={"reason": reason})
         self._answered = False
+
+
+def _msg_id(limit: Limit, key: str) -> str:
+    """The id by which JetStream drops a second count of the same thing."""
+    return f"{limit.name}-{key}"

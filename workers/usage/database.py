@@ -33,11 +33,12 @@ class DatabaseHealth:
     async def wait_until_usable(self) -> None:
         """Asks with a growing pause until it answers."""
         failures = 0
-        await self._ask()
-        while not self.usable:
+        while True:
+            await self._ask()
+            if self.usable:
+                return
             failures += 1
             await asyncio.sleep(exponential_s(_FIRST_RETRY_S, failures=failures, longest_s=_EVERY_S))
-            await self._ask()
 
     async def _ask(self) -> None:
         """Asks PostgreSQL, and logs when the answer is another one than the last time."""

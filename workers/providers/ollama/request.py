@@ -45,7 +45,7 @@ def check(request: CompletionRequest) -> None:
     if not isinstance(request.provider_options.get(NAME, {}).get("options"), dict | None):
         raise InvalidRequest(f"provider_options.{NAME}.options must be an object", provider=NAME)
     if request.tools and forces_a_call(request):
-        raise UnsupportedFeature("ollama cannot be made to call a tool (tool_choice)", provider=NAME)
+        raise _unsupported("cannot be made to call a tool (tool_choice)")
     for image in images.images_in(request.messages):
         _image(image.image_url.url)
 
@@ -163,8 +163,12 @@ def _text(content: str | Sequence[TextPart | ImagePart]) -> str:
 def _image(url: str) -> str:
     """The image in base64. Raises UnsupportedFeature."""
     if not images.is_inline(url):
-        raise UnsupportedFeature("ollama fetches no images; give it a data: URL", provider=NAME)
+        raise _unsupported("fetches no images; give it a data: URL")
     image = images.read_inline(url)
     if image is None:
-        raise UnsupportedFeature("ollama reads images in base64 only", provider=NAME)
+        raise _unsupported("reads images in base64 only")
     return image.base64
+
+
+def _unsupported(what: str) -> UnsupportedFeature:
+    return UnsupportedFeature(f"{NAME} {what}", provider=NAME)

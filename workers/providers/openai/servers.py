@@ -47,16 +47,12 @@ def unchanged(call_id: str) -> str:
 
 def within_openais_limit(call_id: str) -> str:
     """The id, or 40 hexadecimal digits made of it where it is longer than OpenAI takes."""
-    if len(call_id) <= _LONGEST_ID:
-        return call_id
-    return hashlib.sha256(call_id.encode(errors="replace")).hexdigest()[:_LONGEST_ID]
+    return call_id if len(call_id) <= _LONGEST_ID else _digest(call_id)[:_LONGEST_ID]
 
 
 def as_mistral_takes_it(call_id: str) -> str:
     """The id, or nine hexadecimal digits made of it where it is not nine letters and digits."""
-    if _MISTRAL_ID.fullmatch(call_id):
-        return call_id
-    return hashlib.sha256(call_id.encode(errors="replace")).hexdigest()[:9]
+    return call_id if _MISTRAL_ID.fullmatch(call_id) else _digest(call_id)[:9]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +123,7 @@ def is_of_another_maker(names: Sequence[str]) -> bool:
 
 def _is_of(host: str, domain: str) -> bool:
     return host == domain or host.endswith(f".{domain}")
+
+
+def _digest(call_id: str) -> str:
+    return hashlib.sha256(call_id.encode(errors="replace")).hexdigest()

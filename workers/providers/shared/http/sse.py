@@ -24,7 +24,6 @@ _BEGINS_JSON = b'{}[]" \t'
 """How a line begins that starts or continues JSON: no name of a field begins like that."""
 _OPENS = (b"{", b"[")
 _CLOSES = (b"}", b"]")
-"""How data ends that is a whole JSON object or list, or `[DONE]`."""
 
 
 class Event(NamedTuple):
@@ -116,7 +115,7 @@ class Decoder:
                 if self._name:
                     self._name = ""
             elif line.startswith(b"event:"):
-                if self._name and self._data and self._data[-1].rstrip().endswith(_CLOSES):
+                if self._name and self._is_closed():
                     self._complete(events)
                 self._name = line[6:].decode(errors="replace").removeprefix(" ")
             elif line.startswith(b"error:"):
@@ -136,10 +135,14 @@ class Decoder:
         bare = data.strip()
         if not bare:
             return
-        if bare.startswith(_OPENS) and self._data[-1].rstrip().endswith(_CLOSES):
+        if bare.startswith(_OPENS) and self._is_closed():
             self._complete(events)
             self._name = ""
         self._data.append(data)
+
+    def _is_closed(self) -> bool:
+        """Whether the data so far ends like a JSON object or list, or like `[DONE]`."""
+        return bool(self._data) and self._data[-1].rstrip().endswith(_CLOSES)
 
     def _complete(self, events: list[Event]) -> None:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
