@@ -1,14 +1,19 @@
 """A foreign JSON text is read field by field."""
 
+import importlib
 import json
+import pkgutil
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect
 
+from workers import providers
 from workers.providers.shared.json_text import MOST_IN_A_ROW, NO_JSON, EndFinder, FieldwiseDecoder, decode_any, in_a_row
 
 
@@ -103,6 +108,57 @@ def test_truth_is_the_same_beside_an_odd_field(said: bytes, is_done: bool) -> No
 
 def test_a_raw_field_is_kept_beside_an_odd_one() -> None:
     assert bytes(decode(b'{"id": 0, "args": {"a": [1]}}').args) == b'{"a":[1]}'
+
+
+KINDS: list[Any] = [None, True, 5, 5.5, "odd", [], ["odd"], {}, {"odd": 5}]
+"""Values so different that a field takes all of them only when it takes everything."""
+
+
+def decoders_of_replies() -> list[FieldwiseDecoder[Any]]:
+    modules = [found.name for found in pkgutil.walk_packages(providers.__path__, f"{providers.__name__}.")]
+    members = [member for name in modules for member in vars(importlib.import_module(name)).values()]
+    return [member for member in members if isinstance(member, FieldwiseDecoder)]
+
+
+def values_everywhere(form: inspect.Type) -> Iterator[Any]:
+    """Values of every kind, in each place of a form in turn."""
+    yield from KINDS
+    match form:
+        case inspect.UnionType():
+            for one in form.types:
+                yield from values_everywhere(one)
+        case inspect.StructType():
+            for field in form.fields:
+                yield from ({field.encode_name: value} for value in values_everywhere(field.type))
+        case inspect.ListType():
+            yield from ([value] for value in values_everywhere(form.item_type))
+        case _:
+            pass
+
+
+def try_all(decoding: FieldwiseDecoder[Any]) -> None:
+    for value in values_everywhere(inspect.type_info(decoding.kind)):
+        if isinstance(value, dict):
+            decoding(msgspec.json.encode(value))
+
+
+def test_every_field_of_a_reply_has_a_form_that_can_be_fitted() -> None:
+    """A form that cannot would be found out only when that very field comes in an odd reply."""
+    found = decoders_of_replies()
+    assert len(found) >= 5
+    for decoding in found:
+        try_all(decoding)
+
+
+def test_a_form_that_cannot_be_fitted_is_found_out() -> None:
+    class Deep(msgspec.Struct):
+        shares: list[tuple[int, ...]] | None = None
+
+    class Reply(msgspec.Struct):
+        deep: list[Deep] | None = None
+
+    with pytest.raises(TypeError, match="VarTupleType"):
+        try_all(FieldwiseDecoder(Reply))
 
 
 @pytest.mark.parametrize("data", [b"[]", b"null", b'"text"', b"5"])

@@ -119,7 +119,7 @@ class FieldwiseDecoder(Generic[T]):
     """
 
     def __init__(self, kind: type[T]) -> None:
-        self._kind = kind
+        self.kind = kind
         self._decode = msgspec.json.Decoder(kind, strict=False).decode
         self._form: inspect.Type | None = None
 
@@ -130,7 +130,7 @@ class FieldwiseDecoder(Generic[T]):
         except (msgspec.DecodeError, UnicodeError):
             value = decode_any(data)
         if self._form is None:
-            self._form = inspect.type_info(self._kind)
+            self._form = inspect.type_info(self.kind)
         fitted = _fitted(value, self._form)
         if fitted is _ODD:
             raise msgspec.ValidationError(f"Expected `object`, got `{type(value).__name__}`")
