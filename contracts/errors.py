@@ -33,6 +33,37 @@ from typing import ClassVar
 
 from contracts.wire import WireModel, optional
 
+__all__ = [
+    "AuthenticationFailed",
+    "BudgetExceeded",
+    "ContentFiltered",
+    "ContextLengthExceeded",
+    "DeadlineExceeded",
+    "ErrorCode",
+    "FleetError",
+    "InternalError",
+    "InvalidRequest",
+    "KeyUnavailable",
+    "LimitError",
+    "MalformedRequest",
+    "ModelNotFound",
+    "NoProvider",
+    "Overloaded",
+    "ProviderTimeout",
+    "ProviderUnavailable",
+    "QueueFull",
+    "QuotaExhausted",
+    "RateLimited",
+    "RequestError",
+    "StreamInterrupted",
+    "TenantRateLimited",
+    "UnknownModel",
+    "UnknownTenant",
+    "UnsupportedFeature",
+    "VendorError",
+]
+"""What agents catch: the tree and its codes, which fleet.errors and fleet.client pass on."""
+
 _MESSAGE_CHARS = 2000
 """The most of a message on the wire; an event holds several, and has to fit into one message of the broker."""
 

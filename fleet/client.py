@@ -10,6 +10,7 @@ One subscription serves all requests of a process. After a lost connection, or w
 stream is resumed from what the fleet has stored; readers see each event once and in order.
 """
 
+# ruff: noqa: F405 - pyright reports a name that contracts.errors does not list
 import asyncio
 import logging
 import random
@@ -29,24 +30,15 @@ from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from contracts import jetstream_codes, subjects
+from contracts import errors, jetstream_codes, subjects
 from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume
-from contracts.errors import (
-    DeadlineExceeded,
-    FleetError,
-    InvalidRequest,
-    MalformedRequest,
-    ProviderUnavailable,
-    QueueFull,
-    from_wire,
-)
+from contracts.errors import from_wire
 from contracts.events import Cancelled, Completed, Event, Failed, parse
 from contracts.nats_connect import Connection, NoServer, connect_to_any
 from contracts.requests import DEFAULT_DEADLINE_S, MAX_REQUEST_BYTES, CompletionRequest, Message, RequestFields, Tool
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, Models, Refusal, TokenCount
 from contracts.subjects import AUTO, Priority, Provider, RpcMethod
 from contracts.wire import WireModel, all_without_halves, errors_in_one_line, reason, utc_now
-from fleet import errors
 from fleet.errors import *  # noqa: F403 - agents import the errors from either module
 from fleet.event_stream import BEGINNING, Patience, Position, Source, Stream
 
