@@ -53,7 +53,9 @@ Urgency = Literal["interactive", "background"]
 A = TypeVar("A", bound=WireModel)
 
 _HEADER_ROOM_BYTES = 1024
-"""The server counts headers as part of a message, and closes a connection that sends too long a one."""
+"""The server counts headers as part of a message, and closes a connection that sends a longer one than it takes."""
+_OWN_OPTIONS = ("allow_reconnect", "error_cb", "make", "prepare", "reconnected_cb")
+"""What the client gives to `connect_to_any` and to `nats.connect` by itself."""
 
 
 class RequestCancelled(Exception):
@@ -68,7 +70,8 @@ class Client:
     """A connection of one agent. Its methods raise subclasses of FleetError only; `complete` also RequestCancelled.
 
     `url` is one server, or several separated by commas. `options` go to `nats.connect`, also in place of what the
-    client sets by itself.
+    client sets by itself. With `allow_reconnect`, `error_cb` or `reconnected_cb`, which the client needs for itself,
+    it cannot be made (MalformedRequest).
 
     A text that was cut in the middle of a character may hold half of a surrogate pair, which is sent as U+FFFD.
     """
@@ -88,6 +91,8 @@ class Client:
         with _malformed("the name of the tenant or the agent"):
             self.tenant = subjects.token(tenant)
             self.agent = subjects.token(agent)
+        if refused := [name for name in _OWN_OPTIONS if name in options]:
+            raise MalformedRequest(f"a client cannot be given {', '.join(refused)}: it has its own")
         self._servers: list[str] = options.pop("servers", [part.strip() for part in url.split(",")])
         self._options: dict[str, Any] = {
             "name": f"{tenant}/{agent}",

@@ -61,6 +61,14 @@ def test_a_name_that_cannot_stand_in_a_subject_is_malformed(named: dict[str, Any
         Client(**named)
 
 
+@pytest.mark.parametrize("option", ["allow_reconnect", "error_cb", "make", "prepare", "reconnected_cb"])
+def test_an_option_that_the_client_needs_for_itself_is_malformed(option: str) -> None:
+    arguments: dict[str, Any] = {"tenant": "t", option: None}
+
+    with pytest.raises(MalformedRequest, match=option):
+        Client(**arguments)
+
+
 @pytest.mark.parametrize("request_id", ["a.b", HALF, "", 5])
 async def test_an_id_that_cannot_stand_in_a_subject_is_malformed(request_id: Any) -> None:
     with pytest.raises(MalformedRequest):
