@@ -222,8 +222,9 @@ class Stack:
         return [role for roles in self._roles.values() for role in roles]
 
     async def _start_servers(self) -> None:
-        """Starts the servers side by side. One whose port was taken by another program since it was chosen gets another
-        port, of which nobody has been told so far, unless its port was asked for."""
+        """Starts the servers side by side. One whose port another program has taken since it was chosen gets another:
+        that is possible because nobody has been told of the port yet. A port that was asked for stays, and the start
+        fails."""
         servers = {
             "nats": (self._nats, self._wishes.ports.nats),
             "vault": (self._vault, self._wishes.ports.vault),
