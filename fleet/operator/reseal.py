@@ -39,25 +39,24 @@ class ResealOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Resealed:
-    """What became of the key at `path`. `why` is empty unless it failed."""
+class NotResealed:
+    """The key at `path` stays as it is."""
 
     path: str
-    outcome: ResealOutcome
-    why: str = ""
+    why: str
 
 
 class _LeftAlone(Exception):
     """A key stays as it is. The message says why."""
 
 
-async def run(settings: ResealSettings) -> tuple[Counter[ResealOutcome], list[Resealed]]:
+async def run(settings: ResealSettings) -> tuple[Counter[ResealOutcome], list[NotResealed]]:
     """Seals every key anew. Returns how many ended how, and those that failed. Raises Unreachable, and the errors of
     runtime.vault."""
     vault = VaultSession(settings)
     keyring = Keyring.from_settings(settings)
     counts: Counter[ResealOutcome] = Counter()
-    failed: list[Resealed] = []
+    failed: list[NotResealed] = []
     try:
         await vault.start()
         async for path in _paths(vault):
@@ -67,7 +66,7 @@ async def run(settings: ResealSettings) -> tuple[Counter[ResealOutcome], list[Re
                 outcome = ResealOutcome.GONE
             except (UnsealError, _LeftAlone) as exc:
                 outcome = ResealOutcome.FAILED
-                failed.append(Resealed(path, outcome, str(exc)))
+                failed.append(NotResealed(path, str(exc)))
             counts[outcome] += 1
     finally:
         await vault.close()
