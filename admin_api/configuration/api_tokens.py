@@ -78,8 +78,7 @@ async def add(database: Database, new: NewToken, *, caller: Principal, origin: O
                 .returning(*api_tokens.c)
             )
         ).one()
-        after = view(row).model_dump(mode="json", exclude={"last_used_at"})
-        change = Change("token.add", "token", str(row.id), row.tenant, before=None, after=after)
+        change = Change("token.add", "token", str(row.id), row.tenant, before=None, after=_snapshot(row))
         await audit.record(connection, change, origin)
     return AddedToken(**view(row).model_dump(), token=token.get_secret_value())
 
@@ -98,8 +97,7 @@ async def revoke(database: Database, token_id: uuid.UUID, *, caller: Principal, 
             raise not_found(f"there is no token {token_id}")
         caller.must_change(row.tenant)
         await connection.execute(update(api_tokens).where(api_tokens.c.id == token_id).values(revoked_at=func.now()))
-        before = view(row).model_dump(mode="json", exclude={"last_used_at"})
-        change = Change("token.revoke", "token", str(row.id), row.tenant, before=before, after=None)
+        change = Change("token.revoke", "token", str(row.id), row.tenant, before=_snapshot(row), after=None)
         await audit.record(connection, change, origin)
 
 
@@ -117,3 +115,8 @@ async def page(database: Database, *, caller: Principal, paging: Paging) -> Page
 
 def view(row: Any) -> TokenView:
     return TokenView.model_validate(row, from_attributes=True)
+
+
+def _snapshot(row: Any) -> dict[str, Any]:
+    """The token as the audit log shows it: without its last use, which is no change."""
+    return view(row).model_dump(mode="json", exclude={"last_used_at"})

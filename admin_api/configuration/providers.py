@@ -19,7 +19,7 @@ from admin_api.configuration import provider_keys, tenants
 from admin_api.configuration.provider_keys import ApiKey, GivenKeys, KeyChanges, KeyView, NewKeys, ProviderKeys
 from admin_api.database import Database
 from admin_api.http.pagination import Page, Paging, read_page
-from admin_api.http.problems import conflict, invalid, not_found
+from admin_api.http.problems import Problem, conflict, invalid, not_found
 from admin_api.publishing import worker_config
 from admin_api.publishing.config_publisher import ConfigPublisher
 from contracts.providers import WITHOUT_COMMON_ADDRESS, ProviderConfig
@@ -199,7 +199,7 @@ async def one(database: Database, provider_id: uuid.UUID, *, caller: Principal) 
     async with database.transaction() as connection:
         row = (await connection.execute(select(llm_providers).where(llm_providers.c.id == provider_id))).first()
     if row is None:
-        raise not_found(f"there is no provider {provider_id}")
+        raise _no_provider(provider_id)
     caller.must_see(row.tenant)
     return view(row)
 
@@ -222,6 +222,10 @@ async def page(database: Database, wanted: ProviderFilter, *, caller: Principal,
 
 def view(row: Any) -> ProviderView:
     return ProviderView.model_validate({**row._mapping, "keys": provider_keys.views(row)})
+
+
+def _no_provider(provider_id: uuid.UUID) -> Problem:
+    return not_found(f"there is no provider {provider_id}")
 
 
 async def _update(connection: AsyncConnection, old: Row[Any], values: dict[str, Any]) -> Row[Any]:
@@ -248,7 +252,7 @@ async def _locked(connection: AsyncConnection, provider_id: uuid.UUID, caller: P
     """The provider, after its tenant was locked. Raises 403, 404."""
     tenant = await connection.scalar(select(llm_providers.c.tenant).where(llm_providers.c.id == provider_id))
     if tenant is None:
-        raise not_found(f"there is no provider {provider_id}")
+        raise _no_provider(provider_id)
     caller.must_change(tenant)
     await tenants.locked(connection, tenant)
     # Read after the lock was got: whoever held it before may have changed the row.

@@ -131,8 +131,7 @@ async def try_out(database: Database, hook_id: uuid.UUID, *, sender: WebhookSend
         data=WebhookTrial(webhook_id=hook_id, message="This webhook works."),
     )
     try:
-        hook = Hook(row.id, row.tenant, row.url, row.sealed_secret)
-        status = await sender.post(hook, notice_id=notice.id, body=notice.to_json())
+        status = await sender.post(_hook(row), notice_id=notice.id, body=notice.to_json())
     except Undelivered as exc:
         return TrialResult(delivered=False, status=exc.status, error=str(exc))
     return TrialResult(delivered=True, status=status, error=None)
@@ -151,9 +150,8 @@ async def reseal(database: Database, keyring: Keyring) -> None:
     """Seals every secret with the newest sealing key, so that older ones can go."""
     async with database.transaction() as connection:
         for row in (await connection.execute(select(webhooks).with_for_update())).all():
-            hook = Hook(row.id, row.tenant, row.url, row.sealed_secret)
             try:
-                resealed = webhook.resealed(keyring, hook)
+                resealed = webhook.resealed(keyring, _hook(row))
             except UnsealError as exc:
                 log.error("webhook_secret_unreadable", extra={"webhook": str(row.id), "error": str(exc)})
                 continue
@@ -172,6 +170,10 @@ async def _one(connection: AsyncConnection, hook_id: uuid.UUID, caller: Principa
         raise not_found(f"there is no webhook {hook_id}")
     caller.must_change(row.tenant)
     return row
+
+
+def _hook(row: Any) -> Hook:
+    return Hook(row.id, row.tenant, row.url, row.sealed_secret)
 
 
 def _snapshot(row: Any) -> dict[str, Any]:

@@ -41,18 +41,18 @@ async def route(connection: AsyncConnection, *, email: bool, emails_of_all: bool
     notice = notices.c.seq.label("notice")
     to_nats = select(notice, literal(Channel.NATS).label("channel"))
     concerned = or_(webhooks.c.tenant.is_(None), webhooks.c.tenant == notices.c.tenant)
-    wanted = or_(webhooks.c.kinds == _EMPTY_LIST, webhooks.c.kinds.op("?")(notices.c.kind))
+    of_wanted_kind = or_(webhooks.c.kinds == _EMPTY_LIST, webhooks.c.kinds.op("?")(notices.c.kind))
     was_there = webhooks.c.created_at <= notices.c.created_at
     to_webhooks = select(notice, literal(Channel.WEBHOOK).label("channel"), webhooks.c.id.label("webhook")).join(
-        webhooks, and_(concerned, wanted, was_there)
+        webhooks, and_(concerned, of_wanted_kind, was_there)
     )
-    to_all: list[Rows] = [to_nats, to_webhooks]
+    selections: list[Rows] = [to_nats, to_webhooks]
     if email:
         somebody = or_(literal(value=emails_of_all), tenants.c.alert_emails != _EMPTY_LIST)
         to_email = select(notice, literal(Channel.EMAIL).label("channel"))
         to_email = to_email.outerjoin(tenants, tenants.c.slug == notices.c.tenant)
-        to_all.append(to_email.where(notices.c.kind.in_(ALERT_KINDS), somebody))
-    for deliveries in to_all:
+        selections.append(to_email.where(notices.c.kind.in_(ALERT_KINDS), somebody))
+    for deliveries in selections:
         rows = deliveries.where(notices.c.seq.in_(routed)).order_by(notices.c.seq)
         await connection.execute(insert(notice_deliveries).from_select(list(rows.selected_columns.keys()), rows))
     return len(routed)
@@ -99,21 +99,24 @@ async def claim(connection: AsyncConnection, *, busy: Collection[Target]) -> lis
 
 async def delivered(connection: AsyncConnection, outgoing: Outgoing) -> None:
     """Notes that a delivery was made."""
-    delivery = update(notice_deliveries).where(_deliveries.id == outgoing.delivery)
-    await connection.execute(delivery.values(delivered_at=func.now(), last_error=None))
-    if outgoing.hook is not None:
-        hook = update(webhooks).where(webhooks.c.id == outgoing.hook.id)
-        await connection.execute(hook.values(last_success_at=func.now()))
+    made = {"delivered_at": func.now(), "last_error": None}
+    await _note(connection, outgoing, made, of_hook={"last_success_at": func.now()})
 
 
 async def undelivered(connection: AsyncConnection, outgoing: Outgoing, why: str, *, again_in: timedelta | None) -> None:
     """Notes that a delivery failed, and when it is due again; `again_in` None: never again."""
-    outcome = {"dead_at": func.now()} if again_in is None else {"next_at": func.now() + again_in}
-    delivery = update(notice_deliveries).where(_deliveries.id == outgoing.delivery)
-    await connection.execute(delivery.values(last_error=why, **outcome))
+    next_turn = {"dead_at": func.now()} if again_in is None else {"next_at": func.now() + again_in}
+    failed = {"last_failure_at": func.now(), "last_error": why}
+    await _note(connection, outgoing, {"last_error": why, **next_turn}, of_hook=failed)
+
+
+async def _note(
+    connection: AsyncConnection, outgoing: Outgoing, outcome: dict[str, Any], *, of_hook: dict[str, Any]
+) -> None:
+    """Writes how it went into the delivery's row, and into that of the webhook, when it went to one."""
+    await connection.execute(update(notice_deliveries).where(_deliveries.id == outgoing.delivery).values(outcome))
     if outgoing.hook is not None:
-        hook = update(webhooks).where(webhooks.c.id == outgoing.hook.id)
-        await connection.execute(hook.values(last_failure_at=func.now(), last_error=why))
+        await connection.execute(update(webhooks).where(webhooks.c.id == outgoing.hook.id).values(of_hook))
 
 
 async def waiting(connection: AsyncConnection) -> dict[str, int]:

@@ -19,7 +19,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, PubAck
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
-from admin_api.http.problems import not_found, unavailable
+from admin_api.http.problems import Problem, not_found, unavailable
 from contracts import jetstream_codes, subjects
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID, REPLAY
 from contracts.streams import DEAD
@@ -111,7 +111,7 @@ class DeadLetterStream:
             try:
                 raw = await self._jetstream().get_msg(DEAD, seq, direct=True)
             except nats.js.errors.NotFoundError as exc:
-                raise not_found(f"there is no dead letter {seq}; they are kept for 14 days") from exc
+                raise _no_letter(seq) from exc
         payload = raw.data or b""
         letter = letter_of(raw.subject or "", raw.headers or {}, seq=seq, stored_at=raw.time, size=len(payload))
         return letter.model_copy(update=whose(payload)), payload
@@ -237,8 +237,12 @@ async def _delete(jetstream: JetStreamContext, seq: int) -> None:
         try:
             await jetstream.get_msg(DEAD, seq)
         except nats.js.errors.NotFoundError as exc:
-            raise not_found(f"there is no dead letter {seq}; they are kept for 14 days") from exc
+            raise _no_letter(seq) from exc
         raise
+
+
+def _no_letter(seq: int) -> Problem:
+    return not_found(f"there is no dead letter {seq}; they are kept for 14 days")
 
 
 def letter_of(

@@ -48,12 +48,13 @@ async def one(letters: DeadLetterStream, seq: int, *, caller: Principal) -> Open
     """The letter with that number, with its payload when an admin asks. Raises 403, 404, 503."""
     letter, payload = await letters.get(seq)
     caller.must_see(letter.tenant)
-    if caller.role is not Role.ADMIN:
-        return OpenLetter(**letter.model_dump(), payload=None, encoding=None)
-    try:
-        return OpenLetter(**letter.model_dump(), payload=payload.decode(), encoding="utf-8")
-    except UnicodeDecodeError:
-        return OpenLetter(**letter.model_dump(), payload=base64.b64encode(payload).decode(), encoding="base64")
+    text, encoding = None, None
+    if caller.role is Role.ADMIN:
+        try:
+            text, encoding = payload.decode(), "utf-8"
+        except UnicodeDecodeError:
+            text, encoding = base64.b64encode(payload).decode(), "base64"
+    return OpenLetter(**letter.model_dump(), payload=text, encoding=encoding)
 
 
 async def replay(
@@ -66,12 +67,10 @@ async def replay(
         raise conflict(f"the dead letter {seq} was too large to be kept whole; what is left of it cannot be replayed")
     if not is_from_its_tenant(letter):
         raise conflict(f"the dead letter {seq} does not say where it came from, so that it cannot be replayed")
-    before = letter.model_dump(mode="json")
-    change = Change("dead_letter.replay", "dead_letter", str(seq), letter.tenant, before=before, after=None)
     async with database.transaction() as connection:
         # The record holds the lock of the tenant's chain until the commit: a second replay at the same time comes
         # after this one, and finds nothing. When the publish fails, the record is rolled back.
-        await audit.record(connection, change, origin)
+        await audit.record(connection, _loss("dead_letter.replay", letter), origin)
         ack = await letters.send_back(letter, payload)
     return Replayed(subject=letter.subject, stream=ack.stream, stream_seq=ack.seq)
 
@@ -80,11 +79,15 @@ async def delete(letters: DeadLetterStream, seq: int, *, database: Database, cal
     """Deletes the letter with that number for good. Raises 403, 404, 503."""
     letter, _ = await letters.get(seq)
     caller.must_change(letter.tenant)
-    before = letter.model_dump(mode="json")
-    change = Change("dead_letter.delete", "dead_letter", str(seq), letter.tenant, before=before, after=None)
     async with database.transaction() as connection:
-        await audit.record(connection, change, origin)
+        await audit.record(connection, _loss("dead_letter.delete", letter), origin)
         await letters.delete(seq)
+
+
+def _loss(action: str, letter: DeadLetter) -> Change:
+    """The change by which a letter leaves the stream."""
+    before = letter.model_dump(mode="json")
+    return Change(action, "dead_letter", str(letter.seq), letter.tenant, before=before, after=None)
 
 
 def is_from_its_tenant(letter: DeadLetter) -> bool:
