@@ -96,8 +96,9 @@ async def page(database: Database, wanted: AuditFilter, *, paging: Paging) -> Pa
     """The wanted entries, the newest first."""
     columns = audit_log.c
     query = select(audit_log)
-    for column in (columns.tenant, columns.actor, columns.action):
-        if (value := getattr(wanted, column.name)) is not None:
+    exact = ((columns.tenant, wanted.tenant), (columns.actor, wanted.actor), (columns.action, wanted.action))
+    for column, value in exact:
+        if value is not None:
             query = query.where(column == value)
     if wanted.object is not None:
         kind, slash, name = wanted.object.partition("/")

@@ -1,7 +1,6 @@
 """Alerts: what the fleet tells the admins of a tenant, until somebody acknowledges it."""
 
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -30,14 +29,6 @@ class State(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     UNRESOLVED = "unresolved"
     RESOLVED = "resolved"
-
-
-_CONDITIONS: Mapping[State, ColumnElement[bool]] = {
-    State.OPEN: alerts.c.acknowledged_at.is_(None),
-    State.ACKNOWLEDGED: alerts.c.acknowledged_at.is_not(None),
-    State.UNRESOLVED: alerts.c.resolved_at.is_(None),
-    State.RESOLVED: alerts.c.resolved_at.is_not(None),
-}
 
 
 class AlertView(BaseModel):
@@ -83,7 +74,7 @@ async def page(database: Database, wanted: AlertFilter, *, caller: Principal, pa
         query = query.where(columns.kind == wanted.kind)
     if wanted.about is not None:
         query = query.where(columns.about == wanted.about)
-    query = query.where(*(_CONDITIONS[state] for state in wanted.states))
+    query = query.where(*map(_is, wanted.states))
     keys = [columns.created_at, columns.id]
     async with database.transaction() as connection:
         return await read_page(connection, query, keys=keys, paging=paging, view=view, newest_first=True)
@@ -109,6 +100,18 @@ async def acknowledge(database: Database, alert_id: uuid.UUID, *, caller: Princi
         change = Change("alert.acknowledge", "alert", str(alert_id), old.tenant, before=before, after=after)
         await audit.record(connection, change, origin)
     return acknowledged
+
+
+def _is(state: State) -> ColumnElement[bool]:
+    match state:
+        case State.OPEN:
+            return alerts.c.acknowledged_at.is_(None)
+        case State.ACKNOWLEDGED:
+            return alerts.c.acknowledged_at.is_not(None)
+        case State.UNRESOLVED:
+            return alerts.c.resolved_at.is_(None)
+        case State.RESOLVED:
+            return alerts.c.resolved_at.is_not(None)
 
 
 def view(row: Any) -> AlertView:
