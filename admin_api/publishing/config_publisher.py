@@ -124,13 +124,7 @@ class ConfigPublisher:
         for row in found.put.values():
             await self._put(row)
         for key in found.delete:
-            bucket = await self._open()
-            try:
-                # The sequence of the entry that was seen: what somebody wrote there since then stays.
-                await bucket.delete(key, last=entries[key].sequence)
-            except nats.js.errors.APIError as exc:
-                if exc.err_code not in jetstream_codes.LOST_COMPARE_AND_SET:
-                    raise
+            await self._delete(key, entries[key])
         return len(found.put) + len(found.delete)
 
     async def _on_reconnect(self) -> None:
@@ -198,6 +192,15 @@ class ConfigPublisher:
                 continue
             return
         raise TimeoutError(f"{key} keeps changing")
+
+    async def _delete(self, key: str, seen: BucketEntry) -> None:
+        """Deletes what was seen under `key`, and nothing that was written there since."""
+        bucket = await self._open()
+        try:
+            await bucket.delete(key, last=seen.sequence)
+        except nats.js.errors.APIError as exc:
+            if exc.err_code not in jetstream_codes.LOST_COMPARE_AND_SET:
+                raise
 
     async def _open(self) -> KeyValue:
         if self._bucket is None:
