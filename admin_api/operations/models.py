@@ -152,8 +152,8 @@ class ModelList:
     async def _entries(
         self, batch: _Batch, wanted: ModelFilter, after: SortKey
     ) -> tuple[list[ModelEntry], list[Unavailable]]:
-        """The batch's entries in order, and who could not tell theirs. Only what comes after `after` is asked for. Of
-        the aliases those are shown that have a target at the wanted provider, when there is one."""
+        """The batch's entries in order, and who could not tell theirs. Only what comes after `after` is asked for. When
+        a provider was asked for, only those aliases are shown that have a target there."""
         rows = [row for row in batch.providers if (row.tenant, row.provider_type) >= after[:2]]
         answers = await asyncio.gather(*(self._models_of(row) for row in rows))
         known = {row.slug: worker_config.tenant(row) or PublishedTenant(slug=row.slug) for row in batch.tenants}
