@@ -143,27 +143,31 @@ class Anthropic:
         self._serial = itertools.count(1)
 
     def answer(self, request: HttpRequest) -> HttpAnswer | Ask | None:
-        path = request.path.removeprefix(self.prefix)
-        is_listing = request.method == "GET" and request.path == f"{self.prefix}/v1/models"
-        if not is_listing and (request.method != "POST" or path not in ("/v1/messages", "/v1/messages/count_tokens")):
-            return None
+        match request.method, request.path.removeprefix(self.prefix):
+            case "POST", "/v1/messages":
+                form = _Completion
+            case "POST", "/v1/messages/count_tokens":
+                form = _Prompt
+            case "GET", "/v1/models" if request.path.startswith(self.prefix):
+                form = None
+            case _:
+                return None
         key = request.headers.get("authorization", "").removeprefix("Bearer ").strip() or None
         if key is None or REFUSED_KEY in key:
             return _named("invalid_api_key")
         if "anthropic-version" not in request.headers:
             return _answer("anthropic-version: header is required")
-        if is_listing:
+        if form is None:
             listed = [
                 {"type": "model", "id": name, "display_name": name, "max_input_tokens": tokens, "lifecycle": "active"}
                 for name, tokens in MODELS.items()
             ]
             page = {"data": listed, "has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
             return HttpAnswer(200, json.dumps(page).encode())
-        is_count = path == "/v1/messages/count_tokens"
-        body = read_body(request.body, _Prompt if is_count else _Completion)
+        body = read_body(request.body, form)
         if not body["messages"]:
             return _answer("messages: at least one message is required")
-        if is_count:
+        if form is _Prompt:
             return HttpAnswer(200, json.dumps({"input_tokens": _input_tokens(body)}).encode())
         return _ask(body, key=key, request_id=request.headers.get("x-client-request-id"))
 

@@ -206,7 +206,7 @@ class Google:
         return {"content-type": "text/event-stream", "vary": "Origin", "x-content-type-options": "nosniff"}
 
     def frames(self, ask: Ask, script: Script) -> Iterator[Frame]:
-        envelope = {"modelVersion": ask.model, "responseId": f"sim{next(self._serial)}"}
+        envelope = self._envelope(ask)
         usage = _usage(ask, script)
         given = usage["promptTokenCount"]
         begun = {"promptTokenCount": given, "totalTokenCount": given, "serviceTier": usage["serviceTier"]}
@@ -225,18 +225,15 @@ class Google:
             yield Frame(event([part]))
         if script.end_marker:
             running = {"usageMetadata": usage} if script.usage else {}
-            reason = script.finish_reason or "stop"
-            yield Frame(event([{"text": ""}], finishReason=_FINISH_REASONS.get(reason, reason)), is_output=False)
+            yield Frame(event([{"text": ""}], finishReason=_finish_reason(script)), is_output=False)
 
     def whole(self, ask: Ask, script: Script) -> bytes:
         thought = [{"text": script.reasoning, "thought": True}] if script.reasoning else []
         said = [{"text": text}] if (text := _text(ask, script)) else []
         content = {"parts": [*thought, *said, *_call_parts(ask, script)], "role": "model"}
-        reason = script.finish_reason or "stop"
-        candidate = {"content": content, "finishReason": _FINISH_REASONS.get(reason, reason), "index": 0}
+        candidate = {"content": content, "finishReason": _finish_reason(script), "index": 0}
         usage = {"usageMetadata": _usage(ask, script)} if script.usage else {}
-        envelope = {"modelVersion": ask.model, "responseId": f"sim{next(self._serial)}"}
-        body = {"candidates": [candidate], **usage, **envelope}
+        body = {"candidates": [candidate], **usage, **self._envelope(ask)}
         return json.dumps(body, ensure_ascii=False, indent=2).encode()
 
     def stated(self, ask: Ask, script: Script) -> Stated | None:
@@ -244,6 +241,9 @@ class Google:
             return None
         usage = _usage(ask, script)
         return Stated(usage["promptTokenCount"], usage["candidatesTokenCount"] + usage["thoughtsTokenCount"])
+
+    def _envelope(self, ask: Ask) -> dict[str, Any]:
+        return {"modelVersion": ask.model, "responseId": f"sim{next(self._serial)}"}
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -328,6 +328,10 @@ def _call_parts(ask: Ask, script: Script) -> Iterator[dict[str, Any]]:
         made = {"name": call.name, "args": call.arguments_value, **({"id": call.id} if call.id else {})}
         signed = {"thoughtSignature": SIGNATURE} if index == 0 and _SIGNS.match(ask.model) else {}
         yield {"functionCall": made, **signed}
+
+
+def _finish_reason(script: Script) -> str:
+    return _FINISH_REASONS.get(script.reason, script.reason)
 
 
 def _usage(ask: Ask, script: Script) -> dict[str, Any]:

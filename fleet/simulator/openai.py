@@ -202,8 +202,7 @@ class OpenAI:
                 yield frame({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         if not script.end_marker:
             return
-        reason = script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
-        yield frame({}, reason=reason, is_output=False)
+        yield frame({}, reason=script.reason, is_output=False)
         if options.get("include_usage") and (usage := self._usage(ask, script)):
             last = {**envelope, "choices": [], **extra, "usage": usage}
             yield Frame(f"data: {_encode(last)}\n\n".encode(), is_output=False)
@@ -218,8 +217,7 @@ class OpenAI:
             **({"reasoning_content": script.reasoning} if script.reasoning else {}),
             **({"tool_calls": calls} if calls else {}),
         }
-        reason = script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": script.reason}
         body = {
             **self._envelope(ask, script, "chat.completion"),
             "choices": [choice],

@@ -98,6 +98,11 @@ class Script(StrictWireModel):
     end_marker: bool = True
     """False: the stream ends in good order, but without the vendor's marker."""
 
+    @property
+    def reason(self) -> str:
+        """Why the answer ended: what `finish_reason` says, otherwise `tool_calls` or `stop`."""
+        return self.finish_reason or ("tool_calls" if self.tool_calls else "stop")
+
     def output(self, *, last_user_text: str) -> str:
         """The text that is said."""
         if self.text is not None:
