@@ -1,4 +1,5 @@
-"""Reading the JSON bodies of requests: each format states the fields that it reads, and refuses a body that is other.
+"""Reading the JSON bodies of requests: each format states the fields that it reads, and refuses a body that lacks them
+or has other types.
 
 So a format can use a body without looking at each type again, and a wrong one never becomes an error of the simulator.
 """
@@ -15,7 +16,7 @@ class BadBody(Exception):
     def __init__(self, message: str, *, path: tuple[str | int, ...] = (), is_missing: bool = False) -> None:
         super().__init__(message)
         self.message = message
-        """What is wrong, in pydantic's words."""
+        """What is wrong with the value at `path`. Without a path a vendor says only that the body is no JSON object."""
         self.path = path
         """The names and positions that lead to the wrong value; empty: the body is no JSON object."""
         self.is_missing = is_missing
@@ -38,8 +39,8 @@ OR_TEXT = BeforeValidator(lambda content: [] if isinstance(content, str) else co
 
 
 def read_body(data: bytes, form: type[Form], **known: Any) -> dict[str, Any]:
-    """The body of a request as it was sent, after `form` has found it right. `known` stands for what the body says
-    under these names. Raises BadBody."""
+    """The body of a request, with all its fields as they were sent, in which `form` has found nothing wrong. `known`
+    takes the place of what was sent under these names. Raises BadBody."""
     try:
         body: Any = from_json(data)
     except ValueError as exc:
