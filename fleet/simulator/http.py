@@ -1,6 +1,7 @@
 """As much of HTTP/1.1 as the simulator serves: requests are read whole, bodies leave byte by byte as scripted."""
 
 import asyncio
+import re
 import socket
 import struct
 import zlib
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from fleet.simulator.vendor import HttpRequest
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+_HEX = re.compile(rb"[0-9A-Fa-f]+")
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -61,7 +63,12 @@ async def read_request(caller: Caller) -> HttpRequest | None:
     if headers.get("transfer-encoding", "").lower() == "chunked":
         chunks: list[bytes] = []
         length = 0
-        while size := int((await reader.readline()).split(b";")[0], 16):
+        while True:
+            digits = (await reader.readline()).split(b";")[0].strip()
+            if not _HEX.fullmatch(digits):  # int() also takes a sign and underscores
+                raise BadRequest("the size of a chunk is no hexadecimal number")
+            if (size := int(digits, 16)) == 0:
+                break
             length += size
             if length > MAX_BODY_BYTES:
                 raise BadRequest("the body is too large")
@@ -70,7 +77,10 @@ async def read_request(caller: Caller) -> HttpRequest | None:
         await reader.readline()
         body = b"".join(chunks)
     else:
-        length = int(headers.get("content-length", "0"))
+        stated = headers.get("content-length", "0")
+        if not (stated.isascii() and stated.isdigit()):
+            raise BadRequest("content-length is no number")
+        length = int(stated)
         if length > MAX_BODY_BYTES:
             raise BadRequest("the body is too large")
         body = await reader.readexactly(length)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -254,26 +254,6 @@ async def test_what_is_no_number_of_a_page_and_no_form_is_refused(http: httpx2.A
     page = await http.get("/google/v1beta/models?pageSize=x", headers={"x-goog-api-key": KEY})
     token = await http.post("/tenant/oauth2/v2.0/token", content=b"\xff")
     assert (page.status_code, token.status_code) == (400, 400)
-
-
-@pytest.mark.parametrize("is_chunked", [True, False])
-async def test_a_body_has_a_bound(
-    simulator: Simulator, http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, is_chunked: bool
-) -> None:
-    body = json.dumps(asks()).encode()
-
-    async def in_chunks(sent: bytes) -> AsyncIterator[bytes]:
-        half = len(sent) // 2
-        yield sent[:half]
-        yield sent[half:]
-
-    monkeypatch.setattr("fleet.simulator.http.MAX_BODY_BYTES", len(body))
-    reply = await http.post("/v1/chat/completions", content=in_chunks(body) if is_chunked else body)
-    assert reply.status_code == 200
-    longer = body + b" "
-    with pytest.raises(httpx2.TransportError):
-        await http.post("/v1/chat/completions", content=in_chunks(longer) if is_chunked else longer)
-    assert len(simulator.ledger.entries) == 1
 
 
 async def test_tokens_come_at_their_pace(simulator: Simulator, http: httpx2.AsyncClient) -> None:
