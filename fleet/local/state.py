@@ -29,6 +29,7 @@ class State:
     def __init__(self, folder: Path) -> None:
         self.folder = private_folder(folder.absolute())
         self.logs = private_folder(self.folder / "logs")
+        self._ports = self.folder / "ports.json"
         self.ready_file = self.folder / "ready.json"
         self._listeners = ExitStack()
 
@@ -72,7 +73,7 @@ class State:
         if it is free, else any free one. Raises PortTaken when `wanted` is not free."""
         if wanted is not None:
             _open(name, wanted).close()
-        before: int | None = _read(self.folder / "ports.json").get(name)
+        before: int | None = _read(self._ports).get(name)
         port = wanted or (before if before and port_is_free(before) else free_port())
         self._keep_port(name, port)
         return port
@@ -81,7 +82,7 @@ class State:
         """A socket that listens at `wanted`, else at the port of the last run if it is free, else at any free one. It
         is open for as long as the stack runs. Raises PortTaken when `wanted` is not free."""
         try:
-            found = _open(name, wanted or _read(self.folder / "ports.json").get(name) or 0)
+            found = _open(name, wanted or _read(self._ports).get(name) or 0)
         except PortTaken:
             if wanted is not None:
                 raise
@@ -91,8 +92,8 @@ class State:
         return found
 
     def _keep_port(self, name: str, port: int) -> None:
-        kept = _read(self.folder / "ports.json") | {name: port}
-        write_private(self.folder / "ports.json", json.dumps(kept))
+        kept = _read(self._ports) | {name: port}
+        write_private(self._ports, json.dumps(kept))
 
     def log(self, name: str) -> Path:
         """Makes a fresh log, and keeps the one before as `<name>.log.1`. Returns its path."""
