@@ -8,7 +8,8 @@ from uuid import uuid4
 
 from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSource, record_id
 
-NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+USED_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+"""When the attempt of a record begins that says nothing else."""
 PROVIDER_ID = str(uuid4())
 
 
@@ -20,7 +21,7 @@ def record(
     outcome: Outcome = Outcome.COMPLETED,
     tokens: tuple[int, int] = (10, 20),
     cost: str | None = "0.0000135",
-    started_at: datetime = NOON,
+    started_at: datetime = USED_AT,
     **changes: Any,
 ) -> UsageRecord:
     request_id = request_id or token_hex(8)

@@ -13,12 +13,12 @@ from contracts.usage import Usage, UsageRecord, UsageSource
 from migrations.engine import make_engine
 from migrations.schema import audit_log, llm_provider_usage, llm_usage_events, tenants
 from tests.acceptance.running import run
-from tests.usage import NOON, record
+from tests.usage import USED_AT, record
 from workers.usage.ledger import Ledger
 
 T = TypeVar("T")
 
-DAY = NOON.date().isoformat()
+DAY = USED_AT.date().isoformat()
 MILLION = Usage(input_tokens=1_000_000, output_tokens=0, source=UsageSource.VENDOR)
 
 

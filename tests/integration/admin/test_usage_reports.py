@@ -17,7 +17,7 @@ from contracts.usage import Outcome, Usage, UsageRecord, UsageSource
 from contracts.wire import utc_now
 from migrations.engine import make_engine
 from tests.integration.admin.conftest import client_of
-from tests.usage import NOON, record
+from tests.usage import USED_AT, record
 from workers.usage.ledger import Ledger
 
 PERIOD = {"from": "2026-11-01", "to": "2026-11-30"}
@@ -67,8 +67,8 @@ async def test_usage_of_a_provider_by_day_and_model(book: Book, api: httpx.Async
         used(**of_it),
         used(**of_it, model="o4", cost="1.5"),
         used(**of_it, model="o4", cost=None),
-        used(**of_it, started_at=NOON + timedelta(days=1), outcome=Outcome.FAILED),
-        used(**of_it, started_at=NOON + timedelta(days=40)),
+        used(**of_it, started_at=USED_AT + timedelta(days=1), outcome=Outcome.FAILED),
+        used(**of_it, started_at=USED_AT + timedelta(days=40)),
         used(tenant=acme, provider_id=str(uuid.uuid4())),
     )
     address = f"/api/v1/llm-providers/{added['id']}/usage"
@@ -165,8 +165,8 @@ async def test_groups_the_usage_of_all_whole_and_in_pages(
     book: Book, api: httpx.AsyncClient, group_by: str, expected: list[dict[str, str]]
 ) -> None:
     await book(
-        used(provider_id="p1", tenant="acme", started_at=NOON + timedelta(minutes=59)),
-        used(provider_id="p1", tenant="acme", model="o4", agent="writer", started_at=NOON.replace(hour=23)),
+        used(provider_id="p1", tenant="acme", started_at=USED_AT + timedelta(minutes=59)),
+        used(provider_id="p1", tenant="acme", model="o4", agent="writer", started_at=USED_AT.replace(hour=23)),
         used(provider_id="p2", tenant="globex", provider="anthropic", agent="writer"),
     )
 
@@ -235,7 +235,7 @@ async def test_what_has_no_price_is_unpriced_and_not_free(book: Book, api: httpx
 
 
 async def test_as_csv_by_accept_or_format(book: Book, api: httpx.AsyncClient) -> None:
-    await book(used(model='=cmd("x"),y'), used(started_at=NOON + timedelta(days=1)))
+    await book(used(model='=cmd("x"),y'), used(started_at=USED_AT + timedelta(days=1)))
 
     query = {"group_by": "day,model", "limit": "1", **PERIOD}
     by_accept = await api.get("/api/v1/usage", params=query, headers={"Accept": "text/csv"})

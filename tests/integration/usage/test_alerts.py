@@ -25,7 +25,7 @@ from runtime.broker import Broker
 from tests.driven_clock import DrivenClock
 from tests.integration.usage.conftest import Books, publish, until_booked
 from tests.patience import PATIENCE_S
-from tests.usage import NOON, record
+from tests.usage import USED_AT, record
 from workers.usage.alerts.circuits import Circuits
 from workers.usage.alerts.conditions import Thresholds
 from workers.usage.alerts.evaluator import Evaluator
@@ -77,7 +77,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.fixture
 def clock() -> DrivenClock:
-    return DrivenClock(NOON)
+    return DrivenClock(USED_AT)
 
 
 @pytest_asyncio.fixture
@@ -110,7 +110,7 @@ async def test_a_threshold_is_crossed_once_and_the_alert_ends_with_the_day(alert
     ]
     (row,) = [row for row in await alerts.rows() if row["kind"] == "daily_cost"]
     assert (row["threshold_usd"], row["amount_usd"], row["day"]) == (100, 100, date(2026, 11, 20))
-    assert row["resolved_at"] == NOON + timedelta(hours=12)
+    assert row["resolved_at"] == USED_AT + timedelta(hours=12)
     assert "100 USD" in row["message"]
 
 
@@ -313,7 +313,7 @@ async def test_any_order_and_any_repetition_raises_the_same_alerts_once(alerts: 
         record("r3", cost="30"),
         record("r4", cost="99", **BETA),
         record("r5", cost="1", **BETA),
-        record("r6", cost="0", **BETA, finished_at=NOON + timedelta(minutes=1), **REFUSED),
+        record("r6", cost="0", **BETA, finished_at=USED_AT + timedelta(minutes=1), **REFUSED),
     ]
     stream = [*said, *chance.choices(said, k=14)]
     chance.shuffle(stream)

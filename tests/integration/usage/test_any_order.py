@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from contracts.usage import Outcome, Usage, UsageRecord, UsageSource
 from tests.integration.usage.conftest import Books
-from tests.usage import NOON, record
+from tests.usage import USED_AT, record
 from workers.usage.ledger import Ledger
 from workers.usage.rollups import ROLL_UPS
 
@@ -22,7 +22,12 @@ RANKS = [
     (UsageSource.UNKNOWN, Outcome.ABANDONED),
 ]
 # Three tenants' providers, and times around a midnight and around an hour.
-TIMES = [NOON, NOON + timedelta(minutes=59, seconds=59), NOON.replace(hour=23, minute=59), NOON + timedelta(hours=12)]
+TIMES = [
+    USED_AT,
+    USED_AT + timedelta(minutes=59, seconds=59),
+    USED_AT.replace(hour=23, minute=59),
+    USED_AT + timedelta(hours=12),
+]
 COUNTS = st.integers(0, 2**40)
 COSTS = st.none() | st.decimals(Decimal(0), Decimal(1000), places=10)
 

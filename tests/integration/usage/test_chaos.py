@@ -28,7 +28,7 @@ from runtime.settings import BrokerSettings
 from tests.integration.usage.conftest import publish_raw, unbooked
 from tests.integration.usage.test_role import probes, role
 from tests.servers import StoppableDatabase
-from tests.usage import NOON, record
+from tests.usage import USED_AT, record
 from workers.usage.verification import Period, verify
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def spoken(rng: random.Random) -> tuple[list[UsageRecord], list[UsageRecord]]:
     counts: list[UsageRecord] = []
     for number in range(ATTEMPTS):
         tenant = rng.randrange(5)
-        started_at = NOON + timedelta(hours=rng.randrange(48), seconds=rng.randrange(3600))
+        started_at = USED_AT + timedelta(hours=rng.randrange(48), seconds=rng.randrange(3600))
         sources = [UsageSource.VENDOR, UsageSource.ESTIMATED, UsageSource.UNKNOWN][rng.choice([0, 0, 0, 1, 2]) :]
         sources = sources[: rng.choice([1, 1, 1, 2, 3])]
         versions = [

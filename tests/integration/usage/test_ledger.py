@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from contracts.usage import Outcome, Usage, UsageRecord, UsageSource
 from tests.integration.usage.conftest import Books
-from tests.usage import NOON, PROVIDER_ID, record
+from tests.usage import PROVIDER_ID, USED_AT, record
 from workers.usage.entries import best_of_each
 from workers.usage.ledger import BatchOutcome, Ledger, Unbookable
 
@@ -142,7 +142,7 @@ async def test_an_attempt_dated_across_midnight_is_one_attempt(ledger: Ledger, b
 async def test_days_get_partitions_when_they_come_and_one_ahead(ledger: Ledger, books: Books) -> None:
     odd = [datetime(1, 1, 2, tzinfo=UTC), datetime(999, 5, 5, tzinfo=UTC), datetime(9999, 12, 31, 23, tzinfo=UTC)]
 
-    booking = await ledger.book([record(started_at=day, finished_at=day) for day in (*odd, NOON)])
+    booking = await ledger.book([record(started_at=day, finished_at=day) for day in (*odd, USED_AT)])
 
     assert booking == BatchOutcome(booked=4)
     tables = {row["name"] for row in await books.rows("SELECT inhrelid::regclass::text AS name FROM pg_inherits")}
@@ -160,7 +160,7 @@ async def test_a_day_whose_partition_was_dropped_gets_a_new_one(ledger: Ledger, 
 
 
 async def test_partitions_of_one_day_are_made_by_several_at_once(books: Books) -> None:
-    days = [NOON + timedelta(days=n) for n in range(5)]
+    days = [USED_AT + timedelta(days=n) for n in range(5)]
 
     await asyncio.gather(*(Ledger(books.engine).book([record(started_at=day) for day in days]) for _ in range(4)))
 

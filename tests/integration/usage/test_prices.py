@@ -8,7 +8,7 @@ from contracts.usage import Usage, UsagePart, UsageSource
 from migrations.audit import Origin
 from runtime.prices.pricing import price
 from tests.integration.usage.conftest import Books
-from tests.usage import NOON, record
+from tests.usage import USED_AT, record
 from workers.usage.ledger import Ledger
 from workers.usage.repricing import reprice
 from workers.usage.verification import Period
@@ -35,7 +35,7 @@ async def test_an_event_is_priced_again_as_its_worker_priced_it(
     books: Books, provider: str, model: str, tier: str | None, usage: dict[str, object]
 ) -> None:
     stated = Usage.model_validate({**usage, "source": UsageSource.VENDOR})
-    priced = price(stated, provider=provider, model=model, at=NOON, overrides={}, service_tier=tier)
+    priced = price(stated, provider=provider, model=model, at=USED_AT, overrides={}, service_tier=tier)
     assert priced.amount
     unpriced = record("r", cost=None, usage=stated, provider=provider, model=model, service_tier=tier)
 

@@ -9,14 +9,14 @@ from sqlalchemy import text
 
 from contracts.wire import utc_now
 from tests.integration.usage.conftest import Books
-from tests.usage import NOON, record
+from tests.usage import USED_AT, record
 from workers.usage import retention
 from workers.usage.ledger import BatchOutcome, Ledger, Unbookable
 from workers.usage.partitions import DAYS_AHEAD
 from workers.usage.retention import OTHERS
 from workers.usage.verification import Period, rebuild
 
-DAY = NOON.date()
+DAY = USED_AT.date()
 NEXT = DAY + timedelta(days=1)
 
 
@@ -26,7 +26,7 @@ async def partitions(books: Books) -> set[str]:
 
 async def test_drops_the_events_of_old_days_and_keeps_what_they_came_to(books: Books) -> None:
     ledger = Ledger(books.engine)
-    await ledger.book([record(cost="0.5"), record(cost="0.25", started_at=NOON + timedelta(days=1))])
+    await ledger.book([record(cost="0.5"), record(cost="0.25", started_at=USED_AT + timedelta(days=1))])
     before = await books.tables()
 
     assert await retention.drop(books.engine, before=NEXT) == [DAY]
@@ -41,7 +41,7 @@ async def test_drops_the_events_of_old_days_and_keeps_what_they_came_to(books: B
 
 async def test_books_nothing_where_nobody_could_tell_whether_it_was_booked(books: Books) -> None:
     ledger, other = Ledger(books.engine), Ledger(books.engine)
-    late, in_time = record(), record(started_at=NOON + timedelta(days=1))
+    late, in_time = record(), record(started_at=USED_AT + timedelta(days=1))
     await ledger.book([late])
     await retention.drop(books.engine, before=NEXT)
 
@@ -55,7 +55,7 @@ async def test_books_nothing_where_nobody_could_tell_whether_it_was_booked(books
 
 
 async def test_a_rebuild_leaves_days_without_events_alone(books: Books) -> None:
-    await Ledger(books.engine).book([record(cost="0.5"), record(cost="0.25", started_at=NOON + timedelta(days=1))])
+    await Ledger(books.engine).book([record(cost="0.5"), record(cost="0.25", started_at=USED_AT + timedelta(days=1))])
     await retention.drop(books.engine, before=NEXT)
     before = await books.tables()
 

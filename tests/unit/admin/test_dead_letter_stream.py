@@ -9,8 +9,8 @@ import pytest
 from admin_api.operations.dead_letter_stream import DeadLetter, DeadLetterFilter, letter_of, whose
 from admin_api.operations.dead_letters import is_from_its_tenant
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED
+from tests.driven_clock import NOON
 
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SUBJECT = "llm.v1.dead.openai.acme"
 
 

@@ -1,7 +1,7 @@
 """How notices are signed, when they are tried again, and what a mail looks like."""
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -11,8 +11,8 @@ from admin_api.notices.mail import composed
 from admin_api.notices.settings import MailSettings
 from admin_api.notices.webhook import new_secret, signature
 from contracts.notices import Alert, AlertNotice, NoticeKind
+from tests.driven_clock import NOON
 
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ID = uuid.UUID("7d0c8a4e-6f51-4a53-8a0e-4b6d1c2e9f10")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from contracts.budget import UNITS_PER_USD
 from contracts.providers import BudgetStart, Price, PublishedTenant
 from contracts.requests import CompletionRequest
+from tests.driven_clock import NOON
 from workers.quotas.budgets import limit_of, share, window_of
 from workers.quotas.cost_bounds import (
     LEAST_OUTPUT_TOKENS,
@@ -21,7 +22,6 @@ from workers.quotas.cost_bounds import (
     what_it_needs,
 )
 
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 A_USD_A_TOKEN = {"mock/echo": Price(input_mtok=Decimal(0), output_mtok=Decimal(1_000_000))}
 
 

@@ -13,11 +13,11 @@ DEFAULTS = Limits(requests_per_minute=60, requests_per_day=10_000)
 PER_MINUTE = Limit(Unit.REQUESTS, Span.MINUTE, 60)
 PER_DAY = Limit(Unit.REQUESTS, Span.DAY, 10_000)
 TOKENS_PER_MINUTE = Limit(Unit.TOKENS, Span.MINUTE, 500)
-NOON = datetime(2026, 11, 23, 12, 0, 42, 250_000, tzinfo=UTC)
+NOW = datetime(2026, 11, 23, 12, 0, 42, 250_000, tzinfo=UTC)
 
 
 def count(limit: Limit, total: int) -> Count:
-    return Count(limit, window(limit.span, NOON), total)
+    return Count(limit, window(limit.span, NOW), total)
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_the_settings_default_limits_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("span", "at", "token", "left"),
     [
-        (Span.MINUTE, NOON, "20261123T1200", 17.75),
+        (Span.MINUTE, NOW, "20261123T1200", 17.75),
         (Span.MINUTE, datetime(2026, 11, 23, 12, 1, tzinfo=UTC), "20261123T1201", 60),
         (Span.MINUTE, datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), "20261231T2359", 0.001),
-        (Span.DAY, NOON, "20261123", 43_157.75),
+        (Span.DAY, NOW, "20261123", 43_157.75),
         (Span.DAY, datetime(2026, 11, 24, tzinfo=UTC), "20261124", 86_400),
         (Span.DAY, datetime(2026, 11, 24, 1, tzinfo=timezone(timedelta(hours=2))), "20261123", 3600),
     ],
@@ -76,17 +76,17 @@ def test_a_request_is_in_the_total_and_its_tokens_are_not_yet(limit: Limit, tota
 
 
 def test_nothing_is_refused_below_every_limit() -> None:
-    assert longest_exceeded([count(PER_MINUTE, 60), count(PER_DAY, 10_000)], NOON) is None
+    assert longest_exceeded([count(PER_MINUTE, 60), count(PER_DAY, 10_000)], NOW) is None
 
 
 def test_refuses_until_the_longest_of_the_exceeded_limits_ends() -> None:
     counts = [count(PER_MINUTE, 61), count(PER_DAY, 10_001), count(TOKENS_PER_MINUTE, 7)]
 
-    exceeded = longest_exceeded(counts, NOON)
+    exceeded = longest_exceeded(counts, NOW)
 
     assert exceeded is not None
     assert exceeded.limit == PER_DAY
-    error = refusal("acme", exceeded.limit, NOON)
+    error = refusal("acme", exceeded.limit, NOW)
     assert (error.code, error.retryable) == (ErrorCode.TENANT_RATE_LIMITED, True)
     assert error.retry_after_s == 43_157.75
     assert error.message == "tenant acme has used its 10000 requests of this day; the next day begins in 43158 s"

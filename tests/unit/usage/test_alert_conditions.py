@@ -1,6 +1,6 @@
 """When an alert begins and when it ends: tables of what was measured."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from contracts.errors import ErrorCode
 from contracts.health import OpenCircuit
 from contracts.notices import NoticeKind
+from tests.driven_clock import NOON
 from workers.usage.alerts import forecast
 from workers.usage.alerts.alert_counts import TenantDay
 from workers.usage.alerts.conditions import (
@@ -27,9 +28,8 @@ from workers.usage.alerts.conditions import (
 )
 from workers.usage.alerts.sketch import bucket_of, dense
 
-DAY = date(2026, 11, 20)
-NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-MIDNIGHT = datetime(2026, 11, 20, tzinfo=UTC)
+DAY = NOON.date()
+MIDNIGHT = NOON.replace(hour=0)
 THRESHOLDS = Thresholds(daily_cost_usd=Decimal(100), error_rate=0.25, slowdown=2.0)
 
 

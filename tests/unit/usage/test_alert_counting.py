@@ -11,12 +11,12 @@ from pydantic_core import to_json
 
 from contracts.errors import ErrorCode
 from contracts.usage import Outcome, UsageRecord
-from tests.usage import NOON, record
+from tests.usage import USED_AT, record
 from workers.usage.alerts import alert_counts
 from workers.usage.alerts.alert_counts import AlertCounts, TenantDay, WindowKey
 from workers.usage.alerts.sketch import BUCKETS, bucket_of, dense, quantile, total
 
-START = int(NOON.timestamp())
+START = int(USED_AT.timestamp())
 
 
 @pytest.mark.parametrize("seconds", [0.0101, 0.05, 0.4, 2.1, 60.0, 900.0])
@@ -46,34 +46,34 @@ def test_no_values_have_no_quantile() -> None:
 def test_attempts_count_in_the_ten_minutes_in_which_they_ended() -> None:
     records = [
         record(),
-        record(finished_at=NOON + timedelta(seconds=599)),
-        record(finished_at=NOON + timedelta(seconds=600)),
+        record(finished_at=USED_AT + timedelta(seconds=599)),
+        record(finished_at=USED_AT + timedelta(seconds=600)),
         record(outcome=Outcome.FAILED, error_code=ErrorCode.OVERLOADED),
         record(outcome=Outcome.ABANDONED),
         record(outcome=Outcome.CANCELLED),
     ]
 
-    windows = alert_counts.count(records, now=NOON)
+    windows = alert_counts.count(records, now=USED_AT)
 
     first = windows[WindowKey("acme", "openai", "gpt-4o-mini", START)]
     assert (first.requests, first.errors) == (5, 2)
-    assert first.succeeded_at == NOON + timedelta(seconds=599)
+    assert first.succeeded_at == USED_AT + timedelta(seconds=599)
     assert first.refused_at is None
     assert (sum(first.duration.values()), sum(first.first_token.values())) == (2, 2)
     assert windows[WindowKey("acme", "openai", "gpt-4o-mini", START + 600)].requests == 1
 
 
 def test_what_ended_long_ago_or_far_ahead_says_nothing_of_now() -> None:
-    odd = [record(finished_at=NOON + timedelta(seconds=seconds)) for seconds in (-3601, 3601)]
-    late = [record(finished_at=NOON + timedelta(seconds=seconds)) for seconds in (-3600, 3600)]
+    odd = [record(finished_at=USED_AT + timedelta(seconds=seconds)) for seconds in (-3601, 3601)]
+    late = [record(finished_at=USED_AT + timedelta(seconds=seconds)) for seconds in (-3600, 3600)]
 
-    assert sum(counts.requests for counts in alert_counts.count([*odd, *late], now=NOON).values()) == 2
+    assert sum(counts.requests for counts in alert_counts.count([*odd, *late], now=USED_AT).values()) == 2
 
 
 def test_only_a_refused_key_counts_as_refused() -> None:
     refused = record(outcome=Outcome.FAILED, error_code=ErrorCode.AUTHENTICATION_FAILED)
 
-    (counts,) = alert_counts.count([refused, record(time_to_first_token_s=None)], now=NOON).values()
+    (counts,) = alert_counts.count([refused, record(time_to_first_token_s=None)], now=USED_AT).values()
 
     assert counts.refused_at == refused.finished_at
     assert not counts.first_token
@@ -85,7 +85,7 @@ _RECORDS = st.builds(
     model=st.sampled_from(["m", "n"]),
     outcome=st.sampled_from(Outcome),
     error_code=st.sampled_from([None, ErrorCode.AUTHENTICATION_FAILED, ErrorCode.OVERLOADED]),
-    finished_at=st.integers(0, 3000).map(lambda s: NOON + timedelta(seconds=s)),
+    finished_at=st.integers(0, 3000).map(lambda s: USED_AT + timedelta(seconds=s)),
     duration_s=st.floats(0, 1e4),
 )
 
@@ -98,9 +98,9 @@ def test_any_order_in_any_batches_adds_up_to_the_same(records: list[UsageRecord]
     for start in range(0, len(shuffled), size):
         batch = shuffled[start : start + size]
         days = {TenantDay(r.tenant, r.started_at.date()) for r in batch}
-        written = to_json(alert_counts.to_json(AlertCounts(alert_counts.count(batch, now=NOON), days)))
+        written = to_json(alert_counts.to_json(AlertCounts(alert_counts.count(batch, now=USED_AT), days)))
         together.add(alert_counts.from_json(json.loads(written)))
 
     assert together == AlertCounts(
-        alert_counts.count(records, now=NOON), {TenantDay(r.tenant, r.started_at.date()) for r in records}
+        alert_counts.count(records, now=USED_AT), {TenantDay(r.tenant, r.started_at.date()) for r in records}
     )

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from contracts.usage import Outcome, Usage, UsageSource
-from tests.usage import NOON, PROVIDER_ID, record
+from tests.usage import PROVIDER_ID, USED_AT, record
 from workers.usage.entries import Amounts, Dimensions, best_of_each, cost_of, day_of, entry_of, is_better, sums, total
 
 VENDOR, ESTIMATED, UNKNOWN = UsageSource.VENDOR, UsageSource.ESTIMATED, UsageSource.UNKNOWN
@@ -88,7 +88,7 @@ def test_a_roll_up_counts_attempts_errors_and_unpriced_ones() -> None:
 
     ((dimensions, amounts),) = total(entry_of(r).added() for r in records)
 
-    assert dimensions == Dimensions(PROVIDER_ID, "acme", "planner-1", "openai", "gpt-4o-mini", NOON, NOON.date())
+    assert dimensions == Dimensions(PROVIDER_ID, "acme", "planner-1", "openai", "gpt-4o-mini", USED_AT, USED_AT.date())
     assert amounts == Amounts(500, 250, 150, 100, 50, Decimal("0.8"), 1, 5, 2)
 
 
@@ -115,4 +115,4 @@ def test_rows_are_changed_in_one_order() -> None:
 
 
 def test_an_hour_begins_where_the_attempt_started() -> None:
-    assert entry_of(record(started_at=NOON + timedelta(minutes=59, seconds=59.9))).dimensions.hour == NOON
+    assert entry_of(record(started_at=USED_AT + timedelta(minutes=59, seconds=59.9))).dimensions.hour == USED_AT
