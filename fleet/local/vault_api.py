@@ -58,6 +58,10 @@ class VaultApi:
             raise VaultRefused(f"GET {path}: an empty answer", status=HTTPStatus.SERVICE_UNAVAILABLE)
         return found["data"]
 
+    async def is_active(self) -> bool:
+        """Whether it is unsealed and the active node, which keeps what it is told. Raises OSError."""
+        return (await http.ask(f"{self.addr}/v1/sys/health", timeout_s=_PROBE_TIMEOUT_S)).status == HTTPStatus.OK
+
     async def headers(self, path: str) -> Mapping[str, str]:
         """The headers of the answer to a GET of `path`, which needs no login; empty when nobody answers."""
         try:
@@ -67,7 +71,14 @@ class VaultApi:
 
 
 async def configure(root: VaultApi, policies: Mapping[str, str]) -> None:
-    """Mounts the key store, turns AppRole on, and makes one policy and AppRole of each name; safe to repeat."""
+    """Mounts the key store, turns AppRole on, and makes one policy and AppRole of each name; safe to repeat.
+
+    Raises VaultRefused, with 503 before the server is the active node, and OSError when nobody answers.
+    """
+    # OpenBao (2.7) that is about to become the active node takes a mount into its table, fails to store it, and lists
+    # it until it is active. Whoever looked then would find the key store mounted, and nobody would mount it any more.
+    if not await root.is_active():
+        raise VaultRefused("the server is not the active node yet", status=HTTPStatus.SERVICE_UNAVAILABLE)
     if f"{MOUNT}/" not in await root.data("sys/mounts"):
         await root.call("POST", f"sys/mounts/{MOUNT}", {"type": "kv", "options": {"version": "2"}})
     if f"{APPROLE}/" not in await root.data("sys/auth"):
