@@ -33,6 +33,7 @@ import pytest_asyncio
 
 from fleet.local.servers import NatsServer, PostgresServer, VaultServer
 from tests import servers
+from tests.ports import free_port
 from tests.servers import StoppableDatabase, Vault
 
 _CONTAINER_START_S = 180
@@ -111,7 +112,7 @@ async def nats_url(_shared_nats_url: str | None, _folder: Path) -> AsyncGenerato
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def _own_postgres(_folder: Path) -> AsyncGenerator[PostgresServer]:
-    server = PostgresServer(_folder / "postgres", durable=False)
+    server = PostgresServer(_folder / "postgres", port=free_port(), durable=False)
     await server.start()
     yield server
     await server.stop()
@@ -172,7 +173,7 @@ async def _migrated(admin_url: str) -> str:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def _own_vault(_folder: Path) -> AsyncGenerator[VaultServer]:
-    server = VaultServer(_folder / "vault", providers=servers.PROVIDERS)
+    server = VaultServer(_folder / "vault", providers=servers.PROVIDERS, port=free_port())
     await server.start()
     yield server
     await server.kill()

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from contracts.wire import utc_now
-from fleet.local.process import free_port
+from tests.ports import free_port
 from tests.web import serving
 
 AUDIENCE = "fleet"

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 from asyncio.subprocess import DEVNULL
 from base64 import b64encode
@@ -28,6 +27,7 @@ from runtime.broker import Broker
 from runtime.sealing import Keyring
 from runtime.settings import BrokerSettings, decode_key
 from tests.patience import PATIENCE_S, until
+from tests.ports import free_port
 from tests.servers import Vault
 from workers import app
 from workers.app import NORMAL_TIMING, Timing
@@ -212,12 +212,6 @@ async def _is_ready(http: httpx.AsyncClient, port: int) -> bool:
         return (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def hang_up(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:

@@ -19,9 +19,9 @@ from contracts.subjects import Provider
 from fleet.deploy import vault_policies
 from fleet.deploy.nats_config import Node
 from fleet.local import vault_api
-from fleet.local.process import free_port
 from fleet.local.servers import NatsServer, PostgresServer
 from fleet.local.vault_api import Credentials, VaultApi
+from tests.ports import free_port
 
 PROVIDERS = tuple(Provider)
 _CLUSTER_WITHIN_S = 90
@@ -55,7 +55,7 @@ class StoppableDatabase:
 
 @asynccontextmanager
 async def nats_from_wheels(folder: Path) -> AsyncGenerator[NatsServer]:
-    server = NatsServer(folder)
+    server = NatsServer(folder, port=free_port())
     await server.start()
     try:
         yield server
@@ -68,7 +68,11 @@ async def nats_cluster(folder: Path, *, nodes: int = 3) -> AsyncGenerator[list[N
     """Nodes on loopback that are one server to clients, as long as most of them run."""
     routes = [f"127.0.0.1:{free_port()}" for _ in range(nodes)]
     servers = [
-        NatsServer(folder / name, node=Node(name, routes[number], tuple(routes[:number] + routes[number + 1 :])))
+        NatsServer(
+            folder / name,
+            port=free_port(),
+            node=Node(name, routes[number], tuple(routes[:number] + routes[number + 1 :])),
+        )
         for number, name in enumerate(f"node-{number}" for number in range(nodes))
     ]
     await asyncio.gather(*(server.start() for server in servers))

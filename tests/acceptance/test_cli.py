@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fleet.local.process import free_port
 from fleet.terminal.foreign_text import visible
 from tests.acceptance.running import FLEET, clean_environment, run
+from tests.ports import free_port
 
 SECRET = "do-not-repeat-this"
 KEY = base64.b64encode(bytes(32)).decode()

@@ -23,9 +23,10 @@ import pytest
 import pytest_asyncio
 
 from fleet.client import Client
-from fleet.local.process import Command, Process, free_port
+from fleet.local.process import Command, Process
 from tests import compose
 from tests.compose import ROOT
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 READY_WITHIN_S = 180

@@ -26,6 +26,7 @@ from fleet.simulator.tcp import listening
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.kit import Plane, worker, worker_settings
+from tests.ports import free_port
 from tests.servers import Vault
 
 TENANT = "acme"
@@ -110,6 +111,7 @@ async def site(tmp_path: Path) -> AsyncGenerator[Site]:
     login = nats_config.by_nkey(lambda user: nats_seeds.public_key(user, folder=seeds))
     server = NatsServer(
         tmp_path / "nats",
+        port=free_port(),
         accounts=nats_config.accounts(list(USERS.values()), login=login),
         tls=nats_config.Tls(cert, key, authority.path),
     )

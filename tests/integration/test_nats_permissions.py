@@ -19,6 +19,7 @@ from fleet.deploy import nats_config
 from fleet.local.servers import NatsServer
 from runtime.broker import Broker
 from tests.permissions.subjects import COLUMNS, NEXT, SUBJECTS, USERS
+from tests.ports import free_port
 from workers.jetstream.counters import Counters
 
 PASSWORD = "a-password"
@@ -30,7 +31,7 @@ DENIAL = re.compile(r"permissions violation for (publish|subscription) to \"([^\
 async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
     folder = Path(tmp_path_factory.mktemp("nats"))
     login = nats_config.by_password(lambda _: nats_config.quoted(PASSWORD))
-    server = NatsServer(folder, accounts=nats_config.accounts(list(USERS.values()), login=login))
+    server = NatsServer(folder, port=free_port(), accounts=nats_config.accounts(list(USERS.values()), login=login))
     await server.start()
     yield server.url
     await server.kill()

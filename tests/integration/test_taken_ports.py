@@ -12,12 +12,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from fleet.local.process import PortTaken, free_port
+from fleet.local.process import PortTaken
 from fleet.local.servers import NatsServer, PostgresServer, VaultServer
 from fleet.local.stack import Ports, Stack, Wishes
 from fleet.local.state import State
 from fleet.local.supervisor import keep_running
 from runtime.tasks import end
+from tests.ports import free_port
 
 Server = NatsServer | PostgresServer | VaultServer
 

@@ -12,12 +12,12 @@ from pydantic import SecretStr
 
 from contracts.errors import ErrorCode, FleetError, UnsupportedFeature
 from contracts.providers import Endpoint
-from fleet.local.process import free_port
 from fleet.simulator import Simulator
 from fleet.simulator.tcp import listening
 from runtime.egress import Egress
 from runtime.networks import Address, parse_networks
 from tests.contract.adapters.vendor import LOCAL, PATIENT, TRAITS, Vendor
+from tests.ports import free_port
 from workers.providers import registry
 from workers.providers.base import Target
 

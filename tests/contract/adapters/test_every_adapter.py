@@ -17,8 +17,9 @@ from contracts.usage import UsageSource
 from fleet.simulator import Script, ScriptedToolCall, ScriptedUsage
 from fleet.simulator.tcp import listening
 from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
-from tests.kit import free_port, hang_up
+from tests.kit import hang_up
 from tests.patience import until
+from tests.ports import free_port
 from workers.providers.base import Chunk, Finish, Stated
 
 UNICODE = "Olá, čeština, 你好, 👩‍👩‍👧, ∑ and e\u0301\u2028\u0085 done"

@@ -26,6 +26,7 @@ from fleet.deploy import nats_config
 from fleet.deploy.nats_users import users
 from fleet.local.servers import NatsServer
 from runtime.broker import Broker
+from tests.ports import free_port
 from tests.servers import Vault
 
 ADMIN_TOKEN = "bootstrap-token-of-the-tests"
@@ -59,7 +60,7 @@ class NatsWithUsers:
 async def nats_users(tmp_path: Path) -> AsyncGenerator[NatsWithUsers]:
     passwords = {user.name: secrets.token_hex(8) for user in _USERS}
     login = nats_config.by_password(lambda user: nats_config.quoted(passwords[user.name]))
-    server = NatsServer(tmp_path / "nats", accounts=nats_config.accounts(_USERS, login=login))
+    server = NatsServer(tmp_path / "nats", port=free_port(), accounts=nats_config.accounts(_USERS, login=login))
     await server.start()
     yield NatsWithUsers(server, passwords)
     await server.kill()

@@ -14,10 +14,10 @@ from pydantic import SecretStr
 
 from admin_api.settings import AdminSettings
 from fleet.admin_client import AdminApi
-from fleet.local.process import free_port
 from fleet.simulator.tcp import listening
 from tests.integration.admin.conftest import ADMIN_TOKEN
 from tests.kit import hang_up
+from tests.ports import free_port
 
 _START_S = 30
 _STOP_S = 15

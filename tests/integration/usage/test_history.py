@@ -10,12 +10,12 @@ from alembic.migration import MigrationContext
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
 
-from fleet.local.process import free_port
 from migrations import is_current, upgrade
 from migrations.engine import address, make_engine
 from migrations.schema import metadata
 from runtime.broker import Unreachable
 from tests.integration.usage.conftest import Books
+from tests.ports import free_port
 
 
 async def test_several_upgrades_at_once_make_one_schema(empty_database_url: str) -> None:

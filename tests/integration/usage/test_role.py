@@ -13,11 +13,12 @@ import asyncpg
 import httpx
 import pytest
 
-from fleet.local.process import Command, Process, free_port
+from fleet.local.process import Command, Process
 from fleet.local.servers import NatsServer
 from runtime import broker
 from runtime.settings import BrokerSettings
 from tests.integration.usage.conftest import publish, publish_raw, unbooked, until_booked
+from tests.ports import free_port
 from tests.servers import StoppableDatabase
 from tests.usage import record
 
