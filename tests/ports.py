@@ -1,9 +1,8 @@
 """Ports for servers that a test starts later, perhaps several times."""
 
+import atexit
 import socket
 import sys
-
-_held: list[socket.socket] = []
 
 
 def free_port() -> int:
@@ -18,7 +17,7 @@ def free_port() -> int:
     held.bind(("127.0.0.1", 0))
     port: int = held.getsockname()[1]
     if sys.platform == "linux":
-        _held.append(held)
+        atexit.register(held.close)
     else:
         held.close()
     return port
