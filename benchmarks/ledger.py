@@ -21,8 +21,9 @@ import asyncpg
 import psutil
 
 from contracts import streams, subjects
+from contracts.attempts import new_id
 from contracts.control import MSG_ID
-from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSource, record_id
+from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSource
 from fleet.local.process import Command, Process
 from fleet.local.servers import NatsServer, PostgresServer
 from migrations import upgrade
@@ -96,7 +97,7 @@ def _record(number: int, providers: list[str], started: datetime) -> UsageRecord
     request_id = uuid4().hex
     tenant, agent = number % TENANTS, number // TENANTS % AGENTS
     return UsageRecord(
-        id=record_id(request_id, 1),
+        id=new_id(started),
         request_id=request_id,
         attempt=1,
         tenant=f"tenant-{tenant}",

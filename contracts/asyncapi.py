@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from contracts import control, streams, subjects
+from contracts.attempts import Begun, Unmade
 from contracts.budget import Hold
 from contracts.control import Cancel, Handover, Resume
 from contracts.events import Cancelled, Completed, Delta, Failed, Retrying, Started
@@ -73,6 +74,7 @@ HEADERS: Mapping[str, str] = MappingProxyType(
         "traceparent": "W3C Trace Context.",
         "tracestate": "W3C Trace Context.",
         control.HANDOVER: "Written by the fleet only: a Handover as JSON.",
+        control.HANDOVER_PROOF: "The fleet's signature of that and of the request's body.",
         control.DEAD_CODE: "An error code of the contract; `malformed_record` for a usage record.",
         control.DEAD_REASON: "Why, in words.",
         control.DEAD_SUBJECT: "Where the message came from.",
@@ -92,7 +94,7 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
             "Completion request",
             "At most 8 MiB; its tenant is the subject's last token.",
             CompletionRequest,
-            (control.MSG_ID, control.MSG_TTL, "traceparent", "tracestate", control.HANDOVER),
+            (control.MSG_ID, control.MSG_TTL, "traceparent", "tracestate", control.HANDOVER, control.HANDOVER_PROOF),
         ),
         "started": Message("Attempt started", "Voids the deltas of the attempt before.", Started),
         "delta": Message("Output", "What arrived together.", Delta),
@@ -112,6 +114,8 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
         "estimateCost": Message("Estimate cost", "What can this call cost at most?", EstimateCost),
         "costEstimate": Message("Cost estimate", "Null when no price is known.", CostEstimate),
         "refusal": Message("Refusal", "The question cannot be answered.", Refusal),
+        "begun": Message("Call begun", "A vendor is about to be asked.", Begun),
+        "unmade": Message("Call not made", "Nothing of a call that was begun was sent.", Unmade),
         "usageRecord": Message(
             "Usage record",
             "One attempt that reached a vendor; its id is the message id.",
@@ -172,6 +176,12 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
             None,
             "The reply subject of a question: an inbox below `_INBOX_<tenant>` for agents.",
             (*_EVENTS, "end", "tokenCount", "modelList", "health", "costEstimate", "refusal"),
+        ),
+        "attempts": Channel(
+            f"{subjects.VERSION}.attempt.{{tenant}}.{{agent}}.{{request_id}}",
+            "The journal of vendor calls: each is here before it is made.",
+            ("begun", "unmade"),
+            streams.ATTEMPTS,
         ),
         "usage": Channel(
             f"{subjects.VERSION}.usage.{{provider}}.{{tenant}}",
@@ -288,6 +298,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "workerEstimatesCost": Operation(
             "worker", "receive", "estimateCost", "Answer.", ("costEstimate", "refusal"), _RPC_QUEUE
         ),
+        "workerBeginsCall": Operation("worker", "send", "attempts", "Write down a call before it is made."),
         "workerReportsUsage": Operation(
             "worker", "send", "usage", "Report an attempt, before its request is acknowledged."
         ),
@@ -299,6 +310,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "workerOpensCircuit": Operation("worker", "send", "circuits", "Take an endpoint out of service for all."),
         "workerHeedsCircuits": Operation("worker", "receive", "circuits", "Call no endpoint that is out of service."),
         "usageConsumerBooks": Operation("usage", "receive", "usage", "Book usage, in batches."),
+        "usageConsumerMissesCalls": Operation("usage", "receive", "attempts", "Book calls that nobody ended."),
         "usageConsumerBuriesRecord": Operation("usage", "send", "deadLetters", "Keep a record that cannot be booked."),
         "adminPublishesTenant": Operation("admin", "send", "tenants", "Publish a tenant after it was stored."),
         "adminPublishesProvider": Operation("admin", "send", "providers", "Publish a provider after it was stored."),

@@ -10,8 +10,12 @@ from contracts.wire import StrictWireModel, Token, UtcTime, WireModel
 
 MSG_ID = "Nats-Msg-Id"
 MSG_TTL = "Nats-TTL"
+EXPECTED_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+"""With it a message is stored only where the last one on its subject has this sequence; 0: where there is none."""
 HANDOVER = "Fleet-Handover"
 """On a request that one pool gives to another: a `Handover` as JSON."""
+HANDOVER_PROOF = "Fleet-Handover-Proof"
+"""By which a worker signs that, and the request with it. Without it nothing there is believed."""
 REPLAY = "replay:"
 """The prefix of a dead letter's message id when it is put into the queue once more."""
 DEAD_CODE = "Fleet-Dead-Code"
@@ -19,6 +23,11 @@ DEAD_REASON = "Fleet-Dead-Reason"
 DEAD_SUBJECT = "Fleet-Dead-Subject"
 DEAD_AT = "Fleet-Dead-At"
 DEAD_TRUNCATED = "Fleet-Dead-Truncated"
+
+
+def message_id(tenant: str, agent: str, request_id: str) -> str:
+    """The `Nats-Msg-Id` of a request. JetStream compares them over all tenants, so it names tenant and agent."""
+    return f"{tenant}.{agent}.{request_id}"
 
 
 class Cancel(StrictWireModel):
@@ -51,5 +60,5 @@ class Handover(WireModel):
     usage: Usage | None = None
     """The tokens of the attempts so far; left out when there were none."""
     cost: Cost | None = None
-    proof: str | None = None
-    """That a worker wrote this, and that the request was held to its tenant's limits: its id, sealed by the fleet."""
+    journal_seq: Annotated[int, Field(ge=0)] = 0
+    """The place of the last vendor call in `LLM_ATTEMPTS` that was begun for the request; 0: none was."""

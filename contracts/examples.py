@@ -6,6 +6,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from uuid import UUID
 
+from contracts.attempts import Begun, Unmade
 from contracts.budget import Hold
 from contracts.control import Cancel, Handover, Resume
 from contracts.errors import ErrorCode, Overloaded, RateLimited, UnknownModel
@@ -37,10 +38,11 @@ from contracts.rpc import (
     TokenCount,
 )
 from contracts.subjects import Provider
-from contracts.usage import Cost, Outcome, PriceSource, Usage, UsageRecord, UsageSource, record_id
+from contracts.usage import Cost, Outcome, PriceSource, Usage, UsageRecord, UsageSource
 from contracts.wire import WireModel
 
 _ID = "0198c7f2-5d1a-7c3e-9f00-3b2a1c4d5e6f"
+_RECORD_ID = "019ab0c2f8000f1e2d3c4b5a69788796"
 _PROVIDER_ID = "5c1f9a52-4f7b-4b7e-9d5c-0a4f3f6f1d11"
 _MODEL = "gpt-4o-mini"
 _ALERT_ID = UUID("7d0c8a4e-6f51-4a53-8a0e-4b6d1c2e9f10")
@@ -114,6 +116,24 @@ EXAMPLES: Mapping[type[WireModel], WireModel] = MappingProxyType(
                 queued_at=_AT,
                 history=(FailedAttempt(provider="openai", model=_MODEL, error=_OVERLOADED),),
             ),
+            Begun(
+                id=_RECORD_ID,
+                request_id=_ID,
+                attempt=1,
+                tenant="acme",
+                agent="planner-1",
+                provider="openai",
+                provider_id=_PROVIDER_ID,
+                endpoint="default",
+                model=_MODEL,
+                worker="openai-7f3a",
+                request_seq=4711,
+                started_at=_AT,
+                ends_by=_AT + timedelta(minutes=10),
+                queued_s=0.003,
+                input_tokens=12,
+            ),
+            Unmade(id=_RECORD_ID),
             CountTokens(model=f"openai/{_MODEL}", messages=_QUESTION),
             TokenCount(input_tokens=11, exact=True),
             EstimateCost(model=f"openai/{_MODEL}", messages=_QUESTION, max_tokens=64),
@@ -123,7 +143,7 @@ EXAMPLES: Mapping[type[WireModel], WireModel] = MappingProxyType(
             Health(healthy=True, endpoints=(EndpointHealth(endpoint="default", healthy=True, latency_s=0.21),)),
             Refusal(error=UnknownModel("acme has no model 'fats'").to_wire()),
             UsageRecord(
-                id=record_id(_ID, 1),
+                id=_RECORD_ID,
                 request_id=_ID,
                 attempt=1,
                 tenant="acme",

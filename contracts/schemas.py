@@ -17,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
+from contracts.attempts import Begun, Unmade
 from contracts.budget import Hold
 from contracts.control import Cancel, Handover, Resume
 from contracts.errors import Error
@@ -44,6 +45,8 @@ WIRE_TYPES: Mapping[str, type[WireModel]] = MappingProxyType(
         "cancel": Cancel,
         "resume": Resume,
         "handover": Handover,
+        "attempt-begun": Begun,
+        "attempt-unmade": Unmade,
         "rpc-count-tokens": CountTokens,
         "rpc-count-tokens-answer": TokenCount,
         "rpc-estimate-cost": EstimateCost,

@@ -14,10 +14,11 @@ from contracts import jetstream_codes, subjects
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import AUTO, Priority, Provider
 
-REQUESTS, REPLIES, CANCELS, USAGE, DEAD, NOTICES, LIMITS, BUDGETS = (
+REQUESTS, REPLIES, CANCELS, ATTEMPTS, USAGE, DEAD, NOTICES, LIMITS, BUDGETS = (
     "LLM_REQUESTS",
     "LLM_REPLIES",
     "LLM_CANCELS",
+    "LLM_ATTEMPTS",
     "LLM_USAGE",
     "LLM_DEAD",
     "LLM_NOTICES",
@@ -28,6 +29,7 @@ CONFIG = f"KV_{subjects.CONFIG_BUCKET}"
 HEALTH = f"KV_{subjects.HEALTH_BUCKET}"
 HOLDS = f"KV_{subjects.HOLDS_BUCKET}"
 USAGE_CONSUMER = "usage"
+ATTEMPTS_CONSUMER = "attempts"
 
 REQUEST_IDS_KNOWN_S = 600
 """How long JetStream knows the message id of a request, and refuses it a second time."""
@@ -37,6 +39,9 @@ HEARTBEAT_S = 3
 
 USAGE_ACK_WAIT_S = 30
 """A batch is booked well within it; a NATS server that was killed may have forgotten acks, which then come again."""
+
+ATTEMPTS_ACK_WAIT_S = 60
+"""The usage consumer says more often than that which attempts it still watches."""
 
 _POOLS = [(provider, priority) for provider in (*Provider, AUTO) for priority in Priority]
 _SECOND = 1_000_000_000
@@ -126,6 +131,20 @@ def definitions(sizes: Sizes) -> list[Config]:
             "no_ack": True,
             "max_age": 60 * _MINUTE,
             "max_msgs_per_subject": 10_000,
+            "duplicate_window": 2 * _MINUTE,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
+        },
+        {
+            # A journal: an attempt that is pushed out by two million later ones was booked long ago.
+            "name": ATTEMPTS,
+            "subjects": [subjects.ATTEMPTS],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "max_age": _DAY,
+            "max_bytes": 1024**3,
+            "max_msg_size": 16 * 1024,
             "duplicate_window": 2 * _MINUTE,
             "allow_direct": True,
             "num_replicas": sizes.replicas,
@@ -254,7 +273,13 @@ def consumers() -> list[tuple[str, Config]]:
         "max_ack_pending": 50_000,
         "replay_policy": "instant",
     }
-    return [*pools, (USAGE, usage)]
+    attempts: Config = {
+        **usage,
+        "durable_name": ATTEMPTS_CONSUMER,
+        "filter_subject": subjects.ATTEMPTS,
+        "ack_wait": ATTEMPTS_ACK_WAIT_S * _SECOND,
+    }
+    return [*pools, (USAGE, usage), (ATTEMPTS, attempts)]
 
 
 _LOSES_DATA = ("retention", "storage", "no_ack", "allow_msg_counter", "allow_msg_ttl", "deny_delete")

@@ -12,6 +12,7 @@ from contracts.wire import TOKEN_PATTERN
 VERSION = "llm.v1"
 REQUESTS = f"{VERSION}.request.>"
 REPLIES = f"{VERSION}.reply.>"
+ATTEMPTS = f"{VERSION}.attempt.>"
 USAGE = f"{VERSION}.usage.>"
 DEAD = f"{VERSION}.dead.>"
 NOTICES = f"{VERSION}.notice.>"
@@ -91,6 +92,10 @@ def rpc(provider: str, method: RpcMethod, tenant: str) -> str:
 
 def all_rpcs(provider: str) -> str:
     return f"{VERSION}.rpc.{token(provider)}.*.*"
+
+
+def attempt(tenant: str, agent: str, request_id: str) -> str:
+    return f"{VERSION}.attempt.{token(tenant)}.{token(agent)}.{token(request_id)}"
 
 
 def usage(provider: str, tenant: str) -> str:

@@ -107,10 +107,15 @@ class UsedPrice(WireModel):
     """The rates of the usage's parts, in their order."""
 
 
-class UsageRecord(WireModel):
-    """One attempt that reached a vendor; `id` is `<request_id>:<attempt>` and the message's `Nats-Msg-Id`."""
+RecordId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:-]{1,80}$")]
+"""Opaque: the fleet makes one for each vendor call, whatever ids an agent chose. (Until 0.2 it was
+`<request_id>:<attempt>`, so records from then are still read.)"""
 
-    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}:[1-9][0-9]{0,8}$")]
+
+class UsageRecord(WireModel):
+    """One attempt that reached a vendor; `id` is the message's `Nats-Msg-Id` as well."""
+
+    id: RecordId
     request_id: Token
     attempt: Annotated[int, Field(ge=1)]
     tenant: Token
@@ -136,7 +141,3 @@ class UsageRecord(WireModel):
     service_tier: str | None = None
     """What the vendor says it served the call as (`flex`, `priority`, `batch`); None: its standard."""
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
-
-
-def record_id(request_id: str, attempt: int) -> str:
-    return f"{request_id}:{attempt}"

@@ -31,7 +31,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from contracts import errors, jetstream_codes, subjects
-from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume
+from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume, message_id
 from contracts.errors import from_wire
 from contracts.events import Cancelled, Completed, Event, Failed, parse
 from contracts.nats_connect import Connection, NoServer, connect_to_any
@@ -338,19 +338,27 @@ class Client:
         self._must_fit(payload)
         subject = subjects.request(_pool_of(request.model) or AUTO, priority, request.tenant)
         backoff_s, problem = patience.backoff_first_s, "NATS did not confirm it"
+        msg_id = message_id(request.tenant, request.agent, request.id)
+        perhaps_stored = False
         while (left_s := deadline - time.monotonic()) > 0:
-            headers = {MSG_ID: request.id, MSG_TTL: str(int(left_s) + patience.ttl_slack_s)}
+            headers = {MSG_ID: msg_id, MSG_TTL: str(int(left_s) + patience.ttl_slack_s)}
             is_full = False
             try:
                 timeout_s = min(patience.puback_s, left_s)
-                await self._nats.jetstream().publish(subject, payload, timeout=timeout_s, headers=headers)
-                return deadline
+                stored = await self._nats.jetstream().publish(subject, payload, timeout=timeout_s, headers=headers)
+                if not stored.duplicate or perhaps_stored:
+                    return deadline
+                # Nothing of this request was sent before: so somebody else had the message id, and it is not stored.
+                # Should it be a copy all the same, workers know it by tenant, agent and id.
+                msg_id = f"{msg_id}.{uuid4().hex}"
+                continue
             except nats.js.errors.APIError as exc:
                 is_full = exc.err_code == jetstream_codes.STORE_FAILED
                 problem = exc.description or str(exc)
                 if not is_full and exc.code != 503:
                     raise InvalidRequest(f"NATS refused the request: {problem}") from exc
             except (nats.errors.Error, TimeoutError) as exc:
+                perhaps_stored = True
                 problem = str(exc) or type(exc).__name__
             wait_s = random.uniform(0, backoff_s)
             if time.monotonic() + wait_s >= deadline:

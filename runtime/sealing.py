@@ -7,11 +7,14 @@ sealing key's SHA-256) tells which key of the ring opens it, so that sealing key
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from contracts.providers import DEFAULT_KEY, key_path
@@ -31,10 +34,11 @@ def fingerprint(key: SecretStr) -> str:
 
 
 class Keyring:
-    """The newest sealing key seals; all of them open."""
+    """The newest sealing key seals and signs; all of them open and verify."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._ring = {hashlib.sha256(key).hexdigest()[:8]: AESGCM(key) for key in keys}
+        self._signing = {key_id: _signing_key(key) for key_id, key in zip(self._ring, dict.fromkeys(keys), strict=True)}
         self._newest = next(iter(self._ring))
 
     @classmethod
@@ -77,6 +81,25 @@ class Keyring:
         except (InvalidTag, ValueError):
             raise UnsealError(f"the sealed key of {where} was altered or belongs elsewhere") from None
         return SecretStr(opened.decode())
+
+    def sign(self, message: bytes, *, purpose: str) -> str:
+        """`<key id>.<hex>`: a HMAC-SHA256 that only who has a sealing key can make, the same each time."""
+        return f"{self._newest}.{_mac(self._signing[self._newest], message, purpose)}"
+
+    def verify(self, signature: str, message: bytes, *, purpose: str) -> bool:
+        """Whether `sign` made the signature, of this message and for this purpose."""
+        key_id, _, mac = signature.partition(".")
+        key = self._signing.get(key_id)
+        return key is not None and hmac.compare_digest(_mac(key, message, purpose).encode(), mac.encode())
+
+
+def _signing_key(key: bytes) -> bytes:
+    """Another key than the one that seals, so that neither use helps against the other."""
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fleet signing 1").derive(key)
+
+
+def _mac(key: bytes, message: bytes, purpose: str) -> str:
+    return hmac.new(key, purpose.encode() + b"\0" + message, hashlib.sha256).hexdigest()
 
 
 def _bound_to(tenant: str, provider: str, name: str) -> bytes:

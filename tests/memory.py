@@ -9,12 +9,13 @@ import json
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from nats.aio.client import Client as Nats
 
 from contracts import subjects
+from contracts.attempts import ENTRY, Begun, Entry, Unmade
 from contracts.budget import Hold
 from contracts.control import MSG_ID
 from contracts.errors import Overloaded
@@ -35,7 +36,7 @@ from contracts.requests import DEFAULT_DEADLINE_S, AssistantMessage, CompletionR
 from contracts.subjects import Priority, Provider
 from contracts.usage import Usage, UsageRecord, UsageSource
 from runtime.broker import Broker
-from runtime.jetstream.publishing import Publisher
+from runtime.jetstream.publishing import Outrun, Publisher
 from runtime.sealing import Keyring
 from runtime.vault import VaultSession
 from tests.driven_clock import NOON, DrivenClock
@@ -66,6 +67,7 @@ from workers.request.events import EventStream
 from workers.request.execution import Execution
 from workers.request.handover import Handovers
 from workers.request.job import Job
+from workers.request.journal import Journal, Written
 from workers.request.live_streams import LiveStreams
 from workers.request.provenance import Origin, Provenance
 from workers.request.settlement import Settlement
@@ -97,6 +99,8 @@ class MemoryPublisher(Publisher):
     def __init__(self) -> None:
         super().__init__(Broker(Nats()))
         self.messages: list[Message] = []
+        """Without those of the journal."""
+        self.journal: list[Message] = []
         self.refuses: dict[str, Exception] = {}
         self.before_each: Callable[[Message], None] = lambda _: None
 
@@ -111,16 +115,20 @@ class MemoryPublisher(Publisher):
         msg_id: str,
         headers: dict[str, str] | None = None,
         check: Callable[[], None] | None = None,
-    ) -> None:
+        expected_last: int | None = None,
+    ) -> int:
         if check is not None:
             check()
+        if expected_last not in (None, len(self.journal)):
+            raise Outrun(subject)
         self._take(Message(subject, payload, {**(headers or {}), MSG_ID: msg_id}))
+        return len(self.journal)
 
     def _take(self, message: Message) -> None:
         self.before_each(message)
         if (error := self.refuses.get(message.kind)) is not None:
             raise error
-        self.messages.append(message)
+        (self.journal if message.kind == "attempt" else self.messages).append(message)
 
     @property
     def kinds(self) -> list[str]:
@@ -129,8 +137,26 @@ class MemoryPublisher(Publisher):
     def events(self) -> list[Event]:
         return [parse(message.payload) for message in self.messages if ".reply." in message.subject]
 
+    def entries(self) -> list[Entry]:
+        """What was written into the journal."""
+        return [ENTRY.validate_json(message.payload) for message in self.journal]
+
     def records(self) -> list[UsageRecord]:
         return [UsageRecord.model_validate_json(m.payload) for m in self.messages if ".usage." in m.subject]
+
+
+class MemoryJournal(Journal):
+    """A journal that is a list, of one request."""
+
+    def __init__(self, publisher: MemoryPublisher) -> None:
+        super().__init__(Broker(Nats()), publisher, worker="w1")
+        self._written = publisher
+
+    async def read(self, subject: str) -> Written:
+        entries = self._written.entries()
+        unmade = {entry.id for entry in entries if isinstance(entry, Unmade)}
+        begun = tuple(entry for entry in entries if isinstance(entry, Begun) and entry.id not in unmade)
+        return Written(begun, len(entries))
 
 
 class MemoryConfiguration(Configuration):
@@ -198,6 +224,7 @@ class ScriptedAdapter(Mock):
 
     async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
         self.asked.append(call)
+        await call.may_send()
         for step in self._calls.pop(0) if len(self._calls) > 1 else self._calls[0]:
             if isinstance(step, BaseException):
                 raise step
@@ -228,6 +255,7 @@ class Way:
     keyring: Keyring = field(default_factory=lambda: Keyring([b"k" * 32]))
     cancellations: Cancellations = field(init=False)
     configuration: MemoryConfiguration = field(init=False)
+    journal: MemoryJournal = field(init=False)
     budgets: MemoryBudgets = field(init=False)
     limiter: RateLimiter = field(init=False)
     settlement: Settlement = field(init=False)
@@ -255,6 +283,7 @@ class Way:
         )
         self.waiting = WaitingRoom(places=self.places, rng=rng)
         self.cancellations = Cancellations(self.clock)
+        self.journal = MemoryJournal(self.publisher)
         self.budgets = MemoryBudgets(self.publisher, self.waiting, self.clock, rng)
         self.limiter = RateLimiter(broker, defaults=Limits(), clock=self.clock)
         self.settlement = Settlement(
@@ -283,6 +312,7 @@ class Way:
                 endpoints=endpoints,
                 budgets=self.budgets,
                 settlement=self.settlement,
+                journal=self.journal,
                 worker="w1",
                 max_event_bytes=lambda: 1024,
                 clock=self.clock,
@@ -304,7 +334,12 @@ class Way:
 
     def takeover(self) -> Takeover:
         return Takeover(
-            self.pool, read_events=self._read_events, read_memory=self._read_memory, settlement=self.settlement
+            self.pool,
+            read_events=self._read_events,
+            read_journal=self.journal.read,
+            read_memory=self._read_memory,
+            settlement=self.settlement,
+            clock=self.clock,
         )
 
     async def _read_events(self, subject: str) -> list[Event]:
@@ -344,6 +379,7 @@ class Way:
             "address": subjects.parse_request(subjects.request(self.pool, Priority.INTERACTIVE, "acme")),
             "request": asked,
             "body": asked.to_json(),
+            "journal_subject": subjects.attempt("acme", "a", "r1"),
             "handover": None,
             "events": EventStream(
                 self.publisher.event, subject=subjects.reply("acme", "a", "r1"), request_id="r1", attempt=1
@@ -368,6 +404,27 @@ def a_hold() -> Reservation:
 
 
 ECHO = Candidate("mock", "echo")
+
+
+def begun(attempt: int, *, seq: int = 7, model: str = "echo", provider: str = "mock", at: datetime = NOON) -> Begun:
+    """Written by a worker that was about to call a vendor, for the message at `seq`."""
+    return Begun(
+        id=f"call-{seq}-{attempt}",
+        request_id="r1",
+        attempt=attempt,
+        tenant="acme",
+        agent="a",
+        provider=provider,
+        provider_id=f"id-of-{provider}",
+        endpoint="e",
+        model=model,
+        worker="w",
+        request_seq=seq,
+        started_at=at,
+        ends_by=at + timedelta(seconds=60),
+        queued_s=0.0,
+        input_tokens=5,
+    )
 
 
 def started(attempt: int, *, model: str = "echo", provider: str = "mock") -> Started:

@@ -6,7 +6,7 @@ from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
-from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSource, record_id
+from contracts.usage import Outcome, PriceSource, Usage, UsageRecord, UsageSource
 
 USED_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 """When the attempt of a record begins that says nothing else."""
@@ -26,7 +26,7 @@ def record(
 ) -> UsageRecord:
     request_id = request_id or token_hex(8)
     given: dict[str, Any] = {
-        "id": record_id(request_id, attempt),
+        "id": f"{request_id}-{attempt}",
         "request_id": request_id,
         "attempt": attempt,
         "tenant": "acme",

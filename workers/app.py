@@ -49,6 +49,7 @@ from workers.request.attempts import AttemptRunner
 from workers.request.ending import Ending
 from workers.request.execution import Execution
 from workers.request.handover import Handovers
+from workers.request.journal import Journal
 from workers.request.live_streams import AGENTS_ARE_BACK_S, REPUBLISHED_S, LiveStreams
 from workers.request.settlement import Settlement
 from workers.request.takeover import Takeover
@@ -181,6 +182,7 @@ def build(
     holds = Holds(nats, publisher)
     budgets = Budgets(nats, publisher, holds, waiting=waiting, worker=name, clock=clock, rng=rng)
     limiter = RateLimiter(nats, defaults=settings.default_limits(), clock=clock)
+    journal = Journal(nats, publisher, worker=name)
     settlement = Settlement(budgets=budgets, limiter=limiter, config=config, publisher=publisher, clock=clock)
     cancellations = Cancellations(clock)
     live = LiveStreams(
@@ -197,6 +199,7 @@ def build(
             endpoints=endpoints,
             budgets=budgets,
             settlement=settlement,
+            journal=journal,
             worker=name,
             max_event_bytes=lambda: nats.client.max_payload,
             clock=clock,
@@ -210,8 +213,10 @@ def build(
             takeover=Takeover(
                 provider,
                 read_events=partial(stored_events.events, nats),
+                read_journal=journal.read,
                 read_memory=partial(replies_kept_since, nats),
                 settlement=settlement,
+                clock=clock,
                 republished_s=timing.republished_s,
             ),
             ending=Ending(provider, settlement=settlement, handovers=handovers, publisher=publisher),

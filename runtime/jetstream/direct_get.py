@@ -22,6 +22,7 @@ class StoredMessage:
 
     subject: str
     data: bytes
+    sequence: int
 
 
 async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[StoredMessage]:
@@ -43,8 +44,9 @@ async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerat
                 headers = msg.headers or {}
                 if "Nats-Stream" not in headers:  # a header Status may be that of the stored message
                     break
-                next_seq = int(headers["Nats-Sequence"]) + 1
-                yield StoredMessage(headers["Nats-Subject"], msg.data)
+                sequence = int(headers["Nats-Sequence"])
+                next_seq = sequence + 1
+                yield StoredMessage(headers["Nats-Subject"], msg.data, sequence)
             if headers.get("Status") != "204" or headers.get("Nats-Num-Pending", "0") == "0":
                 return
     finally:

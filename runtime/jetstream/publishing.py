@@ -8,7 +8,7 @@ import nats.js.errors
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from contracts import jetstream_codes
-from contracts.control import MSG_ID
+from contracts.control import EXPECTED_SUBJECT_SEQUENCE, MSG_ID
 from runtime.broker import Broker
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,10 @@ class NotStored(Exception):
 
 class SubjectFull(NotStored):
     """The stream has no room for the message; of a queue: it holds as many of the tenant's requests as it may."""
+
+
+class Outrun(Exception):
+    """The subject's last message is not the one that was expected: somebody else has published there."""
 
 
 class TooLarge(Exception):
@@ -52,12 +56,18 @@ class Publisher:
         msg_id: str,
         headers: dict[str, str] | None = None,
         check: Callable[[], None] | None = None,
-    ) -> None:
-        """Returns when it is stored. Raises NotStored, SubjectFull, TooLarge, and what `check` raises before a try.
+        expected_last: int | None = None,
+    ) -> int:
+        """Returns its sequence when it is stored. Raises NotStored, SubjectFull, TooLarge, and what `check` raises
+        before a try.
 
         A cluster that elects a leader answers 503 or nothing for seconds; the message id makes repeating harmless.
+        `expected_last` is the sequence of the subject's last message, 0 for none: with another one it raises Outrun,
+        also when it repeats what was stored without its knowledge.
         """
         headers = {**(headers or {}), MSG_ID: msg_id}
+        if expected_last is not None:
+            headers[EXPECTED_SUBJECT_SEQUENCE] = str(expected_last)
         if wire_size(payload, headers) > self._broker.client.max_payload:
             raise TooLarge(subject)
         jetstream = self._broker.client.jetstream()
@@ -66,8 +76,11 @@ class Publisher:
                 with attempt:
                     if check is not None:
                         check()
-                    await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)
+                    stored = await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)
+                    return stored.seq
         except nats.js.errors.APIError as exc:
+            if exc.err_code in jetstream_codes.LOST_COMPARE_AND_SET:
+                raise Outrun(subject) from exc
             if exc.err_code == jetstream_codes.STORE_FAILED:
                 raise SubjectFull(subject) from exc
             if exc.err_code == jetstream_codes.HEADERS_TOO_LARGE:
@@ -75,6 +88,7 @@ class Publisher:
             raise NotStored(f"{subject}: {exc.description}") from exc
         except _PASSING as exc:
             raise NotStored(f"{subject}: not confirmed after {_TRIES} tries") from exc
+        raise AssertionError("the last try returns or raises")
 
 
 def _until_confirmed(subject: str) -> AsyncRetrying:

@@ -22,11 +22,10 @@ from dataclasses import dataclass
 
 import nats.errors
 
-from contracts.control import MSG_TTL
+from contracts.control import EXPECTED_SUBJECT_SEQUENCE, MSG_TTL
 from contracts.jetstream_codes import LOST_COMPARE_AND_SET
 from runtime.broker import Broker
 
-_EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 _NO_MESSAGE = 0
 
 
@@ -97,7 +96,7 @@ class Register:
     async def _write(self, key: str, value: bytes, *, ttl_s: float, expected: int | None) -> Won | Lost | Unanswered:
         headers = {MSG_TTL: _whole(ttl_s)}
         if expected is not None:
-            headers[_EXPECTED_SEQUENCE] = str(expected)
+            headers[EXPECTED_SUBJECT_SEQUENCE] = str(expected)
         try:
             answer = await self._broker.client.request(
                 entry_subject(self._bucket, key), value, timeout=self._answer_within_s, headers=headers

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import contracts
-from contracts import budget, control, errors, events, health, notices, providers, requests, rpc, usage
+from contracts import attempts, budget, control, errors, events, health, notices, providers, requests, rpc, usage
 from contracts.wire import StrictWireModel, WireModel
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,6 +33,8 @@ TYPES: dict[str, type[WireModel]] = {
     "resume": control.Resume,
     "resume-from-the-start": control.Resume,
     "handover": control.Handover,
+    "attempt-begun": attempts.Begun,
+    "attempt-unmade": attempts.Unmade,
     "rpc-count-tokens": rpc.CountTokens,
     "rpc-count-tokens-answer": rpc.TokenCount,
     "rpc-estimate-cost": rpc.EstimateCost,

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from contracts import streams, subjects
-from contracts.control import HANDOVER, Handover
+from contracts.control import HANDOVER, HANDOVER_PROOF, Handover
 from contracts.errors import FleetError, TenantRateLimited
 from contracts.events import Completed, Event, Failed, Terminal, parse
 from contracts.providers import Limits, PublishedTenant
@@ -287,13 +287,15 @@ async def test_retries_and_the_way_through_the_resolver_count_once(control: Plan
     assert await outcome(client, "any") == "tenant_rate_limited"
 
 
-async def test_an_agent_that_poses_as_a_worker_is_counted_all_the_same(control: Plane, client: Client) -> None:
+async def test_an_agent_that_poses_as_a_worker_is_refused_and_counted(control: Plane, client: Client) -> None:
     await control.put_tenant(limits=Limits(requests_per_day=1))
-    forged = Handover(model="mock/echo", attempt=2, queued_at=datetime.now(UTC), proof="fleet1.00000000.AAAA")
+    forged = Handover(model="mock/echo", attempt=2, queued_at=datetime.now(UTC))
+    headers = {HANDOVER: forged.to_json().decode(), HANDOVER_PROOF: "00000000.00"}
 
-    endings = [await ending_of_raw(control, f"raw-{n}", {HANDOVER: forged.to_json().decode()}) for n in range(3)]
+    endings = [await ending_of_raw(control, f"raw-{n}", headers) for n in range(3)]
 
-    assert [type(event) for event in endings] == [Completed, Failed, Failed]
+    codes = [event.error.code for event in endings if isinstance(event, Failed)]
+    assert codes == ["malformed_request", "tenant_rate_limited", "tenant_rate_limited"]
     assert await outcome(client) == "tenant_rate_limited"
 
 

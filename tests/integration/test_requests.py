@@ -163,7 +163,7 @@ async def test_a_copy_that_jetstream_cannot_know_runs_no_second_time(agent: Agen
     await agent.send(agent.body(id="r2"), id="r2")
     await until(lambda: len(bill.of("r2")) == 1)
 
-    assert {record.id for record in bill.of("r1")} == {"r1:1"}
+    assert {record.attempt for record in bill.of("r1")} == {1}
     assert sum(isinstance(event, Started) and event.request_id == "r1" for event in agent.events) == 1
 
 

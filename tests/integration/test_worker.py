@@ -49,7 +49,7 @@ async def test_streams_a_completion_and_books_it(desk: Desk) -> None:
     assert said == events[-1].message.content
     await until(lambda: len(desk.bill.of(events[0].request_id)) == 1)
     (booked,) = desk.bill.of(events[0].request_id)
-    assert booked.id == f"{events[0].request_id}:1"
+    assert (booked.request_id, booked.attempt) == (events[0].request_id, 1)
     assert booked.usage == events[-1].usage
     assert booked.provider_id == desk.plane.provider_ids["mock"]
 

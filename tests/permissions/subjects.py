@@ -48,6 +48,8 @@ def _messages() -> tuple[Subject, ...]:
             Subject(f"llm.v1.rpc.openai.{method}.acme", publish=(AGENT, ADMIN), subscribe=(POOL,))
             for method in ("count_tokens", "models", "health", "estimate_cost")
         ),
+        Subject("llm.v1.attempt.acme.planner.r1", publish=POOLS),
+        Subject("llm.v1.attempt.>", publish=None),
         Subject("llm.v1.usage.openai.acme", publish=(POOL, ADMIN)),
         Subject("llm.v1.usage.>", publish=None),
         Subject("llm.v1.dead.openai.acme", publish=(POOL, USAGE)),
@@ -92,6 +94,8 @@ def _pulling() -> tuple[Subject, ...]:
         *(Subject(f"$JS.ACK.LLM_REQUESTS.{name}.1.2.3.4.5", publish=(POOL,)) for name in of_pool),
         *(Subject(f"{NEXT}.LLM_REQUESTS.{name}", publish=(*POOLS, OPERATOR)) for name in of_auto),
         *(Subject(f"$JS.ACK.LLM_REQUESTS.{name}.1.2.3.4.5", publish=POOLS) for name in of_auto),
+        Subject(f"{NEXT}.LLM_ATTEMPTS.attempts", publish=(USAGE, OPERATOR)),
+        Subject("$JS.ACK.LLM_ATTEMPTS.attempts.1.2.3.4.5", publish=(USAGE,)),
         Subject(f"{NEXT}.LLM_USAGE.usage", publish=(USAGE, OPERATOR)),
         Subject("$JS.ACK.LLM_USAGE.usage.1.2.3.4.5", publish=(USAGE,)),
         Subject(f"{NEXT}.LLM_DEAD.list_1", publish=(ADMIN, OPERATOR)),
@@ -104,6 +108,7 @@ def _reading() -> tuple[Subject, ...]:
         streams.REQUESTS: (),
         streams.REPLIES: POOLS,
         streams.CANCELS: POOLS,
+        streams.ATTEMPTS: (*POOLS, USAGE),
         streams.USAGE: (),
         streams.DEAD: (ADMIN,),
         streams.NOTICES: (),

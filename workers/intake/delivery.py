@@ -1,6 +1,6 @@
 """A request as JetStream delivered it, and what JetStream is told of it afterwards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from contracts.subjects import Priority
@@ -62,6 +62,11 @@ class Delivery:
     """When it was stored, JetStream knew the ids of all that was stored before, and would have dropped a copy."""
     lease: Lease
     """Whether it is still this worker's."""
+    place: str = field(init=False)
+    """Names the message among all that were ever stored, also in a stream that was made anew."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", f"{self.stream_seq}-{int(self.queued_at.timestamp() * 1e6)}")
 
     @property
     def tenant(self) -> str:

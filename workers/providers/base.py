@@ -5,7 +5,7 @@ and a key, and yields chunks. It raises `contracts.errors` only, never a library
 """
 
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +29,10 @@ class Target:
     """None for providers that need no key."""
 
 
+async def _at_once() -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One attempt: what to ask of which model, where, and how long it may take at most."""
@@ -39,6 +43,9 @@ class Call:
     target: Target
     time_left_s: float
     """Seconds until the request's deadline."""
+    may_send: Callable[[], Awaitable[None]] = _at_once
+    """To be awaited when everything is ready, right before the first byte goes to the vendor. What it raises ends the
+    call, which then was none."""
 
 
 class CredentialReplaced(AuthenticationFailed):

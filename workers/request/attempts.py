@@ -5,23 +5,28 @@ what result so far. What else stops the work on a request (workers/request/execu
 kept free of the tenant's budget was given back.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from contracts.errors import FleetError, InternalError, InvalidRequest
-from runtime.jetstream.publishing import TooLarge
+from contracts.attempts import new_id
+from contracts.errors import DeadlineExceeded, FleetError, InternalError, InvalidRequest
+from contracts.providers import Timeouts
+from runtime.jetstream.publishing import NotStored, TooLarge
 from workers import telemetry
 from workers.clock import Clock
 from workers.endpoints.admission import CallPermit, CandidateTries, EndpointGate
 from workers.endpoints.circuit_breaker import OutOfService
 from workers.endpoints.router import Router
+from workers.intake.lease import Lost
 from workers.interruption import Interrupted
 from workers.providers.base import Call, Chunk, Finish, Provider, Stated, Target
 from workers.quotas.budgets import Budgets
 from workers.quotas.cost_bounds import BudgetedCall
 from workers.request.job import Job
+from workers.request.journal import Contested, Journal
 from workers.request.outcome import Cancelled, Completed, GivenBack, TakenAway, of_interruption
 from workers.request.settlement import Settlement
 from workers.request.usage_records import VendorCall
@@ -50,6 +55,7 @@ class AttemptRunner:
         endpoints: EndpointGate,
         budgets: Budgets,
         settlement: Settlement,
+        journal: Journal,
         worker: str,
         max_event_bytes: Callable[[], int],
         clock: Clock,
@@ -60,6 +66,7 @@ class AttemptRunner:
         self._endpoints = endpoints
         self._budgets = budgets
         self._settlement = settlement
+        self._journal = journal
         self._worker = worker
         self._max_event_bytes = max_event_bytes
         self._clock = clock
@@ -67,8 +74,8 @@ class AttemptRunner:
     async def make(
         self, job: Job, tries: CandidateTries
     ) -> Completed | Cancelled | GivenBack | TakenAway | AttemptFailed:
-        """One vendor call, or the error that prevented it. Raises Interrupted, NotNow and NotStored before the call,
-        NotStored after it."""
+        """One vendor call, or the error that prevented it. Raises Interrupted, NotNow, Contested and NotStored before
+        the call, NotStored after it."""
         try:
             self._adapter.check_supported(job.request, model=tries.candidate.model)
             configured = await self._router.provider(job.address.tenant, tries.candidate.provider)
@@ -99,42 +106,62 @@ class AttemptRunner:
                 case _:
                     raise
         async with permit:
+            now = self._clock.now()
             if not job.delivery.lease.holds:
                 return TakenAway()
+            if job.time_left_s(now) <= 0:
+                late = f"the deadline passed before {tries.candidate.provider} could be asked"
+                return AttemptFailed(DeadlineExceeded(late, provider=tries.candidate.provider))
             call = VendorCall(
+                id=new_id(now),
                 number=job.events.attempt,
                 candidate=tries.candidate,
                 provider_id=configured.provider_id,
                 endpoint=permit.endpoint.name,
-                started_at=self._clock.now(),
+                started_at=now,
                 started=self._clock.monotonic(),
                 queued_s=job.queued_s,
             )
-            most = job.reservation.max_tokens if job.reservation else None
-            question = Call(
-                request=job.request if most is None else job.request.model_copy(update={"max_tokens": most}),
-                model=tries.candidate.model,
-                target=Target(permit.endpoint, configured.config.timeouts, permit.key.secret if permit.key else None),
-                time_left_s=job.time_left_s(self._clock.now()),
-            )
-            return await self._call_vendor(job, call, question, permit)
+            return await self._call_vendor(job, call, permit, configured.config.timeouts)
 
     async def _call_vendor(
-        self, job: Job, call: VendorCall, question: Call, permit: CallPermit
-    ) -> Completed | Cancelled | GivenBack | AttemptFailed:
+        self, job: Job, call: VendorCall, permit: CallPermit, timeouts: Timeouts
+    ) -> Completed | Cancelled | GivenBack | TakenAway | AttemptFailed:
         provider = call.candidate.provider
-        job.vendor_calls += 1
-        if job.vendor_calls == 1:
-            telemetry.QUEUED.labels(provider).observe(job.queued_s)
-        await job.events.started(call, worker=self._worker)
+        writing = asyncio.create_task(self._journal.begin(job, call, total_s=timeouts.total_s), name=f"begin {call.id}")
+
+        async def may_send() -> None:
+            """The journal has the call, and the vendor is asked next."""
+            await asyncio.shield(writing)
+            job.delivery.lease.check()
+            job.vendor_calls += 1
+            if job.vendor_calls == 1:
+                telemetry.QUEUED.labels(provider).observe(job.queued_s)
+            await job.events.started(call, worker=self._worker)
+            call.sent = True
+
+        most = job.reservation.max_tokens if job.reservation else None
+        question = Call(
+            request=job.request if most is None else job.request.model_copy(update={"max_tokens": most}),
+            model=call.candidate.model,
+            target=Target(permit.endpoint, timeouts, permit.key.secret if permit.key else None),
+            time_left_s=job.time_left_s(call.started_at),
+            may_send=may_send,
+        )
         try:
             try:
                 async with job.interruption.scope():
                     finish = await self._stream(job, call, question, permit)
             finally:
                 call.duration_s = self._clock.monotonic() - call.started
+                if not call.sent:
+                    await self._journal.unmake(job, call, begun=writing)
         except Interrupted as interrupted:
-            return of_interruption(interrupted.reason, call=call)
+            return of_interruption(interrupted.reason, call=call if call.sent else None)
+        except Lost:
+            return TakenAway()
+        except (Contested, NotStored):
+            raise
         except FleetError as error:
             await permit.failed(error)
             failed = error
@@ -144,7 +171,8 @@ class AttemptRunner:
         else:
             await permit.completed()
             return Completed(call, finish)
-        await self._settlement.book_failed(job, call, failed)
+        if call.sent:
+            await self._settlement.book_failed(job, call, failed)
         return AttemptFailed(failed, output_sent=call.gathering.started)
 
     async def _stream(self, job: Job, call: VendorCall, question: Call, permit: CallPermit) -> Finish:
@@ -168,6 +196,6 @@ class AttemptRunner:
                     call.stated = item
                 else:
                     call.finish = item
-        if call.finish is None:
-            raise AssertionError("an adapter ended without a Finish and without an error")
+        if call.finish is None or not call.sent:
+            raise AssertionError("an adapter ended without a Finish and without an error, or sent before it might")
         return call.finish

@@ -15,6 +15,7 @@ repeated by the next delivery, and what is repeated is deduplicated by id.
 | Buried | the message, to `LLM_DEAD`; `failed` | Acked |
 | TakenAway | nothing | NotAcked |
 | (a request that cannot be read) | the message, to `LLM_DEAD`; `failed`, where its agent is known | Terminated |
+| (the same, over its tenant's limits) | `failed`, where its agent is known | Terminated |
 
 `retrying` follows the usage record, because takeover.py concludes from it that the call is booked. A dead letter comes
 before `failed`, because a request that has failed is not looked at again.
@@ -31,7 +32,6 @@ from contracts.errors import (
     FleetError,
     InternalError,
     InvalidRequest,
-    MalformedRequest,
     NoProvider,
     QueueFull,
     StreamInterrupted,
@@ -167,10 +167,11 @@ class Ending:
             await job.publish_retrying(error, next_up=call.candidate)
         return GaveBack(given_back.delay_s)
 
-    async def refuse(self, delivery: Delivery, error: MalformedRequest) -> Ack:
-        """The steps of the table's last row. Raises nothing but bugs."""
+    async def refuse(self, delivery: Delivery, error: FleetError, *, kept: bool) -> Ack:
+        """The steps of the table's last two rows; `kept`: whether the message is. Raises nothing but bugs."""
         try:
-            await self._bury(delivery, error)
+            if kept:
+                await self._bury(delivery, error)
         except NotStored as exc:
             log.warning("request_given_back", extra={"subject": delivery.subject, "error": str(exc)})
             return GaveBack(UNCONFIRMED_S)
@@ -190,7 +191,7 @@ class Ending:
             to=subjects.dead(self._pool, delivery.tenant),
             code=error.code,
             reason=error.message,
-            msg_id=f"dead:{delivery.stream_seq}",
+            msg_id=f"dead:{delivery.place}",
         )
         telemetry.DEAD_LETTERS.labels(self._pool, error.code).inc()
         facts = {"code": error.code, "subject": delivery.subject, "reason": error.message}

@@ -14,7 +14,6 @@ from contracts.errors import Error
 from contracts.events import (
     Cancelled,
     Completed,
-    Event,
     Failed,
     FailedAttempt,
     NextCandidate,
@@ -130,9 +129,9 @@ class EventStream:
     async def cancelled(self, *, bill: Bill) -> None:
         await self._publish_event(Cancelled, usage=bill.usage, cost=bill.cost())
 
-    def continue_after(self, last: Event) -> None:
-        """`last` was the last event of its attempt, by whichever worker; what follows is the next attempt."""
-        self.attempt = last.attempt + 1
+    def continue_after(self, attempt: int) -> None:
+        """The attempt is over, whichever worker made it; what follows is the next one."""
+        self.attempt = attempt + 1
         self.seq = 0
         self._prefix = b""
         self.sent.clear()
@@ -152,7 +151,7 @@ class EventStream:
         built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
         await self._send(built.to_json())
         if isinstance(built, Retrying):
-            self.continue_after(built)
+            self.continue_after(built.attempt)
         self.ended = isinstance(built, Terminal)
 
     async def _send(self, event: bytes) -> None:

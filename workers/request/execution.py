@@ -8,6 +8,7 @@ other rooms, many calls deep, and know no outcomes. Those exceptions end in `_ou
 |---|---|---|
 | Interrupted | the agent cancels, or the worker drains, while no vendor is being called | Cancelled, or GivenBack |
 | NotNow | the tenant's requests that wait hold all slots that they may | GivenBack |
+| Contested | another worker has begun the call that was to be made | GivenBack |
 | NotStored | JetStream does not confirm what must be kept before the request goes on | GivenBack |
 | FleetError | the request cannot be served | Failed |
 | any other | a bug, which would meet the request again in every worker that it is given to | Failed |
@@ -44,6 +45,7 @@ from workers.request.ending import CRASHED, UNCONFIRMED_S, Ending
 from workers.request.events import EventStream
 from workers.request.handover import Handovers
 from workers.request.job import Job
+from workers.request.journal import Contested
 from workers.request.live_streams import LiveStreams
 from workers.request.outcome import Failed, GivenBack, MovedOn, Outcome, of_interruption
 from workers.request.parsing import parse
@@ -96,18 +98,19 @@ class Execution:
         if delivery.deliveries > 1:
             telemetry.REDELIVERIES.labels(self._pool).inc()
         try:
-            asked = parse(delivery)
+            asked = parse(delivery, self._handovers)
         except MalformedRequest as error:
-            return await self._ending.refuse(delivery, error)
+            return await self._refuse(delivery, error)
         request, handover = asked.request, asked.handover
         queued_at = handover.queued_at if handover else delivery.queued_at
         job = Job(
             delivery=delivery,
-            provenance=provenance_of(delivery, request_id=request.id, handed_over=handover is not None),
+            provenance=provenance_of(delivery, request, handed_over=handover is not None),
             address=asked.address,
             request=request,
             body=asked.body,
             handover=handover,
+            journal_subject=subjects.attempt(request.tenant, request.agent, request.id),
             events=EventStream(
                 self._publisher.event,
                 subject=subjects.reply(request.tenant, request.agent, request.id),
@@ -138,11 +141,10 @@ class Execution:
                 )
             is_first = job.provenance.origin is Origin.FIRST
             match Fresh() if is_first else await self._takeover.look_back(job):
-                case Fresh() if not (job.handover and self._handovers.is_proven(job, job.handover)):
+                case Fresh() if job.handover is None:
                     job.check_goes_on(self._clock.now())
-                    await self._limiter.admit(
-                        job.tenant, key=str(job.delivery.stream_seq), delivered_before=job.delivery.deliveries > 1
-                    )
+                    again = job.delivery.deliveries > 1
+                    await self._limiter.admit(job.tenant, key=job.delivery.place, delivered_before=again)
                 case Fresh() | GoOn():
                     pass  # it counted against its tenant's limits when it came to the first worker
                 case outcome:
@@ -160,6 +162,8 @@ class Execution:
             return of_interruption(interrupted.reason)
         except NotNow as exc:
             return GivenBack(exc.delay_s)
+        except Contested:
+            return GivenBack()  # whoever gets it next looks back, and finds what has been begun
         except NotStored as exc:
             return GivenBack(UNCONFIRMED_S, unconfirmed=exc)
         except FleetError as error:
@@ -167,6 +171,15 @@ class Execution:
         except Exception:
             log.exception("request_crashed", extra=job.log_facts())
             return Failed(InternalError(CRASHED))
+
+    async def _refuse(self, delivery: Delivery, error: MalformedRequest) -> Ack:
+        """What cannot be read counts as a request before it is kept for anybody to look at."""
+        try:
+            tenant = await self._router.tenant(delivery.tenant)
+            await self._limiter.admit(tenant, key=delivery.place, delivered_before=delivery.deliveries > 1)
+        except FleetError as refusal:
+            return await self._ending.refuse(delivery, refusal, kept=False)
+        return await self._ending.refuse(delivery, error, kept=True)
 
     async def _try(self, job: Job, candidate: Candidate, attempts: AttemptRunner) -> Outcome | AttemptFailed:
         """Works on one candidate until the outcome is certain, or with the failure that makes the next one due."""

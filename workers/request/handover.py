@@ -1,19 +1,19 @@
 """Giving a request to another provider's pool, which has the key that this one must never see.
 
-It is published to that pool's subject before this delivery is acked. The message id names the attempt, so that doing
-it twice puts it in the queue once.
+It is published to that pool's subject before this delivery is acked. What is told of it is signed, together with the
+request, by a key that workers have and agents have not; and so is the message id, which is the same each time that it
+is handed over, so that doing it twice puts it in the queue once, and nobody else can take the id beforehand.
 """
 
+import hashlib
 import json
 
-from pydantic import SecretStr, ValidationError
-
 from contracts import subjects
-from contracts.control import HANDOVER, MSG_TTL, Handover
+from contracts.control import HANDOVER, HANDOVER_PROOF, MSG_TTL, Handover
 from contracts.errors import InvalidRequest, MalformedRequest, NoProvider, QueueFull
 from contracts.subjects import RequestAddress
 from runtime.jetstream.publishing import Publisher, SubjectFull, TooLarge
-from runtime.sealing import Keyring, UnsealError
+from runtime.sealing import Keyring
 from workers import telemetry
 from workers.clock import Clock
 from workers.endpoints.names import Candidate
@@ -25,24 +25,8 @@ _TTL_SLACK_S = 60
 """A message outlives its deadline by this much, so that a worker can still say `deadline_exceeded`."""
 _PASSED_ON = ("traceparent", "tracestate")
 _MESSAGE_CHARS = 300
-_PURPOSE = "handover"
-"""In a provider's place, so that no sealed key can pass as a proof."""
-
-
-def parse(delivery: Delivery, address: RequestAddress) -> Handover:
-    """What the pool before this one told, from the header of a delivery that has it.
-
-    An agent may have written it, too: so it leads to no pool that is not there, and not into the future. Raises
-    MalformedRequest.
-    """
-    try:
-        told = Handover.model_validate_json(delivery.headers[HANDOVER])
-    except ValidationError:
-        raise MalformedRequest(f"the header {HANDOVER} is not valid; agents do not set it") from None
-    if Candidate.parse(told.model).provider != address.provider:
-        raise MalformedRequest(f"the header {HANDOVER} names another provider than the subject; agents do not set it")
-    known = tuple(text for text in told.remaining if Candidate.parse(text).provider in list(subjects.Provider))
-    return told.model_copy(update={"remaining": known, "queued_at": min(told.queued_at, delivery.queued_at)})
+_PROOF, _MESSAGE_ID = "handover", "handover message id"
+"""What signatures are for, so that none passes as another."""
 
 
 class Handovers:
@@ -77,16 +61,19 @@ class Handovers:
             vendor_calls=job.vendor_calls,
             usage=job.bill.usage,
             cost=job.bill.cost(),
-            proof=self._keyring.seal(SecretStr(job.request.id), tenant=job.address.tenant, provider=_PURPOSE),
+            journal_seq=job.journal_seq,
         )
         headers = {name: value for name in _PASSED_ON if (value := job.delivery.headers.get(name))}
-        headers[HANDOVER] = json.dumps(told.model_dump(mode="json"))
+        headers[HANDOVER] = json.dumps(json.loads(told.to_json()))  # a header holds ASCII only
+        signed = _signed(headers[HANDOVER], job.address.tenant, job.body)
+        headers[HANDOVER_PROOF] = self._keyring.sign(signed, purpose=_PROOF)
         headers[MSG_TTL] = str(max(1, int(job.time_left_s(self._clock.now())) + _TTL_SLACK_S))
+        step = f"{job.delivery.place}:{job.events.attempt}:{to.provider}"
         try:
             await self._publisher.durable(
                 subjects.request(to.provider, job.address.priority, job.address.tenant),
                 job.body,
-                msg_id=f"{job.request.id}:{job.events.attempt}:{to.provider}",
+                msg_id=self._keyring.sign(step.encode(), purpose=_MESSAGE_ID),
                 headers=headers,
                 check=job.delivery.lease.check,
             )
@@ -98,12 +85,18 @@ class Handovers:
             ) from exc
         telemetry.HANDOVERS.labels(self._pool, to.provider).inc()
 
-    def is_proven(self, job: Job, told: Handover) -> bool:
-        """Whether a worker handed this request over; agents can set the header, too."""
-        if told.proof is None:
-            return False
-        try:
-            opened = self._keyring.unseal(told.proof, tenant=job.address.tenant, provider=_PURPOSE)
-        except UnsealError:
-            return False
-        return opened.get_secret_value() == job.request.id
+    def told(self, delivery: Delivery, address: RequestAddress) -> Handover:
+        """What the pool before this one told, in the header of a delivery that has it.
+
+        An agent can write it, too. Raises MalformedRequest for one that no worker has signed for this very request.
+        """
+        text = delivery.headers[HANDOVER]
+        proof = delivery.headers.get(HANDOVER_PROOF, "")
+        if not self._keyring.verify(proof, _signed(text, address.tenant, delivery.data), purpose=_PROOF):
+            raise MalformedRequest(f"the header {HANDOVER} is not the fleet's; agents do not set it")
+        return Handover.model_validate_json(text)
+
+
+def _signed(told: str, tenant: str, body: bytes) -> bytes:
+    """What a proof is for: all that is told, of which request of whom. The body names agent and request id."""
+    return b"\0".join((tenant.encode(), hashlib.sha256(body).digest(), told.encode()))

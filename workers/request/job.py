@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from contracts.attempts import Begun
 from contracts.control import Handover
 from contracts.errors import DeadlineExceeded, Error, ErrorCode, FleetError
 from contracts.events import FailedAttempt
@@ -46,6 +47,12 @@ class Job:
     """How many were made so far, by all workers."""
     history: list[FailedAttempt] = field(default_factory=list)
     bill: Bill = field(default_factory=Bill)
+    journal_subject: str = ""
+    """Where the journal keeps the request's vendor calls."""
+    journal_seq: int = 0
+    """The place of the last entry that the journal of vendor calls has of the request, as far as is known; 0: none."""
+    begun: dict[int, Begun] = field(default_factory=dict[int, Begun])
+    """What the journal has of calls by earlier deliveries of this message, by attempt."""
     reservation: Reservation | None = None
     """What is kept free of the tenant's budget for the call that is made."""
 
@@ -56,6 +63,7 @@ class Job:
         self.history = list(told.history)
         self.bill = Bill.inherited(told.usage, told.cost)
         self.left_out = list(told.left_out)
+        self.journal_seq = told.journal_seq
 
     def time_left_s(self, now: datetime) -> float:
         return (self.deadline - now).total_seconds()

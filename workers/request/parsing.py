@@ -14,7 +14,7 @@ from contracts.subjects import RequestAddress
 from contracts.wire import TOKEN_PATTERN, errors_in_one_line
 from runtime import lenient_json
 from workers.intake.delivery import Delivery
-from workers.request import handover
+from workers.request.handover import Handovers
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 
@@ -29,10 +29,14 @@ class ParsedRequest:
     """What the pool before this one told; None when the request comes from its agent."""
 
 
-def parse(delivery: Delivery) -> ParsedRequest:
-    """Raises MalformedRequest; its message names fields and never repeats what stands in them."""
+def parse(delivery: Delivery, handovers: Handovers) -> ParsedRequest:
+    """Nothing of a handover is believed before it is known to be the fleet's.
+
+    Raises MalformedRequest; its message names fields and never repeats what stands in them.
+    """
     try:
         address = subjects.parse_request(delivery.subject)
+        told = handovers.told(delivery, address) if HANDOVER in delivery.headers else None
         request, body = lenient_json.parse(CompletionRequest, delivery.data)
     except ValidationError as exc:
         raise MalformedRequest(f"the request is not valid: {errors_in_one_line(exc)}") from None
@@ -42,7 +46,6 @@ def parse(delivery: Delivery) -> ParsedRequest:
         raise MalformedRequest(
             f"the request says tenant {request.tenant}, its subject says {address.tenant}; they must be the same"
         )
-    told = handover.parse(delivery, address) if HANDOVER in delivery.headers else None
     named = request.model.partition("/")[0]
     if told is None and address.provider not in (subjects.AUTO, named) and named in list(subjects.Provider):
         raise MalformedRequest(
@@ -59,7 +62,8 @@ def reply_address(delivery: Delivery) -> tuple[str, str] | None:
     """
     told = lenient_json.told(delivery.data, ("agent", "id"))
     agent = told.get("agent")
-    request_id = next(filter(_is_token, (told.get("id"), delivery.headers.get(MSG_ID))), None)
+    named = delivery.headers.get(MSG_ID, "").split(".")  # `<tenant>.<agent>.<id>`, or the bare id
+    request_id = next(filter(_is_token, (told.get("id"), named[2] if len(named) > 2 else named[0])), None)
     return (agent, request_id) if _is_token(agent) and request_id is not None else None
 
 

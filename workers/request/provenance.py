@@ -14,7 +14,8 @@ single nats-server (2.15) that was killed with -9 has forgotten, and why each is
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from contracts.control import MSG_ID, REPLAY
+from contracts.control import MSG_ID, REPLAY, message_id
+from contracts.requests import CompletionRequest
 from workers.intake.delivery import Delivery
 
 
@@ -26,8 +27,9 @@ class Origin(Enum):
     PERHAPS_A_COPY = auto()
     """It is given for the first time, but JetStream would not have known a copy of a request that it had before.
 
-    JetStream drops copies by message id only: of agents whose message id is the request's id, and of workers that hand
-    a request over, as long as the server remembers the ids.
+    JetStream drops copies by message id only: of agents whose message id is made of the request's id, and of workers
+    that hand a request over, as long as the server remembers the ids. A copy that comes as FIRST all the same, because
+    its agent gave it another message id, is stopped where it would begin a vendor call (journal.py).
     """
     REDELIVERED = auto()
     """A worker had it before, or may have had it and the server has forgotten that."""
@@ -49,9 +51,10 @@ class Provenance:
         return self.origin is Origin.REDELIVERED or self.perhaps_forgotten
 
 
-def provenance_of(delivery: Delivery, *, request_id: str, handed_over: bool) -> Provenance:
+def provenance_of(delivery: Delivery, request: CompletionRequest, *, handed_over: bool) -> Provenance:
     msg_id = delivery.headers.get(MSG_ID, "")
-    copies_are_dropped = (handed_over or msg_id == request_id) and delivery.ids_known
+    usual = msg_id in (message_id(request.tenant, request.agent, request.id), request.id)
+    copies_are_dropped = (handed_over or usual) and delivery.ids_known
     if delivery.deliveries == 1 and not delivery.may_be_again and copies_are_dropped:
         origin = Origin.FIRST
     elif delivery.deliveries == 1 and msg_id.startswith(REPLAY):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from contracts.attempts import Begun
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, FailedAttempt, Retrying, Started
 from workers.endpoints.names import Candidate
 
@@ -19,12 +20,17 @@ class Past:
     last_started: Started | None
     """The beginning of the last attempt; None when that ended before a vendor was called."""
     failed: tuple[FailedAttempt, ...]
-    vendor_calls: int
-    """How many vendors were called."""
+    called: tuple[int, ...]
+    """The attempts in which a vendor was called."""
     dead_attempts: int
     """Attempts that started and never ended."""
     output_sent: bool
     """Whether the last attempt sent output."""
+
+    @property
+    def vendor_calls(self) -> int:
+        """How many vendors were called."""
+        return len(self.called)
 
     @property
     def ended(self) -> bool:
@@ -62,7 +68,7 @@ def read(events: Sequence[Event]) -> Past | None:
         last=last,
         last_started=started.get(last.attempt),
         failed=failed,
-        vendor_calls=len(started),
+        called=tuple(started),
         dead_attempts=sum(1 for number in started if number not in ended),
         output_sent=any(isinstance(e, Delta) and e.attempt == last.attempt for e in ordered),
     )
@@ -73,11 +79,14 @@ def has_moved(past: Past, *, pool: str) -> bool:
     return past.last_started is not None and past.last_started.provider != pool
 
 
-def remaining(past: Past, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """What is still to be tried, beginning with the one that was being tried, or was said to come next."""
-    if isinstance(past.last, Retrying):
+def remaining(past: Past | None, unsaid: Sequence[Begun], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """What is still to be tried, beginning with the one that was being tried, or was said to come next. `unsaid` are
+    vendor calls of which the journal alone knows."""
+    if unsaid and (past is None or unsaid[-1].attempt > past.last.attempt):
+        current = Candidate(unsaid[-1].provider, unsaid[-1].model)
+    elif past is not None and isinstance(past.last, Retrying):
         current = Candidate(past.last.next.provider, past.last.next.model)
-    elif past.last_started is not None:
+    elif past is not None and past.last_started is not None:
         current = Candidate(past.last_started.provider, past.last_started.model)
     else:
         return list(candidates)

@@ -6,15 +6,19 @@ Reading is one thing (`Takeover`), deciding another (`take_over`, which is pure)
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import nats.errors
 
+from contracts.attempts import Begun
 from contracts.errors import InternalError, StreamInterrupted
 from contracts.events import Event, FailedAttempt
+from workers.clock import Clock
 from workers.endpoints.names import Candidate
 from workers.jetstream.server_memory import ServerMemory
 from workers.request import policy, recovery
 from workers.request.job import Job
+from workers.request.journal import Written
 from workers.request.live_streams import REPUBLISHED_S
 from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack
 from workers.request.provenance import Origin
@@ -23,6 +27,10 @@ from workers.request.settlement import Settlement
 
 log = logging.getLogger(__name__)
 
+RECENT = timedelta(seconds=15)
+"""A call that was begun so lately may be under way although no event of it is stored yet."""
+COPY_WAITS_S = 2.0
+"""A copy of a request that another worker is working on is looked at again after so long."""
 NO_ANSWER_S = 1.0
 """A request whose past cannot be read is delivered again after so long."""
 MOST_WAITS = 5
@@ -49,14 +57,24 @@ class GoOn:
     """Those of the vendor calls that failed."""
     unbooked: Past | None = None
     """The past whose last vendor call has no usage record yet; None when all calls have one."""
+    unsaid: tuple[Begun, ...] = ()
+    """Vendor calls of which the journal alone knows. They may have no usage record either."""
     end: Failed | Buried | None = None
     """The outcome, when the past leaves nothing to try."""
 
 
 def take_over(
-    job: Job, past: Past | None, memory: ServerMemory | None, *, pool: str, republished_s: float
+    job: Job,
+    past: Past | None,
+    begun: Sequence[Begun],
+    memory: ServerMemory | None,
+    *,
+    now: datetime,
+    pool: str,
+    republished_s: float,
 ) -> Fresh | GoOn | DoneBefore | GivenBack:
-    """What to do with a request of which `past` is stored. It reads `job`, and changes nothing.
+    """What to do with a request of which the events of `past` are stored, and of which the journal has the vendor calls
+    `begun`. It reads `job`, and changes nothing.
 
     `memory` is that of the server, for what was given before; None when it keeps no replies at present. Other workers
     have published again what they had said `republished_s` after it began.
@@ -69,33 +87,59 @@ def take_over(
     all_is_republished = memory is not None and memory.age_s >= republished_s
     if forgotten and waits and not all_is_republished and not (past and past.ended):
         return GivenBack(republished_s)
-    if past is None:
+    is_replay = provenance.origin is Origin.REPLAYED
+    own = [entry for entry in begun if entry.request_seq == job.delivery.stream_seq]
+    if begun and begun[-1] not in own and not is_replay:
+        goes_on = _goes_on_elsewhere(begun[-1], past, memory, now=now, republished_s=republished_s)
+        if own or (past and past.ended) or (goes_on and begun[-1].provider != pool):
+            return DoneBefore()  # another message carries it on, in another pool most often, and books it
+        if goes_on:
+            return GivenBack(COPY_WAITS_S)
+    said = set(past.called) if past else set[int]()
+    unsaid = tuple(entry for entry in own if entry.attempt not in said)
+    if past is None and not unsaid:
         return GoOn(tuple(job.candidates), forgotten_deliveries=skipped) if forgotten else Fresh()
-    if provenance.origin is Origin.REPLAYED:
-        return GoOn(tuple(job.candidates), after=past.last)
-    if recovery.has_moved(past, pool=pool):
+    if is_replay:
+        return GoOn(tuple(job.candidates), after=past.last if past else None)
+    if past is not None and recovery.has_moved(past, pool=pool):
         return DoneBefore()
-    unbooked = past if past.perhaps_unbooked else None
-    if past.ended:
+    unbooked = past if past and past.perhaps_unbooked else None
+    if past is not None and past.ended:
         return DoneBefore(unbooked)
     return GoOn(
-        tuple(recovery.remaining(past, job.candidates)),
-        after=past.last,
+        tuple(recovery.remaining(past, unsaid, job.candidates)),
+        after=past.last if past else None,
         forgotten_deliveries=skipped,
-        vendor_calls=past.vendor_calls,
-        failed=past.failed,
+        vendor_calls=len(said) + len(unsaid),
+        failed=past.failed if past else (),
         unbooked=unbooked,
-        end=_end(job, past, pool=pool),
+        unsaid=unsaid,
+        end=_end(job, past, unsaid, pool=pool),
     )
 
 
-def _end(job: Job, past: Past, *, pool: str) -> Failed | Buried | None:
+def _goes_on_elsewhere(
+    last: Begun, past: Past | None, memory: ServerMemory | None, *, now: datetime, republished_s: float
+) -> bool:
+    """Whether another message with the same request, whose last call is `last` and of which no end is known, is being
+    worked on. If not, it is over, and its id is used once more.
+
+    What is said of a request is kept for ten minutes after its last word, so whoever works on it has said something.
+    """
+    if now - last.started_at < RECENT or (past is not None and last.attempt in past.called):
+        return True
+    return memory is None or (memory.begins_at > last.started_at and memory.age_s < republished_s)
+
+
+def _end(job: Job, past: Past | None, unsaid: Sequence[Begun], *, pool: str) -> Failed | Buried | None:
     """What a past that has no end of its own still allows: None when the request may be tried again."""
-    if past.abandoned and past.dead_attempts >= recovery.MAX_DEAD_ATTEMPTS:
-        return Buried(InternalError(f"{past.dead_attempts} workers died while they worked on this request"))
-    if past.abandoned and past.output_sent and job.request.on_interrupt == "fail":
+    died_last = bool(unsaid) or (past is not None and past.abandoned)
+    dead_attempts = len(unsaid) + (past.dead_attempts if past else 0)
+    if died_last and dead_attempts >= recovery.MAX_DEAD_ATTEMPTS:
+        return Buried(InternalError(f"{dead_attempts} workers died while they worked on this request"))
+    if past and past.abandoned and past.output_sent and job.request.on_interrupt == "fail":
         return Failed(StreamInterrupted("the worker died after output was sent", provider=pool))
-    if job.vendor_calls + past.vendor_calls >= policy.MAX_ATTEMPTS:
+    if job.vendor_calls + len(unsaid) + (past.vendor_calls if past else 0) >= policy.MAX_ATTEMPTS:
         return Failed(
             StreamInterrupted(
                 f"the last of the {policy.MAX_ATTEMPTS} calls that a request makes was cut off with its worker",
@@ -113,16 +157,21 @@ class Takeover:
         pool: str,
         *,
         read_events: Callable[[str], Awaitable[Sequence[Event]]],
+        read_journal: Callable[[str], Awaitable[Written]],
         read_memory: Callable[[], Awaitable[ServerMemory | None]],
         settlement: Settlement,
+        clock: Clock,
         republished_s: float = REPUBLISHED_S,
     ) -> None:
-        """`read_events` gives the stored events of a reply subject, `read_memory` the server's memory of replies; both
-        raise nats.errors.Error or TimeoutError when the server does not answer."""
+        """`read_events` gives the stored events of a reply subject, `read_journal` what lies on a request's subject of
+        the journal, `read_memory` the server's memory of replies. All raise nats.errors.Error or TimeoutError when the
+        server does not answer."""
         self._pool = pool
         self._read_events = read_events
+        self._read_journal = read_journal
         self._read_memory = read_memory
         self._settlement = settlement
+        self._clock = clock
         self._republished_s = republished_s
 
     async def look_back(self, job: Job) -> Fresh | GoOn | DoneBefore | GivenBack | Failed | Buried:
@@ -131,23 +180,40 @@ class Takeover:
         Raises NotStored, when the usage record of a dead worker's call is not confirmed.
         """
         try:
+            # The journal first: what is in it has been said, or its worker is dead, by the time the events are read.
+            written = await self._read_journal(job.journal_subject)
             stored = await self._read_events(job.events.subject)
-            memory = await self._read_memory() if job.provenance.was_given_before else None
+            memory = await self._read_memory() if job.provenance.was_given_before or written.begun else None
         except (nats.errors.Error, TimeoutError):
             return GivenBack(NO_ANSWER_S)
         # The attempts of the pools before this one are known from the handover.
         past = recovery.read([event for event in stored if event.attempt >= job.events.attempt])
-        found = take_over(job, past, memory, pool=self._pool, republished_s=self._republished_s)
+        begun = [entry for entry in written.begun if entry.attempt >= job.events.attempt]
+        job.journal_seq = written.last_seq
+        job.begun = {entry.attempt: entry for entry in begun}
+        found = take_over(
+            job, past, begun, memory, now=self._clock.now(), pool=self._pool, republished_s=self._republished_s
+        )
         if not isinstance(found, GoOn):
+            if begun and isinstance(found, Fresh):  # an id that is used once more: its attempts count on
+                job.events.continue_after(begun[-1].attempt)
             return found
+        await self._book(job, found)
+        job.candidates = list(found.remaining)
+        job.vendor_calls += found.vendor_calls
+        job.history += found.failed
+        last = max((*job.begun, found.after.attempt if found.after else 0), default=0)
+        if last:
+            job.events.continue_after(last)
+        job.events.skip_attempts(found.forgotten_deliveries)
+        return found.end or found
+
+    async def _book(self, job: Job, found: GoOn) -> None:
+        """Books the calls of dead workers. Raises NotStored."""
+        for entry in found.unsaid:
+            await self._settlement.book_unsaid(job, entry)
+            log.warning("attempt_abandoned", extra={**job.log_facts(), "attempt": entry.attempt})
         if found.unbooked is not None:
             await self._settlement.book_past(job, found.unbooked)
             if found.unbooked.abandoned:
                 log.warning("attempt_abandoned", extra={**job.log_facts(), "attempt": found.unbooked.last.attempt})
-        job.candidates = list(found.remaining)
-        job.vendor_calls += found.vendor_calls
-        job.history += found.failed
-        if found.after is not None:
-            job.events.continue_after(found.after)
-        job.events.skip_attempts(found.forgotten_deliveries)
-        return found.end or found

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from contracts.attempts import Begun
 from contracts.error_rules import RULES
 from contracts.errors import FleetError, from_wire
 from contracts.events import Cancelled, Completed, Delta, Event, Failed, Retrying, Started
 from contracts.providers import Price
 from contracts.requests import CompletionRequest
-from contracts.usage import Cost, Outcome, TokenCounts, Usage, UsageRecord, UsageSource, record_id
+from contracts.usage import Cost, Outcome, TokenCounts, Usage, UsageRecord, UsageSource
 from runtime.prices.pricing import price
 from workers.endpoints.names import Candidate
 from workers.providers.base import Chunk, Finish, Gathering, Stated
@@ -28,6 +29,8 @@ NOTHING = Usage(source=UsageSource.VENDOR)
 class VendorCall:
     """One call of a vendor and what came of it so far."""
 
+    id: str
+    """That of its usage record."""
     number: int
     """The attempt that its events carry."""
     candidate: Candidate
@@ -42,6 +45,8 @@ class VendorCall:
     time_to_first_token_s: float | None = None
     stated: Stated | None = None
     finish: Finish | None = None
+    sent: bool = False
+    """Whether the vendor was asked. What was not sent is no call, and has no record."""
     duration_s: float = 0.0
     """From its beginning to the vendor's last word, or until it was broken off."""
 
@@ -133,7 +138,7 @@ def usage_record(
         service_tier=service_tier,
     )
     return UsageRecord(
-        id=record_id(request.id, call.number),
+        id=call.id,
         request_id=request.id,
         attempt=call.number,
         tenant=request.tenant,
@@ -159,11 +164,33 @@ def usage_record(
     )
 
 
+def call_from_journal(begun: Begun, *, ended_at: datetime) -> VendorCall:
+    """The vendor call of another worker that has said nothing of it, or whose events are lost."""
+    return VendorCall(
+        id=begun.id,
+        number=begun.attempt,
+        candidate=Candidate(begun.provider, begun.model),
+        provider_id=begun.provider_id,
+        endpoint=begun.endpoint,
+        started_at=begun.started_at,
+        started=0.0,
+        queued_s=begun.queued_s,
+        duration_s=max(0.0, (ended_at - begun.started_at).total_seconds()),
+    )
+
+
 def call_from_events(
-    started: Started, events: Sequence[Event], *, provider_id: str, queued_at: datetime, ended_at: datetime
+    started: Started,
+    events: Sequence[Event],
+    *,
+    record_id: str,
+    provider_id: str,
+    queued_at: datetime,
+    ended_at: datetime,
 ) -> VendorCall:
     """The vendor call of another worker, as far as its events tell."""
     call = VendorCall(
+        id=record_id,
         number=started.attempt,
         candidate=Candidate(started.provider, started.model),
         provider_id=provider_id,

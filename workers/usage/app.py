@@ -10,7 +10,9 @@ from runtime import broker, logs, probes, role
 from runtime.broker import Unreachable
 from runtime.tasks import end
 from workers.clock import Clock
+from workers.endpoints.configuration import Configuration
 from workers.usage import backlog, retention
+from workers.usage.abandoned import AbandonedCalls
 from workers.usage.alerts.circuits import Circuits
 from workers.usage.alerts.evaluator import Evaluator
 from workers.usage.consumer import UsageConsumer
@@ -51,8 +53,11 @@ async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Ev
         health = DatabaseHealth(engine, settings.database_url)
         checks = {"nats": lambda: nats.connected, "database": lambda: health.usable}
         await stack.enter_async_context(probes.serve(settings, checks))
-        consumer = UsageConsumer(nats, Ledger(engine), health, clock=clock)
+        ledger = Ledger(engine)
+        consumer = UsageConsumer(nats, ledger, health, clock=clock)
         await consumer.start()
+        config = Configuration(nats)
+        abandoned = AbandonedCalls(nats, ledger, config, health, grace_s=settings.llm_attempt_grace_s, clock=clock)
         circuits = Circuits(nats)
         evaluator = Evaluator(engine, circuits, settings.thresholds(), clock=clock)
         # Each batch makes many objects without cycles, and the collector would look through them again and again, and
@@ -71,6 +76,8 @@ async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Ev
                 tasks.create_task(backlog.watch(nats.client), name="usage-backlog"),
                 tasks.create_task(days, name="usage-retention"),
                 tasks.create_task(circuits.watch(), name="circuits-watch"),
+                tasks.create_task(config.bucket.run(), name="configuration-watch"),
+                tasks.create_task(abandoned.run(), name="abandoned-calls"),
                 tasks.create_task(evaluator.keep_evaluating(), name="alerts"),
             ]
             await role.first_of(stop.wait(), nats.closed.wait())

@@ -1,6 +1,6 @@
 """Usage records into PostgreSQL: each id once, every roll-up with it, in one transaction a batch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -76,6 +76,12 @@ class Ledger:
             else:
                 return BatchOutcome(booked, replaced, len(records) - booked - replaced)
         raise AssertionError("the last try returns or raises")
+
+    async def known(self, days: Mapping[str, date]) -> set[str]:
+        """Which of these ids are booked. `days`: when each call began, by the id of its record."""
+        near = {day + timedelta(days=off) for day in days.values() for off in (-1, 0, 1)}
+        async with self._engine.begin() as connection:
+            return set(await connection.scalars(_KNOWN, {"ids": list(days), "days": sorted(near)}))
 
     def _prepare_next_try(self, exc: DBAPIError, *, tries_left: int) -> None:
         """Returns when another try can succeed, and else raises what has failed."""

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from contracts import subjects
-from contracts.usage import UsageRecord, record_id
+from contracts.usage import UsageRecord
 from contracts.wire import errors_in_one_line
 
 _SUBJECT = subjects.USAGE.removesuffix(".>")
@@ -29,8 +29,6 @@ def parse(subject: str, payload: bytes) -> UsageRecord:
         raise Malformed("nested too deep" if isinstance(exc, RecursionError) else errors_in_one_line(exc)) from None
     if subject != f"{_SUBJECT}.{record.provider}.{record.tenant}":
         raise Malformed("provider and tenant differ from the subject's")
-    if record.id != record_id(record.request_id, record.attempt):
-        raise Malformed("id is not <request_id>:<attempt>")
     return record
 
 

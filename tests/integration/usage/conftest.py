@@ -95,7 +95,9 @@ def consumer(nats_url: str, database_url: str) -> Consumer:
 @asynccontextmanager
 async def consuming(nats_url: str, database_url: str) -> AsyncGenerator[asyncio.Event]:
     """A consumer that has started; yields what stops it."""
-    settings = UsageSettings(nats_url=nats_url, database_url=SecretStr(database_url), llm_http_port=0)
+    settings = UsageSettings(
+        nats_url=nats_url, database_url=SecretStr(database_url), llm_http_port=0, llm_attempt_grace_s=1
+    )
     stop, ready = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(app.run(settings, stop=stop, ready=ready), name="usage")
     up = asyncio.create_task(ready.wait())

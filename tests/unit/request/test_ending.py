@@ -38,7 +38,7 @@ NOT_STORED = NotStored("not confirmed after 20 tries")
 def call() -> VendorCall:
     """A call that brought an answer, whether the vendor said its end or not."""
     made = VendorCall(
-        number=1, candidate=ECHO, provider_id="p", endpoint="e", started_at=NOON, started=0.0, queued_s=0.0
+        id="call-1", number=1, candidate=ECHO, provider_id="p", endpoint="e", started_at=NOON, started=0.0, queued_s=0.0
     )
     made.gathering.add(Chunk(text="Hello"))
     return made
@@ -192,4 +192,4 @@ async def test_the_call_of_another_worker_is_booked_with_what_its_vendor_stated(
     await way.ending.carry_out(DoneBefore(PAST), way.job())
 
     (record,) = way.publisher.records()
-    assert (record.id, record.outcome, record.provider_id) == ("r1:1", "completed", "id-of-mock")
+    assert (record.attempt, record.outcome, record.provider_id) == (1, "completed", "id-of-mock")

@@ -24,6 +24,7 @@ CHUNKS = [
 
 
 CALL = VendorCall(
+    id="call-1",
     number=1,
     candidate=Candidate("mock", "m"),
     provider_id="",
@@ -166,7 +167,7 @@ async def test_a_request_ends_only_once() -> None:
 async def test_goes_on_after_the_last_event_of_a_dead_worker() -> None:
     wire = Wire()
     events = stream(wire)
-    events.continue_after(Delta(request_id="r1", attempt=3, seq=17, text="x"))
+    events.continue_after(3)
     await events.delta(Chunk(text="y"))
 
     assert [(e.attempt, e.seq) for e in wire.events()] == [(4, 0)]

@@ -1,91 +1,105 @@
 """What a pool is told by the one before it, and what an agent may have written in its place."""
 
-import json
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from contracts import subjects
-from contracts.control import HANDOVER, MSG_TTL, Handover
+from contracts.control import HANDOVER, HANDOVER_PROOF, MSG_ID, MSG_TTL, Handover
 from contracts.errors import MalformedRequest, Overloaded
 from contracts.events import FailedAttempt
+from runtime.sealing import Keyring
 from tests.driven_clock import NOON
-from tests.memory import ECHO, Way
+from tests.memory import ECHO, Message, Way, request
 from workers.endpoints.names import Candidate
-from workers.intake.delivery import Delivery
-from workers.request import handover, parsing
+from workers.request.parsing import parse
 
 ADDRESS = subjects.parse_request("llm.v1.request.mock.interactive.acme")
 
 
-def delivery(told: object) -> Delivery:
-    return Way().delivery(headers={HANDOVER: json.dumps(told)})
-
-
-def told(**fields: Any) -> dict[str, Any]:
-    return {"model": "mock/echo", "queued_at": "2026-11-23T11:59:00Z", **fields}
+async def handed_over(way: Way, to: Candidate = ECHO) -> Message:
+    await way.handovers.publish(way.job(), to)
+    return way.publisher.messages.pop()
 
 
 def test_a_request_of_an_agent_has_none() -> None:
-    assert parsing.parse(Way().delivery()).handover is None
+    way = Way()
 
-
-def test_what_the_pool_before_told_is_taken_over() -> None:
-    assert handover.parse(delivery(told(attempt=3, vendor_calls=2)), ADDRESS) == Handover.model_validate(
-        told(attempt=3, vendor_calls=2)
-    )
-
-
-@pytest.mark.parametrize(
-    ("header", "says"),
-    [
-        ({}, "is not valid"),
-        ([], "is not valid"),
-        (told(attempt=0), "is not valid"),
-        (told(hops=65), "is not valid"),
-        (told(model="openai/gpt-4o"), "names another provider than the subject"),
-        (told(model="echo"), "names another provider than the subject"),
-    ],
-)
-def test_what_no_pool_would_tell_is_malformed(header: object, says: str) -> None:
-    with pytest.raises(MalformedRequest, match=f"{says}.*; agents do not set it"):
-        handover.parse(delivery(header), ADDRESS)
-
-
-def test_leads_to_no_pool_that_is_not_there() -> None:
-    parsed = handover.parse(delivery(told(remaining=["openai/gpt-4o", "nobody/x", "x"])), ADDRESS)
-
-    assert parsed.remaining == ("openai/gpt-4o",)
-
-
-def test_leads_not_into_the_future() -> None:
-    parsed = handover.parse(delivery(told(queued_at="2999-01-01T00:00:00Z")), ADDRESS)
-
-    assert parsed.queued_at == NOON
+    assert parse(way.delivery(), way.handovers).handover is None
 
 
 async def test_what_one_pool_publishes_another_one_reads() -> None:
     way = Way()
-    job = way.job(candidates=[Candidate("google", "g")], left_out=["the fallback x was left out"], vendor_calls=2)
-    long = Overloaded("x" * 1000).to_wire()
+    job = way.job(
+        candidates=[Candidate("google", "g")], left_out=["the fallback x was left out"], vendor_calls=2, journal_seq=5
+    )
+    long = Overloaded("x" * 1000 + "\ud83d").to_wire()
     job.history.append(FailedAttempt(provider="openai", model="m", error=long))
 
-    await way.handovers.publish(job, Candidate("mock", "echo"))
+    await way.handovers.publish(job, ECHO)
 
     (message,) = way.publisher.messages
-    parsed = handover.parse(way.delivery(headers=dict(message.headers)), ADDRESS)
+    parsed = way.handovers.told(way.delivery(message.payload, headers=dict(message.headers)), ADDRESS)
+    assert parsed is not None
     assert (parsed.model, parsed.remaining, parsed.attempt, parsed.hops) == ("mock/echo", ("google/g",), 1, 1)
-    assert (parsed.left_out, parsed.vendor_calls) == (("the fallback x was left out",), 2)
+    assert (parsed.left_out, parsed.vendor_calls, parsed.journal_seq) == (("the fallback x was left out",), 2, 5)
     assert len(parsed.history[0].error.message) == 300
     assert int(message.headers[MSG_TTL]) == 660, "ten minutes are left, and a minute to say that they are over"
 
 
-async def test_only_a_worker_can_prove_that_it_handed_a_request_over() -> None:
-    way = Way()
-    await way.handovers.publish(way.job(), ECHO)
-    (message,) = way.publisher.messages
-    proven = handover.parse(way.delivery(headers=dict(message.headers)), ADDRESS)
+async def test_a_sealing_key_that_was_rotated_still_proves_what_it_signed() -> None:
+    message = await handed_over(Way())
+    after = Way(keyring=Keyring([b"n" * 32, b"k" * 32]))
 
-    assert way.handovers.is_proven(way.job(), proven)
-    assert not way.handovers.is_proven(way.job(), proven.model_copy(update={"proof": None}))
-    assert not way.handovers.is_proven(way.job(), proven.model_copy(update={"proof": "fleet1.0.x"}))
+    assert after.handovers.told(after.delivery(message.payload, headers=dict(message.headers)), ADDRESS)
+
+
+FORGERIES: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
+    "no proof": lambda headers: {HANDOVER: headers[HANDOVER]},
+    "no proof at all": lambda headers: {**headers, HANDOVER_PROOF: ""},
+    "the key's name only": lambda headers: {**headers, HANDOVER_PROOF: headers[HANDOVER_PROOF].partition(".")[0] + "."},
+    "an unknown key": lambda headers: {**headers, HANDOVER_PROOF: "00000000" + headers[HANDOVER_PROOF][8:]},
+    "a proof beyond ASCII": lambda headers: {**headers, HANDOVER_PROOF: headers[HANDOVER_PROOF][:-1] + "é"},
+    "the message id in its place": lambda headers: {**headers, HANDOVER_PROOF: headers[MSG_ID]},
+    "other attempts": lambda headers: {**headers, HANDOVER: headers[HANDOVER].replace('"attempt": 1', '"attempt": 9')},
+    "no JSON": lambda headers: {**headers, HANDOVER: "{"},
+    "nothing told": lambda headers: {**headers, HANDOVER: ""},
+}
+
+
+@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES.keys())
+async def test_nothing_is_believed_that_no_worker_signed(forge: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    way = Way()
+    message = await handed_over(way)
+
+    with pytest.raises(MalformedRequest, match="not the fleet's; agents do not set it"):
+        parse(way.delivery(message.payload, headers=forge(dict(message.headers))), way.handovers)
+
+
+async def test_a_proof_is_for_one_request_of_one_tenant() -> None:
+    way = Way()
+    message = await handed_over(way)
+    headers = dict(message.headers)
+
+    for changed in (request(id="r2"), request(agent="b"), request(messages=[{"role": "user", "content": "Ho"}])):
+        with pytest.raises(MalformedRequest):
+            way.handovers.told(way.delivery(changed.to_json(), headers=headers), ADDRESS)
+    other = subjects.parse_request("llm.v1.request.mock.interactive.beta")
+    with pytest.raises(MalformedRequest):
+        way.handovers.told(way.delivery(message.payload, headers=headers), other)
+
+
+async def test_a_message_id_is_the_same_each_time_and_tells_apart_what_is_not_the_same() -> None:
+    way = Way()
+    first, again = await handed_over(way), await handed_over(way)
+    elsewhere = await handed_over(way, Candidate("google", "g"))
+    of_others = await handed_over(Way(keyring=Keyring([b"n" * 32])))
+
+    assert first.headers[MSG_ID] == again.headers[MSG_ID]
+    assert len({message.headers[MSG_ID] for message in (first, elsewhere, of_others)}) == 3
+
+
+def test_what_is_told_begins_with_nothing_done() -> None:
+    told = Handover(model="mock/echo", queued_at=NOON)
+
+    assert (told.attempt, told.hops, told.vendor_calls, told.journal_seq) == (1, 1, 0, 0)

@@ -19,7 +19,7 @@ def delivery(data: bytes, *, msg_id: str | None = None) -> Delivery:
 def refusal(**fields: Any) -> str:
     body = {"id": "r1", "tenant": "acme", "agent": "a", "model": "mock/echo", "messages": [{"role": "user"}], **fields}
     with pytest.raises(MalformedRequest) as caught:
-        parse(delivery(json.dumps(body).encode()))
+        parse(delivery(json.dumps(body).encode()), Way().handovers)
     return caught.value.message
 
 

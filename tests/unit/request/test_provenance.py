@@ -5,11 +5,13 @@ from itertools import product
 import pytest
 
 from contracts.control import HANDOVER, MSG_ID
-from tests.memory import Way
+from tests.memory import Way, request
 from workers.intake.delivery import Delivery
 from workers.request.provenance import Origin, Provenance, provenance_of
 
-ALL = list(product([1, 2], [False, True], [False, True], ["r1", "other", "replay:7", None], [False, True]))
+ALL = list(
+    product([1, 2], [False, True], [False, True], ["r1", "acme.a.r1", "beta.a.r1", "replay:7", None], [False, True])
+)
 
 
 def delivery(deliveries: int, may_be_again: bool, ids_known: bool, msg_id: str | None, handed_over: bool) -> Delivery:
@@ -23,9 +25,9 @@ def test_each_combination_of_what_is_known(
 ) -> None:
     """Against the four questions that are asked of it, each written out on its own."""
     given = delivery(deliveries, may_be_again, ids_known, msg_id, handed_over)
-    told = provenance_of(given, request_id="r1", handed_over=handed_over)
+    told = provenance_of(given, request(), handed_over=handed_over)
 
-    a_copy_would_have_been_dropped = (handed_over or msg_id == "r1") and ids_known
+    a_copy_would_have_been_dropped = (handed_over or msg_id in ("r1", "acme.a.r1")) and ids_known
     may_have_a_past = deliveries > 1 or may_be_again or not a_copy_would_have_been_dropped
     replayed = deliveries == 1 and (msg_id or "").startswith("replay:")
 
@@ -39,7 +41,9 @@ def test_each_combination_of_what_is_known(
     ("given", "origin"),
     [
         (delivery(1, False, True, "r1", False), Origin.FIRST),
-        (delivery(1, False, True, "r1:2:mock", True), Origin.FIRST),
+        (delivery(1, False, True, "acme.a.r1", False), Origin.FIRST),
+        (delivery(1, False, True, "acme.a.r1.0", False), Origin.PERHAPS_A_COPY),
+        (delivery(1, False, True, "c0ffee.0f", True), Origin.FIRST),
         (delivery(1, False, True, None, False), Origin.PERHAPS_A_COPY),
         (delivery(1, False, False, "r1", False), Origin.PERHAPS_A_COPY),
         (delivery(1, False, True, "replay:7", False), Origin.REPLAYED),
@@ -50,6 +54,6 @@ def test_each_combination_of_what_is_known(
     ],
 )
 def test_the_origin_has_a_name(given: Delivery, origin: Origin) -> None:
-    told = provenance_of(given, request_id="r1", handed_over=HANDOVER in given.headers)
+    told = provenance_of(given, request(), handed_over=HANDOVER in given.headers)
 
     assert told == Provenance(origin, given.deliveries, perhaps_forgotten=given.may_be_again)

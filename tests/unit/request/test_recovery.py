@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from contracts.attempts import Begun
 from contracts.events import Event
-from tests.memory import cancelled, completed, delta, failed, retrying, started
+from tests.memory import begun, cancelled, completed, delta, failed, retrying, started
 from workers.endpoints.names import Candidate
 from workers.request import recovery
 
@@ -80,10 +81,24 @@ def test_goes_on_with_what_was_being_tried_or_was_to_come_next(
 ) -> None:
     gone = Candidate("mock", "one that is not configured any more")
 
-    assert recovery.remaining(read(*events), [FIRST, SECOND]) == (left if left is not None else [gone, SECOND])
+    assert recovery.remaining(read(*events), [], [FIRST, SECOND]) == (left if left is not None else [gone, SECOND])
 
 
 def test_a_request_that_another_pool_has_has_moved() -> None:
     assert recovery.has_moved(read(started(1, provider="openai")), pool="mock")
     assert not recovery.has_moved(read(started(1)), pool="mock")
     assert not recovery.has_moved(read(retrying(1)), pool="mock")
+
+
+@pytest.mark.parametrize(
+    ("events", "calls", "left"),
+    [
+        ([], [begun(1, model="other")], [SECOND]),
+        ([started(1), retrying(1)], [begun(2, model="other")], [SECOND]),
+        ([started(1), retrying(1), started(2)], [begun(1, model="other")], [FIRST, SECOND]),
+    ],
+)
+def test_a_call_of_which_nothing_was_said_may_have_been_the_last_one(
+    events: Sequence[Event], calls: list[Begun], left: list[Candidate]
+) -> None:
+    assert recovery.remaining(recovery.read(events), calls, [FIRST, SECOND]) == left

@@ -7,19 +7,22 @@ from typing import Any
 import nats.errors
 import pytest
 
+from contracts.attempts import Begun
 from contracts.events import Event
 from runtime.jetstream.publishing import NotStored
 from tests.driven_clock import NOON
-from tests.memory import Way, cancelled, completed, delta, request, retrying, started
+from tests.memory import Message, Way, begun, cancelled, completed, delta, request, retrying, started
 from workers.endpoints.names import Candidate
 from workers.jetstream.server_memory import ServerMemory
 from workers.request import recovery
 from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack
 from workers.request.policy import MAX_ATTEMPTS
 from workers.request.provenance import Origin, Provenance
-from workers.request.takeover import MOST_WAITS, NO_ANSWER_S, Fresh, GoOn, take_over
+from workers.request.takeover import COPY_WAITS_S, MOST_WAITS, NO_ANSWER_S, Fresh, GoOn, take_over
 
 FIRST, SECOND = Candidate("mock", "echo"), Candidate("mock", "other")
+
+NOW = NOON + timedelta(seconds=60)
 
 BEFORE = ServerMemory(NOON - timedelta(hours=1), age_s=3600.0)
 """The server has kept replies since long before the request was queued."""
@@ -35,10 +38,14 @@ REPLAYED_AFTER_A_KILL = Provenance(Origin.REPLAYED, 1, perhaps_forgotten=True)
 
 
 def found(
-    provenance: Provenance, events: Sequence[Event], memory: ServerMemory | None, **fields: Any
+    provenance: Provenance,
+    events: Sequence[Event],
+    memory: ServerMemory | None,
+    written: Sequence[Begun] = (),
+    **fields: Any,
 ) -> Fresh | GoOn | DoneBefore | GivenBack:
     job = Way().job(provenance=provenance, candidates=[FIRST, SECOND], **fields)
-    return take_over(job, recovery.read(events), memory, pool="mock", republished_s=1.5)
+    return take_over(job, recovery.read(events), written, memory, now=NOW, pool="mock", republished_s=1.5)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +81,7 @@ def test_goes_on_after_a_dead_worker() -> None:
     events = [started(1), retrying(1), started(2), delta(2)]
 
     match found(AGAIN, events, BEFORE):
-        case GoOn(remaining, after, forgotten_deliveries, vendor_calls, failed, unbooked, end):
+        case GoOn(remaining, after, forgotten_deliveries, vendor_calls, failed, unbooked, (), end):
             assert (remaining, after, forgotten_deliveries) == ((FIRST, SECOND), delta(2), 0)
             assert (vendor_calls, len(failed), end) == (2, 1, None)
             assert unbooked is not None, "the call of the dead worker"
@@ -150,14 +157,14 @@ async def test_a_job_is_left_where_its_past_ended() -> None:
     assert (job.events.attempt, job.vendor_calls, job.candidates) == (3, 5, [SECOND])
     assert [attempt.error.code for attempt in job.history] == ["overloaded"]
     (record,) = way.publisher.records()
-    assert (record.id, record.outcome, record.provider_id) == ("r1:2", "abandoned", "id-of-mock")
+    assert (record.attempt, record.outcome, record.provider_id) == (2, "abandoned", "id-of-mock")
     assert job.bill.usage == record.usage
 
 
 async def test_attempts_of_the_pools_before_are_known_from_the_handover_and_not_counted_again() -> None:
     way = Way(stored=[started(1, provider="openai"), retrying(1)], memory=BEFORE)
     job = way.job(provenance=AGAIN, candidates=[FIRST])
-    job.events.continue_after(retrying(1))
+    job.events.continue_after(1)
 
     assert await way.takeover().look_back(job) == Fresh()
 
@@ -169,7 +176,7 @@ async def test_a_past_that_ends_the_request_is_told_with_what_went_before() -> N
     assert isinstance(await way.takeover().look_back(job), Buried)
 
     assert (job.events.attempt, job.vendor_calls) == (4, 3)
-    assert [record.id for record in way.publisher.records()] == ["r1:3"]
+    assert [record.attempt for record in way.publisher.records()] == [3]
 
 
 async def test_numbers_that_may_have_been_used_are_left_out() -> None:
@@ -197,3 +204,86 @@ async def test_nothing_goes_on_before_the_dead_workers_call_is_booked() -> None:
         await way.takeover().look_back(job)
 
     assert job.events.attempt == 1
+
+
+LATE = NOW - timedelta(seconds=1)
+OTHER = 8
+"""The place of another message with the same request; that of the one at hand is 7."""
+
+
+@pytest.mark.parametrize("memory", [BEFORE, SINCE])
+def test_a_call_that_was_begun_and_never_spoken_of_is_booked_and_counts(memory: ServerMemory) -> None:
+    match found(AGAIN, [], memory, [begun(1)]):
+        case GoOn(remaining=(c1, c2), after=None, vendor_calls=1, unbooked=None, unsaid=(call,), end=None):
+            assert (c1, c2, call) == (FIRST, SECOND, begun(1))
+        case other:
+            raise AssertionError(f"{other} does not go on")
+
+
+def test_what_was_said_and_what_was_only_written_down_are_one_past() -> None:
+    events = [started(1), retrying(1, to=SECOND)]
+
+    match found(AGAIN, events, BEFORE, [begun(1), begun(2, model="other")]):
+        case GoOn(remaining=remaining, vendor_calls=2, unbooked=None, unsaid=(call,)):
+            assert (remaining, call.attempt) == ((SECOND,), 2)
+        case other:
+            raise AssertionError(f"{other} does not go on")
+
+
+def test_three_workers_that_died_before_they_said_a_word_bury_a_request() -> None:
+    went_on = found(AGAIN, [started(1)], BEFORE, [begun(1), begun(2), begun(3)])
+
+    assert isinstance(went_on, GoOn)
+    assert isinstance(went_on.end, Buried)
+
+
+@pytest.mark.parametrize(
+    ("events", "last", "memory", "expected"),
+    [
+        # Another message with the same request is being worked on.
+        ([started(1), delta(1)], begun(1, seq=OTHER), BEFORE, GivenBack(COPY_WAITS_S)),
+        ([], begun(1, seq=OTHER, at=LATE), BEFORE, GivenBack(COPY_WAITS_S)),
+        ([], begun(1, seq=OTHER), JUST_NOW, GivenBack(COPY_WAITS_S)),
+        ([], begun(1, seq=OTHER), None, GivenBack(COPY_WAITS_S)),
+        # Another pool works on it.
+        ([], begun(1, seq=OTHER, provider="openai", at=LATE), BEFORE, DoneBefore()),
+        # It has ended.
+        ([started(1), completed(1)], begun(1, seq=OTHER), BEFORE, DoneBefore()),
+        # Nothing is said of it any more: its id is used once more.
+        ([], begun(1, seq=OTHER), BEFORE, Fresh()),
+        ([], begun(1, seq=OTHER, provider="openai"), BEFORE, Fresh()),
+        ([], begun(1, seq=OTHER), SINCE, Fresh()),
+    ],
+)
+def test_a_copy_is_known_by_the_journal(
+    events: Sequence[Event], last: Begun, memory: ServerMemory | None, expected: object
+) -> None:
+    assert found(FIRST_TIME, events, memory, [last]) == expected
+
+
+def test_who_has_begun_before_another_message_did_leaves_the_request_to_that() -> None:
+    assert found(AGAIN, [], BEFORE, [begun(1), begun(2, seq=OTHER)]) == DoneBefore()
+
+
+async def test_a_call_that_is_known_from_the_journal_only_is_booked_under_its_id() -> None:
+    way = Way(memory=BEFORE)
+    way.publisher.journal = [Message("llm.v1.attempt.acme.a.r1", begun(1).to_json())]
+    job = way.job(deliveries=2, provenance=AGAIN, candidates=[FIRST])
+
+    assert isinstance(await way.takeover().look_back(job), GoOn)
+
+    (record,) = way.publisher.records()
+    assert (record.id, record.outcome, record.usage.source) == ("call-7-1", "abandoned", "estimated")
+    assert (job.events.attempt, job.vendor_calls, job.journal_seq) == (2, 1, 1)
+
+
+async def test_the_attempts_of_an_id_that_is_used_once_more_count_on() -> None:
+    way = Way(memory=BEFORE)
+    way.clock.passed_s = 3600
+    way.publisher.journal = [Message("llm.v1.attempt.acme.a.r1", begun(1, seq=OTHER).to_json())]
+    job = way.job(provenance=FIRST_TIME, candidates=[FIRST])
+
+    assert await way.takeover().look_back(job) == Fresh()
+
+    assert (job.events.attempt, job.vendor_calls, job.journal_seq) == (2, 0, 1)
+    assert way.publisher.records() == []

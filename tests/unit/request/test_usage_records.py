@@ -45,6 +45,7 @@ def attempt(
     *texts: str, stated: Stated | None = None, finish: Finish | None = None, model: str = "gpt-4o-mini", number: int = 1
 ) -> VendorCall:
     made = VendorCall(
+        id="call-1",
         number=number,
         candidate=Candidate("openai", model),
         provider_id="p",
@@ -285,14 +286,16 @@ def test_a_dead_workers_attempt_is_booked_from_its_events() -> None:
     )
 
     abandoned = usage_records.call_from_events(
-        started, [of_another, started, delta], provider_id="p", queued_at=AT, ended_at=AT
+        started, [of_another, started, delta], record_id="c1", provider_id="p", queued_at=AT, ended_at=AT
     )
     done = usage_records.call_from_events(
-        started, [started, delta, completed], provider_id="p", queued_at=AT, ended_at=AT
+        started, [started, delta, completed], record_id="c1", provider_id="p", queued_at=AT, ended_at=AT
     )
 
     short = [Delta(request_id="r", attempt=2, seq=seq, text="a ") for seq in range(1, 68)]
-    of_short = usage_records.call_from_events(started, [started, *short], provider_id="p", queued_at=AT, ended_at=AT)
+    of_short = usage_records.call_from_events(
+        started, [started, *short], record_id="c1", provider_id="p", queued_at=AT, ended_at=AT
+    )
 
     assert usage_of(abandoned, REQUEST, None) == estimated(SENT, 100)
     assert usage_of(of_short, REQUEST, None) == estimated(SENT, 67)

@@ -42,7 +42,7 @@ def test_the_order_of_records_does_not_matter() -> None:
         for source, outcome in [(UNKNOWN, FAILED), (ESTIMATED, ABANDONED), (ESTIMATED, COMPLETED), (VENDOR, COMPLETED)]
     ]
 
-    kept = {best_of_each(order)["r:1"].usage.source for order in permutations(records)}
+    kept = {best_of_each(order)["r-1"].usage.source for order in permutations(records)}
 
     assert kept == {VENDOR}
 

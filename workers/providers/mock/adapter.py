@@ -174,6 +174,7 @@ class Mock(Adapter):
 
     async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
         script = MockScript.of(call.request)
+        await call.may_send()
         failure = script.fail if self._fails_now(call.request.id, script.fail) else None
         limits = TimeLimits(call.target.timeouts, time_left_s=call.time_left_s, provider=self.name)
         pause_s = script.first_token_s

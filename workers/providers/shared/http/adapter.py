@@ -65,6 +65,7 @@ class HttpAdapter(Adapter, Generic[C]):
         )
         async with self._lease(target, model=call.model, prompt=prompt) as client:
             sent = self._request(call)
+            await call.may_send()
             response = await limits.wait(self._send(client, call, sent))
             async with aclosing(Httpx2Reply(response)) as reply:
                 reader = self._reader(call, sent, headers=reply.headers, classify=classify)
