@@ -174,7 +174,7 @@ def build(
     )
     provide(app, database, nats, vault, keyring, networks, publisher, webhook_sender, workers, registry)
     provide(app, ProviderKeys(vault, keyring, allowed_networks=networks))
-    provide(app, ModelList(database, workers), DeadLetterStream(nats))
+    provide(app, ModelList(database, workers), DeadLetterStream(nats, keyring))
 
     loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "publisher": publisher.keep_reconciled,

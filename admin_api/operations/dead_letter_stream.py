@@ -26,6 +26,7 @@ from contracts.streams import DEAD
 from contracts.wire import TOKEN_PATTERN, reason
 from runtime import lenient_json
 from runtime.broker import Broker
+from runtime.sealing import Keyring
 
 _SIZE = "Nats-Msg-Size"
 """The header in which JetStream gives the size of a message to a consumer that gets headers only."""
@@ -90,8 +91,9 @@ class Windows:
 class DeadLetterStream:
     """The stream `LLM_DEAD`. All that it does raises a 503 problem when NATS does not answer or refuses."""
 
-    def __init__(self, broker: Broker, *, windows: Windows | None = None) -> None:
+    def __init__(self, broker: Broker, keyring: Keyring, *, windows: Windows | None = None) -> None:
         self._broker = broker
+        self._keyring = keyring
         self._windows = windows or Windows()
 
     async def newest(
@@ -120,9 +122,12 @@ class DeadLetterStream:
         """Publishes the original bytes where they came from, and deletes the letter. Raises a 404 problem."""
         with _nats_errors():
             jetstream = self._jetstream()
-            # Another id than the original's, which the stream may still know; and the same one for this letter, so
-            # that it is queued once however often it is tried.
-            headers = {MSG_ID: f"{REPLAY}{letter.seq}"}
+            # Another id than the original's, which the stream may still know; the same one for this letter, so that it
+            # is queued once however often it is tried; and one that no agent can use before.
+            signed = self._keyring.sign(
+                f"{letter.seq}:{letter.at.isoformat()}".encode(), purpose="replay of a dead letter"
+            )
+            headers = {MSG_ID: f"{REPLAY}{letter.seq}:{signed}"}
             ack = await jetstream.publish(letter.subject, payload, headers=headers)
             await _delete(jetstream, letter.seq)
             return ack

@@ -23,6 +23,7 @@ from contracts.requests import MAX_REQUEST_BYTES
 from contracts.wire import utc_now
 from migrations.schema import audit_log
 from runtime.broker import Broker
+from runtime.sealing import Keyring
 from tests import usage
 from tests.integration.admin.conftest import NatsWithUsers, client_of, until
 from tests.kit import worker, worker_settings
@@ -175,7 +176,10 @@ async def test_filters_by_tenant_provider_and_code(
 async def test_finds_few_letters_among_many(
     app: FastAPI, broker: Broker, api: httpx.AsyncClient, pool: Nats, acme: str
 ) -> None:
-    provide(app, DeadLetterStream(broker, windows=Windows(first=4, largest_read=32, fetch=8, at_most=60)))
+    provide(
+        app,
+        DeadLetterStream(broker, Keyring([b"k" * 32]), windows=Windows(first=4, largest_read=32, fetch=8, at_most=60)),
+    )
     mine: list[int] = []
     rare: list[int] = []
     for number in range(400):
