@@ -249,6 +249,8 @@ class Way:
     memory: ServerMemory | None = None
     unanswered: Exception | None = None
     """What reading the past raises."""
+    note_read: Callable[[str], None] = lambda _: None
+    """Told how much of the past is read: `all`, or `last`."""
     reconnects: int = 0
     clock: DrivenClock = field(default_factory=DrivenClock)
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
@@ -336,6 +338,7 @@ class Way:
         return Takeover(
             self.pool,
             read_events=self._read_events,
+            read_last=self._read_last,
             read_journal=self.journal.read,
             read_memory=self._read_memory,
             settlement=self.settlement,
@@ -343,9 +346,14 @@ class Way:
         )
 
     async def _read_events(self, subject: str) -> list[Event]:
+        self.note_read("all")
         if self.unanswered is not None:
             raise self.unanswered
         return self.stored
+
+    async def _read_last(self, subject: str) -> Event | None:
+        self.note_read("last")
+        return self.stored[-1] if self.stored else None
 
     async def _read_memory(self) -> ServerMemory | None:
         return self.memory

@@ -213,6 +213,7 @@ def build(
             takeover=Takeover(
                 provider,
                 read_events=partial(stored_events.events, nats),
+                read_last=partial(stored_events.last, nats),
                 read_journal=journal.read,
                 read_memory=partial(replies_kept_since, nats),
                 settlement=settlement,

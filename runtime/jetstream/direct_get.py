@@ -25,6 +25,12 @@ class StoredMessage:
     sequence: int
 
 
+async def last(broker: Broker, *, stream: str, subject: str) -> bytes | None:
+    """The last stored message of a subject; None when there is none. Raises nats.errors.Error."""
+    answer = await broker.client.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=_ANSWER_TIMEOUT_S)
+    return answer.data if "Nats-Stream" in (answer.headers or {}) else None
+
+
 async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[StoredMessage]:
     """Every stored message of a subject, which may have wildcards, oldest first.
 

@@ -16,6 +16,12 @@ async def raw(broker: Broker, subject: str) -> AsyncGenerator[bytes]:
             yield msg.data
 
 
+async def last(broker: Broker, subject: str) -> Event | None:
+    """The last stored event of a reply subject; None when there is none. Raises nats.errors.Error."""
+    data = await direct_get.last(broker, stream=streams.REPLIES, subject=subject)
+    return None if data is None else parse(data)
+
+
 async def events(broker: Broker, subject: str) -> list[Event]:
     """The stored events, parsed."""
     async with aclosing(raw(broker, subject)) as found:

@@ -46,6 +46,10 @@ class Provenance:
     """The server may have been killed since the request was stored, and have forgotten whom it gave it."""
 
     @property
+    def is_replay(self) -> bool:
+        return self.origin is Origin.REPLAYED
+
+    @property
     def was_given_before(self) -> bool:
         """Whether another worker may have published events of it that the server has lost since."""
         return self.origin is Origin.REDELIVERED or self.perhaps_forgotten

@@ -12,7 +12,7 @@ import nats.errors
 
 from contracts.attempts import Begun
 from contracts.errors import InternalError, StreamInterrupted
-from contracts.events import Event, FailedAttempt
+from contracts.events import Event, FailedAttempt, Terminal
 from workers.clock import Clock
 from workers.endpoints.names import Candidate
 from workers.jetstream.server_memory import ServerMemory
@@ -21,7 +21,6 @@ from workers.request.job import Job
 from workers.request.journal import Written
 from workers.request.live_streams import REPUBLISHED_S
 from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack
-from workers.request.provenance import Origin
 from workers.request.recovery import Past
 from workers.request.settlement import Settlement
 
@@ -29,8 +28,8 @@ log = logging.getLogger(__name__)
 
 RECENT = timedelta(seconds=15)
 """A call that was begun so lately may be under way although no event of it is stored yet."""
-COPY_WAITS_S = 2.0
-"""A copy of a request that another worker is working on is looked at again after so long."""
+COPY_WAITS_S, COPY_WAITS_MAX_S = 2.0, 30.0
+"""A copy of a request that another worker is working on is looked at again after so long, longer each time."""
 NO_ANSWER_S = 1.0
 """A request whose past cannot be read is delivered again after so long."""
 MOST_WAITS = 5
@@ -63,18 +62,51 @@ class GoOn:
     """The outcome, when the past leaves nothing to try."""
 
 
+def left_to_another(
+    job: Job,
+    begun: Sequence[Begun],
+    last: Event | None,
+    memory: ServerMemory | None,
+    *,
+    now: datetime,
+    pool: str,
+    republished_s: float,
+) -> DoneBefore | GivenBack | None:
+    """What to do with a request whose last vendor call was begun for another message: one of the pool that it was
+    handed to, or a copy. None: that message is over, and the request's id is used once more.
+
+    `last` is the last event that is stored of it. Events are kept for ten minutes, so whoever works on a request has
+    said something that is.
+    """
+    call = begun[-1]
+    if last is not None and last.attempt >= call.attempt and isinstance(last, Terminal):
+        return DoneBefore()
+    has_said_something = (
+        now - call.started_at < RECENT
+        or (last is not None and last.attempt >= call.attempt)
+        or memory is None
+        or (memory.begins_at > call.started_at and memory.age_s < republished_s)
+    )
+    goes_on = has_said_something and now < call.ends_by + RECENT
+    # Handed over or taken over, most often to another pool: that message carries it on, and books it.
+    if any(entry.request_seq == job.delivery.stream_seq for entry in begun):
+        return DoneBefore()
+    if goes_on and (call.provider != pool or job.time_left_s(now) <= 0):
+        return DoneBefore()
+    return GivenBack(min(COPY_WAITS_MAX_S, COPY_WAITS_S * job.provenance.deliveries)) if goes_on else None
+
+
 def take_over(
     job: Job,
     past: Past | None,
     begun: Sequence[Begun],
     memory: ServerMemory | None,
     *,
-    now: datetime,
     pool: str,
     republished_s: float,
 ) -> Fresh | GoOn | DoneBefore | GivenBack:
     """What to do with a request of which the events of `past` are stored, and of which the journal has the vendor calls
-    `begun`. It reads `job`, and changes nothing.
+    `begun`. No other message with the same request is worked on. It reads `job`, and changes nothing.
 
     `memory` is that of the server, for what was given before; None when it keeps no replies at present. Other workers
     have published again what they had said `republished_s` after it began.
@@ -87,19 +119,12 @@ def take_over(
     all_is_republished = memory is not None and memory.age_s >= republished_s
     if forgotten and waits and not all_is_republished and not (past and past.ended):
         return GivenBack(republished_s)
-    is_replay = provenance.origin is Origin.REPLAYED
-    own = [entry for entry in begun if entry.request_seq == job.delivery.stream_seq]
-    if begun and begun[-1] not in own and not is_replay:
-        goes_on = _goes_on_elsewhere(begun[-1], past, memory, now=now, republished_s=republished_s)
-        if own or (past and past.ended) or (goes_on and begun[-1].provider != pool):
-            return DoneBefore()  # another message carries it on, in another pool most often, and books it
-        if goes_on:
-            return GivenBack(COPY_WAITS_S)
     said = set(past.called) if past else set[int]()
+    own = (entry for entry in begun if entry.request_seq == job.delivery.stream_seq)
     unsaid = tuple(entry for entry in own if entry.attempt not in said)
     if past is None and not unsaid:
         return GoOn(tuple(job.candidates), forgotten_deliveries=skipped) if forgotten else Fresh()
-    if is_replay:
+    if provenance.is_replay:
         return GoOn(tuple(job.candidates), after=past.last if past else None)
     if past is not None and recovery.has_moved(past, pool=pool):
         return DoneBefore()
@@ -116,19 +141,6 @@ def take_over(
         unsaid=unsaid,
         end=_end(job, past, unsaid, pool=pool),
     )
-
-
-def _goes_on_elsewhere(
-    last: Begun, past: Past | None, memory: ServerMemory | None, *, now: datetime, republished_s: float
-) -> bool:
-    """Whether another message with the same request, whose last call is `last` and of which no end is known, is being
-    worked on. If not, it is over, and its id is used once more.
-
-    What is said of a request is kept for ten minutes after its last word, so whoever works on it has said something.
-    """
-    if now - last.started_at < RECENT or (past is not None and last.attempt in past.called):
-        return True
-    return memory is None or (memory.begins_at > last.started_at and memory.age_s < republished_s)
 
 
 def _end(job: Job, past: Past | None, unsaid: Sequence[Begun], *, pool: str) -> Failed | Buried | None:
@@ -157,17 +169,19 @@ class Takeover:
         pool: str,
         *,
         read_events: Callable[[str], Awaitable[Sequence[Event]]],
+        read_last: Callable[[str], Awaitable[Event | None]],
         read_journal: Callable[[str], Awaitable[Written]],
         read_memory: Callable[[], Awaitable[ServerMemory | None]],
         settlement: Settlement,
         clock: Clock,
         republished_s: float = REPUBLISHED_S,
     ) -> None:
-        """`read_events` gives the stored events of a reply subject, `read_journal` what lies on a request's subject of
-        the journal, `read_memory` the server's memory of replies. All raise nats.errors.Error or TimeoutError when the
-        server does not answer."""
+        """`read_events` gives the stored events of a reply subject, `read_last` the last of them, `read_journal` what
+        lies on a request's subject of the journal, `read_memory` the server's memory of replies. All raise
+        nats.errors.Error or TimeoutError when the server does not answer."""
         self._pool = pool
         self._read_events = read_events
+        self._read_last = read_last
         self._read_journal = read_journal
         self._read_memory = read_memory
         self._settlement = settlement
@@ -182,18 +196,28 @@ class Takeover:
         try:
             # The journal first: what is in it has been said, or its worker is dead, by the time the events are read.
             written = await self._read_journal(job.journal_subject)
+            # The attempts of the pools before this one are known from the handover.
+            begun = [entry for entry in written.begun if entry.attempt >= job.events.attempt]
+            memory = await self._read_memory() if job.provenance.was_given_before or begun else None
+            if begun and begun[-1].request_seq != job.delivery.stream_seq and not job.provenance.is_replay:
+                left = left_to_another(
+                    job,
+                    begun,
+                    await self._read_last(job.events.subject),
+                    memory,
+                    now=self._clock.now(),
+                    pool=self._pool,
+                    republished_s=self._republished_s,
+                )
+                if left is not None:
+                    return left
             stored = await self._read_events(job.events.subject)
-            memory = await self._read_memory() if job.provenance.was_given_before or written.begun else None
         except (nats.errors.Error, TimeoutError):
             return GivenBack(NO_ANSWER_S)
-        # The attempts of the pools before this one are known from the handover.
         past = recovery.read([event for event in stored if event.attempt >= job.events.attempt])
-        begun = [entry for entry in written.begun if entry.attempt >= job.events.attempt]
         job.journal_seq = written.last_seq
         job.begun = {entry.attempt: entry for entry in begun}
-        found = take_over(
-            job, past, begun, memory, now=self._clock.now(), pool=self._pool, republished_s=self._republished_s
-        )
+        found = take_over(job, past, begun, memory, pool=self._pool, republished_s=self._republished_s)
         if not isinstance(found, GoOn):
             if begun and isinstance(found, Fresh):  # an id that is used once more: its attempts count on
                 job.events.continue_after(begun[-1].attempt)

@@ -18,7 +18,7 @@ from workers.request import recovery
 from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack
 from workers.request.policy import MAX_ATTEMPTS
 from workers.request.provenance import Origin, Provenance
-from workers.request.takeover import COPY_WAITS_S, MOST_WAITS, NO_ANSWER_S, Fresh, GoOn, take_over
+from workers.request.takeover import COPY_WAITS_S, MOST_WAITS, NO_ANSWER_S, Fresh, GoOn, left_to_another, take_over
 
 FIRST, SECOND = Candidate("mock", "echo"), Candidate("mock", "other")
 
@@ -45,7 +45,7 @@ def found(
     **fields: Any,
 ) -> Fresh | GoOn | DoneBefore | GivenBack:
     job = Way().job(provenance=provenance, candidates=[FIRST, SECOND], **fields)
-    return take_over(job, recovery.read(events), written, memory, now=NOW, pool="mock", republished_s=1.5)
+    return take_over(job, recovery.read(events), written, memory, pool="mock", republished_s=1.5)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,14 @@ async def test_nothing_goes_on_before_the_dead_workers_call_is_booked() -> None:
     assert job.events.attempt == 1
 
 
+def left(
+    calls: Sequence[Begun], events: Sequence[Event], memory: ServerMemory | None, *, deliveries: int = 1, **fields: Any
+) -> DoneBefore | GivenBack | None:
+    job = Way().job(provenance=Provenance(Origin.PERHAPS_A_COPY, deliveries, perhaps_forgotten=False), **fields)
+    last = events[-1] if events else None
+    return left_to_another(job, calls, last, memory, now=NOW, pool="mock", republished_s=1.5)
+
+
 LATE = NOW - timedelta(seconds=1)
 OTHER = 8
 """The place of another message with the same request; that of the one at hand is 7."""
@@ -249,20 +257,47 @@ def test_three_workers_that_died_before_they_said_a_word_bury_a_request() -> Non
         ([], begun(1, seq=OTHER, provider="openai", at=LATE), BEFORE, DoneBefore()),
         # It has ended.
         ([started(1), completed(1)], begun(1, seq=OTHER), BEFORE, DoneBefore()),
-        # Nothing is said of it any more: its id is used once more.
-        ([], begun(1, seq=OTHER), BEFORE, Fresh()),
-        ([], begun(1, seq=OTHER, provider="openai"), BEFORE, Fresh()),
-        ([], begun(1, seq=OTHER), SINCE, Fresh()),
+        # Its time is over, or nothing is said of it any more: its id is used once more.
+        ([started(1), delta(1)], begun(1, seq=OTHER, at=NOW - timedelta(seconds=90)), BEFORE, None),
+        ([], begun(1, seq=OTHER), BEFORE, None),
+        ([], begun(1, seq=OTHER, provider="openai"), BEFORE, None),
+        ([], begun(1, seq=OTHER), SINCE, None),
+        ([started(1), completed(1)], begun(2, seq=OTHER), BEFORE, None),
     ],
 )
 def test_a_copy_is_known_by_the_journal(
     events: Sequence[Event], last: Begun, memory: ServerMemory | None, expected: object
 ) -> None:
-    assert found(FIRST_TIME, events, memory, [last]) == expected
+    assert left([last], events, memory) == expected
 
 
 def test_who_has_begun_before_another_message_did_leaves_the_request_to_that() -> None:
-    assert found(AGAIN, [], BEFORE, [begun(1), begun(2, seq=OTHER)]) == DoneBefore()
+    assert left([begun(1), begun(2, seq=OTHER)], [], BEFORE) == DoneBefore()
+
+
+def test_a_copy_waits_longer_each_time() -> None:
+    running = [begun(1, seq=OTHER, at=LATE)]
+
+    waits = [left(running, [], BEFORE, deliveries=times) for times in (1, 2, 50)]
+
+    assert waits == [GivenBack(2.0), GivenBack(4.0), GivenBack(30.0)]
+
+
+def test_a_copy_whose_own_time_is_over_leaves_the_end_to_the_other() -> None:
+    running = [begun(1, seq=OTHER, at=LATE)]
+
+    assert left(running, [], BEFORE, deadline=NOW) == DoneBefore()
+
+
+async def test_a_copy_reads_no_more_of_the_request_than_its_last_event() -> None:
+    way = Way(stored=[started(1), delta(1)], memory=BEFORE)
+    way.publisher.journal = [Message("llm.v1.attempt.acme.a.r1", begun(1, seq=OTHER).to_json())]
+    read: list[str] = []
+    way.note_read = read.append
+
+    assert await way.takeover().look_back(way.job(provenance=FIRST_TIME)) == GivenBack(COPY_WAITS_S)
+
+    assert read == ["last"]
 
 
 async def test_a_call_that_is_known_from_the_journal_only_is_booked_under_its_id() -> None:
