@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue, SecretStr
 
-from contracts.errors import AuthenticationFailed
+from contracts.errors import AuthenticationFailed, ProviderUnavailable
 from contracts.events import FinishReason, ToolCallDelta
 from contracts.providers import Endpoint, Price, Timeouts
 from contracts.requests import AssistantMessage, CompletionRequest, FunctionCall, ToolCall
@@ -50,6 +50,10 @@ class Call:
 
 class CredentialReplaced(AuthenticationFailed):
     """The vendor refused the token that an adapter had been given for the key; the next call has a newer one."""
+
+
+class NotReached(ProviderUnavailable):
+    """The call never came to the vendor, whatever model it was for: no address, no connection, no TLS, or no token."""
 
 
 @dataclass(frozen=True, slots=True)

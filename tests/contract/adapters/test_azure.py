@@ -18,7 +18,7 @@ from fleet.simulator.vendor import HttpAnswer
 from tests.contract.adapters.test_openai import EVERYTHING
 from tests.contract.adapters.vendor import KEY, LOCAL, MODEL, PATIENT, Vendor
 from workers.providers.azure.entra import RENEW_BEFORE_S, Tokens, credentials_of
-from workers.providers.base import CredentialReplaced, Target
+from workers.providers.base import CredentialReplaced, NotReached, Target
 
 pytestmark = pytest.mark.parametrize("vendor", ["azure"], indirect=True)
 
@@ -276,6 +276,7 @@ async def test_an_outage_of_entra_is_one_of_the_provider(
 ) -> None:
     vendor.simulator.entra.failure = answer
     _, failure = await vendor.fails(target=entra(vendor))
+    assert isinstance(failure, NotReached)
     assert (failure.code, failure.retry_after_s) == (ErrorCode.PROVIDER_UNAVAILABLE, wait_s)
     assert "Entra ID" in failure.message
 

@@ -18,6 +18,7 @@ from contracts.errors import AuthenticationFailed, ProviderUnavailable
 from contracts.providers import EntraCredentials
 from contracts.wire import errors_in_one_line, utc_now
 from runtime.egress import Egress
+from workers.providers.base import NotReached
 from workers.providers.shared.errors.redaction import redact
 from workers.providers.shared.errors.retry_after import retry_after_s
 from workers.providers.shared.http.transport import CONNECTION_ERRORS, describe
@@ -137,18 +138,16 @@ class Tokens:
             async with asyncio.timeout(FETCH_S), self._egress.client() as client:
                 response = await client.post(url, data=form)
         except TimeoutError as exc:
-            raise ProviderUnavailable(
-                f"Entra ID at {host} sent no token within {FETCH_S:g} s", provider="azure"
-            ) from exc
+            raise NotReached(f"Entra ID at {host} sent no token within {FETCH_S:g} s", provider="azure") from exc
         except CONNECTION_ERRORS as exc:
-            raise ProviderUnavailable(f"Entra ID cannot be used at {host}: {describe(exc)}", provider="azure") from exc
+            raise NotReached(f"Entra ID cannot be used at {host}: {describe(exc)}", provider="azure") from exc
         if not response.is_success:
             raise _refusal(response, credentials, host)
         try:
             granted = msgspec.json.decode(response.content, type=_Granted)
             lives_s = float(granted.expires_in)
         except (*NO_JSON, ValueError) as exc:
-            raise ProviderUnavailable(f"Entra ID at {host} answered without a token", provider="azure") from exc
+            raise NotReached(f"Entra ID at {host} answered without a token", provider="azure") from exc
         return Token(
             value=granted.access_token,
             obtained_at=asked_at,
@@ -172,5 +171,5 @@ def _refusal(
     message = redact(words, key=credentials.client_secret)
     if said.error == "temporarily_unavailable" or status in (408, 429) or not 400 <= status < 500:
         wait_s = retry_after_s(response.headers, now=utc_now())
-        return ProviderUnavailable(message, provider="azure", status=status, retry_after_s=wait_s)
+        return NotReached(message, provider="azure", status=status, retry_after_s=wait_s)
     return AuthenticationFailed(message, provider="azure", status=status)

@@ -21,16 +21,17 @@ from contracts.errors import (
     QuotaExhausted,
     UnsupportedFeature,
 )
+from workers.providers.base import NotReached
 from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.vendor_errors import ErrorAnswer, Kind, VendorErrors
 from workers.providers.shared.json_text import NO_JSON
 
 BY_HTTPX2_CLASS: dict[str, Kind] = {
-    "ConnectTimeout": ProviderUnavailable,
-    "PoolTimeout": ProviderUnavailable,
+    "ConnectTimeout": NotReached,
+    "PoolTimeout": NotReached,
     "TimeoutException": ProviderTimeout,
     "UnsupportedProtocol": InvalidRequest,
-    "RequestError": ProviderUnavailable,
+    "RequestError": NotReached,
     "StreamError": ProviderUnavailable,
     "InvalidURL": InvalidRequest,
     "Exception": ProviderUnavailable,

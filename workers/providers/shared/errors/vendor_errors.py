@@ -23,6 +23,7 @@ from contracts.errors import (
     RateLimited,
 )
 from contracts.wire import utc_now
+from workers.providers.base import NotReached
 from workers.providers.shared.errors import words
 from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.redaction import redact, repeats
@@ -62,8 +63,8 @@ BY_STATUS: dict[int, Kind] = {
 """A status that is not listed is InvalidRequest below 500, else ProviderUnavailable (also Cloudflare's 520 to 530)."""
 
 STAINLESS_CLASSES: dict[str, Kind] = {
-    "APITimeoutError": ProviderUnavailable,  # only connecting has a limit in the SDK: the vendor was never asked
-    "APIConnectionError": ProviderUnavailable,
+    "APITimeoutError": NotReached,  # only connecting has a limit in the SDK
+    "APIConnectionError": NotReached,
     "APIResponseValidationError": ProviderUnavailable,
     "BadRequestError": InvalidRequest,
     "AuthenticationError": AuthenticationFailed,

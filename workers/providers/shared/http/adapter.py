@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from contracts.errors import ProviderUnavailable
 from runtime.egress import Egress
-from workers.providers.base import Call, StreamItem, Target
+from workers.providers.base import Call, NotReached, StreamItem, Target
 from workers.providers.shared.adapter import Adapter
 from workers.providers.shared.errors.vendor_errors import Classify, VendorErrors
 from workers.providers.shared.http.client_pool import ClientPool, Closable, usable_key
@@ -118,7 +118,7 @@ class HttpAdapter(Adapter, Generic[C]):
                 exc, provider=self.name, key=self._secret(target), host=host, prompt=prompt, model=model
             ) from exc
         except CONNECTION_ERRORS as exc:
-            raise ProviderUnavailable(
+            raise NotReached(
                 f"{self.name} broke the connection at {host}: {describe(exc)}", provider=self.name
             ) from exc
 
