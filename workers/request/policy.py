@@ -16,8 +16,8 @@ MAX_ATTEMPTS = 8
 """Vendor calls for one request, over all endpoints and fallbacks."""
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 20.0
-LONGEST_RETRY_AFTER_S = 15.0
-"""A vendor that asks to wait longer is left for an alternative, when there is one."""
+LONGEST_RETRY_AFTER_S = 2.0
+"""A vendor that asks to wait longer is left for a fallback, when there is one."""
 LONGEST_WAIT_FOR_CIRCUIT_S = 30.0
 """How long a request waits for an endpoint that fails to come back, when there is no alternative. For one that only
 asked to wait, it waits until its deadline."""
@@ -125,9 +125,13 @@ def _await_or_move(error: FleetError, now: Situation, *, out_of_service_s: float
 
 def _wait_or_move(error: FleetError, now: Situation) -> Decision:
     rate_limited = error.code is ErrorCode.RATE_LIMITED
+    # Who was silent for a whole time limit is likely to be so again, and each try would take as long.
+    silent = error.code is ErrorCode.PROVIDER_TIMEOUT
     # A 429 holds for every request with this key, so a pause would only wait in line; other errors may be gone with it.
-    if now.endpoints_left and (rate_limited or now.tries_here >= MAX_TRIES_PER_ENDPOINT):
+    if now.endpoints_left and (rate_limited or silent or now.tries_here >= MAX_TRIES_PER_ENDPOINT):
         return NextEndpoint()
+    if now.fallbacks_left and silent:
+        return NextFallback()
     delay_s = max(error.retry_after_s or 0.0, backoff_s(now.tries_here, jitter=now.jitter))
     may_retry = now.tries_here < MAX_TRIES_PER_ENDPOINT and delay_s < now.time_left_s
     if may_retry and (delay_s <= LONGEST_RETRY_AFTER_S or not now.fallbacks_left):

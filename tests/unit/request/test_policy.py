@@ -80,6 +80,10 @@ def test_no_request_makes_more_than_the_most_vendor_calls(code: str) -> None:
     [
         ("rate_limited", {"endpoints_left": True}, NextEndpoint()),
         ("overloaded", {"endpoints_left": True, "tries_here": MAX_TRIES_PER_ENDPOINT}, NextEndpoint()),
+        ("overloaded", {"endpoints_left": True}, RetryHere(0.5)),
+        ("provider_timeout", {"endpoints_left": True, "fallbacks_left": True}, NextEndpoint()),
+        ("provider_timeout", {"fallbacks_left": True}, NextFallback()),
+        ("provider_timeout", {}, RetryHere(0.5)),
         ("authentication_failed", {}, Fail),
         ("authentication_failed", {"endpoints_left": True}, NextEndpoint()),
         ("authentication_failed", {"fallbacks_left": True}, NextFallback()),
