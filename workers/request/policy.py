@@ -116,6 +116,9 @@ def _await_or_move(error: FleetError, now: Situation, *, out_of_service_s: float
     # A fallback answers now; an endpoint that is out of service, perhaps in half a minute.
     if now.fallbacks_left:
         return NextFallback()
+    # A refused key or an unknown model is so after a pause as well, and each request has been told so at once before.
+    if RULES[error.code].remedy is not Remedy.RETRY:
+        return Fail(error)
     asked_to_wait = error.code is ErrorCode.RATE_LIMITED
     patience_s = now.time_left_s if asked_to_wait else min(now.time_left_s, LONGEST_WAIT_FOR_CIRCUIT_S)
     if now.waited_for_service or out_of_service_s >= patience_s:
