@@ -134,7 +134,9 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
         ),
         "workerPresence": Message("Worker", "Refreshed every few seconds, gone when the worker is.", WorkerPresence),
         "hold": Message("Hold", "What is kept free of a budget for one call.", Hold),
-        "openCircuit": Message("Open circuit", "An endpoint that is not called for now.", OpenCircuit),
+        "openCircuit": Message(
+            "Open circuit", "An endpoint, or one model there, that is not called for now.", OpenCircuit
+        ),
         "alertNotice": Message(
             "Alert", "An alert was raised or resolved.", AlertNotice, (control.MSG_ID,), CONTENT_TYPE
         ),
@@ -227,7 +229,7 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
         ),
         "circuits": Channel(
             f"$KV.{subjects.HEALTH_BUCKET}.circuit.{{tenant}}.{{provider}}.{{endpoint}}",
-            f"Key-value bucket {subjects.HEALTH_BUCKET}: endpoints out of service.",
+            f"Key-value bucket {subjects.HEALTH_BUCKET}: endpoints, or models at them, out of service.",
             ("openCircuit",),
             streams.HEALTH,
         ),
@@ -251,7 +253,9 @@ PARAMETERS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "worker": {"description": f"The worker's name. {TOKEN_PATTERN}"},
         "window": {"description": "The day of the budget, `YYYYMMDD`, or `YYYYMMDD-<revision>`."},
         "slot": {"description": "Of the calls that the worker makes at the same time."},
-        "endpoint": {"description": f"The endpoint's name. {TOKEN_PATTERN}"},
+        "endpoint": {
+            "description": f"The endpoint's name, or `model-` and a hash for one model there. {TOKEN_PATTERN}"
+        },
     }
 )
 
@@ -307,8 +311,10 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "workerReadsProviders": Operation("worker", "receive", "providers", "Watch providers."),
         "workerShowsItself": Operation("worker", "send", "workers", "Say that it lives."),
         "workerKeepsFree": Operation("worker", "send", "holds", "Keep free what a call may cost."),
-        "workerOpensCircuit": Operation("worker", "send", "circuits", "Take an endpoint out of service for all."),
-        "workerHeedsCircuits": Operation("worker", "receive", "circuits", "Call no endpoint that is out of service."),
+        "workerOpensCircuit": Operation(
+            "worker", "send", "circuits", "Take an endpoint or a model out of service for all."
+        ),
+        "workerHeedsCircuits": Operation("worker", "receive", "circuits", "Call nothing that is out of service."),
         "usageConsumerBooks": Operation("usage", "receive", "usage", "Book usage, in batches."),
         "usageConsumerMissesCalls": Operation("usage", "receive", "attempts", "Book calls that nobody ended."),
         "usageConsumerBuriesRecord": Operation("usage", "send", "deadLetters", "Keep a record that cannot be booked."),

@@ -1,6 +1,6 @@
 """What the fleet does about each error code: one row for each, so that a new code is decided here and nowhere else.
 
-`workers/request/policy.py` decides by `remedy` and `breaks_stream`, the circuit breaker by `breaks_circuit`, usage
+`workers/request/policy.py` decides by `remedy` and `breaks_stream`, the circuit breaker by `counts_against`, usage
 records by `may_have_worked`, and the mock provider by `can_come_from_vendor`. Whether an error is `retryable` for the
 agent is a fact of its class (contracts/errors.py).
 """
@@ -25,13 +25,22 @@ class Remedy(Enum):
     """Nothing: the request ends with the error."""
 
 
+class Scope(Enum):
+    """What an error counts against, and what a circuit takes out of service."""
+
+    MODEL = auto()
+    """One model at one endpoint. Other models there are not concerned."""
+    ENDPOINT = auto()
+    """All models of the endpoint: it cannot be reached, or refuses the key."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """What an error code means to the parts of a worker."""
 
     remedy: Remedy
-    breaks_circuit: bool = False
-    """Whether it counts against the endpoint. After any other error the endpoint is known to work."""
+    counts_against: Scope | None = None
+    """Whose circuit it may open; None: it says nothing against the vendor."""
     breaks_stream: bool = False
     """Whether it breaks off a stream that was well under way, so that `on_interrupt` decides what follows."""
     may_have_worked: bool = False
@@ -54,27 +63,46 @@ RULES: Mapping[ErrorCode, Rule] = {
     # is wrong is wrong for all of them.
     ErrorCode.INVALID_REQUEST: Rule(remedy=Remedy.FAIL, can_come_from_vendor=True),
     ErrorCode.CONTENT_FILTERED: Rule(remedy=Remedy.FAIL, can_come_from_vendor=True),
-    # Not against the endpoint: it works, and has said when it will answer again. The circuit breaker cools it down
-    # until then, which is shorter or longer than a circuit would stay open.
-    ErrorCode.RATE_LIMITED: Rule(remedy=Remedy.RETRY, breaks_stream=True, can_come_from_vendor=True),
-    # The endpoint is in trouble, which may pass. An overloaded or absent one has refused the work, and bills nothing.
-    ErrorCode.OVERLOADED: Rule(remedy=Remedy.RETRY, breaks_circuit=True, breaks_stream=True, can_come_from_vendor=True),
+    # Vendors count by model, and have said when this one will answer again. So one such answer is enough for the
+    # circuit breaker, which cools the model down until then.
+    ErrorCode.RATE_LIMITED: Rule(
+        remedy=Remedy.RETRY, counts_against=Scope.MODEL, breaks_stream=True, can_come_from_vendor=True
+    ),
+    # The model is in trouble, which may pass. An overloaded or absent one has refused the work, and bills nothing. What
+    # never reached the vendor counts against the endpoint (`NotReached` in workers/providers/base.py).
+    ErrorCode.OVERLOADED: Rule(
+        remedy=Remedy.RETRY, counts_against=Scope.MODEL, breaks_stream=True, can_come_from_vendor=True
+    ),
     ErrorCode.PROVIDER_UNAVAILABLE: Rule(
-        remedy=Remedy.RETRY, breaks_circuit=True, breaks_stream=True, can_come_from_vendor=True
+        remedy=Remedy.RETRY, counts_against=Scope.MODEL, breaks_stream=True, can_come_from_vendor=True
     ),
     # It had the request and was silent, or fell silent: nobody can know how far it came.
     ErrorCode.PROVIDER_TIMEOUT: Rule(
-        remedy=Remedy.RETRY, breaks_circuit=True, breaks_stream=True, may_have_worked=True, can_come_from_vendor=True
+        remedy=Remedy.RETRY,
+        counts_against=Scope.MODEL,
+        breaks_stream=True,
+        may_have_worked=True,
+        can_come_from_vendor=True,
     ),
     ErrorCode.STREAM_INTERRUPTED: Rule(
-        remedy=Remedy.RETRY, breaks_circuit=True, breaks_stream=True, may_have_worked=True, can_come_from_vendor=True
+        remedy=Remedy.RETRY,
+        counts_against=Scope.MODEL,
+        breaks_stream=True,
+        may_have_worked=True,
+        can_come_from_vendor=True,
     ),
     # The key is refused or has no credit. Waiting changes nothing, and every request with this key will end the same;
     # another endpoint may have another key.
-    ErrorCode.AUTHENTICATION_FAILED: Rule(remedy=Remedy.OTHER_ENDPOINT, breaks_circuit=True, can_come_from_vendor=True),
-    ErrorCode.QUOTA_EXHAUSTED: Rule(remedy=Remedy.OTHER_ENDPOINT, breaks_circuit=True, can_come_from_vendor=True),
-    # Only this model is missing there: other requests are served, so the circuit stays closed.
-    ErrorCode.MODEL_NOT_FOUND: Rule(remedy=Remedy.OTHER_ENDPOINT, can_come_from_vendor=True),
+    ErrorCode.AUTHENTICATION_FAILED: Rule(
+        remedy=Remedy.OTHER_ENDPOINT, counts_against=Scope.ENDPOINT, can_come_from_vendor=True
+    ),
+    ErrorCode.QUOTA_EXHAUSTED: Rule(
+        remedy=Remedy.OTHER_ENDPOINT, counts_against=Scope.ENDPOINT, can_come_from_vendor=True
+    ),
+    # Only this model is missing there.
+    ErrorCode.MODEL_NOT_FOUND: Rule(
+        remedy=Remedy.OTHER_ENDPOINT, counts_against=Scope.MODEL, can_come_from_vendor=True
+    ),
     # The tenant's limits are the same for each endpoint and fallback.
     ErrorCode.TENANT_RATE_LIMITED: Rule(remedy=Remedy.FAIL),
     ErrorCode.BUDGET_EXCEEDED: Rule(remedy=Remedy.FAIL),

@@ -50,6 +50,7 @@ TYPES: dict[str, type[WireModel]] = {
     "kv-tenant": providers.PublishedTenant,
     "kv-worker": providers.WorkerPresence,
     "kv-circuit": health.OpenCircuit,
+    "kv-circuit-of-model": health.OpenCircuit,
     "kv-hold": budget.Hold,
     "notice-alert": notices.AlertNotice,
     "notice-alert-resolved": notices.AlertNotice,

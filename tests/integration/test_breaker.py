@@ -23,41 +23,43 @@ from tests.patience import PATIENCE_S
 from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES, OPEN_FIRST_S, PROBE_S
 from workers.endpoints.circuit_breaker import BreakerToken, CircuitBreaker, OutOfService
 from workers.endpoints.names import EndpointId
+from workers.providers.base import NotReached
 
+MODEL, HEALTHY = "acme/llama.3:70b*", "healthy"
 DEAD = Overloaded("no answer")
 
 
 class Fleet:
-    """Two workers, and the endpoint that they call."""
+    """Two workers, and the endpoint that they ask for a model."""
 
     def __init__(self, one: CircuitBreaker, other: CircuitBreaker, clock: DrivenClock, endpoint: EndpointId) -> None:
         self.one, self.other, self.clock, self.endpoint = one, other, clock, endpoint
 
-    async def allow(self, breaker: CircuitBreaker, *, revision: int = 1) -> BreakerToken:
-        return await breaker.allow(self.endpoint, revision=revision)
+    async def allow(self, breaker: CircuitBreaker, *, model: str = MODEL, revision: int = 1) -> BreakerToken:
+        return await breaker.allow(self.endpoint, model, revision=revision)
 
     async def fail(self, breaker: CircuitBreaker, *errors: FleetError) -> None:
         for error in errors:
             await (await self.allow(breaker)).failed(error)
 
-    async def refusal(self, breaker: CircuitBreaker, *, revision: int = 1) -> OutOfService:
+    async def refusal(self, breaker: CircuitBreaker, *, model: str = MODEL) -> OutOfService:
         with pytest.raises(OutOfService) as refused:
-            await self.allow(breaker, revision=revision)
+            await self.allow(breaker, model=model)
         return refused.value
 
-    async def is_out(self, breaker: CircuitBreaker) -> bool:
+    async def is_out(self, breaker: CircuitBreaker, *, model: str = MODEL) -> bool:
         try:
-            await (await self.allow(breaker)).dropped()
+            await (await self.allow(breaker, model=model)).dropped()
         except OutOfService:
             return True
         return False
 
-    async def until_out(self, breaker: CircuitBreaker) -> None:
-        await self.until(breaker, out=True)
+    async def until_out(self, breaker: CircuitBreaker, *, model: str = MODEL) -> None:
+        await self.until(breaker, model=model, out=True)
 
-    async def until(self, breaker: CircuitBreaker, *, out: bool) -> None:
+    async def until(self, breaker: CircuitBreaker, *, model: str = MODEL, out: bool) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while await self.is_out(breaker) is not out:
+            while await self.is_out(breaker, model=model) is not out:
                 await asyncio.sleep(0.01)
 
 
@@ -88,7 +90,7 @@ async def fleet(nats_server: NatsServer, tenant: str) -> AsyncGenerator[Fleet]:
             task.cancel()
 
 
-async def test_a_dead_endpoint_is_taken_out_of_service_for_every_worker(fleet: Fleet) -> None:
+async def test_what_is_dead_is_taken_out_of_service_for_every_worker(fleet: Fleet) -> None:
     await fleet.fail(fleet.one, *[DEAD] * (MAX_FAILURES - 1))
     assert not await fleet.is_out(fleet.one)
 
@@ -126,7 +128,32 @@ async def test_what_began_before_the_circuit_opened_says_nothing_any_more(fleet:
     assert (await fleet.refusal(fleet.one)).retry_after_s <= left_s
 
 
-async def test_a_429_cools_the_endpoint_down_for_all_until_the_time_it_named(fleet: Fleet) -> None:
+async def test_a_dead_model_is_out_for_every_worker_and_no_other_model_with_it(fleet: Fleet) -> None:
+    for _ in range(MAX_FAILURES):
+        await fleet.fail(fleet.one, DEAD)
+        await (await fleet.allow(fleet.one, model=HEALTHY)).succeeded()
+
+    await fleet.until_out(fleet.other)
+    for breaker in (fleet.one, fleet.other):
+        await (await fleet.allow(breaker, model=HEALTHY)).succeeded()
+        assert await fleet.is_out(breaker)
+
+
+@pytest.mark.parametrize(
+    "error", [AuthenticationFailed("no such key", status=401), NotReached("no route")], ids=lambda error: error.code
+)
+async def test_what_concerns_all_models_takes_the_endpoint_from_every_worker(fleet: Fleet, error: FleetError) -> None:
+    await fleet.fail(fleet.one, *[error] * MAX_FAILURES)
+
+    for model in (MODEL, HEALTHY):
+        await fleet.until_out(fleet.other, model=model)
+    fleet.clock.pass_by(OPEN_FIRST_S + 1)
+    await (await fleet.allow(fleet.other, model=HEALTHY)).succeeded()
+    for breaker in (fleet.one, fleet.other):
+        await fleet.until(breaker, out=False)
+
+
+async def test_a_429_cools_the_model_down_for_all_until_the_time_it_named(fleet: Fleet) -> None:
     await fleet.fail(fleet.one, RateLimited("slow down", retry_after_s=40))
 
     await fleet.until_out(fleet.other)
@@ -163,7 +190,7 @@ async def test_the_fleet_sends_one_probe(fleet: Fleet) -> None:
 async def test_a_probe_that_succeeds_closes_the_circuit_for_all(fleet: Fleet) -> None:
     await fleet.fail(fleet.one, *[DEAD] * MAX_FAILURES)
     await fleet.until_out(fleet.other)
-    waiting = asyncio.create_task(fleet.other.wait([fleet.endpoint], at_most_s=60))
+    waiting = asyncio.create_task(fleet.other.wait([fleet.endpoint], MODEL, at_most_s=60))
     await asyncio.sleep(0)
     fleet.clock.pass_by(OPEN_FIRST_S + 1)
     probe = await fleet.allow(fleet.one)

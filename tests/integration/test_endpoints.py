@@ -14,9 +14,10 @@ from fleet.simulator import Script, Simulator
 from tests.kit import Plane, plane, worker, worker_settings
 from tests.patience import until
 from tests.servers import Vault
-from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES
+from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES, OPEN_FIRST_S
 
 MODEL = "gpt-4o-mini"
+HEALTHY = "gpt-4.1"
 
 
 class Shop:
@@ -34,12 +35,12 @@ class Shop:
             {"name": "two", "base_url": self.second.base_url("openai"), **of_the_second},
         ]
 
-    async def ask(self, **fields: Any) -> list[Event]:
+    async def ask(self, model: str = MODEL, **fields: Any) -> list[Event]:
         fields = {"deadline_s": 60, **fields}
-        return [event async for event in self.client.stream(f"openai/{MODEL}", "Hello", **fields)]
+        return [event async for event in self.client.stream(f"openai/{model}", "Hello", **fields)]
 
-    def calls(self, vendor: Simulator) -> int:
-        return len(vendor.ledger.of_model(MODEL))
+    def calls(self, vendor: Simulator, model: str = MODEL) -> int:
+        return len(vendor.ledger.of_model(model))
 
 
 @pytest.fixture
@@ -94,6 +95,88 @@ async def test_a_429_holds_back_every_request_until_the_time_it_named(shop: Shop
     asked = [entry.at for entry in shop.first.ledger.of_model(MODEL)]
     assert len(asked) == 12
     assert min(asked[1:]) - asked[0] >= 1.9
+
+
+async def test_a_429_of_one_model_makes_no_other_one_at_its_endpoint_wait(shop: Shop) -> None:
+    await shop.configure(base_url=shop.first.base_url("openai"))
+    shop.first.script(MODEL, Script(error="rate_limit_exceeded", headers={"retry-after": "200"}))
+
+    falls_back = await shop.ask(fallbacks=[f"openai/{HEALTHY}"])
+    healthy = await shop.ask(HEALTHY)
+    again = await shop.ask(fallbacks=[f"openai/{HEALTHY}"])
+
+    for events, models in ((falls_back, [MODEL, HEALTHY]), (healthy, [HEALTHY]), (again, [HEALTHY])):
+        assert isinstance(events[-1], Completed)
+        assert [event.model for event in events if isinstance(event, Started)] == models
+        # Whoever waits says so before, and a minute is less than the vendor asked for.
+        assert [event.delay_s for event in events if isinstance(event, Retrying)] == [0] * (events is not healthy)
+    assert shop.calls(shop.first) == 1
+
+
+@pytest.mark.parametrize(
+    "dead",
+    [
+        Script(status=503),
+        Script(status=404),
+        Script(status=403),
+        Script(cut_after_chunks=0),
+        Script(error="server_error", error_after_chunks=0),
+    ],
+    ids=["503", "404", "403", "cut", "error in the stream"],
+)
+async def test_a_dead_model_leaves_service_while_its_fallback_at_the_same_endpoint_answers(
+    shop: Shop, dead: Script
+) -> None:
+    await shop.configure(base_url=shop.first.base_url("openai"))
+    shop.first.script(MODEL, dead)
+
+    for _ in range(30):
+        events = await shop.ask(fallbacks=[f"openai/{HEALTHY}"])
+        assert isinstance(events[-1], Completed)
+        assert events[-1].model == HEALTHY
+
+    probes = 1 + (shop.first.ledger.of_model(MODEL)[-1].at - shop.first.ledger.of_model(MODEL)[0].at) // OPEN_FIRST_S
+    assert shop.calls(shop.first) <= 2 * (MAX_FAILURES + 2) + probes
+    assert shop.calls(shop.first, HEALTHY) == 30
+
+
+async def test_a_model_that_is_silent_is_asked_once_before_its_fallback(shop: Shop) -> None:
+    await shop.configure(base_url=shop.first.base_url("openai"), timeouts={"first_token_s": 1})
+    shop.first.script(MODEL, Script(headers_s=300))
+
+    events = await shop.ask(fallbacks=[f"openai/{HEALTHY}"])
+
+    assert isinstance(events[-1], Completed)
+    assert [event.model for event in events if isinstance(event, Started)] == [MODEL, HEALTHY]
+    assert [(event.error.code, event.delay_s) for event in events if isinstance(event, Retrying)] == [
+        ("provider_timeout", 0)
+    ]
+
+
+async def test_a_silent_endpoint_is_asked_once_before_another_one(shop: Shop) -> None:
+    await shop.configure(endpoints=shop.two_endpoints(weight=0), timeouts={"first_token_s": 1})
+    shop.first.script(MODEL, Script(headers_s=300))
+
+    events = await shop.ask(fallbacks=["mock/echo"])
+
+    assert isinstance(events[-1], Completed)
+    assert [event.endpoint for event in events if isinstance(event, Started)] == ["one", "two"]
+
+
+async def test_a_key_that_is_refused_keeps_every_model_from_its_endpoint(shop: Shop) -> None:
+    await shop.configure(base_url=shop.first.base_url("openai"))
+    shop.first.script(MODEL, Script(status=401))
+    await asyncio.gather(*(shop.ask() for _ in range(2 * MAX_FAILURES)))
+
+    async def out_of_service() -> bool:
+        return isinstance((await shop.ask())[0], Failed)
+
+    while not await out_of_service():
+        pass
+    events = await shop.ask(HEALTHY, fallbacks=["mock/echo"])
+
+    assert isinstance(events[-1], Completed)
+    assert [event.provider for event in events if isinstance(event, Started)] == ["mock"]
 
 
 async def test_without_an_alternative_a_request_waits_for_its_endpoint_to_come_back(shop: Shop) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from contracts.error_rules import RULES, Remedy
 from contracts.errors import DeadlineExceeded, FleetError, KeyUnavailable, UnknownModel
 from contracts.providers import Endpoint, PublishedProvider
 from contracts.subjects import Provider
@@ -97,7 +98,7 @@ class CallPermit:
             await self._token.succeeded()
 
     async def failed(self, error: FleetError) -> None:
-        """Tells the circuit; not of a credential that was replaced, which says nothing about the endpoint."""
+        """Tells the circuits; not of a credential that was replaced, which says nothing about the endpoint."""
         if self._token is not None and not isinstance(error, CredentialReplaced):
             await self._token.failed(error)
 
@@ -112,7 +113,7 @@ class CallPermit:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """An endpoint is in service, and as many calls as it may have are under way."""
+    """An endpoint is in service, for this model too, and as many calls as it may have are under way."""
 
     endpoint: Endpoint
 
@@ -121,12 +122,13 @@ def worth_waiting_for(looked_at: Sequence[Busy | OutOfService]) -> Busy | OutOfS
     """What a request waits for when no endpoint could be called at once. `looked_at` are the refusals, in order.
 
     The first endpoint that is only busy, because a slot there may be free any moment; when none is in service, the
-    one that is back soonest.
+    one that is back soonest, if there is one that a pause may bring back.
     """
     busy = next((refusal for refusal in looked_at if isinstance(refusal, Busy)), None)
     if busy is not None:
         return busy
-    return min((refusal for refusal in looked_at if isinstance(refusal, OutOfService)), key=lambda r: r.retry_after_s)
+    out_of_service = (refusal for refusal in looked_at if isinstance(refusal, OutOfService))
+    return min(out_of_service, key=lambda out: (RULES[out.reason].remedy is not Remedy.RETRY, out.retry_after_s))
 
 
 class EndpointGate:
@@ -164,9 +166,9 @@ class EndpointGate:
             tries.endpoints = self._load_balancer.order(offered)
         give_up = self._clock.monotonic() + tries.patience_s
         while True:
-            found = await self._first_free(tries.endpoints, configured)
+            found = await self._first_free(tries, configured)
             if isinstance(found, Busy):
-                found = await self._when_free(found.endpoint, configured, interruption, time_left_s=time_left_s)
+                found = await self._when_free(found.endpoint, tries, configured, interruption, time_left_s=time_left_s)
             if isinstance(found, CallPermit):
                 break
             left_s = give_up - self._clock.monotonic()
@@ -174,7 +176,8 @@ class EndpointGate:
                 raise found
             with self._waiting.place(configured.tenant, due_s=found.retry_after_s):
                 async with interruption.scope():
-                    await self._breaker.wait([_name(configured, e) for e in tries.endpoints], at_most_s=left_s)
+                    endpoints = [_name(configured, endpoint) for endpoint in tries.endpoints]
+                    await self._breaker.wait(endpoints, tries.candidate.model, at_most_s=left_s)
         tries.go_to(found.endpoint)
         try:
             async with interruption.scope():
@@ -195,15 +198,15 @@ class EndpointGate:
         return held.key_version != tries.key.key_version
 
     async def _first_free(
-        self, endpoints: Sequence[Endpoint], configured: PublishedProvider
+        self, tries: CandidateTries, configured: PublishedProvider
     ) -> CallPermit | Busy | OutOfService:
         """The first endpoint that is in service and has a free slot; without one, what to wait for."""
         most = configured.config.max_concurrency
         refusals: list[Busy | OutOfService] = []
-        for endpoint in endpoints:
+        for endpoint in tries.endpoints:
             name = _name(configured, endpoint)
             try:
-                token = await self._token(name, configured)
+                token = await self._token(name, tries.candidate.model, configured)
             except OutOfService as exc:
                 refusals.append(exc)
                 continue
@@ -216,7 +219,13 @@ class EndpointGate:
         return worth_waiting_for(refusals)
 
     async def _when_free(
-        self, endpoint: Endpoint, configured: PublishedProvider, interruption: Interruption, *, time_left_s: float
+        self,
+        endpoint: Endpoint,
+        tries: CandidateTries,
+        configured: PublishedProvider,
+        interruption: Interruption,
+        *,
+        time_left_s: float,
     ) -> CallPermit | OutOfService:
         """Waits for a slot; by then the endpoint may be out of service. Raises DeadlineExceeded, NotNow."""
         name, most = _name(configured, endpoint), configured.config.max_concurrency or 0
@@ -230,7 +239,7 @@ class EndpointGate:
                     f"the {most} calls that {name.provider} of tenant {name.tenant} may have at once were all taken "
                     "until the deadline"
                 )
-            token = await self._token(name, configured)
+            token = await self._token(name, tries.candidate.model, configured)
         except BaseException as exc:
             # Also of an interruption that met the answer of NATS: Python 3.11's wait_for returns the answer then.
             if slot is not None:
@@ -245,11 +254,11 @@ class EndpointGate:
     ) -> CallPermit:
         return CallPermit(name, endpoint, token=token, slot=slot, load_balancer=self._load_balancer, slots=self._slots)
 
-    async def _token(self, name: EndpointId, configured: PublishedProvider) -> BreakerToken | None:
-        """The circuit's leave to call the endpoint; None where it has no circuit. Raises OutOfService."""
+    async def _token(self, name: EndpointId, model: str, configured: PublishedProvider) -> BreakerToken | None:
+        """The circuits' leave to ask the endpoint for the model; None where there are none. Raises OutOfService."""
         if name.provider in _ALWAYS_IN_SERVICE:
             return None
-        return await self._breaker.allow(name, revision=configured.revision)
+        return await self._breaker.allow(name, model, revision=configured.revision)
 
 
 def _name(configured: PublishedProvider, endpoint: Endpoint) -> EndpointId:

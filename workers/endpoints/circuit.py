@@ -1,4 +1,6 @@
-"""A circuit as a value: what one worker knows of an endpoint's circuit, and what each event makes of it.
+"""A circuit as a value: what one worker knows of it, and what each event makes of it.
+
+A circuit takes one model at an endpoint out of service, or all models of the endpoint.
 
 ```
             MAX_FAILURES in a row, or a 429
@@ -23,7 +25,7 @@ from datetime import datetime, timedelta
 
 from contracts.errors import ErrorCode, FleetError
 from contracts.health import OpenCircuit
-from workers.endpoints.names import EndpointId
+from workers.endpoints.names import CircuitId
 
 MAX_FAILURES = 10
 """In a row, seen by one worker."""
@@ -32,7 +34,7 @@ OPEN_FIRST_S, OPEN_MAX_S = 5.0, 20.0
 COOL_DOWN_FIRST_S, COOL_DOWN_MAX_S = 1.0, 30.0
 """When the vendor says to wait, but not for how long."""
 COOL_DOWN_LONGEST_S = 300.0
-"""However long the vendor said: one wrong header must not take an endpoint from the whole fleet for a day, and a call
+"""However long the vendor said: one wrong header must not take a model from the whole fleet for a day, and a call
 every five minutes costs little. The agent is told what the vendor said."""
 PROBE_S = 15.0
 """A probe that has shown nothing by then leaves its place to another."""
@@ -44,18 +46,18 @@ KEPT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The endpoint may be called."""
+    """What it is about may be called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """The endpoint may be called, and the entry goes: the provider's configuration has changed since the circuit
+    """What it is about may be called, and the entry goes: the provider's configuration has changed since the circuit
     opened, or nobody has called for so long after its time that the entry says nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The endpoint is not to be called yet."""
+    """What it is about is not to be called yet."""
 
     reason: ErrorCode
     left_s: float
@@ -63,7 +65,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class ProbeDue:
-    """One worker of the fleet may call the endpoint, to see whether it works again: who claims the entry."""
+    """One worker of the fleet may make a call, to see whether it works again: who claims the entry."""
 
     entry: OpenCircuit
 
@@ -82,6 +84,7 @@ State = Closed | Outdated | Open | ProbeDue | Claiming
 class AllowedCall:
     """What a call that may be made must remember, so that its end can be counted rightly."""
 
+    circuit: CircuitId
     epoch: int
     revision: int
     """That of the provider's configuration by which it is made."""
@@ -91,7 +94,7 @@ class AllowedCall:
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    endpoint: EndpointId
+    id: CircuitId
     worker: str
     """The worker whose knowledge this is."""
     failures: int = 0
@@ -124,7 +127,7 @@ class Circuit:
         return replace(self, failures=0) if self.failures and self.epoch == call.epoch else self
 
     def on_failure(self, call: AllowedCall, error: FleetError, *, now: datetime) -> "Circuit":
-        """A call has met an error that counts against the endpoint, or was asked to wait (429)."""
+        """A call has met an error that counts against what the circuit is about, or was asked to wait (429)."""
         if self.epoch != call.epoch:
             return self
         failures = self.failures + 1
@@ -137,9 +140,10 @@ class Circuit:
             return replace(self, failures=failures)
         return self._changed(
             OpenCircuit(
-                tenant=self.endpoint.tenant,
-                provider=self.endpoint.provider,
-                endpoint=self.endpoint.endpoint,
+                tenant=self.id.endpoint.tenant,
+                provider=self.id.endpoint.provider,
+                endpoint=self.id.endpoint.endpoint,
+                model=self.id.model,
                 reason=error.code,
                 opened_at=self.entry.opened_at if self.entry else now,
                 until=now + timedelta(seconds=open_s),

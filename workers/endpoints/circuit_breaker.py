@@ -1,4 +1,7 @@
-"""A circuit for each endpoint, shared by the fleet: a dead endpoint costs the fleet a few calls, not each request.
+"""Circuits that the fleet shares: what is dead costs the fleet a few calls, not each request.
+
+There are two for each call: that of the endpoint, which counts what all its models have in common (no connection, a
+refused key), and that of the model at this endpoint, which counts the rest. A call needs both.
 
 Closed: calls go through. After `MAX_FAILURES` in a row, or when the vendor says to wait (429), one worker opens it for
 all by an entry in `llm_health`. When its time is over, one worker of the fleet takes the probe by a compare-and-set on
@@ -12,13 +15,12 @@ import logging
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import assert_never
 
 import nats.errors
 from pydantic import ValidationError
 
 from contracts import subjects
-from contracts.error_rules import RULES
+from contracts.error_rules import RULES, Scope
 from contracts.errors import BY_CODE, ErrorCode, FleetError
 from contracts.health import OpenCircuit
 from runtime.broker import Broker
@@ -37,39 +39,42 @@ from workers.endpoints.circuit import (
     Outdated,
     ProbeDue,
 )
-from workers.endpoints.names import EndpointId
+from workers.endpoints.known_circuits import KnownCircuits
+from workers.endpoints.names import CircuitId, EndpointId
 from workers.jetstream.signal import Signal, wait_for
+from workers.providers.base import NotReached
 
 log = logging.getLogger(__name__)
 
 _ANSWER_S = 1.0
+_MARKER_S = 10.0
+"""How long the bucket keeps that a circuit was closed."""
 
 
 class OutOfService(Exception):
-    """The endpoint is not to be called for now."""
+    """An endpoint, or the model there, is not to be called for now."""
 
-    def __init__(self, endpoint: EndpointId, reason: ErrorCode, retry_after_s: float) -> None:
-        super().__init__(f"{endpoint} is out of service for {retry_after_s:.1f} s: {reason}")
-        self.endpoint = endpoint
+    def __init__(self, circuit: CircuitId, reason: ErrorCode, retry_after_s: float) -> None:
+        super().__init__(f"{circuit} is out of service for {retry_after_s:.1f} s: {reason}")
+        self.circuit = circuit
         self.reason = reason
         self.retry_after_s = retry_after_s
 
     def to_error(self) -> FleetError:
         return BY_CODE[self.reason](
-            f"the endpoint {self.endpoint.endpoint} of {self.endpoint.provider} is not called for another "
-            f"{math.ceil(self.retry_after_s)} s, because of {self.reason} before",
+            f"{self.circuit} is not called for another {math.ceil(self.retry_after_s)} s, "
+            f"because of {self.reason} before",
             retry_after_s=self.retry_after_s,
-            provider=self.endpoint.provider,
+            provider=self.circuit.endpoint.provider,
         )
 
 
 class CircuitBreaker:
-    """The circuits of all endpoints, as this worker knows them."""
+    """The circuits of all endpoints and models, as this worker knows them."""
 
     def __init__(self, broker: Broker, *, worker: str, clock: Clock) -> None:
-        self._worker = worker
         self._clock = clock
-        self._circuits: dict[EndpointId, Circuit] = {}
+        self._known = KnownCircuits(worker, clock)
         self._changed = Signal()
         self._register = Register(broker, bucket=subjects.HEALTH_BUCKET, answer_within_s=_ANSWER_S)
         self.bucket = BucketWatch(
@@ -80,134 +85,168 @@ class CircuitBreaker:
             forget_all_but=self._forget_all_but,
         )
 
-    async def allow(self, endpoint: EndpointId, *, revision: int) -> "BreakerToken":
+    async def allow(self, endpoint: EndpointId, model: str, *, revision: int) -> "BreakerToken":
         """A token for one call. Raises OutOfService. `revision` is that of the provider's configuration."""
-        probes: datetime | None = None
-        state = self._circuit(endpoint).state(self._clock.now(), revision=revision)
-        match state:
-            case Closed():
-                pass
-            case Outdated():
-                self._set(self._circuit(endpoint).on_outdated())
-                await self._share_closed(endpoint)
+        all_models, this_model = CircuitId(endpoint), CircuitId(endpoint, model)
+        # Before a probe is taken that could not be made, because the other circuit is open.
+        refusals = [self._refusal(of, revision=revision) for of in (all_models, this_model)]
+        if refused := [refusal for refusal in refusals if refusal]:
+            raise max(refused, key=lambda refusal: refusal.retry_after_s)
+        of_endpoint, of_model = await self._allow(all_models, revision=revision), None
+        if self._known.has_room_for(this_model):
+            try:
+                of_model = await self._allow(this_model, revision=revision)
+            except BaseException:
+                await self.dropped(of_endpoint)
+                raise
+        return BreakerToken(self, of_endpoint, of_model)
+
+    def _refusal(self, of: CircuitId, *, revision: int) -> OutOfService | None:
+        if (circuit := self._known.find(of)) is None:
+            return None
+        match circuit.state(self._clock.now(), revision=revision):
             case Open(reason, left_s):
-                raise OutOfService(endpoint, reason, left_s)
+                return OutOfService(of, reason, left_s)
             case Claiming(reason):
-                raise OutOfService(endpoint, reason, SOON_S)
+                return OutOfService(of, reason, SOON_S)
+            case Closed() | Outdated() | ProbeDue():
+                return None
+
+    async def _allow(self, of: CircuitId, *, revision: int) -> AllowedCall:
+        """Leave for one call by one of its circuits. Raises OutOfService."""
+        if refusal := self._refusal(of, revision=revision):
+            raise refusal
+        circuit = self._known.use(of)
+        probes: datetime | None = None
+        match circuit.state(self._clock.now(), revision=revision):
+            case Outdated():
+                circuit = circuit.on_outdated()
+                self._set(circuit)
+                await self._share_closed(circuit.id)
             case ProbeDue(due):
-                if not await self._claim_probe(endpoint, due):
-                    raise OutOfService(endpoint, due.reason, SOON_S)
+                circuit = await self._claim_probe(circuit, due)
                 probes = due.opened_at
             case _:
-                assert_never(state)
-        return BreakerToken(self, endpoint, AllowedCall(self._circuit(endpoint).epoch, revision, probes))
+                pass
+        return AllowedCall(circuit.id, circuit.epoch, revision, probes)
 
-    async def wait(self, endpoints: Sequence[EndpointId], *, at_most_s: float) -> None:
-        """Until one of them may be called or probed, or the time is over."""
+    async def wait(self, endpoints: Sequence[EndpointId], model: str, *, at_most_s: float) -> None:
+        """Until the model may be called or probed at one of them, or the time is over."""
         give_up = self._clock.monotonic() + at_most_s
         while (left_s := give_up - self._clock.monotonic()) > 0:
             changed = self._changed.next
-            due_s = min(self._due_s(endpoint) for endpoint in endpoints)
+            due_s = min(max(self._due_s(CircuitId(e)), self._due_s(CircuitId(e, model))) for e in endpoints)
             if due_s <= 0:
                 return
             await wait_for(changed, at_most_s=min(due_s, left_s))
 
-    def _due_s(self, endpoint: EndpointId) -> float:
-        """When the endpoint may be called or probed, as far as is known."""
-        state = self._circuit(endpoint).state(self._clock.now())
-        match state:
-            case Closed() | Outdated() | ProbeDue():
-                return 0.0
-            case Open(_, left_s):
-                return left_s
-            case Claiming():
-                return _ANSWER_S
-            case _:
-                assert_never(state)
+    def _due_s(self, of: CircuitId) -> float:
+        """When it may be called or probed, as far as is known."""
+        refusal = self._refusal(of, revision=0)
+        return refusal.retry_after_s if refusal else 0.0
 
-    async def succeeded(self, endpoint: EndpointId, call: AllowedCall) -> None:
-        """For `BreakerToken`: the call has had its first output."""
-        before = self._circuit(endpoint)
+    async def succeeded(self, call: AllowedCall) -> None:
+        """For `BreakerToken`: the call has shown that what the circuit is about works."""
+        if (before := self._known.find(call.circuit)) is None:
+            return
         after = before.on_success(call)
         self._set(after)
         if before.entry is not None and after.entry is None:
-            await self._share_closed(endpoint)
+            await self._share_closed(call.circuit)
 
-    async def failed(self, endpoint: EndpointId, call: AllowedCall, error: FleetError) -> None:
-        """For `BreakerToken`: the call has met an error that counts against the endpoint, or a 429."""
+    async def failed(self, call: AllowedCall, error: FleetError) -> None:
+        """For `BreakerToken`: the call has met an error that counts against what the circuit is about, or a 429."""
+        if (before := self._known.find(call.circuit)) is None:
+            return
         now = self._clock.now()
-        circuit = self._circuit(endpoint)
-        after = circuit.on_failure(call, error, now=now)
+        after = before.on_failure(call, error, now=now)
         self._set(after)
-        if after.entry is None or after.epoch == circuit.epoch:
+        if after.entry is None or after.epoch == before.epoch:
             return
         open_s = (after.entry.until - now).total_seconds()
-        telemetry.CIRCUITS_OPENED.labels(endpoint.provider, error.code).inc()
-        log.warning("circuit_opened", extra={"circuit": str(endpoint), "reason": error.code, "open_s": open_s})
+        telemetry.CIRCUITS_OPENED.labels(call.circuit.endpoint.provider, error.code).inc()
+        log.warning("circuit_opened", extra={**_facts(call.circuit), "reason": error.code, "open_s": open_s})
         # Waits for the answer: by its sequence the watch's echo of the entry is known, and begins no new epoch.
-        outcome = await self._register.overwrite(str(endpoint), after.entry.to_json(), ttl_s=self._ttl_s(after.entry))
-        self._note_unshared(endpoint, outcome)
+        key = call.circuit.key
+        outcome = await self._register.overwrite(key, after.entry.to_json(), ttl_s=self._ttl_s(after.entry))
+        self._note_unshared(call.circuit, outcome)
 
-    async def dropped(self, endpoint: EndpointId, call: AllowedCall) -> None:
-        """For `BreakerToken`: the call was stopped before it could tell anything."""
-        circuit = self._circuit(endpoint)
-        after = circuit.on_dropped(call, now=self._clock.now())
+    async def dropped(self, call: AllowedCall) -> None:
+        """For `BreakerToken`: the call has told nothing."""
+        if (before := self._known.find(call.circuit)) is None:
+            return
+        after = before.on_dropped(call, now=self._clock.now())
         self._set(after)
-        if after.entry is None or after.epoch == circuit.epoch:
+        if after.entry is None or after.epoch == before.epoch:
             return
         # A claim, and no plain write: if another worker has taken the probe meanwhile, its entry stays.
-        outcome = await self._register.claim(str(endpoint), after.entry.to_json(), ttl_s=self._ttl_s(after.entry))
-        self._note_unshared(endpoint, outcome)
+        key = call.circuit.key
+        outcome = await self._register.claim(key, after.entry.to_json(), ttl_s=self._ttl_s(after.entry))
+        self._note_unshared(call.circuit, outcome)
 
-    async def _claim_probe(self, endpoint: EndpointId, due: OpenCircuit) -> bool:
-        """Whether this worker has the probe; all others see by the entry that it is taken."""
-        taken = self._circuit(endpoint).claimed(due, now=self._clock.now())
-        self._set(self._circuit(endpoint).on_claim())
+    def is_open(self, call: AllowedCall) -> bool:
+        """For `BreakerToken`: whether the call's circuit has an entry, which keeps other calls from being made."""
+        circuit = self._known.find(call.circuit)
+        return circuit is not None and circuit.entry is not None
+
+    async def _claim_probe(self, circuit: Circuit, due: OpenCircuit) -> Circuit:
+        """The circuit when this worker has its probe; all others see by the entry that it is taken.
+
+        Raises OutOfService when this worker does not get it.
+        """
+        taken = circuit.claimed(due, now=self._clock.now())
+        self._set(circuit.on_claim())
         outcome: Won | Lost | Unanswered = Lost()
         try:
-            outcome = await self._register.claim(str(endpoint), taken.to_json(), ttl_s=self._ttl_s(taken))
+            outcome = await self._register.claim(circuit.id.key, taken.to_json(), ttl_s=self._ttl_s(taken))
         finally:
             won = taken if isinstance(outcome, Won) else None
-            self._set(self._circuit(endpoint).on_answer(due, won=won, now=self._clock.now()))
-        self._note_unshared(endpoint, outcome)
-        return won is not None
+            circuit = (self._known.find(circuit.id) or circuit).on_answer(due, won=won, now=self._clock.now())
+            self._set(circuit)
+        self._note_unshared(circuit.id, outcome)
+        if won is None:
+            raise OutOfService(circuit.id, due.reason, SOON_S)
+        return circuit
 
-    async def _share_closed(self, endpoint: EndpointId) -> None:
-        log.warning("circuit_closed", extra={"circuit": str(endpoint)})
+    async def _share_closed(self, of: CircuitId) -> None:
+        log.warning("circuit_closed", extra=_facts(of))
         try:
-            await self._register.purge(str(endpoint), ttl_s=KEPT_S)
+            await self._register.purge(of.key, ttl_s=_MARKER_S)
         except nats.errors.Error as exc:
-            self._note_unshared(endpoint, Unanswered(type(exc).__name__))
+            self._note_unshared(of, Unanswered(type(exc).__name__))
 
-    def _note_unshared(self, endpoint: EndpointId, outcome: Won | Lost | Unanswered) -> None:
+    def _note_unshared(self, of: CircuitId, outcome: Won | Lost | Unanswered) -> None:
         """Without an answer nobody else is told, and this worker goes by what it knows itself."""
         if isinstance(outcome, Unanswered):
-            log.warning("circuit_not_shared", extra={"circuit": str(endpoint), "error": outcome.reason})
+            log.warning("circuit_not_shared", extra={**_facts(of), "error": outcome.reason})
 
     def _take(self, key: str, value: bytes | None, sequence: int) -> None:
         if not self._register.is_news(key, sequence):
             return
+        circuit = self._known.find_by_key(key)
         entry: OpenCircuit | None = None
-        if value is not None:
+        if value is None:
+            self._register.forget([key])
+        else:
             try:
                 entry = OpenCircuit.model_validate_json(value, extra="ignore")
+                circuit = circuit or self._known.new(id_of(entry))
             except ValidationError as exc:
                 log.error("circuit_invalid", extra={"circuit": key, "errors": exc.error_count()})
-        self._set(self._circuit(EndpointId.of_circuit(key)).on_entry(entry))
+        if circuit is not None:
+            self._set(circuit.on_entry(entry))
 
     def _forget_all_but(self, seen: set[str]) -> None:
         """What is not in the bucket any more is closed."""
-        for circuit in list(self._circuits.values()):
-            if str(circuit.endpoint) not in seen:
+        for circuit in list(self._known):
+            if circuit.id.key not in seen:
+                self._register.forget([circuit.id.key])
                 self._set(circuit.on_entry(None))
 
-    def _circuit(self, endpoint: EndpointId) -> Circuit:
-        return self._circuits.get(endpoint) or Circuit(endpoint, self._worker)
-
     def _set(self, circuit: Circuit) -> None:
-        before = self._circuit(circuit.endpoint)
-        self._circuits[circuit.endpoint] = circuit
-        if circuit.epoch != before.epoch or circuit.claiming != before.claiming:
+        before = self._known.find(circuit.id)
+        self._known.put(circuit)
+        if before is None or circuit.epoch != before.epoch or circuit.claiming != before.claiming:
             self._changed.notify_all()
 
     def _ttl_s(self, entry: OpenCircuit) -> float:
@@ -217,28 +256,61 @@ class CircuitBreaker:
 class BreakerToken:
     """For one call; told once how it went."""
 
-    def __init__(self, breaker: CircuitBreaker, endpoint: EndpointId, call: AllowedCall) -> None:
+    def __init__(self, breaker: CircuitBreaker, of_endpoint: AllowedCall, of_model: AllowedCall | None = None) -> None:
+        """`of_model`: None for one model too many of a tenant (known_circuits.py), which goes without a circuit."""
         self._breaker = breaker
-        self._endpoint = endpoint
-        self._call = call
+        self._of_endpoint = of_endpoint
+        self._of_model = of_model
         self._told = False
 
     async def succeeded(self) -> None:
         """The first output is enough."""
         if not self._told:
             self._told = True
-            await self._breaker.succeeded(self._endpoint, self._call)
+            for call in self._calls:
+                await self._breaker.succeeded(call)
 
     async def failed(self, error: FleetError) -> None:
-        """An error that is not the endpoint's fault shows that the endpoint works."""
-        if not (RULES[error.code].breaks_circuit or error.code is ErrorCode.RATE_LIMITED):
-            await self.succeeded()
+        """Who answers with a status has been reached, and has a model that works unless the error says otherwise.
+
+        An error without a status that counts against nobody may have been found here, before anybody was asked.
+        """
+        against = Scope.ENDPOINT if isinstance(error, NotReached) else RULES[error.code].counts_against
+        if against is None:
+            await (self.dropped() if error.status is None else self.succeeded())
         elif not self._told:
             self._told = True
-            await self._breaker.failed(self._endpoint, self._call, error)
+            if against is Scope.ENDPOINT:
+                await self._breaker.failed(self._of_endpoint, error)
+            else:
+                await self._breaker.succeeded(self._of_endpoint)
+            await self._model_failed(error)
+
+    async def _model_failed(self, error: FleetError) -> None:
+        """Also when only the endpoint is blamed: who refuses a key or a connection for one model, and serves the others
+        meanwhile, never fails often enough in a row. Not when the endpoint is out of service by it."""
+        if self._of_model is None:
+            return
+        if self._breaker.is_open(self._of_endpoint):
+            await self._breaker.dropped(self._of_model)
+        else:
+            await self._breaker.failed(self._of_model, error)
 
     async def dropped(self) -> None:
         """The call was stopped before it could tell anything."""
         if not self._told:
             self._told = True
-            await self._breaker.dropped(self._endpoint, self._call)
+            for call in self._calls:
+                await self._breaker.dropped(call)
+
+    @property
+    def _calls(self) -> tuple[AllowedCall, ...]:
+        return (self._of_endpoint,) if self._of_model is None else (self._of_endpoint, self._of_model)
+
+
+def id_of(entry: OpenCircuit) -> CircuitId:
+    return CircuitId(EndpointId(entry.tenant, entry.provider, entry.endpoint), entry.model)
+
+
+def _facts(of: CircuitId) -> dict[str, str]:
+    return {"circuit": of.key, **({} if of.model is None else {"model": of.model})}

@@ -1,6 +1,7 @@
-"""What a request may be sent to: a candidate, and an endpoint of a candidate's provider."""
+"""What a request may be sent to, a candidate and an endpoint of its provider; and what of it has a circuit."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from contracts import health
 
@@ -29,11 +30,24 @@ class EndpointId:
     provider: str
     endpoint: str
 
-    def __str__(self) -> str:
-        return health.key_of_circuit(self.tenant, self.provider, self.endpoint)
 
-    @classmethod
-    def of_circuit(cls, key: str) -> "EndpointId":
-        """The endpoint whose circuit lies under this key of the bucket `llm_health`; `str` is the other way."""
-        _, tenant, provider, endpoint = key.split(".")
-        return cls(tenant, provider, endpoint)
+@dataclass(frozen=True)
+class CircuitId:
+    """What a circuit takes out of service: one model at an endpoint, or all of them.
+
+    Without slots, so that its key, which is asked for often, is made once.
+    """
+
+    endpoint: EndpointId
+    model: str | None = None
+    """None: every model."""
+
+    def __str__(self) -> str:
+        endpoint = f"the endpoint {self.endpoint.endpoint} of {self.endpoint.provider}"
+        return endpoint if self.model is None else f"the model {self.model} at {endpoint}"
+
+    @cached_property
+    def key(self) -> str:
+        """Where it is in the bucket `llm_health`."""
+        of = self.endpoint
+        return health.key_of_circuit(of.tenant, of.provider, of.endpoint, self.model)

@@ -116,7 +116,7 @@ def _await_or_move(error: FleetError, now: Situation, *, out_of_service_s: float
     # A fallback answers now; an endpoint that is out of service, perhaps in half a minute.
     if now.fallbacks_left:
         return NextFallback()
-    # A refused key or an unknown model is so after a pause as well, and each request has been told so at once before.
+    # No pause mends a refused key or an unknown model. While the circuit is closed, such a request fails at once, too.
     if RULES[error.code].remedy is not Remedy.RETRY:
         return Fail(error)
     asked_to_wait = error.code is ErrorCode.RATE_LIMITED
@@ -130,7 +130,7 @@ def _wait_or_move(error: FleetError, now: Situation) -> Decision:
     rate_limited = error.code is ErrorCode.RATE_LIMITED
     # Who was silent for a whole time limit is likely to be so again, and each try would take as long.
     silent = error.code is ErrorCode.PROVIDER_TIMEOUT
-    # A 429 holds for every request with this key, so a pause would only wait in line; other errors may be gone with it.
+    # A 429 holds for every request for this model, so a pause would only wait in line; other errors may pass with it.
     if now.endpoints_left and (rate_limited or silent or now.tries_here >= MAX_TRIES_PER_ENDPOINT):
         return NextEndpoint()
     if now.fallbacks_left and silent:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contracts.error_rules import RULES, Remedy
+from contracts.error_rules import RULES, Remedy, Scope
 from contracts.errors import BY_CODE, ErrorCode, LimitError, VendorError
 from tests.documents import CONTRACT, quoted, rows, section
 
@@ -42,14 +42,18 @@ def test_a_vendor_never_reports_a_limit_of_ours() -> None:
     ] == []
 
 
-def test_only_errors_of_a_vendor_count_against_an_endpoint() -> None:
-    assert {code for code, rule in RULES.items() if rule.breaks_circuit} == {
+def test_only_errors_of_a_vendor_count_against_it() -> None:
+    def against(scope: Scope | None) -> set[str]:
+        return {code for code, rule in RULES.items() if rule.counts_against is scope}
+
+    assert against(Scope.ENDPOINT) == {"authentication_failed", "quota_exhausted"}
+    assert against(Scope.MODEL) == {
+        "rate_limited",
         "overloaded",
         "provider_unavailable",
         "provider_timeout",
         "stream_interrupted",
-        "authentication_failed",
-        "quota_exhausted",
+        "model_not_found",
     }
 
 

@@ -15,11 +15,11 @@ from tests.bucket import Bucket
 from tests.driven_clock import DrivenClock
 from workers.endpoints.admission import Busy, CallPermit, CandidateTries, EndpointGate, worth_waiting_for
 from workers.endpoints.circuit import MAX_FAILURES, OPEN_FIRST_S
-from workers.endpoints.circuit_breaker import CircuitBreaker, OutOfService
+from workers.endpoints.circuit_breaker import BreakerToken, CircuitBreaker, OutOfService
 from workers.endpoints.concurrency import ConcurrencyLimit, ConcurrencySlot
 from workers.endpoints.keys import KeyStore
 from workers.endpoints.load_balancing import LoadBalancer
-from workers.endpoints.names import Candidate, EndpointId
+from workers.endpoints.names import Candidate, CircuitId, EndpointId
 from workers.intake.waiting_room import WaitingRoom
 from workers.interruption import Interrupted, Interruption, Reason
 
@@ -54,8 +54,8 @@ def test_may_wait_for_service_again_after_each_call_that_it_made() -> None:
     assert tries.patience_s == 0
 
 
-def out(name: str, retry_after_s: float) -> OutOfService:
-    return OutOfService(EndpointId("acme", "openai", name), ErrorCode.OVERLOADED, retry_after_s)
+def out(name: str, retry_after_s: float, reason: ErrorCode = ErrorCode.OVERLOADED) -> OutOfService:
+    return OutOfService(CircuitId(EndpointId("acme", "openai", name), "llama"), reason, retry_after_s)
 
 
 def test_a_busy_endpoint_is_waited_for_before_one_that_is_out_of_service() -> None:
@@ -66,6 +66,12 @@ def test_of_endpoints_out_of_service_the_one_that_is_back_soonest_is_waited_for(
     late, soon = out("late", 20), out("soon", 5)
 
     assert worth_waiting_for([late, soon]) is soon
+
+
+def test_what_refuses_the_key_is_not_waited_for_when_something_else_may_come_back() -> None:
+    refuses, dead = out("refuses", 5, ErrorCode.AUTHENTICATION_FAILED), out("dead", 20)
+
+    assert worth_waiting_for([refuses, dead]) is dead
 
 
 class Worker:
@@ -110,8 +116,11 @@ class Worker:
 
     async def break_circuit(self, endpoint: Endpoint) -> None:
         for _ in range(MAX_FAILURES):
-            token = await self.breaker.allow(EndpointId("acme", "ollama", endpoint.name), revision=1)
+            token = await self.allow(endpoint)
             await token.failed(Overloaded("no answer"))
+
+    async def allow(self, endpoint: Endpoint, model: str = "llama") -> BreakerToken:
+        return await self.breaker.allow(EndpointId("acme", "ollama", endpoint.name), model, revision=1)
 
 
 class AnsweredLate(ConcurrencyLimit):
@@ -169,6 +178,14 @@ async def test_an_endpoint_out_of_service_leaves_its_calls_to_the_other(worker: 
     assert (await worker.enter()).endpoint.name == "west"
 
 
+async def test_an_endpoint_where_one_model_is_out_of_service_keeps_the_calls_of_another(worker: Worker) -> None:
+    await worker.break_circuit(EAST)
+
+    permit = await worker.enter(CandidateTries(Candidate("ollama", "qwen")))
+
+    assert permit.endpoint.name == "east"
+
+
 async def test_a_busy_endpoint_leaves_its_calls_to_the_other(worker: Worker) -> None:
     permits = [await worker.enter(most=1) for _ in range(2)]
 
@@ -220,13 +237,13 @@ async def test_a_call_that_was_given_back_leaves_room_for_another_workers(bucket
 
 async def test_without_an_endpoint_in_service_the_soonest_says_when_to_come_again(worker: Worker) -> None:
     await worker.break_circuit(EAST)
-    token = await worker.breaker.allow(EndpointId("acme", "ollama", "west"), revision=1)
+    token = await worker.allow(WEST)
     await token.failed(RateLimited("slow down", retry_after_s=2))
 
     with pytest.raises(OutOfService) as refused:
         await worker.enter()
 
-    assert (refused.value.endpoint.endpoint, refused.value.retry_after_s) == ("west", 2)
+    assert (refused.value.circuit.endpoint.endpoint, refused.value.retry_after_s) == ("west", 2)
 
 
 async def test_who_may_wait_probes_the_endpoint_when_its_time_is_over(worker: Worker) -> None:
@@ -239,7 +256,7 @@ async def test_who_may_wait_probes_the_endpoint_when_its_time_is_over(worker: Wo
     assert not waiting.done()
 
     worker.clock.pass_by(OPEN_FIRST_S)
-    token = await worker.breaker.allow(EndpointId("acme", "ollama", "west"), revision=1)
+    token = await worker.allow(WEST)
     await token.succeeded()  # whoever waits looks again when a circuit changes
     permit = await waiting
 
@@ -256,5 +273,5 @@ async def test_a_probe_that_cannot_be_made_for_want_of_a_slot_is_left_to_others(
     assert (await worker.enter(most=1)).endpoint.name == "west"
 
     await busy.give_back()
-    probe = await worker.breaker.allow(EndpointId("acme", "ollama", "east"), revision=1)
+    probe = await worker.allow(EAST)
     await probe.succeeded()

@@ -27,17 +27,18 @@ from workers.endpoints.circuit import (
     ProbeDue,
     cool_down_s,
 )
-from workers.endpoints.names import EndpointId
+from workers.endpoints.names import CircuitId, EndpointId
 
+ENDPOINT = EndpointId("acme", "openai", "default")
 DEAD = Overloaded("no answer")
 
 
 class Worker:
-    """Drives the circuit of one endpoint as one worker's breaker would."""
+    """Drives one circuit as one worker's breaker would."""
 
-    def __init__(self, clock: DrivenClock, name: str = "one") -> None:
+    def __init__(self, clock: DrivenClock, name: str = "one", *, model: str | None = None) -> None:
         self.clock = clock
-        self.circuit = Circuit(EndpointId("acme", "openai", "default"), name)
+        self.circuit = Circuit(CircuitId(ENDPOINT, model), name)
 
     @property
     def entry(self) -> OpenCircuit:
@@ -48,7 +49,7 @@ class Worker:
         return self.circuit.state(self.clock.now(), revision=revision)
 
     def call(self, *, revision: int = 1) -> AllowedCall:
-        return AllowedCall(self.circuit.epoch, revision)
+        return AllowedCall(self.circuit.id, self.circuit.epoch, revision)
 
     def fail(self, *errors: FleetError, call: AllowedCall | None = None) -> None:
         for error in errors:
@@ -62,7 +63,7 @@ class Worker:
         due = self.entry
         taken = self.circuit.claimed(due, now=self.clock.now())
         self.circuit = self.circuit.on_claim().on_answer(due, won=taken, now=self.clock.now())
-        return AllowedCall(self.circuit.epoch, 1, probes=due.opened_at)
+        return AllowedCall(self.circuit.id, self.circuit.epoch, 1, probes=due.opened_at)
 
 
 @pytest.fixture
@@ -286,6 +287,14 @@ def test_an_entry_names_what_it_is_about(worker: Worker, clock: DrivenClock) -> 
     worker.fail(*[DEAD] * MAX_FAILURES, call=replace(worker.call(), revision=7))
 
     entry = worker.entry
-    assert (entry.tenant, entry.provider, entry.endpoint) == ("acme", "openai", "default")
+    assert (entry.tenant, entry.provider, entry.endpoint, entry.model) == ("acme", "openai", "default", None)
     assert (entry.reason, entry.revision, entry.worker, entry.generation) == (ErrorCode.OVERLOADED, 7, "one", 1)
     assert entry.opened_at == clock.now()
+
+
+def test_the_entry_of_a_model_names_the_model(clock: DrivenClock) -> None:
+    worker = Worker(clock, model="acme/llama.3:70b")
+
+    worker.open()
+
+    assert (worker.entry.endpoint, worker.entry.model) == ("default", "acme/llama.3:70b")
