@@ -21,7 +21,7 @@ from workers.usage.alerts.conditions import (
     Spending,
     Thresholds,
     Verdict,
-    of_circuit,
+    of_circuits,
     of_health,
     of_latency,
     of_spending,
@@ -215,12 +215,13 @@ def test_without_anything_to_compare_there_is_no_verdict_on_latency(fields: dict
     assert latency(60.0, **fields) is None
 
 
-def test_a_cool_down_is_no_outage_and_any_other_open_circuit_is() -> None:
-    circuit = OpenCircuit(
+def circuit(endpoint: str, model: str | None = None, reason: ErrorCode = ErrorCode.OVERLOADED) -> OpenCircuit:
+    return OpenCircuit(
         tenant="acme",
         provider="openai",
-        endpoint="eu",
-        reason=ErrorCode.OVERLOADED,
+        endpoint=endpoint,
+        model=model,
+        reason=reason,
         opened_at=NOON,
         until=NOON,
         generation=1,
@@ -228,12 +229,34 @@ def test_a_cool_down_is_no_outage_and_any_other_open_circuit_is() -> None:
         worker="w",
     )
 
-    verdict = of_circuit(circuit, now=NOON + timedelta(minutes=13))
+
+def test_an_open_circuit_is_an_outage() -> None:
+    [verdict] = of_circuits([circuit("eu")], now=NOON + timedelta(minutes=13))
+
     assert verdict.begins
     assert verdict.lasts
     assert verdict.condition == Condition("acme", NoticeKind.PROVIDER_UNAVAILABLE, "openai/eu")
     assert verdict.window_start == NOON + timedelta(minutes=10)
-    assert not of_circuit(circuit.model_copy(update={"reason": ErrorCode.RATE_LIMITED}), now=NOON).begins
+    assert verdict.message == "the endpoint eu of openai is out of service for acme: overloaded"
+
+
+@pytest.mark.parametrize("reason", [ErrorCode.RATE_LIMITED, ErrorCode.MODEL_NOT_FOUND])
+def test_a_cool_down_is_no_outage_and_neither_is_a_model_that_was_never_there(reason: ErrorCode) -> None:
+    assert list(of_circuits([circuit("eu", "m", reason)], now=NOON)) == []
+
+
+def test_models_without_number_are_one_outage_of_their_endpoint() -> None:
+    verdicts = list(of_circuits([circuit("eu", f"m{n}") for n in range(1000)] + [circuit("us", "m")], now=NOON))
+
+    assert [verdict.condition.about for verdict in verdicts] == ["openai/eu", "openai/us"]
+    assert verdicts[0].message.startswith("the model m0 and 999 more at the endpoint eu of openai is out of service")
+    assert verdicts[1].message.startswith("the model m at the endpoint us of openai is out of service")
+
+
+def test_an_endpoint_that_is_out_of_service_is_named_before_its_models() -> None:
+    [verdict] = of_circuits([circuit("eu", "m"), circuit("eu")], now=NOON)
+
+    assert verdict.message.startswith("the endpoint eu of openai")
 
 
 @pytest.mark.parametrize(

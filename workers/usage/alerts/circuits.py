@@ -1,4 +1,4 @@
-"""The endpoints that are out of service, as workers tell it in the bucket `llm_health`."""
+"""The endpoints and models that are out of service, as workers tell it in the bucket `llm_health`."""
 
 import logging
 

@@ -36,6 +36,8 @@ LATENCIES = {NoticeKind.SLOW_FIRST_TOKEN: "first_token", NoticeKind.SLOW_DURATIO
 """Kinds that are about a model, and the histogram that each is judged by."""
 _MOST_USD = Decimal(10**10) - 1
 """What a row holds."""
+_NO_OUTAGE = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.MODEL_NOT_FOUND})
+"""Reasons of an open circuit that are no alert: a pause that the vendor asked for, and a model that it never had."""
 
 
 class ProviderKey(NamedTuple):
@@ -234,16 +236,30 @@ def of_latency(of: Latency, thresholds: Thresholds, *, now: datetime) -> Iterabl
     )
 
 
-def of_circuit(of: OpenCircuit, *, now: datetime) -> Verdict:
-    """A verdict on the endpoint. A cool-down that the vendor asked for is no outage."""
-    is_out = of.reason is not ErrorCode.RATE_LIMITED
-    return Verdict(
-        Condition(of.tenant, NoticeKind.PROVIDER_UNAVAILABLE, f"{of.provider}/{of.endpoint}"),
-        begins=is_out,
-        lasts=is_out,
-        window_start=window_of(now),
-        message=f"the endpoint {of.endpoint} of {of.provider} is out of service for {of.tenant}: {of.reason}",
-    )
+def of_circuits(circuits: Iterable[OpenCircuit], *, now: datetime) -> Iterable[Verdict]:
+    """A verdict on each endpoint that is out of service, for all models or for some.
+
+    One for each endpoint and not for each model, because agents can name any number of models.
+    """
+    outages: dict[Condition, list[OpenCircuit]] = {}
+    for of in circuits:
+        if of.reason not in _NO_OUTAGE:
+            about = Condition(of.tenant, NoticeKind.PROVIDER_UNAVAILABLE, f"{of.provider}/{of.endpoint}")
+            outages.setdefault(about, []).append(of)
+    for condition, which in outages.items():
+        # The circuit of the endpoint itself before those of its models, the oldest first.
+        first = min(which, key=lambda of: (of.model is not None, of.opened_at))
+        what = f"the endpoint {first.endpoint} of {first.provider}"
+        if first.model is not None:
+            others = f" and {len(which) - 1} more" if len(which) > 1 else ""
+            what = f"the model {first.model}{others} at {what}"
+        yield Verdict(
+            condition,
+            begins=True,
+            lasts=True,
+            window_start=window_of(now),
+            message=f"{what} is out of service for {first.tenant}: {first.reason}",
+        )
 
 
 def _usd(amount: Decimal) -> str:

@@ -110,7 +110,7 @@ class Evaluator:
             verdicts += conditions.of_health(health, self._thresholds, now=now)
         for latency in await measures.latency(connection, models, self._usual, now=now):
             verdicts += conditions.of_latency(latency, self._thresholds, now=now)
-        verdicts += [conditions.of_circuit(circuit, now=now) for circuit in circuits]
+        verdicts += conditions.of_circuits(circuits, now=now)
         return {verdict.condition: verdict for verdict in verdicts}
 
 
