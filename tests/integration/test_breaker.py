@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
 import pytest
+from nats.js.kv import KeyValue
 
-from contracts import streams
+from contracts import streams, subjects
 from contracts.errors import (
     AuthenticationFailed,
     ErrorCode,
@@ -22,6 +23,7 @@ from tests.driven_clock import DrivenClock
 from tests.patience import PATIENCE_S
 from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES, OPEN_FIRST_S, PROBE_S
 from workers.endpoints.circuit_breaker import BreakerToken, CircuitBreaker, OutOfService
+from workers.endpoints.known_circuits import MOST_OF_A_TENANT
 from workers.endpoints.names import EndpointId
 from workers.providers.base import NotReached
 
@@ -32,8 +34,14 @@ DEAD = Overloaded("no answer")
 class Fleet:
     """Two workers, and the endpoint that they ask for a model."""
 
-    def __init__(self, one: CircuitBreaker, other: CircuitBreaker, clock: DrivenClock, endpoint: EndpointId) -> None:
-        self.one, self.other, self.clock, self.endpoint = one, other, clock, endpoint
+    def __init__(
+        self, one: CircuitBreaker, other: CircuitBreaker, clock: DrivenClock, endpoint: EndpointId, bucket: KeyValue
+    ) -> None:
+        self.one, self.other, self.clock, self.endpoint, self.bucket = one, other, clock, endpoint, bucket
+
+    async def entries(self) -> list[str]:
+        """The keys of what the tenant has in the bucket."""
+        return await self.bucket.keys(filters=[f"circuit.{self.endpoint.tenant}."])
 
     async def allow(self, breaker: CircuitBreaker, *, model: str = MODEL, revision: int = 1) -> BreakerToken:
         return await breaker.allow(self.endpoint, model, revision=revision)
@@ -85,7 +93,8 @@ async def fleet(nats_server: NatsServer, tenant: str) -> AsyncGenerator[Fleet]:
             await breaker.bucket.wait_until_loaded()
             breakers.append(breaker)
         one, other = breakers
-        yield Fleet(one, other, clock, EndpointId(tenant, "openai", "default"))
+        bucket = await connection.client.jetstream().key_value(subjects.HEALTH_BUCKET)
+        yield Fleet(one, other, clock, EndpointId(tenant, "openai", "default"), bucket)
         for task in tasks:
             task.cancel()
 
@@ -151,6 +160,22 @@ async def test_what_concerns_all_models_takes_the_endpoint_from_every_worker(fle
     await (await fleet.allow(fleet.other, model=HEALTHY)).succeeded()
     for breaker in (fleet.one, fleet.other):
         await fleet.until(breaker, out=False)
+
+
+async def test_models_without_number_fill_neither_the_bucket_nor_a_worker(fleet: Fleet) -> None:
+    slow_down = RateLimited("slow down", retry_after_s=300)
+    for breaker, first in ((fleet.one, 0), (fleet.other, 1000)):
+        for number in range(first, first + MOST_OF_A_TENANT + 50):
+            await (await fleet.allow(breaker, model=f"model-{number}")).failed(slow_down)
+        # The other worker hears of each before it opens circuits of its own.
+        await fleet.until_out(fleet.other, model=f"model-{MOST_OF_A_TENANT - 1}")
+
+    assert len(await fleet.entries()) == MOST_OF_A_TENANT
+    other_tenant = Fleet(
+        fleet.one, fleet.other, fleet.clock, EndpointId(f"{fleet.endpoint.tenant}-2", "openai", "default"), fleet.bucket
+    )
+    await other_tenant.fail(fleet.one, slow_down)
+    await other_tenant.until_out(fleet.other)
 
 
 async def test_a_429_cools_the_model_down_for_all_until_the_time_it_named(fleet: Fleet) -> None:

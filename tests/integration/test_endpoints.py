@@ -12,7 +12,7 @@ from contracts.events import Completed, Event, Failed, Retrying, Started
 from fleet.client import Client
 from fleet.simulator import Script, Simulator
 from tests.kit import Plane, plane, worker, worker_settings
-from tests.patience import until
+from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 from workers.endpoints.circuit import COOL_DOWN_LONGEST_S, MAX_FAILURES, OPEN_FIRST_S
 
@@ -141,42 +141,45 @@ async def test_a_dead_model_leaves_service_while_its_fallback_at_the_same_endpoi
 
 
 async def test_a_model_that_is_silent_is_asked_once_before_its_fallback(shop: Shop) -> None:
-    await shop.configure(base_url=shop.first.base_url("openai"), timeouts={"first_token_s": 1})
+    await shop.configure(base_url=shop.first.base_url("openai"), timeouts={"first_token_s": 3})
     shop.first.script(MODEL, Script(headers_s=300))
 
     events = await shop.ask(fallbacks=[f"openai/{HEALTHY}"])
 
     assert isinstance(events[-1], Completed)
-    assert [event.model for event in events if isinstance(event, Started)] == [MODEL, HEALTHY]
-    assert [(event.error.code, event.delay_s) for event in events if isinstance(event, Retrying)] == [
+    assert [event.model for event in events if isinstance(event, Started)][:2] == [MODEL, HEALTHY]
+    assert [(event.error.code, event.delay_s) for event in events if isinstance(event, Retrying)][:1] == [
         ("provider_timeout", 0)
     ]
+    assert shop.calls(shop.first) == 1
 
 
 async def test_a_silent_endpoint_is_asked_once_before_another_one(shop: Shop) -> None:
-    await shop.configure(endpoints=shop.two_endpoints(weight=0), timeouts={"first_token_s": 1})
+    await shop.configure(endpoints=shop.two_endpoints(weight=0), timeouts={"first_token_s": 3})
     shop.first.script(MODEL, Script(headers_s=300))
 
     events = await shop.ask(fallbacks=["mock/echo"])
 
     assert isinstance(events[-1], Completed)
-    assert [event.endpoint for event in events if isinstance(event, Started)] == ["one", "two"]
+    assert [event.endpoint for event in events if isinstance(event, Started)][:2] == ["one", "two"]
+    assert shop.calls(shop.first) == 1
 
 
 async def test_a_key_that_is_refused_keeps_every_model_from_its_endpoint(shop: Shop) -> None:
     await shop.configure(base_url=shop.first.base_url("openai"))
-    shop.first.script(MODEL, Script(status=401))
-    await asyncio.gather(*(shop.ask() for _ in range(2 * MAX_FAILURES)))
+    for model in (MODEL, HEALTHY):
+        shop.first.script(model, Script(status=401))
+    # Enough for either worker to take the endpoint out of service for both.
+    await asyncio.gather(*(shop.ask(fallbacks=["mock/echo"]) for _ in range(2 * MAX_FAILURES)))
 
-    async def out_of_service() -> bool:
-        return isinstance((await shop.ask())[0], Failed)
+    async def is_kept_away() -> bool:
+        events = await shop.ask(HEALTHY, fallbacks=["mock/echo"])
+        return [event.provider for event in events if isinstance(event, Started)] == ["mock"]
 
-    while not await out_of_service():
-        pass
-    events = await shop.ask(HEALTHY, fallbacks=["mock/echo"])
-
-    assert isinstance(events[-1], Completed)
-    assert [event.provider for event in events if isinstance(event, Started)] == ["mock"]
+    async with asyncio.timeout(PATIENCE_S):
+        while not await is_kept_away():
+            pass
+    assert shop.calls(shop.first, HEALTHY) < MAX_FAILURES, "they were probes"
 
 
 async def test_without_an_alternative_a_request_waits_for_its_endpoint_to_come_back(shop: Shop) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from contracts.error_rules import RULES, Remedy
-from contracts.errors import DeadlineExceeded, FleetError, KeyUnavailable, UnknownModel
+from contracts.errors import DeadlineExceeded, ErrorCode, FleetError, KeyUnavailable, UnknownModel
 from contracts.providers import Endpoint, PublishedProvider
 from contracts.subjects import Provider
 from workers.clock import Clock
@@ -122,13 +121,13 @@ def worth_waiting_for(looked_at: Sequence[Busy | OutOfService]) -> Busy | OutOfS
     """What a request waits for when no endpoint could be called at once. `looked_at` are the refusals, in order.
 
     The first endpoint that is only busy, because a slot there may be free any moment; when none is in service, the
-    one that is back soonest, if there is one that a pause may bring back.
+    one that is back soonest, of those that have the model.
     """
     busy = next((refusal for refusal in looked_at if isinstance(refusal, Busy)), None)
     if busy is not None:
         return busy
     out_of_service = (refusal for refusal in looked_at if isinstance(refusal, OutOfService))
-    return min(out_of_service, key=lambda out: (RULES[out.reason].remedy is not Remedy.RETRY, out.retry_after_s))
+    return min(out_of_service, key=lambda out: (out.reason is ErrorCode.MODEL_NOT_FOUND, out.retry_after_s))
 
 
 class EndpointGate:

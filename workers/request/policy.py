@@ -116,8 +116,9 @@ def _await_or_move(error: FleetError, now: Situation, *, out_of_service_s: float
     # A fallback answers now; an endpoint that is out of service, perhaps in half a minute.
     if now.fallbacks_left:
         return NextFallback()
-    # No pause mends a refused key or an unknown model. While the circuit is closed, such a request fails at once, too.
-    if RULES[error.code].remedy is not Remedy.RETRY:
+    # A model that the vendor has not got is not there after a pause either. A key that it refused may have been refused
+    # for another model only, so that is worth waiting for.
+    if error.code is ErrorCode.MODEL_NOT_FOUND:
         return Fail(error)
     asked_to_wait = error.code is ErrorCode.RATE_LIMITED
     patience_s = now.time_left_s if asked_to_wait else min(now.time_left_s, LONGEST_WAIT_FOR_CIRCUIT_S)

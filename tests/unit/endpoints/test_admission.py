@@ -68,10 +68,10 @@ def test_of_endpoints_out_of_service_the_one_that_is_back_soonest_is_waited_for(
     assert worth_waiting_for([late, soon]) is soon
 
 
-def test_what_refuses_the_key_is_not_waited_for_when_something_else_may_come_back() -> None:
-    refuses, dead = out("refuses", 5, ErrorCode.AUTHENTICATION_FAILED), out("dead", 20)
+def test_an_endpoint_that_has_not_got_the_model_is_not_waited_for_when_another_one_may_come_back() -> None:
+    without, dead = out("without", 5, ErrorCode.MODEL_NOT_FOUND), out("dead", 20)
 
-    assert worth_waiting_for([refuses, dead]) is dead
+    assert worth_waiting_for([without, dead]) is dead
 
 
 class Worker:

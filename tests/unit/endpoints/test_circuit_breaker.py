@@ -128,6 +128,23 @@ async def test_a_success_of_any_model_clears_the_endpoint_and_not_the_model_that
     assert not await worker.is_out(ALIVE)
 
 
+async def test_a_model_for_which_the_key_is_refused_keeps_no_other_model_out_of_service_for_long(
+    worker: Worker,
+) -> None:
+    refused = AuthenticationFailed("not for this model", status=403)
+    await worker.fail(refused, times=MAX_FAILURES)
+    assert await worker.is_out(ALIVE), "so far nobody knows that it is about one model"
+    worker.clock.pass_by(OPEN_FIRST_S)
+    await worker.succeed(ALIVE)
+
+    for _ in range(2 * MAX_FAILURES):
+        if not await worker.is_out(DEAD):
+            await worker.fail(refused)
+        assert not await worker.is_out(ALIVE)
+
+    assert await worker.is_out(DEAD)
+
+
 async def test_a_429_is_about_one_model(worker: Worker) -> None:
     await worker.fail(RateLimited("slow down", retry_after_s=20, status=429), DEAD)
 

@@ -154,7 +154,7 @@ def test_backoff_has_full_jitter_and_a_bound(tries: int) -> None:
         ("overloaded", {"out_of_service_s": 5.0, "time_left_s": 10.0}, AwaitService(10.0)),
         ("overloaded", {"out_of_service_s": 5.0, "waited_for_service": True}, Fail),
         ("overloaded", {"out_of_service_s": LONGEST_WAIT_FOR_CIRCUIT_S}, Fail),
-        ("authentication_failed", {"out_of_service_s": 5.0}, Fail),
+        ("authentication_failed", {"out_of_service_s": 5.0}, AwaitService(LONGEST_WAIT_FOR_CIRCUIT_S)),
         ("authentication_failed", {"out_of_service_s": 5.0, "fallbacks_left": True}, NextFallback()),
         ("model_not_found", {"out_of_service_s": 5.0}, Fail),
         ("rate_limited", {"out_of_service_s": 90.0}, AwaitService(600.0)),
