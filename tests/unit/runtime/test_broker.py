@@ -1,12 +1,13 @@
 """What follows a reconnect."""
 
 import asyncio
+import time
 
 import nats.errors
 import pytest
 from nats.aio.client import Client as Nats
 
-from runtime.broker import Broker
+from runtime.broker import Broker, _Connection  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture
@@ -71,3 +72,22 @@ async def test_a_callback_that_fails_fails_alone(
     (line,) = caplog.records
     assert (line.getMessage(), line.levelname) == ("after_reconnect_failed", level)
     assert vars(line)["callback"].endswith("failing")
+
+
+@pytest.mark.parametrize("line", [b"k%d: v", b"k: v", b" folded", b":", b"\xff"])
+async def test_of_more_headers_than_anybody_needs_the_first_are_read(line: bytes) -> None:
+    many = b"\r\n".join(line % number if b"%d" in line else line for number in range(500_000))
+    cpu = time.process_time()
+    headers = await _Connection(by_tls=False)._process_headers(  # pyright: ignore[reportPrivateUsage]
+        b"NATS/1.0\r\nNats-Msg-Id: m1\r\nother: o\r\n" + many + b"\r\n\r\n"
+    )
+
+    assert headers
+    assert headers["Nats-Msg-Id"] == "m1"
+    assert time.process_time() - cpu < 0.3, "it took 0.7 s to read them all"
+
+
+async def test_one_header_that_is_too_long_is_not_read() -> None:
+    long = b"NATS/1.0\r\nlong: " + b"x" * 1_000_000 + b"\r\n\r\n"
+
+    assert not await _Connection(by_tls=False)._process_headers(long)  # pyright: ignore[reportPrivateUsage]
