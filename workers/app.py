@@ -34,7 +34,7 @@ from workers.endpoints.configuration import Configuration
 from workers.endpoints.keys import KeyStore
 from workers.endpoints.load_balancing import LoadBalancer
 from workers.endpoints.router import Router
-from workers.intake.puller import Intake
+from workers.intake.puller import Intake, shares_of_bytes
 from workers.intake.waiting_room import WaitingRoom
 from workers.jetstream import stored_events
 from workers.jetstream.presence import Presence
@@ -184,6 +184,7 @@ def build(
     limiter = RateLimiter(nats, defaults=settings.default_limits(), clock=clock)
     journal = Journal(nats, publisher, worker=name)
     settlement = Settlement(budgets=budgets, limiter=limiter, config=config, publisher=publisher, clock=clock)
+    held_bytes = shares_of_bytes(settings.llm_worker_requests_mib * 1024**2)
     cancellations = Cancellations(clock)
     live = LiveStreams(
         reconnects=lambda: nats.reconnects,
@@ -234,7 +235,13 @@ def build(
             rng=rng,
         )
         return Intake(
-            nats, provider=provider, slots=slots, run=execution.run, interrupt=cancellations.interrupt_all, clock=clock
+            nats,
+            provider=provider,
+            slots=slots,
+            held_bytes=held_bytes,
+            run=execution.run,
+            interrupt=cancellations.interrupt_all,
+            clock=clock,
         )
 
     return Worker(

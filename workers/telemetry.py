@@ -11,6 +11,7 @@ ATTEMPTS = Counter("fleet_attempts_total", "Vendor calls that ended, by outcome"
 DECISIONS = Counter("fleet_decisions_total", "What followed an attempt that failed, by decision", ["decision"])
 HANDOVERS = Counter("fleet_handovers_total", "Requests given to another pool", ["provider", "to"])
 REDELIVERIES = Counter("fleet_redeliveries_total", "Requests delivered again", ["provider"])
+PUT_OFF = Counter("fleet_put_off_total", "Requests given back unstarted, to come again in their turn", ["provider"])
 DEAD_LETTERS = Counter("fleet_dead_letters_total", "Requests that could not be processed", ["provider", "code"])
 REFUSALS = Counter("fleet_refusals_total", "Requests refused because their tenant's limit was reached", ["limit"])
 UNCHECKED_LIMITS = Counter(

@@ -30,6 +30,9 @@ SILENT_S = 2 * IDLE_HEARTBEAT_S
 EXPIRES_S = 30.0
 MAX_BYTES = 64 * 1024 * 1024
 """The most that one pull brings, so that a queue of the largest messages cannot fill the memory."""
+LARGEST_MESSAGE = 8 * 1024 * 1024 + 64 * 1024
+"""With its subjects, by which the server counts it. A pull for less would end before such a message, and so would the
+next one."""
 
 _IDLE_HEARTBEAT = "100"
 
@@ -93,12 +96,15 @@ class Pull:
         on_message: Callable[[Msg], Awaitable[None]],
         on_end: Callable[[PullEnd], Awaitable[None]],
         monotonic: Callable[[], float],
+        max_bytes: int = MAX_BYTES,
     ) -> None:
+        """`max_bytes` is the most that one pull brings, LARGEST_MESSAGE at least."""
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._on_message = on_message
         self._on_end = on_end
         self._monotonic = monotonic
+        self._max_bytes = max_bytes
         self._credit = Credit()
         self._inbox = ""
         self._subscription: Subscription | None = None
@@ -121,7 +127,7 @@ class Pull:
     async def ask(self, count: int, *, expires_s: float = EXPIRES_S) -> None:
         """Asks for `count` more messages; after `expires_s` the server ends the pull. Raises nats.errors.Error."""
         self._credit.ask(count, now=self._monotonic())
-        question = {"batch": count, "max_bytes": MAX_BYTES, "expires": nanoseconds(expires_s)}
+        question = {"batch": count, "max_bytes": self._max_bytes, "expires": nanoseconds(expires_s)}
         if expires_s >= 2 * IDLE_HEARTBEAT_S:  # else the server refuses the pull
             question["idle_heartbeat"] = nanoseconds(IDLE_HEARTBEAT_S)
         await self._client.publish(self._subject, json.dumps(question).encode(), reply=self._inbox)

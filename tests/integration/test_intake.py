@@ -18,7 +18,7 @@ from tests.proxy import Proxy
 from tests.servers import Vault
 from workers.clock import Clock
 from workers.intake.delivery import Ack, Acked, Delivery
-from workers.intake.puller import Intake
+from workers.intake.puller import Intake, shares_of_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,13 @@ class Taker:
         taker = cls(await stack.enter_async_context(connected(f"nats://127.0.0.1:{port}")))
         stop = asyncio.Event()
         intake = Intake(
-            taker.connection, provider="mock", slots=1, run=taker.run, interrupt=lambda: None, clock=Clock()
+            taker.connection,
+            provider="mock",
+            slots=1,
+            held_bytes=shares_of_bytes(64 * 1024**2),
+            run=taker.run,
+            interrupt=lambda: None,
+            clock=Clock(),
         )
         serving = asyncio.create_task(intake.serve(stop, grace_s=0))
 

@@ -14,10 +14,12 @@ from runtime.broker import Broker
 from tests.driven_clock import NOON, DrivenClock
 from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, Terminated
 from workers.intake.known_server import SETTLE_S
-from workers.intake.puller import Intake
+from workers.intake.puller import Intake, shares_of_bytes
+from workers.intake.shares import Shares
 
 LONG_AGO = "2026-01-01T00:00:00Z"
 SLOTS = 4
+HELD_BYTES = 64 * 1024**2
 
 
 class StandingClock(DrivenClock):
@@ -66,13 +68,23 @@ class Server:
         self.pulls.append((consumer, json.loads(payload)["batch"]))
 
     async def deliver(
-        self, number: int, *, tenant: str = "acme", priority: Priority = Priority.INTERACTIVE, deliveries: int = 1
+        self,
+        number: int,
+        *,
+        tenant: str = "acme",
+        agent: str = "a",
+        priority: Priority = Priority.INTERACTIVE,
+        deliveries: int = 1,
+        padding: int = 0,
     ) -> None:
         consumer = streams.pool_consumer("mock", priority)
         stored_at = int(NOON.timestamp() * 1e9) - 60_000_000_000
         ack = f"$JS.ACK.{streams.REQUESTS}.{consumer}.{deliveries}.{number}.{number}.{stored_at}.0"
         msg = Msg(
-            cast(Any, self), subject=subjects.request("mock", priority, tenant), reply=ack, data=str(number).encode()
+            cast(Any, self),
+            subject=subjects.request("mock", priority, tenant),
+            reply=ack,
+            data=json.dumps({"id": str(number), "agent": agent, "messages": ["x" * padding]}).encode(),
         )
         await self._takers[self._inboxes[consumer]](msg)
         await asyncio.sleep(0)
@@ -89,7 +101,7 @@ class Work:
         self.started: list[int] = []
 
     async def run(self, delivery: Delivery) -> Ack:
-        number = int(delivery.data)
+        number = delivery.stream_seq
         self.started.append(number)
         self.running[number] = asyncio.get_running_loop().create_future()
         try:
@@ -123,10 +135,28 @@ def work() -> Work:
 
 
 @pytest.fixture
-async def stop(server: Server, work: Work, clock: StandingClock) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
+def slots() -> int:
+    return SLOTS
+
+
+@pytest.fixture
+def held() -> Shares:
+    return shares_of_bytes(HELD_BYTES)
+
+
+@pytest.fixture
+async def stop(
+    server: Server, work: Work, clock: StandingClock, slots: int, held: Shares
+) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
     """An intake that serves; called, it drains it."""
     intake = Intake(
-        cast(Broker, server), provider="mock", slots=SLOTS, run=work.run, interrupt=work.interrupt, clock=clock
+        cast(Broker, server),
+        provider="mock",
+        slots=slots,
+        held_bytes=held,
+        run=work.run,
+        interrupt=work.interrupt,
+        clock=clock,
     )
     stopped = asyncio.Event()
     serving = asyncio.create_task(intake.serve(stopped, grace_s=0))
@@ -189,14 +219,77 @@ async def test_the_server_is_told_what_became_of_a_request(server: Server, work:
     assert server.words == [(1, word)]
 
 
-async def test_asks_for_more_when_enough_has_ended(server: Server, work: Work) -> None:
-    for number in range(1, 7):
+async def test_asks_for_more_when_what_was_asked_for_has_come(server: Server, work: Work) -> None:
+    for number in range(1, 6):
         await server.deliver(number)
-    asked = len(server.asked(Priority.INTERACTIVE))
+    assert server.asked(Priority.INTERACTIVE) == [6]
+
+    await server.deliver(6)
+    assert server.asked(Priority.INTERACTIVE) == [6, 2], "others may lie behind what there is no room for"
+
+    for number in (1, 2):
+        await work.end(number, Acked())
+    for number in (7, 8):
+        await server.deliver(number)
+    assert server.asked(Priority.INTERACTIVE) == [6, 2, 2]
+
+
+async def test_who_has_the_most_waiting_makes_room_for_others(server: Server, work: Work) -> None:
+    for number in range(1, 7):
+        await server.deliver(number, tenant="loud")
+    await server.deliver(7, tenant="quiet")
+    ((number, word),) = server.words
+    assert (number, word[:4]) == (6, b"-NAK")
+    assert 0 < json.loads(word[4:])["delay"] < 10**9
 
     await work.end(1, Acked())
+    await work.end(2, Acked())
 
-    assert server.asked(Priority.INTERACTIVE)[asked:] == [1]
+    assert work.started == [1, 2, 3, 4, 5, 7]
+
+
+async def test_agents_of_a_tenant_take_turns(server: Server, work: Work) -> None:
+    for number in range(1, 6):
+        await server.deliver(number, agent="loud")
+    await server.deliver(6, agent="chat")
+    await work.end(1, Acked())
+    await work.end(2, Acked())
+
+    assert work.started == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("slots", [8])
+async def test_a_slot_is_free_for_others_whatever_a_tenant_does(server: Server, work: Work) -> None:
+    for number in range(1, 11):
+        await server.deliver(number, tenant="loud", agent=f"n{number}")
+    assert len(work.started) == 7
+
+    await server.deliver(11, tenant="quiet")
+
+    assert work.started[-1] == 11
+
+
+@pytest.mark.parametrize("slots", [64])
+async def test_no_more_bytes_are_held_than_may_be(server: Server, work: Work, held: Shares) -> None:
+    for number in range(1, 21):
+        await server.deliver(number, tenant="loud", padding=1024**2)
+    assert 10 * 1024**2 < held.taken < HELD_BYTES / 4
+    assert [word[:4] for _, word in server.words] == [b"-NAK"] * (20 - held.taken // 1024**2)
+
+    await server.deliver(21, tenant="quiet", padding=7 * 1024**2)
+    assert held.taken > 17 * 1024**2
+
+
+@pytest.mark.parametrize("slots", [64])
+async def test_large_requests_start_one_at_a_time_and_let_small_ones_pass(server: Server, work: Work) -> None:
+    await asyncio.gather(
+        server.deliver(1, padding=1024**2), server.deliver(2, padding=1024**2), server.deliver(3, tenant="quiet")
+    )
+    assert work.started[:2] == [1, 3]
+
+    while len(work.started) < 3:
+        await asyncio.sleep(0)
+    assert work.started == [1, 3, 2]
 
 
 async def test_what_is_given_again_while_it_runs_is_not_run_twice(server: Server, work: Work) -> None:

@@ -1,12 +1,18 @@
-"""How much a pool asks for, and which of its two queues is served next: pure decisions of the intake."""
+"""How much a pool asks for, how its slots are divided, and which of its two queues is served next: pure decisions."""
 
 import math
 from dataclasses import dataclass, field
 
 from contracts.subjects import Priority
+from workers.intake.shares import Shares
 
 _PREFETCH_PART = 4
 _BACKGROUND_PART = 10
+_OF_FREE = 7
+"""One tenant alone has seven slots of eight at most, so that another one, or a few, start at once whatever it does;
+with two that take all they can, one slot of fifteen is free, with ten one of seventy-one."""
+_SMALLEST_DIVIDED = 8
+"""Of fewer slots, one that is kept free would be too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +30,25 @@ class Capacity:
         object.__setattr__(self, "prefetch", max(2, math.ceil(self.slots / _PREFETCH_PART)))
         object.__setattr__(self, "background_share", max(1, self.slots // _BACKGROUND_PART))
 
-    def to_ask(self, *, running: int, parked: int, asked: int) -> int:
-        """For how many more requests of a priority to ask; 0: there is no room, or too little to be worth a message.
+    def shares(self) -> Shares:
+        """The slots, divided among those who ask."""
+        of_tenant = _OF_FREE if self.slots >= _SMALLEST_DIVIDED else None
+        return Shares(self.slots, of_tenant=of_tenant, of_agent=_OF_FREE)
 
-        `running` are those of both priorities; `parked` and `asked`, which was asked for and has not come, are those
-        of this one.
+    def to_ask(self, *, running: int, parked: int) -> int:
+        """For how many requests of a priority to ask, when all that was asked for before has come.
+
+        `running` are those of both priorities; `parked` are those of this one. Some are asked for also when there is no
+        room: one of them may be of a tenant or an agent that has nothing here yet, and then those who have the most
+        make room for it.
         """
-        room = max(0, self.slots - running) + self.prefetch - parked - asked
-        return 0 if room <= 0 or (asked and room < self.prefetch) else room
+        return max(self.prefetch, self.slots - running + self.prefetch - parked)
 
-    def next(self, *, interactive: int, background: int, background_running: int) -> Priority | None:
-        """Which of the parked requests a free slot goes to; None: nothing is parked.
+    def order(self, *, background_running: int) -> tuple[Priority, Priority]:
+        """Which priority a free slot goes to, and which one when nothing of that one may start.
 
-        Interactive ones go first, except where background has less than its share.
+        Interactive requests go first, except where background has less than its share.
         """
-        if background and (not interactive or background_running < self.background_share):
-            return Priority.BACKGROUND
-        return Priority.INTERACTIVE if interactive else None
+        if background_running < self.background_share:
+            return Priority.BACKGROUND, Priority.INTERACTIVE
+        return Priority.INTERACTIVE, Priority.BACKGROUND

@@ -1,9 +1,11 @@
 """Credit → pull → slot → run → settle: how requests get from JetStream into a worker, and never twice or not at all.
 
 FastStream's pull subscriber lets messages wait behind a busy handler until `ack_wait` passes and they run twice, so
-this is a puller of our own: it asks only for what it has room for, says every three seconds that it still has what it
-has, and gives back at once what it will not start. The protocol is in runtime/jetstream/pull.py, how much is asked for
-and what is served next in capacity.py, what a restarted server forgets in known_server.py.
+this is a puller of our own. It says every three seconds that it still has what it has, and always asks for a little
+more than it has room for: what lies deeper in the stream may be of somebody who has nothing here yet. What there is no
+room for goes back, to come again later. The protocol is in runtime/jetstream/pull.py, how much is asked for in
+capacity.py, what one tenant and one agent may have in shares.py, whose turn it is in fair_queue.py, when something
+comes again in timetable.py, what a restarted server forgets in known_server.py.
 """
 
 import asyncio
@@ -20,15 +22,18 @@ from nats.aio.msg import Msg
 from contracts import streams
 from contracts.subjects import Priority
 from runtime.broker import Broker
-from runtime.jetstream.pull import IDLE_HEARTBEAT_S, Pull, PullEnd, nanoseconds
+from runtime.jetstream.pull import IDLE_HEARTBEAT_S, LARGEST_MESSAGE, Pull, PullEnd, nanoseconds
 from runtime.tasks import end
 from workers import telemetry
 from workers.clock import Clock
+from workers.intake.asker import Asker, who_asks
 from workers.intake.capacity import Capacity
 from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, NotAcked, Terminated
 from workers.intake.fair_queue import FairQueue
 from workers.intake.known_server import KnownServer
 from workers.intake.lease import Leases
+from workers.intake.shares import Shares
+from workers.intake.timetable import Timetable
 from workers.jetstream.server_memory import ids_known_from
 
 log = logging.getLogger(__name__)
@@ -37,10 +42,35 @@ _INTERNAL_NAK_S = 5.0
 _INFO_TIMEOUT_S = 2.0
 _GIVE_BACK_S = 5.0
 """For booking what was interrupted, after the grace period."""
+_PULL_BYTES = 2 * LARGEST_MESSAGE
+"""What may be on its way from one queue. It counts for nobody yet."""
+_LARGE = 256 * 1024
+"""To parse more than that may take the event loop so long that others notice (8 MB of small parts: 0.7 s)."""
+_OF_FREE_BYTES, _OF_FREE_BYTES_OF_TENANT = 1 / 3, 7
+"""One tenant alone may have a quarter of the bytes: what is done with a large request takes several times its size."""
 
 
 Run = Callable[[Delivery], Awaitable[Ack]]
 """Works on one request, and says what becomes of its message."""
+
+
+def shares_of_bytes(total: int) -> Shares:
+    """The bytes of requests that a worker may hold, parked or running, of all its pools."""
+    return Shares(total, of_tenant=_OF_FREE_BYTES, of_agent=_OF_FREE_BYTES_OF_TENANT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    """A delivery, and whose share it takes."""
+
+    delivery: Delivery
+    asker: Asker
+    size: int
+    """Bytes of its body and headers."""
+
+    @property
+    def place(self) -> int:
+        return self.delivery.stream_seq
 
 
 @dataclass(slots=True)
@@ -51,10 +81,11 @@ class _Source:
     priority: Priority
     pull: Pull
     leases: Leases
-    parked: FairQueue[Delivery] = field(default_factory=FairQueue[Delivery])
+    timetable: Timetable
+    parked: FairQueue[_Request] = field(default_factory=FairQueue[_Request])
     """They wait for a slot."""
     running: int = 0
-    held: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
+    held: dict[int, _Request] = field(default_factory=dict[int, _Request])
     """Parked or running, by their place in the stream."""
 
 
@@ -62,12 +93,23 @@ class Intake:
     """Pulls from a provider's two consumers and runs what it gets, `slots` at a time."""
 
     def __init__(
-        self, broker: Broker, *, provider: str, slots: int, run: Run, interrupt: Callable[[], None], clock: Clock
+        self,
+        broker: Broker,
+        *,
+        provider: str,
+        slots: int,
+        held_bytes: Shares,
+        run: Run,
+        interrupt: Callable[[], None],
+        clock: Clock,
     ) -> None:
-        """`interrupt` asks everything that still runs to give its request back."""
+        """`held_bytes` is what this intake and others of the worker may hold together; `interrupt` asks everything that
+        still runs to give its request back."""
         self._broker = broker
         self._provider = provider
         self._capacity = Capacity(slots)
+        self._slots = self._capacity.shares()
+        self._bytes = held_bytes
         self._run = run
         self._interrupt = interrupt
         self._clock = clock
@@ -82,8 +124,11 @@ class Intake:
                 on_message=partial(self._receive, priority),
                 on_end=partial(self._pull_ended, priority),
                 monotonic=clock.monotonic,
+                max_bytes=_PULL_BYTES,
             )
-            self._sources[priority] = _Source(consumer, priority, pull, Leases(clock.monotonic))
+            leases = Leases(clock.monotonic)
+            self._sources[priority] = _Source(consumer, priority, pull, leases, Timetable(clock))
+        self._large_may_start = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -119,7 +164,7 @@ class Intake:
         What comes in answer to a pull that was sent after a confirmation of the leases is certainly ours. So nothing is
         asked while they are in doubt, and nothing of a server that has just been started anew.
         """
-        if self._draining or not self._broker.connected or source.leases.in_doubt:
+        if self._draining or not self._broker.connected or source.leases.in_doubt or source.pull.asked:
             return
         if not self._server.is_met(self._broker.server_id):
             forgot = self._server.meet(self._broker.server_id, in_cluster=self._broker.in_cluster)
@@ -128,10 +173,7 @@ class Intake:
                     each.leases.lose()
         if self._server.is_settling:
             return
-        asked = source.pull.asked
-        count = self._capacity.to_ask(running=len(self._tasks), parked=len(source.parked), asked=asked)
-        if count:
-            await source.pull.ask(count)
+        await source.pull.ask(self._capacity.to_ask(running=len(self._tasks), parked=len(source.parked)))
 
     async def _receive(self, priority: Priority, msg: Msg) -> None:
         source = self._sources[priority]
@@ -156,10 +198,31 @@ class Intake:
         if self._draining:
             await self._give_back(delivery)
             return
-        source.held[delivery.stream_seq] = delivery
-        source.parked.put(delivery.tenant, delivery)
-        self._start_what_fits()
+        who = who_asks(delivery.data, delivery.headers, tenant=delivery.tenant)
+        size = len(delivery.data) + sum(len(name) + len(value) for name, value in delivery.headers.items())
+        request = _Request(delivery, Asker(delivery.tenant, who[0] if who else ""), size)
+        if self._bytes.may_take(request.asker, size):
+            self._bytes.take(request.asker, size)
+            source.held[request.place] = request
+            source.parked.put(request.asker, request, place=request.place)
+            self._start_what_fits()
+        else:
+            await self._put_off(source, request)
+        while len(source.parked) > self._capacity.prefetch:
+            longest = source.parked.take_from_longest()
+            self._let_go(source, longest)
+            await self._put_off(source, longest)
         await self._ask(source)
+
+    async def _put_off(self, source: _Source, request: _Request) -> None:
+        """Gives back what there is no room for, to come again when others had their turn."""
+        delay_s = source.timetable.delay_s(request.asker.tenant, size=request.size)
+        telemetry.PUT_OFF.labels(self._provider).inc()
+        await self._give_back(request.delivery, delay_s=delay_s)
+
+    def _let_go(self, source: _Source, request: _Request) -> None:
+        del source.held[request.place]
+        self._bytes.give_back(request.asker, request.size)
 
     async def _pull_ended(self, priority: Priority, pull_end: PullEnd) -> None:
         source = self._sources[priority]
@@ -184,23 +247,43 @@ class Intake:
                 await self._ask(source)
 
     def _start_what_fits(self) -> None:
-        interactive, background = self._sources[Priority.INTERACTIVE], self._sources[Priority.BACKGROUND]
         while len(self._tasks) < self._capacity.slots:
-            priority = self._capacity.next(
-                interactive=len(interactive.parked),
-                background=len(background.parked),
-                background_running=background.running,
-            )
-            if priority is None:
+            background_running = self._sources[Priority.BACKGROUND].running
+            for priority in self._capacity.order(background_running=background_running):
+                source = self._sources[priority]
+                if (request := source.parked.take(self._may_start)) is not None:
+                    self._start(source, request)
+                    break
+            else:
                 return
-            source = self._sources[priority]
-            delivery = source.parked.get()
-            source.running += 1
-            task = asyncio.create_task(self._work(source, delivery), name=f"request {delivery.ack_subject}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, source: _Source, delivery: Delivery) -> None:
+    def _may_start(self, request: _Request) -> bool:
+        return self._slots.may_take(request.asker) and (self._large_may_start or request.size < _LARGE)
+
+    def _start(self, source: _Source, request: _Request) -> None:
+        source.running += 1
+        self._slots.take(request.asker)
+        task = asyncio.create_task(self._work(source, request), name=f"request {request.delivery.ack_subject}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if request.size >= _LARGE:
+            self._large_may_start = False
+            asyncio.get_running_loop().call_soon(self._after_parsing, self._clock.monotonic())
+
+    def _after_parsing(self, started_at: float) -> None:
+        """Leaves the event loop to others for as long as a large request has just had it, then starts the next one.
+
+        It runs after the first step of the request's task, in which the request is parsed.
+        """
+        asyncio.get_running_loop().call_later(self._clock.monotonic() - started_at, self._let_large_start)
+
+    def _let_large_start(self) -> None:
+        self._large_may_start = True
+        if not self._draining:
+            self._start_what_fits()
+
+    async def _work(self, source: _Source, request: _Request) -> None:
+        delivery = request.delivery
         try:
             ack = await self._run(delivery) if delivery.lease.holds else NotAcked()
             # To ack what is another worker's by now would leave its work to nobody, should that one die.
@@ -223,7 +306,8 @@ class Intake:
             log.exception("request_crashed", extra={"subject": delivery.subject})
             await self._give_back(delivery, delay_s=_INTERNAL_NAK_S)
         finally:
-            source.held.pop(delivery.stream_seq, None)
+            self._let_go(source, request)
+            self._slots.give_back(request.asker)
             source.running -= 1
             if task := asyncio.current_task():
                 self._tasks.discard(task)
@@ -253,8 +337,8 @@ class Intake:
             sent_at = self._clock.monotonic()
             if not self._broker.connected:
                 continue
-            for delivery in list(source.held.values()):
-                await self._say(delivery, b"+WPI")
+            for request in list(source.held.values()):
+                await self._say(request.delivery, b"+WPI")
             try:
                 answer = await self._broker.client.request(info, timeout=_INFO_TIMEOUT_S)
             except nats.errors.Error:
@@ -270,9 +354,9 @@ class Intake:
     async def _drain(self, grace_s: float) -> None:
         self._draining = True
         for source in self._sources.values():
-            for delivery in source.parked.drain():
-                source.held.pop(delivery.stream_seq, None)
-                await self._give_back(delivery)
+            for request in source.parked.drain():
+                self._let_go(source, request)
+                await self._give_back(request.delivery)
         log.info("draining", extra={"provider": self._provider, "in_flight": self.in_flight})
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)

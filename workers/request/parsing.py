@@ -13,6 +13,7 @@ from contracts.requests import CompletionRequest
 from contracts.subjects import RequestAddress
 from contracts.wire import TOKEN_PATTERN, errors_in_one_line
 from runtime import lenient_json
+from workers.intake import asker
 from workers.intake.delivery import Delivery
 from workers.request.handover import Handovers
 
@@ -53,6 +54,14 @@ def parse(delivery: Delivery, handovers: Handovers) -> ParsedRequest:
             f"send it to {subjects.request(named, address.priority, address.tenant)}"
         )
     return ParsedRequest(address, request, body, told)
+
+
+def who_asks(delivery: Delivery) -> tuple[str, str] | None:
+    """Agent and request id, read at a glance: to refuse a request without parsing it. None when only parsing tells.
+
+    Of a body that is not valid it may be another address than `reply_address` finds.
+    """
+    return asker.who_asks(delivery.data, delivery.headers, tenant=delivery.tenant)
 
 
 def reply_address(delivery: Delivery) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ from contracts.control import MSG_ID
 from contracts.errors import MalformedRequest
 from tests.memory import Way
 from workers.intake.delivery import Delivery
-from workers.request.parsing import parse, reply_address
+from workers.request.parsing import parse, reply_address, who_asks
 
 
 def delivery(data: bytes, *, msg_id: str | None = None) -> Delivery:
@@ -50,6 +50,14 @@ def test_of_a_list_the_first_bad_item_is_told(before: int) -> None:
 
 def test_a_request_without_messages_is_told_so() -> None:
     assert refusal(messages=[]) == "the request is not valid: messages: there must be at least one"
+
+
+def test_who_asks_is_known_without_parsing() -> None:
+    long = json.dumps({"id": "r1", "agent": "a", "messages": HI * 100_000}).encode()
+
+    assert who_asks(delivery(long)) == ("a", "r1")
+    assert who_asks(delivery(b"{", msg_id="acme.a.r1")) == ("a", "r1")
+    assert who_asks(delivery(b"{", msg_id="globex.a.r1")) is None
 
 
 def test_agent_and_id_are_enough() -> None:
