@@ -23,8 +23,8 @@ class WorkerSettings(
     llm_worker_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Requests that one process works on at the same time."""
     llm_worker_requests_mib: Annotated[int, Field(ge=64)] = 256
-    """MiB of requests, waiting or being worked on, that one process holds at the same time; a tenant alone has a quarter
-    of them at most."""
+    """MiB of requests, waiting or worked on, that one process holds at the same time; a tenant alone has a quarter of
+    them at most."""
     llm_drain_grace_s: Annotated[float, Field(ge=0)] = 60
     """How long streams may go on after SIGTERM before they are handed over."""
     llm_rate_limit_per_minute: Annotated[int, Field(ge=0)] = 60
