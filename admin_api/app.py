@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -59,6 +60,7 @@ from admin_api.settings import AdminSettings
 from runtime import broker, logs, role
 from runtime.broker import Broker, Unreachable
 from runtime.egress import Egress
+from runtime.jetstream.queue_guard import QueueGuard
 from runtime.listener import listen
 from runtime.prices import refresh
 from runtime.sealing import Keyring
@@ -179,6 +181,7 @@ def build(
     loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "publisher": publisher.keep_reconciled,
         "streams": partial(stream_repair.keep_existing, nats, settings),
+        "queue": QueueGuard(nats, rng=random.Random()).run,
         "refusals": refusal_counter.keep_recorded,
         "notices": _notice_dispatcher(settings, database, nats, webhook_sender).keep_delivering,
     }

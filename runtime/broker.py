@@ -8,7 +8,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -28,9 +28,9 @@ RECONNECT_WAIT_S = 0.5
 REQUEST_TIMEOUT_S = 10
 _PEERS_S, _PEERS_AGAIN_S = 15.0, 0.5
 _PENDING_BYTES = 64 * 1024 * 1024
-_HEADER_BYTES = 64 * 1024
-"""Of more headers than twice that, the first and the last are read; the last are what a server adds to a stored
-message. A handover has a few thousand bytes; 8 MB of short ones, as an agent may send them, took 0.7 s to read."""
+_HEADER_BYTES = 128 * 1024
+"""Of more headers than that, the first are read. No stored message has more than 64 KiB (nats-server 2.15); of those
+that are not stored an agent may send 8 MB, and short ones took 0.7 s to read."""
 
 
 class Unreachable(Exception):
@@ -56,13 +56,17 @@ class _Connection(Connection):
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         """Agents write headers, too, as many as they like; for those that it cannot read nats-py would give the
         connection up."""
-        if headers and len(headers) > 2 * _HEADER_BYTES:
-            first, last = headers[:_HEADER_BYTES], headers[-_HEADER_BYTES:]
-            headers = first[: first.rfind(b"\r\n")] + last[last.find(b"\r\n") :]
+        if headers and len(headers) > _HEADER_BYTES:
+            headers = headers[: headers.rfind(b"\r\n", 0, _HEADER_BYTES)] + b"\r\n\r\n"
         try:
             return await super()._process_headers(headers)
         except (UnicodeDecodeError, IndexError):
             return self._parse_header_lines(headers.partition(b"\r\n")[2])
+
+
+def message_bytes(data: bytes, headers: Mapping[str, str]) -> int:
+    """The size of a message, with its headers."""
+    return len(data) + sum(len(name) + len(value) for name, value in headers.items())
 
 
 class Broker:

@@ -112,6 +112,9 @@ def admin() -> User:
             *(f"$JS.API.STREAM.{verb}.{stream['name']}" for stream in made for verb in ("CREATE", "UPDATE")),
             *(f"$JS.API.CONSUMER.CREATE.{of}.{consumer['durable_name']}.>" for of, consumer in streams.consumers()),
             *_direct_get(streams.DEAD),
+            # To see how large requests are, and to make room for those of others; see runtime/jetstream/queue_guard.py.
+            *_direct_get(streams.REQUESTS),
+            f"$JS.API.STREAM.PURGE.{streams.REQUESTS}",
             f"$JS.API.STREAM.MSG.GET.{streams.DEAD}",
             f"$JS.API.STREAM.MSG.DELETE.{streams.DEAD}",
             *(f"$JS.API.CONSUMER.{verb}.{streams.DEAD}.>" for verb in ("CREATE", "MSG.NEXT", "DELETE")),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
-from runtime.broker import Broker
+from runtime.broker import Broker, message_bytes
 
 _BATCH = 1000
 _ANSWER_TIMEOUT_S = 5.0
@@ -29,6 +29,39 @@ async def last(broker: Broker, *, stream: str, subject: str) -> bytes | None:
     """The last stored message of a subject; None when there is none. Raises nats.errors.Error."""
     answer = await broker.client.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=_ANSWER_TIMEOUT_S)
     return answer.data if "Nats-Stream" in (answer.headers or {}) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One of the messages of a subject."""
+
+    sequence: int
+    size: int
+    """Bytes of its body and headers."""
+    after: int
+    """How many messages of the subject come after it."""
+
+
+async def samples(broker: Broker, *, stream: str, subject: str, first_seq: int, count: int) -> list[Sample]:
+    """Up to `count` messages of a subject in a row, from a place in the stream on; none when no more come after it.
+
+    Raises TimeoutError when the server does not answer.
+    """
+    found: list[Sample] = []
+    inbox = broker.client.new_inbox()
+    subscription = await broker.client.subscribe(inbox)
+    try:
+        ask = {"seq": first_seq, "next_by_subj": subject, "batch": count}
+        await broker.client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(ask).encode(), reply=inbox)
+        while True:
+            msg = await subscription.next_msg(timeout=_ANSWER_TIMEOUT_S)
+            headers = msg.headers or {}
+            if "Nats-Stream" not in headers:
+                return found
+            size = message_bytes(msg.data, headers)
+            found.append(Sample(int(headers["Nats-Sequence"]), size, int(headers["Nats-Num-Pending"])))
+    finally:
+        await subscription.unsubscribe()
 
 
 async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[StoredMessage]:

@@ -105,7 +105,7 @@ def _pulling() -> tuple[Subject, ...]:
 def _reading() -> tuple[Subject, ...]:
     """Messages of a stream, asked for one by one, and followed."""
     readers = {
-        streams.REQUESTS: (),
+        streams.REQUESTS: (ADMIN,),
         streams.REPLIES: POOLS,
         streams.CANCELS: POOLS,
         streams.ATTEMPTS: (*POOLS, USAGE),
@@ -160,7 +160,7 @@ def _defining() -> tuple[Subject, ...]:
             for stream, config in streams.consumers()
         ),
         Subject("$JS.API.STREAM.PURGE.LLM_USAGE", publish=(USAGE, OPERATOR)),
-        Subject("$JS.API.STREAM.PURGE.LLM_REQUESTS", publish=(OPERATOR,)),
+        Subject("$JS.API.STREAM.PURGE.LLM_REQUESTS", publish=(ADMIN, OPERATOR)),
         Subject("$JS.API.STREAM.DELETE.LLM_REQUESTS", publish=(OPERATOR,)),
         Subject(f"$JS.API.CONSUMER.DELETE.{consumer}", publish=(OPERATOR,)),
     )

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 
 from contracts import streams
 from contracts.subjects import Priority
-from runtime.broker import Broker
+from runtime.broker import Broker, message_bytes
 from runtime.jetstream.pull import IDLE_HEARTBEAT_S, LARGEST_MESSAGE, Pull, PullEnd, nanoseconds
 from runtime.tasks import end
 from workers import telemetry
@@ -199,7 +199,7 @@ class Intake:
             await self._give_back(delivery)
             return
         who = who_asks(delivery.data, delivery.headers, tenant=delivery.tenant)
-        size = len(delivery.data) + sum(len(name) + len(value) for name, value in delivery.headers.items())
+        size = message_bytes(delivery.data, delivery.headers)
         request = _Request(delivery, Asker(delivery.tenant, who[0] if who else ""), size)
         if self._bytes.may_take(request.asker, size):
             self._bytes.take(request.asker, size)

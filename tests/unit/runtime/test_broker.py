@@ -75,16 +75,15 @@ async def test_a_callback_that_fails_fails_alone(
 
 
 @pytest.mark.parametrize("line", [b"k%d: v", b"k: v", b" folded", b":", b"\xff"])
-async def test_of_more_headers_than_anybody_needs_the_first_and_the_last_are_read(line: bytes) -> None:
+async def test_of_more_headers_than_anybody_needs_the_first_are_read(line: bytes) -> None:
     many = b"\r\n".join(line % number if b"%d" in line else line for number in range(500_000))
     cpu = time.process_time()
     headers = await _Connection(by_tls=False)._process_headers(  # pyright: ignore[reportPrivateUsage]
-        b"NATS/1.0\r\nNats-Msg-Id: m1\r\nother: o\r\n" + many + b"\r\nNats-Sequence: 7\r\n\r\n"
+        b"NATS/1.0\r\nNats-Msg-Id: m1\r\nother: o\r\n" + many + b"\r\n\r\n"
     )
 
     assert headers
     assert headers["Nats-Msg-Id"] == "m1"
-    assert headers["Nats-Sequence"] == "7"
     assert time.process_time() - cpu < 0.3, "it took 0.7 s to read them all"
 
 
