@@ -292,6 +292,18 @@ async def test_large_requests_start_one_at_a_time_and_let_small_ones_pass(server
     assert work.started == [1, 3, 2]
 
 
+@pytest.mark.parametrize("slots", [64])
+async def test_many_requests_of_some_size_let_small_ones_pass_as_well(server: Server, work: Work) -> None:
+    await asyncio.gather(
+        *(server.deliver(number, padding=20_000) for number in range(1, 11)), server.deliver(11, tenant="quiet")
+    )
+    assert work.started == [1, 2, 3, 4, 11], "four are parsed in one turn of the event loop"
+
+    while len(work.started) < 11:
+        await asyncio.sleep(0)
+    assert work.started == [1, 2, 3, 4, 11, *range(5, 11)]
+
+
 async def test_what_is_given_again_while_it_runs_is_not_run_twice(server: Server, work: Work) -> None:
     await server.deliver(1)
     await server.deliver(1, deliveries=2)

@@ -44,8 +44,11 @@ _GIVE_BACK_S = 5.0
 """For booking what was interrupted, after the grace period."""
 _PULL_BYTES = 2 * LARGEST_MESSAGE
 """What may be on its way from one queue. It counts for nobody yet."""
-_LARGE = 256 * 1024
-"""To parse more than that may take the event loop so long that others notice (8 MB of small parts: 0.7 s)."""
+_SMALL = 4 * 1024
+"""A smaller request is parsed in less than a millisecond, whatever stands in it."""
+_PARSED_AT_ONCE = 64 * 1024
+"""Bytes of requests that are parsed before others get the event loop: some milliseconds of it, unless one request alone
+is larger. (8 MB that are made of small parts take 0.7 s.)"""
 _OF_FREE_BYTES, _OF_FREE_BYTES_OF_TENANT = 1 / 3, 7
 """One tenant alone may have a quarter of the bytes: what is done with a large request takes several times its size."""
 
@@ -128,7 +131,10 @@ class Intake:
             )
             leases = Leases(clock.monotonic)
             self._sources[priority] = _Source(consumer, priority, pull, leases, Timetable(clock))
-        self._large_may_start = True
+        self._to_parse = 0
+        """Bytes of requests that were started and have not had their first step."""
+        self._parsing_since = 0.0
+        self._parsing_is_due = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -258,7 +264,7 @@ class Intake:
                 return
 
     def _may_start(self, request: _Request) -> bool:
-        return self._slots.may_take(request.asker) and (self._large_may_start or request.size < _LARGE)
+        return self._slots.may_take(request.asker) and (self._parsing_is_due or request.size < _SMALL)
 
     def _start(self, source: _Source, request: _Request) -> None:
         source.running += 1
@@ -266,19 +272,24 @@ class Intake:
         task = asyncio.create_task(self._work(source, request), name=f"request {request.delivery.ack_subject}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if request.size >= _LARGE:
-            self._large_may_start = False
-            asyncio.get_running_loop().call_soon(self._after_parsing, self._clock.monotonic())
+        if request.size >= _SMALL:
+            self._parsing_since = self._parsing_since if self._to_parse else self._clock.monotonic()
+            self._to_parse += request.size
+            self._parsing_is_due = self._to_parse < _PARSED_AT_ONCE
+            asyncio.get_running_loop().call_soon(self._parsed, request.size)
 
-    def _after_parsing(self, started_at: float) -> None:
-        """Leaves the event loop to others for as long as a large request has just had it, then starts the next one.
+    def _parsed(self, size: int) -> None:
+        """Runs after the first step of a request's task, in which the request is parsed.
 
-        It runs after the first step of the request's task, in which the request is parsed.
+        When enough was parsed, it leaves the event loop to others for as long as that took.
         """
-        asyncio.get_running_loop().call_later(self._clock.monotonic() - started_at, self._let_large_start)
+        self._to_parse -= size
+        if not self._to_parse and not self._parsing_is_due:
+            took_s = self._clock.monotonic() - self._parsing_since
+            asyncio.get_running_loop().call_later(took_s, self._go_on_parsing)
 
-    def _let_large_start(self) -> None:
-        self._large_may_start = True
+    def _go_on_parsing(self) -> None:
+        self._parsing_is_due = True
         if not self._draining:
             self._start_what_fits()
 
