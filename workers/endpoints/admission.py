@@ -165,7 +165,7 @@ class EndpointGate:
             tries.endpoints = self._load_balancer.order(offered)
         give_up = self._clock.monotonic() + tries.patience_s
         while True:
-            found = await self._first_free(tries, configured)
+            found = await self._first_free(tries.endpoints, tries.candidate.model, configured)
             if isinstance(found, Busy):
                 found = await self._when_free(found.endpoint, tries, configured, interruption, time_left_s=time_left_s)
             if isinstance(found, CallPermit):
@@ -197,15 +197,15 @@ class EndpointGate:
         return held.key_version != tries.key.key_version
 
     async def _first_free(
-        self, tries: CandidateTries, configured: PublishedProvider
+        self, endpoints: Sequence[Endpoint], model: str, configured: PublishedProvider
     ) -> CallPermit | Busy | OutOfService:
         """The first endpoint that is in service and has a free slot; without one, what to wait for."""
         most = configured.config.max_concurrency
         refusals: list[Busy | OutOfService] = []
-        for endpoint in tries.endpoints:
+        for endpoint in endpoints:
             name = _name(configured, endpoint)
             try:
-                token = await self._token(name, tries.candidate.model, configured)
+                token = await self._token(name, model, configured)
             except OutOfService as exc:
                 refusals.append(exc)
                 continue

@@ -44,9 +44,8 @@ class RateLimiter:
             return
         now = self._clock.now()
         windows = {limit: window(limit.span, now) for limit in limits}
-        used_up = self._used_up.get(tenant.slug)
-        if used_up and windows.get(used_up.limit) == used_up.window and not delivered_before:
-            self._refuse(tenant.slug, used_up.limit, now)
+        if not delivered_before:
+            self.check_used_up(tenant)
         asked = (self._count(tenant.slug, limit, windows[limit], key=key) for limit in limits)
         counts = [count for count in await asyncio.gather(*asked) if count is not None]
         if (exceeded := longest_exceeded(counts, now)) is None:
@@ -57,6 +56,22 @@ class RateLimiter:
             if count.limit.takes_back:
                 await self._post(tenant.slug, count.limit, count.window, -1, msg_id=f"{_msg_id(count.limit, key)}-back")
         self._refuse(tenant.slug, exceeded.limit, now)
+
+    def has_refused(self, tenant: str) -> bool:
+        """Whether `check_used_up` may refuse a request of the tenant."""
+        return tenant in self._used_up
+
+    def check_used_up(self, tenant: PublishedTenant) -> None:
+        """Refuses what can be refused without counting it. Raises TenantRateLimited."""
+        used_up, now = self._used_up.get(tenant.slug), self._clock.now()
+        if used_up is None:
+            return
+        if (
+            used_up.limit in in_force(tenant.limits, self._defaults)
+            and window(used_up.limit.span, now) == used_up.window
+        ):
+            self._refuse(tenant.slug, used_up.limit, now)
+        del self._used_up[tenant.slug]
 
     def _refuse(self, tenant: str, limit: Limit, now: datetime) -> NoReturn:
         telemetry.REFUSALS.labels(limit.name).inc()

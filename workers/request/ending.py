@@ -57,7 +57,7 @@ from workers.request.outcome import (
     Outcome,
     TakenAway,
 )
-from workers.request.parsing import reply_address
+from workers.request.parsing import reply_address, who_asks
 from workers.request.settlement import Settlement
 from workers.request.usage_records import Bill, VendorCall, usage_record
 
@@ -168,14 +168,17 @@ class Ending:
         return GaveBack(given_back.delay_s)
 
     async def refuse(self, delivery: Delivery, error: FleetError, *, kept: bool) -> Ack:
-        """The steps of the table's last two rows; `kept`: whether the message is. Raises nothing but bugs."""
+        """The steps of the table's last two rows; `kept`: whether the message is. What is not is not read either.
+
+        Raises nothing but bugs.
+        """
         try:
             if kept:
                 await self._bury(delivery, error)
         except NotStored as exc:
             log.warning("request_given_back", extra={"subject": delivery.subject, "error": str(exc)})
             return GaveBack(UNCONFIRMED_S)
-        if address := reply_address(delivery):
+        if address := reply_address(delivery) if kept else who_asks(delivery):
             agent, request_id = address
             subject = subjects.reply(delivery.tenant, agent, request_id)
             events = EventStream(self._publisher.event, subject=subject, request_id=request_id, attempt=1)

@@ -23,6 +23,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from contracts import subjects
+from contracts.control import HANDOVER
 from contracts.errors import AuthenticationFailed, FleetError, InternalError, MalformedRequest
 from contracts.providers import PublishedTenant
 from contracts.requests import DEFAULT_DEADLINE_S
@@ -97,6 +98,8 @@ class Execution:
         """Raises nothing but bugs."""
         if delivery.deliveries > 1:
             telemetry.REDELIVERIES.labels(self._pool).inc()
+        if self._limiter.has_refused(delivery.tenant) and (refusal := await self._unread_refusal(delivery)):
+            return await self._ending.refuse(delivery, refusal, kept=False)
         try:
             asked = parse(delivery, self._handovers)
         except MalformedRequest as error:
@@ -171,6 +174,16 @@ class Execution:
         except Exception:
             log.exception("request_crashed", extra=job.log_facts())
             return Failed(InternalError(CRASHED))
+
+    async def _unread_refusal(self, delivery: Delivery) -> FleetError | None:
+        """Why a request is refused without being read, because its tenant has used up a limit: a flood is cheap."""
+        if delivery.deliveries > 1 or HANDOVER in delivery.headers:
+            return None  # it may have been counted, and be in
+        try:
+            self._limiter.check_used_up(await self._router.tenant(delivery.tenant))
+        except FleetError as refusal:
+            return refusal
+        return None
 
     async def _refuse(self, delivery: Delivery, error: MalformedRequest) -> Ack:
         """What cannot be read counts as a request before it is kept for anybody to look at."""

@@ -31,6 +31,7 @@ from tests.memory import (
 from workers import telemetry
 from workers.intake.delivery import Acked, GaveBack, NotAcked, Terminated
 from workers.providers.base import Chunk
+from workers.quotas.rate_limits import Count, Limit, Span, Unit, in_force, window
 from workers.request.ending import UNCONFIRMED_S
 from workers.request.policy import MAX_ATTEMPTS, MAX_TRIES_PER_ENDPOINT
 
@@ -456,3 +457,31 @@ async def test_a_refused_key_is_read_anew_once_and_fails_when_it_is_the_same() -
 
     assert len(one.adapter.asked) == 1
     assert one.publisher.kinds[-1] == "failed"
+
+
+async def test_a_flood_beyond_a_limit_is_refused_unread() -> None:
+    one = way()
+    tenant = PublishedTenant(slug="acme", limits=Limits(requests_per_day=1, requests_per_minute=1))
+    one.configuration.tenants["acme"] = tenant
+    minute = in_force(tenant.limits, Limits())[0]
+    one.limiter._used_up["acme"] = Count(minute, window(minute.span, one.clock.now()), 2)  # pyright: ignore[reportPrivateUsage]
+    not_json = b'{"id": "r9", "agent": "a", "messages": ['
+
+    assert await one.execution.run(one.delivery(not_json)) == Terminated()
+
+    (failed,) = one.publisher.events()
+    assert isinstance(failed, Failed)
+    assert (failed.request_id, failed.error.code) == ("r9", "tenant_rate_limited")
+    assert one.publisher.kinds == ["failed"], "it is not kept either"
+
+
+async def test_what_was_counted_before_is_read_although_its_tenant_has_used_up_a_limit_since() -> None:
+    one = way()
+    minute = Limit(Unit.REQUESTS, Span.MINUTE, 1)
+    one.limiter._used_up["acme"] = Count(minute, window(minute.span, one.clock.now()), 2)  # pyright: ignore[reportPrivateUsage]
+
+    assert await one.execution.run(one.delivery(deliveries=2)) == Acked()
+    lifted = one.delivery(request(id="r2").to_json(), headers={MSG_ID: "r2"}, stream_seq=8)
+    one.publisher.journal.clear()
+    assert await one.execution.run(lifted) == Acked(), "the limit was lifted"
+    assert not one.limiter.has_refused("acme")
