@@ -47,6 +47,16 @@ _POOLS = [(provider, priority) for provider in (*Provider, AUTO) for priority in
 _SECOND = 1_000_000_000
 _MINUTE = 60 * _SECOND
 _DAY = 86_400 * _SECOND
+CANCELS_KEPT_S = 3600
+"""How long a cancel stops its request, also in workers that start later."""
+CANCELS_KEPT_PER_TENANT = 10_000
+"""A tenant's newest cancels; older ones go when it sends more within `CANCELS_KEPT_S`."""
+_CANCEL_BYTES = 1024
+"""The most of one cancel with its headers. It has an id of 64 characters at most; the rest is for trace headers."""
+_CANCELS_BYTES = 512 * 1024**2
+"""Room for the largest cancels of more than 40 tenants at the same time."""
+_SHORTEST_WINDOW = 100_000_000
+"""A stream cannot do without a duplicate window; the server takes none that is shorter."""
 _COUNTER_BYTES = 256 * 1024**2
 """About two million counters; beyond it those go that were not touched for longest."""
 _NOT_FOUND = 404
@@ -122,16 +132,23 @@ def definitions(sizes: Sizes) -> list[Config]:
             "num_replicas": 1,
         },
         {
-            # For workers that were not there to hear it; agents publish to core NATS, and nobody answers them.
+            # Workers hear cancels from here only, so that the stream's bounds are theirs, too. Agents publish to core
+            # NATS, and nobody answers them.
             "name": CANCELS,
             "subjects": [subjects.ALL_CANCELS],
             "retention": "limits",
             "storage": "file",
             "discard": "old",
             "no_ack": True,
-            "max_age": 60 * _MINUTE,
-            "max_msgs_per_subject": 10_000,
-            "duplicate_window": 2 * _MINUTE,
+            "max_age": CANCELS_KEPT_S * _SECOND,
+            "max_msg_size": _CANCEL_BYTES,
+            "max_msgs_per_subject": CANCELS_KEPT_PER_TENANT,
+            "max_bytes": _CANCELS_BYTES,
+            # A tenant that takes the message id of another's cancel would swallow it.
+            "duplicate_window": _SHORTEST_WINDOW,
+            # Synced to disk one by one, 50,000 cancels of one tenant keep those of others waiting for 6 s (2.15.1). The
+            # server has this mode for streams without replicas, and takes it when a stream is made, not later.
+            **({"persist_mode": "async"} if sizes.replicas == 1 else {}),
             "allow_direct": True,
             "num_replicas": sizes.replicas,
         },

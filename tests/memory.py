@@ -246,6 +246,8 @@ class Way:
     """The configuration of each provider."""
     places: int = 2
     stored: list[Event] = field(default_factory=list[Event])
+    stored_cancels: list[str] = field(default_factory=list[str])
+    """The ids that the tenant has cancelled before."""
     memory: ServerMemory | None = None
     unanswered: Exception | None = None
     """What reading the past raises."""
@@ -284,7 +286,7 @@ class Way:
             ),
         )
         self.waiting = WaitingRoom(places=self.places, rng=rng)
-        self.cancellations = Cancellations(self.clock)
+        self.cancellations = Cancellations(self.clock, read_stored=self._read_stored_cancels)
         self.journal = MemoryJournal(self.publisher)
         self.budgets = MemoryBudgets(self.publisher, self.waiting, self.clock, rng)
         self.limiter = RateLimiter(broker, defaults=Limits(), clock=self.clock)
@@ -357,6 +359,10 @@ class Way:
 
     async def _read_memory(self) -> ServerMemory | None:
         return self.memory
+
+    async def _read_stored_cancels(self, tenant: str) -> AsyncGenerator[tuple[str, datetime]]:
+        for request_id in self.stored_cancels:
+            yield request_id, self.clock.now()
 
     async def _at_once(self) -> None:
         return

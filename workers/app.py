@@ -25,6 +25,7 @@ from runtime.tasks import end
 from runtime.vault import VaultSession
 from workers import telemetry
 from workers.clock import Clock
+from workers.control.cancel_feed import CancelFeed, stored_cancels
 from workers.control.cancellations import Cancellations
 from workers.control.rpc import Control
 from workers.endpoints.admission import EndpointGate
@@ -81,6 +82,8 @@ class Worker:
     slots: ConcurrencyLimit
     orphaned_holds: OrphanedHolds
     live: LiveStreams
+    cancellations: Cancellations
+    cancel_feed: CancelFeed
     control: Control
     pools: Mapping[str, Intake]
     """The intake of each provider whose requests this worker takes."""
@@ -122,6 +125,7 @@ async def run(
         worker = build(
             settings, name=name, nats=nats, vault=vault, adapters=adapters, concurrency=concurrency, timing=timing
         )
+        stack.push_async_callback(worker.cancellations.close)
         stack.push_async_callback(worker.control.close)
         checks = {
             "nats": lambda: nats.connected,
@@ -135,7 +139,9 @@ async def run(
         async with asyncio.TaskGroup() as group:
             watched = (worker.config, worker.breaker, worker.slots, worker.orphaned_holds)
             running = [group.create_task(part.bucket.run(), name="watch") for part in watched]
+            running.append(group.create_task(worker.cancel_feed.run(), name="hear cancels"))
             await worker.config.bucket.wait_until_loaded()
+            await worker.cancel_feed.wait_until_heard()
             await worker.control.subscribe()
             background: dict[str, Coroutine[Any, Any, None]] = {
                 "refresh slots": worker.slots.refresh(),
@@ -185,7 +191,7 @@ def build(
     journal = Journal(nats, publisher, worker=name)
     settlement = Settlement(budgets=budgets, limiter=limiter, config=config, publisher=publisher, clock=clock)
     held_bytes = shares_of_bytes(settings.llm_worker_requests_mib * 1024**2)
-    cancellations = Cancellations(clock)
+    cancellations = Cancellations(clock, read_stored=partial(stored_cancels, nats))
     live = LiveStreams(
         reconnects=lambda: nats.reconnects,
         until_kept=partial(until_kept, nats),
@@ -251,9 +257,9 @@ def build(
         slots=slots,
         orphaned_holds=OrphanedHolds(nats, budgets, holds, worker=name, clock=clock),
         live=live,
-        control=Control(
-            broker=nats, router=router, keys=keys, cancellations=cancellations, adapters=adapters, clock=clock
-        ),
+        cancellations=cancellations,
+        cancel_feed=CancelFeed(nats, cancellations, clock=clock),
+        control=Control(broker=nats, router=router, keys=keys, adapters=adapters, clock=clock),
         pools={
             provider: pool(provider, attempts(adapter), slots=concurrency) for provider, adapter in adapters.items()
         },

@@ -67,6 +67,8 @@ def worker(*providers: str) -> User:
             *_direct_get(streams.REPLIES),
             *_direct_get(streams.ATTEMPTS),
             *_direct_get(streams.CANCELS),
+            f"$JS.API.CONSUMER.CREATE.{streams.CANCELS}.*",
+            f"$JS.API.CONSUMER.MSG.NEXT.{streams.CANCELS}.*",
             *_direct_get(streams.LIMITS),
             *_direct_get(streams.HOLDS),
             *_watch(streams.CONFIG),
@@ -74,7 +76,7 @@ def worker(*providers: str) -> User:
             f"{_HEALTH}.worker.*",
             *(f"{_HEALTH}.{what}" for of in providers for what in (f"circuit.*.{of}.*", f"slot.*.{of}.*.*")),
         ),
-        subscribe=(subjects.ALL_CANCELS, subjects.ALL_RESUMES, *map(subjects.all_rpcs, providers)),
+        subscribe=(subjects.ALL_RESUMES, *map(subjects.all_rpcs, providers)),
         answers_requests=True,
     )
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from datetime import datetime
 
 from nats.aio.msg import Msg
 
@@ -23,6 +24,7 @@ class StoredMessage:
     subject: str
     data: bytes
     sequence: int
+    stored_at: datetime
 
 
 async def last(broker: Broker, *, stream: str, subject: str) -> bytes | None:
@@ -85,7 +87,8 @@ async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerat
                     break
                 sequence = int(headers["Nats-Sequence"])
                 next_seq = sequence + 1
-                yield StoredMessage(headers["Nats-Subject"], msg.data, sequence)
+                stored_at = datetime.fromisoformat(headers["Nats-Time-Stamp"])
+                yield StoredMessage(headers["Nats-Subject"], msg.data, sequence, stored_at)
             if headers.get("Status") != "204" or headers.get("Nats-Num-Pending", "0") == "0":
                 return
     finally:

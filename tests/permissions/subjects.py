@@ -42,7 +42,7 @@ def _messages() -> tuple[Subject, ...]:
         Subject("llm.v1.reply.acme.planner.r1", publish=POOLS, subscribe=(AGENT,)),
         Subject("llm.v1.reply.acme.>", publish=None, subscribe=(AGENT,)),
         Subject("llm.v1.reply.>", publish=None),
-        Subject("llm.v1.control.acme.cancel", publish=(AGENT,), subscribe=POOLS),
+        Subject("llm.v1.control.acme.cancel", publish=(AGENT,)),
         Subject("llm.v1.control.acme.resume", publish=(AGENT,), subscribe=POOLS),
         *(
             Subject(f"llm.v1.rpc.openai.{method}.acme", publish=(AGENT, ADMIN), subscribe=(POOL,))
@@ -96,6 +96,7 @@ def _pulling() -> tuple[Subject, ...]:
         *(Subject(f"$JS.ACK.LLM_REQUESTS.{name}.1.2.3.4.5", publish=POOLS) for name in of_auto),
         Subject(f"{NEXT}.LLM_ATTEMPTS.attempts", publish=(USAGE, OPERATOR)),
         Subject("$JS.ACK.LLM_ATTEMPTS.attempts.1.2.3.4.5", publish=(USAGE,)),
+        Subject(f"{NEXT}.LLM_CANCELS.x", publish=(*POOLS, OPERATOR)),
         Subject(f"{NEXT}.LLM_USAGE.usage", publish=(USAGE, OPERATOR)),
         Subject("$JS.ACK.LLM_USAGE.usage.1.2.3.4.5", publish=(USAGE,)),
         Subject(f"{NEXT}.LLM_DEAD.list_1", publish=(ADMIN, OPERATOR)),
@@ -132,6 +133,7 @@ def _reading() -> tuple[Subject, ...]:
             for what in ("", ".x")
         ),
         *(Subject(f"{flow}.{name}.x", publish=readers[name]) for name in watched),
+        Subject(f"{create}.LLM_CANCELS.x", publish=(*POOLS, OPERATOR)),
         Subject(f"{create}.LLM_REPLIES", publish=(OPERATOR,)),
         Subject(f"{create}.LLM_REQUESTS.spy.llm.v1.request.>", publish=(OPERATOR,)),
         Subject(f"{create}.LLM_DEAD.list_1.llm.v1.dead.*.acme", publish=(ADMIN, OPERATOR)),

@@ -1,4 +1,4 @@
-"""The control subjects: cancel, resume, and questions (rpc) that a pool answers."""
+"""Resume, and the questions (rpc) that a pool answers."""
 
 import asyncio
 import logging
@@ -9,8 +9,8 @@ import nats.errors
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from contracts import streams, subjects
-from contracts.control import Cancel, Resume
+from contracts import subjects
+from contracts.control import Resume
 from contracts.errors import (
     Error,
     FleetError,
@@ -27,11 +27,8 @@ from contracts.subjects import RpcMethod
 from contracts.wire import WireModel, errors_in_one_line
 from runtime import lenient_json
 from runtime.broker import Broker
-from runtime.jetstream import direct_get
-from runtime.jetstream.direct_get import StoredMessage
 from runtime.tasks import end
 from workers.clock import Clock
-from workers.control.cancellations import Cancellations
 from workers.endpoints.keys import KeyStore
 from workers.endpoints.router import Router
 from workers.jetstream import stored_events
@@ -53,50 +50,26 @@ class Control:
         broker: Broker,
         router: Router,
         keys: KeyStore,
-        cancellations: Cancellations,
         adapters: Mapping[str, Provider],
         clock: Clock,
     ) -> None:
         self._broker = broker
         self._router = router
         self._keys = keys
-        self._cancellations = cancellations
         self._adapters = adapters
         self._clock = clock
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def subscribe(self) -> None:
-        """Every worker hears every cancel; one worker of the fleet, or of the pool, answers each question."""
+        """One worker of the fleet, or of the pool, answers each question."""
         client = self._broker.client
-        await client.subscribe(subjects.ALL_CANCELS, cb=self._cancel)
-        self._broker.on_reconnect.append(self._read_missed_cancels)
-        await self._read_missed_cancels()
         await client.subscribe(subjects.ALL_RESUMES, queue="resume", cb=self._in_task(self._resume))
         for provider in self._adapters:
             await client.subscribe(subjects.all_rpcs(provider), queue=f"rpc-{provider}", cb=self._in_task(self._answer))
 
     async def close(self) -> None:
         await end(*self._tasks)
-
-    async def _read_missed_cancels(self) -> None:
-        """The cancels that were sent while this worker did not run, or was cut off."""
-        try:
-            async with aclosing(
-                direct_get.messages(self._broker, stream=streams.CANCELS, subject=subjects.ALL_CANCELS)
-            ) as missed:
-                async for cancel in missed:
-                    await self._cancel(cancel)
-        except TimeoutError:
-            log.warning("cancels_not_read")
-
-    async def _cancel(self, msg: Msg | StoredMessage) -> None:
-        try:
-            cancel = Cancel.model_validate_json(msg.data)
-        except ValidationError:
-            log.warning("cancel_malformed", extra={"subject": msg.subject})
-            return
-        self._cancellations.cancel(subjects.tenant_of_control(msg.subject), cancel.request_id)
 
     def _in_task(self, answer: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
         """A subscription's callback that answers in a task; a FleetError of `answer` is sent as the refusal."""

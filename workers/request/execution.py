@@ -125,13 +125,15 @@ class Execution:
             queued_s=max(0.0, (self._clock.now() - delivery.queued_at).total_seconds()),
             tenant=PublishedTenant(slug=asked.address.tenant),
         )
-        async with self._live.track(job.events):
-            with self._cancellations.watch(request.tenant, request.id, job.interruption):
-                try:
-                    return await self._ending.carry_out(await self._outcome(job), job)
-                finally:
-                    if job.reservation is not None:
-                        self._budgets.release_later(job.reservation.hold)
+        async with (
+            self._live.track(job.events),
+            self._cancellations.watch(request.tenant, request.id, job.interruption),
+        ):
+            try:
+                return await self._ending.carry_out(await self._outcome(job), job)
+            finally:
+                if job.reservation is not None:
+                    self._budgets.release_later(job.reservation.hold)
 
     async def _outcome(self, job: Job) -> Outcome:
         try:

@@ -190,7 +190,7 @@ async def test_a_cancel_in_mid_stream_ends_and_books_the_call() -> None:
 
 async def test_a_cancel_before_the_first_call_costs_nothing() -> None:
     one = way()
-    one.cancellations.cancel("acme", "r1")
+    one.stored_cancels.append("r1")
 
     assert await one.execution.run(one.delivery()) == Acked()
 
