@@ -44,9 +44,10 @@ class TlsMissing(nats.errors.Error):
 class _Connection(Connection):
     """nats-py takes the server's word for whether it wants TLS, and would tell anybody who it is."""
 
-    def __init__(self, *, by_tls: bool) -> None:
+    def __init__(self, *, by_tls: bool, header_bytes: int = _HEADER_BYTES) -> None:
         super().__init__()
         self._by_tls = by_tls
+        self._header_bytes = header_bytes
 
     def _connect_command(self) -> bytes:
         if self._by_tls and not self._server_info.get("tls_required"):
@@ -56,8 +57,8 @@ class _Connection(Connection):
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         """Agents write headers, too, as many as they like; for those that it cannot read nats-py would give the
         connection up."""
-        if headers and len(headers) > _HEADER_BYTES:
-            headers = headers[: headers.rfind(b"\r\n", 0, _HEADER_BYTES)] + b"\r\n\r\n"
+        if headers and len(headers) > self._header_bytes:
+            headers = headers[: headers.rfind(b"\r\n", 0, self._header_bytes)] + b"\r\n\r\n"
         try:
             return await super()._process_headers(headers)
         except (UnicodeDecodeError, IndexError):
@@ -142,13 +143,19 @@ async def _after_reconnect(callback: Callable[[], Awaitable[None]], *, name: str
 
 
 @asynccontextmanager
-async def connect(settings: BrokerSettings, *, name: str, inbox_prefix: str) -> AsyncGenerator[Broker]:
-    """Connects once, or raises Unreachable; afterwards reconnects for ever. Drained at exit."""
-    broker = Broker(_Connection(by_tls=settings.nats_by_tls))
+async def connect(
+    settings: BrokerSettings, *, name: str, inbox_prefix: str, header_bytes: int = _HEADER_BYTES
+) -> AsyncGenerator[Broker]:
+    """Connects once, or raises Unreachable; afterwards reconnects for ever. Drained at exit.
+
+    Of the headers of a message the first `header_bytes` are read.
+    """
+    by_tls = settings.nats_by_tls
+    broker = Broker(_Connection(by_tls=by_tls, header_bytes=header_bytes))
     where = address(settings.nats_url)
 
     def another_try() -> _Connection:
-        broker.client = _Connection(by_tls=settings.nats_by_tls)
+        broker.client = _Connection(by_tls=by_tls, header_bytes=header_bytes)
         return broker.client
 
     async def on_error(exc: Exception) -> None:
