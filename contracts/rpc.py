@@ -5,6 +5,9 @@ from contracts.requests import Message, Tool
 from contracts.usage import Cost
 from contracts.wire import Items, ModelName, StrictWireModel, WireModel, optional
 
+MAX_SHORT_QUESTION_BYTES = 4096
+"""The most of a question that holds no request: health, models, and resume."""
+
 
 class CountTokens(StrictWireModel):
     model: ModelName

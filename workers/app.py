@@ -27,7 +27,8 @@ from workers import telemetry
 from workers.clock import Clock
 from workers.control.cancel_feed import CancelFeed, stored_cancels
 from workers.control.cancellations import Cancellations
-from workers.control.rpc import Control
+from workers.control.questions import Questions
+from workers.control.rpc import Rpc
 from workers.endpoints.admission import EndpointGate
 from workers.endpoints.circuit_breaker import CircuitBreaker
 from workers.endpoints.concurrency import ConcurrencyLimit
@@ -57,6 +58,8 @@ from workers.request.takeover import Takeover
 from workers.settings import WorkerSettings
 
 _RESOLVER_SLOTS = 64
+_QUESTION_HEADER_BYTES = 4096
+"""Of longer headers on the questions' connection nothing is read; nobody needs them."""
 _WAITING_PART = 4
 """The requests of one tenant may hold this part of the slots while they wait."""
 
@@ -84,7 +87,7 @@ class Worker:
     live: LiveStreams
     cancellations: Cancellations
     cancel_feed: CancelFeed
-    control: Control
+    questions: Questions
     pools: Mapping[str, Intake]
     """The intake of each provider whose requests this worker takes."""
     resolver: Intake
@@ -117,18 +120,28 @@ async def run(
     async with AsyncExitStack() as stack:
         adapters = _open_adapters(settings, providers, stack)
         nats = await stack.enter_async_context(broker.connect(settings, name=name, inbox_prefix=inbox))
+        asked = await stack.enter_async_context(
+            broker.connect(settings, name=f"{name}-questions", inbox_prefix=inbox, header_bytes=_QUESTION_HEADER_BYTES)
+        )
         await broker.ensure_streams(nats, settings)
         vault = VaultSession(settings)
         stack.push_async_callback(vault.close)
         await vault.start()
         await stack.enter_async_context(refresh.kept_current(settings))
         worker = build(
-            settings, name=name, nats=nats, vault=vault, adapters=adapters, concurrency=concurrency, timing=timing
+            settings,
+            name=name,
+            nats=nats,
+            asked=asked,
+            vault=vault,
+            adapters=adapters,
+            concurrency=concurrency,
+            timing=timing,
         )
         stack.push_async_callback(worker.cancellations.close)
-        stack.push_async_callback(worker.control.close)
+        stack.push_async_callback(worker.questions.close)
         checks = {
-            "nats": lambda: nats.connected,
+            "nats": lambda: nats.connected and asked.connected,
             "vault": lambda: vault.usable,
             "configuration": lambda: worker.config.bucket.loaded,
             "accepting": lambda: not stop.is_set(),
@@ -142,14 +155,16 @@ async def run(
             running.append(group.create_task(worker.cancel_feed.run(), name="hear cancels"))
             await worker.config.bucket.wait_until_loaded()
             await worker.cancel_feed.wait_until_heard()
-            await worker.control.subscribe()
+            await worker.questions.subscribe()
             background: dict[str, Coroutine[Any, Any, None]] = {
                 "refresh slots": worker.slots.refresh(),
                 "settle orphaned holds": worker.orphaned_holds.run(),
                 "repeat events": worker.live.repeat_after_reconnects(),
                 "presence": presence.announce(describe),
                 "vault watch": vault.watch(),
+                "questions": worker.questions.run(),
                 "broker closed": _stop_when_closed(nats, stop),
+                "questions closed": _stop_when_closed(asked, stop),
             }
             running += [group.create_task(work, name=title) for title, work in background.items()]
             if ready is not None:
@@ -167,12 +182,13 @@ def build(
     *,
     name: str,
     nats: Broker,
+    asked: Broker,
     vault: VaultSession,
     adapters: Mapping[str, Provider],
     concurrency: int,
     timing: Timing,
 ) -> Worker:
-    """Wires a worker's parts. Nothing of it runs yet."""
+    """Wires a worker's parts. Nothing of it runs yet. `asked` is the connection that questions come on."""
     clock, rng = Clock(), random.Random()
     publisher = Publisher(nats)
     keyring = Keyring.from_settings(settings)
@@ -259,7 +275,13 @@ def build(
         live=live,
         cancellations=cancellations,
         cancel_feed=CancelFeed(nats, cancellations, clock=clock),
-        control=Control(broker=nats, router=router, keys=keys, adapters=adapters, clock=clock),
+        questions=Questions(
+            asked,
+            Rpc(router=router, keys=keys, adapters=adapters, clock=clock),
+            providers=adapters,
+            tenants=lambda: config.slugs,
+            clock=clock,
+        ),
         pools={
             provider: pool(provider, attempts(adapter), slots=concurrency) for provider, adapter in adapters.items()
         },

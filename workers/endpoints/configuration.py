@@ -4,6 +4,7 @@ A watch keeps it current; a miss is looked up once directly before anything is d
 """
 
 import logging
+from collections.abc import Collection
 from typing import TypeVar
 
 from contracts import subjects
@@ -24,6 +25,11 @@ class Configuration:
         self._tenants: dict[str, PublishedTenant] = {}
         self._providers: dict[tuple[str, str], PublishedProvider] = {}
         self.bucket = BucketWatch(broker, subjects.CONFIG_BUCKET, take=self._take, forget_all_but=self._forget_all_but)
+
+    @property
+    def slugs(self) -> Collection[str]:
+        """Of the tenants that are known without a look-up."""
+        return self._tenants.keys()
 
     async def tenant(self, slug: str) -> PublishedTenant | None:
         if slug not in self._tenants:
