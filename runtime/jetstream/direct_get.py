@@ -13,7 +13,8 @@ from nats.aio.msg import Msg
 
 from runtime.broker import Broker, message_bytes
 
-_BATCH = 1000
+_BATCH, _BATCH_BYTES = 1000, 8 * 1024**2
+"""The most that one question brings; a message that exceeds the bytes is still sent."""
 _ANSWER_TIMEOUT_S = 5.0
 
 
@@ -77,7 +78,7 @@ async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerat
     try:
         next_seq = 1
         while True:
-            ask = {"seq": next_seq, "next_by_subj": subject, "batch": _BATCH}
+            ask = {"seq": next_seq, "next_by_subj": subject, "batch": _BATCH, "max_bytes": _BATCH_BYTES}
             await broker.client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(ask).encode(), reply=inbox)
             while True:
                 async with asyncio.timeout(_ANSWER_TIMEOUT_S):

@@ -10,7 +10,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from contracts import subjects
-from contracts.events import Cancelled
+from contracts.events import Cancelled, Delta
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.rpc import MAX_SHORT_QUESTION_BYTES, Models
 from contracts.subjects import RpcMethod
@@ -138,6 +138,24 @@ async def test_a_question_that_is_too_long_is_not_read(scene: Scene, subject: st
     assert answer["error"]["code"] == "malformed_request"
     assert "4097 bytes" in answer["error"]["message"]
     assert scene.rpc.asked == scene.questions.resumes.held == 0
+
+
+async def test_a_stream_of_large_events_is_resumed_in_parts(scene: Scene) -> None:
+    heard: list[bytes] = []
+
+    async def hear(msg: Msg) -> None:
+        heard.append(msg.data)
+
+    for seq in range(8):
+        event = Delta(request_id="r1", attempt=1, seq=seq, text="x" * 3_000_000)
+        await scene.agent.publish(subjects.reply("acme", "a", "r1"), event.to_json())
+        await scene.agent.flush(timeout=int(PATIENCE_S))
+    inbox = scene.agent.new_inbox()
+    await scene.agent.subscribe(inbox, cb=hear)
+    await scene.agent.publish(subjects.resume("acme"), b'{"request_id": "r1", "agent": "a"}', reply=inbox)
+    await until(lambda: b"" in heard)
+
+    assert [json.loads(data)["seq"] for data in heard[:-1]] == list(range(8))
 
 
 class Feed(QuestionFeed):
