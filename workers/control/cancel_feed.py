@@ -31,10 +31,10 @@ from workers.control.cancellations import Cancellations
 log = logging.getLogger(__name__)
 
 _BATCH, _PAUSE_S = 500, 0.02
-"""So a flood takes about half of a worker's time, and one tenant's stored cancels pass by in half a second. While one
-batch comes the next one is asked for."""
-_BEHIND = 3 * CANCELS_KEPT_PER_TENANT
-"""With so many cancels waiting, those of several tenants that flood, it is quicker to begin anew."""
+"""So a flood takes about half of a worker's time. While one batch comes the next one is asked for."""
+_BEHIND, _BEHIND_S = 2000, 0.25
+"""With so many cancels waiting, most of them of a tenant that floods, another tenant's are heard sooner by beginning
+anew: then those of each tenant are read for themselves. The pause keeps that from being all that a worker does."""
 _AGAIN_S = 1.0
 _LOOK_S = 1.0
 _FIRST_S = 5.0
@@ -73,7 +73,7 @@ class CancelFeed:
         self._hears = asyncio.Event()
         self._wake = asyncio.Event()
         """Set when there is something to do: to ask for more, or to begin anew."""
-        self._is_over = False
+        self._is_over = self._is_behind = False
 
     async def run(self) -> NoReturn:
         self._broker.on_reconnect.append(self._begin_anew)
@@ -97,9 +97,9 @@ class CancelFeed:
         self._is_over = True
         self._wake.set()
 
-    async def _follow(self) -> None:
-        """Hears cancels for as long as the consumer lasts."""
-        self._is_over = False
+    async def _follow(self) -> float:
+        """Hears cancels for as long as the consumer lasts; returns the seconds until the next one."""
+        self._is_over = self._is_behind = False
         name = secrets.token_hex(8)
         await self._make_consumer(name)
         pull = Pull(
@@ -121,6 +121,7 @@ class CancelFeed:
             self._hears.clear()
             self._cancellations.hear_no_more()
             await pull.close()
+        return _BEHIND_S if self._is_behind else _AGAIN_S
 
     async def _pull(self, pull: Pull) -> None:
         while not self._is_over and not pull.forget_if_lost():
@@ -156,7 +157,8 @@ class CancelFeed:
         self._wake.set()
         waiting = int(msg.reply.rpartition(".")[2])  # $JS.ACK.….<how many wait>
         if waiting > _BEHIND and not self._is_over:
-            log.warning("cancels_fell_behind")
+            log.debug("cancels_fell_behind", extra={"waiting": waiting})
+            self._is_behind = True
             await self._begin_anew()
 
     async def _end(self, ended: PullEnd) -> None:
