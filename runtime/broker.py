@@ -103,7 +103,7 @@ class Broker:
     async def reconnected(self) -> None:
         """Calls everybody in `on_reconnect`, each in a task of its own, and returns when all of them are done.
 
-        So a slow one (control reads a stream back) delays no other one. One that fails is logged, and disturbs neither
+        So a slow one delays no other one. One that fails is logged, and disturbs neither
         the others nor the connection: nats-py (2.16) takes an error of its callback for a lost connection, and makes
         another one. When the connection is lost again meanwhile, nats-py cancels what still runs here.
 
@@ -115,8 +115,8 @@ class Broker:
           buckets, which start over here as well, meet entries that are news.
         - The live streams, the admin API's repair of streams and its publisher of the configuration set an event and
           do their work elsewhere.
-        - The puller may get a request before control has read that it was cancelled; a cancel that is read later stops
-          the request while it runs, as any other does.
+        - The feed of cancels only wakes its own task. Until that hears cancels again, a request that starts reads those
+          of its tenant from the stream.
         """
         async with asyncio.TaskGroup() as tasks:
             for callback in self.on_reconnect:
