@@ -33,7 +33,7 @@ SEED = int(os.environ.get("FUZZ_SEED", "20261123"))
 AT_ONCE = 200
 ANSWERED_WITHIN_S = 60
 MAY_GROW_BYTES = 64 * 1024**2
-"""A worker remembers cancelled ids for ten minutes, at most 100,000 of them."""
+"""A worker remembers up to 10,000 cancelled ids of a tenant."""
 
 DEEP = b"[" * 2000 + b"]" * 2000
 ODD: tuple[Any, ...] = (
