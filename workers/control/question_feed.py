@@ -27,11 +27,11 @@ _LOOK_S = 0.1
 _FLOOD_QUESTIONS, _FLOOD_BYTES = 200, 4 * 1024**2
 """So much between two looks is a flood. Many times more may wait in the server by then, so it is noticed at once; and
 the server cuts a connection off that is 64 MiB behind."""
-_CREDIT, _LARGE_CREDIT = 64, 2
+_CREDIT, _LARGE_CREDIT = 64, 1
 """Questions that a tenant may ask until the next look; the smaller credit is for one that asks large ones."""
 _LARGE_BYTES = 4 * 1024**2
 """What a tenant asks between two looks without asking large questions."""
-_BYTES_PER_S = 16 * 1024**2
+_BYTES_PER_S = 8 * 1024**2
 _LARGE_FOR_S = 60.0
 _QUIET_S = 5.0
 _PENDING_BYTES = 64 * 1024**2
