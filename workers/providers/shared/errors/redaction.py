@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from functools import cached_property
 
 from pydantic import SecretStr
+
+from workers.providers.shared.errors import disguises
 
 MAX_MESSAGE_CHARS = 500
 
@@ -19,19 +22,56 @@ _KEY_LIKE = re.compile(
     re.VERBOSE,
 )
 """One pattern for all vendors, because any server can stand behind any adapter and show the key of another."""
+_SHORTEST_KEY = 20
+_DIGIT = frozenset("0123456789")
 _SHOWN_RUN = 6
 """So many characters of a key in a row are a part of it; fewer happen by chance."""
 _SHORTEST_SECRET = 4
 _REPEATED_RUN = 64
+DISGUISED = "words that hold the key in another form, which are left out"
+"""What is said in place of a text from which the key cannot be cut out."""
+
+
+class Secrets:
+    """What a vendor was sent to know us by, and the search for it in what the vendor says."""
+
+    def __init__(self, *secrets: SecretStr | None) -> None:
+        self._secrets = [secret.get_secret_value() for secret in secrets if secret is not None]
+
+    @cached_property
+    def _parts(self) -> frozenset[str]:
+        return disguises.parts_of(self._secrets)
+
+    def redact(self, text: str) -> str:
+        """`text` without the secrets, their parts, and whatever looks like a key; cut to MAX_MESSAGE_CHARS.
+
+        DISGUISED in place of a text that holds a part in another form than plain.
+        """
+        text = text[: 4 * MAX_MESSAGE_CHARS]
+        for secret in self._secrets:
+            text = _without_parts_of(secret, text)
+        text = " ".join(_KEY_LIKE.sub("[redacted]", text).split())
+        if disguises.holds(text, self._parts):
+            return DISGUISED
+        return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[: MAX_MESSAGE_CHARS - 1]}…"
+
+    def are_in(self, text: str) -> bool:
+        """Whether a text holds a part of a secret in any form; to be asked about short texts only."""
+        return self.stand_in(text) or disguises.holds(text, self._parts)
+
+    def stand_in(self, text: str) -> bool:
+        """Whether a text, however long, holds a whole secret as it is."""
+        return any(len(secret) >= _SHORTEST_SECRET and secret in text for secret in self._secrets)
 
 
 def redact(text: str, *, key: SecretStr | None) -> str:
-    """`text` without the key, its parts, and whatever looks like a key; cut to MAX_MESSAGE_CHARS."""
-    text = text[: 4 * MAX_MESSAGE_CHARS]
-    if key:
-        text = _without_parts_of(key.get_secret_value(), text)
-    text = " ".join(_KEY_LIKE.sub("[redacted]", text).split())
-    return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[: MAX_MESSAGE_CHARS - 1]}…"
+    """`text` as `Secrets.redact` gives it, for one secret."""
+    return Secrets(key).redact(text)
+
+
+def looks_like_a_key(text: str) -> bool:
+    """Whether a text holds what is written as keys of vendors are, with as many characters as keys have."""
+    return any(len(found[0]) >= _SHORTEST_KEY and not _DIGIT.isdisjoint(found[0]) for found in _KEY_LIKE.finditer(text))
 
 
 def repeats(text: str, prompt: Iterable[str]) -> bool:
