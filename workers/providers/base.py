@@ -29,6 +29,10 @@ class Target:
     """None for providers that need no key."""
 
 
+class NotToBeSent(Exception):
+    """The call is not to be made; its caller knows why. Adapters let it pass."""
+
+
 async def _at_once() -> None:
     return
 
@@ -44,8 +48,7 @@ class Call:
     time_left_s: float
     """Seconds until the request's deadline."""
     may_send: Callable[[], Awaitable[None]] = _at_once
-    """To be awaited when everything is ready, right before the first byte goes to the vendor. What it raises ends the
-    call, which then was none."""
+    """To be awaited when everything is ready, right before the first byte goes to the vendor. Raises NotToBeSent."""
 
 
 class CredentialReplaced(AuthenticationFailed):
@@ -71,7 +74,8 @@ class Chunk:
 _STANDARD_SERVICE = frozenset(
     {"", "auto", "default", "global", "not_available", "on_demand", "standard", "standard_only", "unspecified"}
 )
-_A_TIER = re.compile(r"^[a-z0-9_-]{1,30}$")
+_A_TIER = re.compile(r"(?=.{1,30}\Z)[a-z]{0,15}[0-9]{0,3}(?:[_-][a-z]{0,15}[0-9]{0,3})*")
+"""Words with a short number behind them at most: a part of a key in base64, whose case is lost here, is none."""
 
 
 def service_tier(*said: object) -> str | None:
@@ -84,7 +88,7 @@ def service_tier(*said: object) -> str | None:
         for name in said
         if name is not None
     ]
-    special = [name if _A_TIER.match(name) else "unknown" for name in names if name not in _STANDARD_SERVICE]
+    special = [name if _A_TIER.fullmatch(name) else "unknown" for name in names if name not in _STANDARD_SERVICE]
     return "+".join(special) or None
 
 

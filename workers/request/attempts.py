@@ -22,7 +22,7 @@ from workers.endpoints.circuit_breaker import OutOfService
 from workers.endpoints.router import Router
 from workers.intake.lease import Lost
 from workers.interruption import Interrupted
-from workers.providers.base import Call, Chunk, Finish, Provider, Stated, Target
+from workers.providers.base import Call, Chunk, Finish, NotToBeSent, Provider, Stated, Target
 from workers.quotas.budgets import Budgets
 from workers.quotas.cost_bounds import BudgetedCall
 from workers.request.job import Job
@@ -131,9 +131,12 @@ class AttemptRunner:
         writing = asyncio.create_task(self._journal.begin(job, call, total_s=timeouts.total_s), name=f"begin {call.id}")
 
         async def may_send() -> None:
-            """The journal has the call, and the vendor is asked next."""
-            await asyncio.shield(writing)
-            job.delivery.lease.check()
+            """Returns when the journal has the call, and the vendor is asked next."""
+            try:
+                await asyncio.shield(writing)
+                job.delivery.lease.check()
+            except (Contested, NotStored, Lost) as exc:
+                raise NotToBeSent from exc
             job.vendor_calls += 1
             if job.vendor_calls == 1:
                 telemetry.QUEUED.labels(provider).observe(job.queued_s)
@@ -158,9 +161,11 @@ class AttemptRunner:
                     await self._journal.unmake(job, call, begun=writing)
         except Interrupted as interrupted:
             return of_interruption(interrupted.reason, call=call if call.sent else None)
-        except Lost:
-            return TakenAway()
-        except (Contested, NotStored):
+        except NotToBeSent as stopped:
+            if stopped.__cause__ is None or isinstance(stopped.__cause__, Lost):
+                return TakenAway()
+            raise stopped.__cause__ from None
+        except NotStored:
             raise
         except FleetError as error:
             await permit.failed(error)

@@ -72,7 +72,7 @@ class Anthropic(HttpAdapter[AsyncAnthropic]):
     async def check_health(self, target: Target) -> None:
         await self._list_models(target, limit=1)
 
-    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+    async def _listed_models(self, target: Target) -> tuple[ModelInfo, ...]:
         found: list[_Model] = []
         after: str | None = None
         for _ in range(_MAX_PAGES):

@@ -31,6 +31,7 @@ from workers.providers.base import Call, CredentialReplaced, Target
 from workers.providers.openai.adapter import Headers, OpenAI, encode, given_limit
 from workers.providers.openai.request import ignored, request_body
 from workers.providers.openai.servers import server_of_azure
+from workers.providers.shared.errors.redaction import Secrets
 from workers.providers.shared.http.adapter import VendorRequest
 
 
@@ -67,6 +68,11 @@ class Azure(OpenAI):
         if target.endpoint.auth == "entra_id":
             return entra.credentials_of(target.key).client_secret
         return target.key
+
+    def _secrets(self, target: Target) -> Secrets:
+        if target.endpoint.auth == "entra_id":
+            return Secrets(*self._tokens.secrets_of(entra.credentials_of(target.key)))
+        return super()._secrets(target)
 
     def _client_key(self, target: Target) -> str:
         if target.endpoint.auth == "entra_id":

@@ -29,6 +29,8 @@ RENEW_BEFORE_S = 300.0
 """A token is renewed so long before it expires, or at half of its life when that is later."""
 REPLACE_AGAIN_S = 300.0
 """A token that replaced a refused one is itself replaced no sooner: then it is not the token that is wrong."""
+_MOST_RECENT = 3
+"""Tokens of one set of credentials that are remembered beside the newest, so that no reply can show them."""
 
 _SCOPE = "https://cognitiveservices.azure.com/.default"
 _SCOPES = {
@@ -78,6 +80,8 @@ class Tokens:
         self._egress = egress
         self._clock = clock
         self._held: dict[EntraCredentials, Token] = {}
+        self._recent: dict[EntraCredentials, list[Token]] = {}
+        """The tokens that have not expired, also those that another one has replaced."""
         self._fetches: dict[EntraCredentials, asyncio.Task[Token]] = {}
 
     async def get(self, credentials: EntraCredentials) -> Token:
@@ -102,11 +106,16 @@ class Tokens:
         self._held.pop(credentials, None)
         return await self._fetch(credentials, replaces_refused=True)
 
+    def secrets_of(self, credentials: EntraCredentials) -> list[SecretStr]:
+        """What a vendor or Entra ID may know by these credentials: the client's secret and the last tokens."""
+        return [credentials.client_secret, *(SecretStr(token.value) for token in self._recent.get(credentials, ()))]
+
     async def aclose(self) -> None:
         for fetch in list(self._fetches.values()):
             fetch.cancel()
         await asyncio.gather(*self._fetches.values(), return_exceptions=True)
         self._held.clear()
+        self._recent.clear()
 
     async def _fetch(self, credentials: EntraCredentials, *, replaces_refused: bool = False) -> Token:
         if (task := self._fetches.get(credentials)) is None:
@@ -120,8 +129,14 @@ class Tokens:
         del self._fetches[credentials]
         now = self._clock()
         self._held = {whose: token for whose, token in self._held.items() if now < token.expires_at}
+        for whose, tokens in list(self._recent.items()):
+            if not (known := [token for token in tokens if now < token.expires_at]):
+                del self._recent[whose]
+            else:
+                self._recent[whose] = known[-_MOST_RECENT:]
         if not task.cancelled() and task.exception() is None:
             self._held[credentials] = task.result()
+            self._recent.setdefault(credentials, []).append(task.result())
 
     async def _fetch_once(self, credentials: EntraCredentials, replaces_refused: bool) -> Token:
         authority = urlsplit(credentials.authority)

@@ -142,7 +142,7 @@ class Google(HttpAdapter[_Client]):
     async def check_health(self, target: Target) -> None:
         await self._ask(target, "get", "models?pageSize=1", _Models)
 
-    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+    async def _listed_models(self, target: Target) -> tuple[ModelInfo, ...]:
         """The models that generate content."""
         found: list[_Model] = []
         after = ""

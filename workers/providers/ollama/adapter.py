@@ -105,7 +105,7 @@ class Ollama(HttpAdapter[_Client]):
         async with self._lease(target) as client:
             await limits.wait(self._names(client, target))
 
-    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+    async def _listed_models(self, target: Target) -> tuple[ModelInfo, ...]:
         """The models that are on the server, with the context window that each was made for."""
         limits = lookup_limits(target.timeouts, provider=NAME)
         slots = asyncio.Semaphore(_SHOWN_AT_ONCE)

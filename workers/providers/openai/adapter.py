@@ -80,7 +80,7 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
     async def check_health(self, target: Target) -> None:
         await self._list_models(target)
 
-    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+    async def _listed_models(self, target: Target) -> tuple[ModelInfo, ...]:
         found = await self._list_models(target)
         return tuple(
             ModelInfo(id=model.id, context_window=catalogue.context_window(self.name, model.id))

@@ -1,5 +1,6 @@
 """What the adapters of all vendors do in the same way over HTTP: send a request, read the reply, map errors."""
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -12,10 +13,13 @@ import httpx2
 import msgspec
 from pydantic import SecretStr
 
-from contracts.errors import ProviderUnavailable
+from contracts.errors import FleetError, ProviderUnavailable
+from contracts.rpc import ModelInfo
+from contracts.wire import reason
 from runtime.egress import Egress
-from workers.providers.base import Call, NotReached, StreamItem, Target
+from workers.providers.base import Call, Chunk, NotReached, NotToBeSent, StreamItem, Target
 from workers.providers.shared.adapter import Adapter
+from workers.providers.shared.errors.redaction import DISGUISED, Secrets
 from workers.providers.shared.errors.vendor_errors import Classify, VendorErrors
 from workers.providers.shared.http.client_pool import ClientPool, Closable, usable_key
 from workers.providers.shared.http.reading import read
@@ -23,10 +27,16 @@ from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
 from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
 from workers.providers.shared.json_text import NO_JSON
 from workers.providers.shared.replies.reader import Reader
+from workers.providers.shared.replies.vendor_names import VendorNames, models_with_names
 from workers.providers.shared.token_estimates import texts_of
 
 C = TypeVar("C", bound=Closable)
 T = TypeVar("T")
+
+MOST_MODELS = 5000
+"""The most models of one list that are looked at; aggregators list some hundreds."""
+_MODELS_AT_ONCE = 100
+"""Models that are looked at without a pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,10 @@ class VendorRequest:
     """Beside those that the client sends by itself."""
     warnings: tuple[str, ...] = ()
     """What the caller asked for and could not be sent."""
+
+
+class AdapterCrashed(Exception):
+    """An exception that an adapter does not expect. Its words are those of the exception, without secrets."""
 
 
 class HttpAdapter(Adapter, Generic[C]):
@@ -69,9 +83,18 @@ class HttpAdapter(Adapter, Generic[C]):
             response = await limits.wait(self._send(client, call, sent))
             async with aclosing(Httpx2Reply(response)) as reply:
                 reader = self._reader(call, sent, headers=reply.headers, classify=classify)
+                names = VendorNames(self._secrets(target), asked=call.model)
                 async with aclosing(read(reply, reader, limits=limits, provider=self.name)) as items:
                     async for item in items:
-                        yield item
+                        yield item if isinstance(item, Chunk) and not item.tool_calls else names.without_secrets(item)
+
+    async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
+        listed = await self._listed_models(target)
+        secrets, found = self._secrets(target), list[ModelInfo]()
+        for at in range(0, min(len(listed), MOST_MODELS), _MODELS_AT_ONCE):
+            found += models_with_names(listed[at : at + _MODELS_AT_ONCE], secrets)
+            await asyncio.sleep(0)
+        return tuple(found)
 
     async def aclose(self) -> None:
         await self._clients.aclose()
@@ -96,9 +119,17 @@ class HttpAdapter(Adapter, Generic[C]):
     def _reader(self, call: Call, sent: VendorRequest, *, headers: Mapping[str, str], classify: Classify) -> Reader:
         """The reader of the reply that has `headers`."""
 
+    @abstractmethod
+    async def _listed_models(self, target: Target) -> Sequence[ModelInfo]:
+        """The models that the vendor lists, under whatever names."""
+
     def _secret(self, target: Target) -> SecretStr | None:
         """The secret by which the vendor knows us; no message may show it."""
         return target.key
+
+    def _secrets(self, target: Target) -> Secrets:
+        """All that the vendor was sent to know us by."""
+        return Secrets(self._secret(target))
 
     def _client_key(self, target: Target) -> str:
         """The key with which the client of a target is made."""
@@ -106,21 +137,33 @@ class HttpAdapter(Adapter, Generic[C]):
 
     @asynccontextmanager
     async def _lease(self, target: Target, *, model: str = "", prompt: Sequence[str] = ()) -> AsyncGenerator[C]:
-        """The client of a target. All that is raised while it is used becomes an error of the contract, here alone."""
+        """The client of a target. All that is raised while it is used becomes an error of the contract, here alone, and
+        no exception leaves with a secret in its own words or in those of what caused it."""
         key = usable_key(self._client_key(target), provider=self.name)
         base_url = self._base_url(target, model=model)
         host = urlsplit(base_url).netloc
         try:
-            async with self._clients.client(base_url, key) as client:
-                yield client
-        except self.raised as exc:
-            raise self.errors.from_sdk(
-                exc, provider=self.name, key=self._secret(target), host=host, prompt=prompt, model=model
-            ) from exc
-        except CONNECTION_ERRORS as exc:
-            raise NotReached(
-                f"{self.name} broke the connection at {host}: {describe(exc)}", provider=self.name
-            ) from exc
+            try:
+                async with self._clients.client(base_url, key) as client:
+                    yield client
+            except self.raised as exc:
+                raise self.errors.from_sdk(
+                    exc, provider=self.name, key=self._secret(target), host=host, prompt=prompt, model=model
+                ) from exc
+            except CONNECTION_ERRORS as exc:
+                raise NotReached(
+                    f"{self.name} broke the connection at {host}: {describe(exc)}", provider=self.name
+                ) from exc
+        except NotToBeSent:
+            raise
+        except FleetError as error:
+            words = self._secrets(target).redact(error.message)
+            error.message = f"{self.name} answered with {DISGUISED}" if words == DISGUISED else words
+            error.args = (error.message,)
+            raise error from None
+        except Exception as exc:  # noqa: BLE001 - a bug, raised again with its traceback; its words may be the vendor's
+            words = self._secrets(target).redact(reason(exc))
+            raise AdapterCrashed(words).with_traceback(exc.__traceback__) from None
 
     async def _look_up(
         self,
