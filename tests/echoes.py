@@ -11,12 +11,15 @@ from fleet.simulator import Script
 ANSWER = "Hello"
 
 
-def echoing(provider: str, said: str, *, stream: bool) -> Script:
-    """A whole reply with status 200 that says `said` as its model, tier, id, finish reason and wherever else."""
+def echoing(provider: str, said: str, *, stream: bool, wants_back: bool = True) -> Script:
+    """A whole reply with status 200 that says `said` as its model, tier, id, finish reason and wherever else.
+
+    `wants_back`: also in what the vendor wants to see again on the next turn, which is a part of the answer.
+    """
     headers = {
         name: said for name in ("x-gemini-service-tier", "x-request-id") if said.isascii() and said.isprintable()
     }
-    body = _REPLIES[provider](said, stream)
+    body = _google(said, stream, wants_back) if provider == "google" else _REPLIES[provider](said, stream)
     return Script(body=body, content_type=_KINDS[provider == "ollama", stream], headers=headers)
 
 
@@ -78,10 +81,11 @@ def _anthropic(said: str, stream: bool) -> str:
     )
 
 
-def _google(said: str, stream: bool) -> str:
+def _google(said: str, stream: bool, wants_back: bool) -> str:
     media = {"inlineData": {"mimeType": said, "data": "aGk="}}
     usage = {"promptTokenCount": 3, "candidatesTokenCount": 1, "trafficType": said, "serviceTier": said}
-    candidate = {"content": {"parts": [{"text": ANSWER}, media, {said: {}}]}, "finishReason": said}
+    own: list[dict[str, Any]] = [{said: {}}] if wants_back else []
+    candidate = {"content": {"parts": [{"text": ANSWER}, media, *own]}, "finishReason": said}
     reply = {"candidates": [candidate], "modelVersion": said, "responseId": said, "usageMetadata": usage}
     return _events(reply) if stream else json.dumps(reply)
 
@@ -94,7 +98,7 @@ def _ollama(said: str, stream: bool) -> str:
     return "".join(json.dumps(line) + "\n" for line in ({"model": said, "message": message, "done": False}, end))
 
 
-_REPLIES = {"openai": _openai, "azure": _openai, "anthropic": _anthropic, "google": _google, "ollama": _ollama}
+_REPLIES = {"openai": _openai, "azure": _openai, "anthropic": _anthropic, "ollama": _ollama}
 _KINDS = {
     (False, True): "text/event-stream; charset=utf-8",
     (False, False): "application/json",

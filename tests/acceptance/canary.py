@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.disguises import DISGUISES
+
 SHOWN = 12
 """So many characters in a row of a secret are a leak."""
 
@@ -29,6 +31,15 @@ class Bird:
 
     def forms(self) -> dict[bytes, str]:
         return forms(self.head) | forms(self.tail)
+
+    def disguises(self) -> dict[bytes, str]:
+        """What a hostile vendor may make of it, in each form that looks the same whatever stands around."""
+        return {
+            disguised(end).encode(): name
+            for end in (self.head, self.tail)
+            for name, disguised in DISGUISES.items()
+            if disguised(end) in disguised(f"a{end}b")
+        }
 
 
 def forms(text: str) -> dict[bytes, str]:

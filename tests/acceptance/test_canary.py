@@ -28,6 +28,8 @@ from fleet.local.vault_api import VaultApi
 from fleet.simulator import Script, Simulator
 from tests.acceptance.canary import Bird, files, forms, leaks
 from tests.acceptance.running import RunningStack, run, running_stack
+from tests.disguises import DISGUISES
+from tests.echoes import echoing, refusing
 from tests.patience import until
 from workers.providers import registry
 
@@ -66,7 +68,7 @@ class Trail:
     def nobodys(self) -> dict[bytes, str]:
         """What may stand nowhere, in all its forms."""
         tokens = [hashlib.sha256(secret.encode()).hexdigest()[:16] for secret in self.entra_secrets]
-        found = KEYS.forms()
+        found = KEYS.forms() | KEYS.disguises()
         for secret in (*self.shown_once, *tokens):
             found |= forms(secret) | forms(secret[:SHOWN_OF_OTHERS])
         return found
@@ -104,6 +106,17 @@ def cases(key: str) -> dict[str, tuple[Script, ...]]:
         "headers": (Script(status=429, error=echo, headers=dict.fromkeys(("x-request-id", "retry-after"), key)), fine),
         "redirect": (Script(status=307, body="", headers={"location": f"http://127.0.0.1:1/?key={key}"}), fine),
     }  # fmt: skip
+
+
+def echoes(provider: str, key: str) -> dict[str, tuple[Script, ...]]:
+    """By name: what a vendor says in turn that says the key back in every form, in whole replies and in refusals."""
+    said = [disguised(key) for disguised in DISGUISES.values()]
+    return {
+        "echo": tuple(
+            echoing(provider, one, stream=number % 2 == 0, wants_back=False) for number, one in enumerate(said)
+        ),
+        "echo-refused": tuple(refusing(one, status=400) for one in said),
+    }
 
 
 def model_of(provider: str, case: str) -> str:
@@ -203,14 +216,14 @@ async def test_no_secret_leaves(stack: RunningStack, vendor: Simulator, tmp_path
 async def _add(api: Api, vendor: Simulator, provider: str, trail: Trail) -> None:
     """With a key by default, others by name, and one that the vendor refuses; then each is tried and rotated."""
     keys = {"default": KEYS.secret(), "spare": KEYS.secret(), "refused": KEYS.secret("invalid")}
-    names = dict.fromkeys(cases(""), "default") | {"spare": "spare", "refused": "refused"}
+    names = dict.fromkeys((*cases(""), *echoes(provider, "")), "default") | {"spare": "spare", "refused": "refused"}
     if provider == "azure":
         for name, middle in (("entra", ""), ("entra-refused", "invalid")):
             trail.entra_secrets.append(KEYS.secret(middle))
             credentials = {"tenant_id": "t", "client_id": "c", "client_secret": trail.entra_secrets[-1]}
             keys[name] = json.dumps({**credentials, "authority": vendor.url})
             names[name] = name
-    scripts = cases(keys["default"])
+    scripts = cases(keys["default"]) | echoes(provider, keys["default"])
     for name in names:
         vendor.script(model_of(provider, name), *scripts.get(name, scripts["fine"]))
     body = {"tenant": "demo", "config": config_of(vendor, provider, names)}
@@ -242,6 +255,11 @@ async def _agents(stack: RunningStack, vendor: Simulator, trail: Trail) -> None:
                 trail.note(f"error of {model}", str(exc))
             return last
 
+        async def echoed(provider: str, case: str) -> list[Event | None]:
+            """Each in turn, half of them as streams."""
+            model = f"{provider}/{model_of(provider, case)}"
+            return [await ask(model, stream=number % 2 == 0) for number in range(len(DISGUISES))]
+
         wanted = [
             (p, e["name"]) for p in VENDORS for e in config_of(vendor, p, dict.fromkeys(cases(""), ""))["endpoints"]
         ]
@@ -250,6 +268,12 @@ async def _agents(stack: RunningStack, vendor: Simulator, trail: Trail) -> None:
         ended = await asyncio.gather(
             *(ask(f"{p}/{model_of(p, case)}", stream=case != "status-401") for p, case in wanted)
         )
+        told = await asyncio.gather(*(echoed(p, case) for p in VENDORS for case in echoes(p, "")))
+    assert [len(events) for events in told] == [len(DISGUISES)] * len(told)
+    whole = [event for events in told[::2] for event in events]
+    assert all(isinstance(event, Completed) for event in whole)
+    assert {event.response_model for event in whole if isinstance(event, Completed)} == {None}
+    assert not any(isinstance(event, Completed) for events in told[1::2] for event in events)
     fine = {f"{p}-{case}" for (p, case), event in zip(wanted, ended, strict=True) if isinstance(event, Completed)}
     must = {f"{p}-{case}" for p in VENDORS for case in ("fine", "spare", "cut-reset", "status-503")}
     assert must <= fine, [what for where, what in trail.said if where.partition("/")[2] in must - fine]
