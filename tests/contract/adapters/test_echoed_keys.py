@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,26 @@ async def test_no_answer_to_a_question_has_the_key(vendor: Vendor, ask: str, sta
             except FleetError as error:
                 shown = error.to_wire().model_dump_json()
         assert_hidden(disguise, shown)
+
+
+async def test_no_number_of_an_answer_is_the_key(vendor: Vendor) -> None:
+    """Any text can be written as one long number."""
+    number = int.from_bytes(SECRET.encode())
+    info = {"context_window": number, "max_input_tokens": number, "inputTokenLimit": number}
+    body = json.loads(models(vendor.name, "a-model"))
+    listed = next(value for value in body.values() if isinstance(value, list))
+    listed[0] |= info
+    async with answering(200, "application/json", once(json.dumps(body).encode())) as hostile:
+        (model,) = await vendor.adapter.get_supported_models(vendor.target(base_url=hostile.url))
+    assert model.context_window is None
+
+    question = CountTokens.model_validate({"model": vendor.model, "messages": [{"role": "user", "content": "Hi"}]})
+    counts = json.dumps({"input_tokens": number, "totalTokens": number}).encode()
+    async with answering(200, "application/json", once(counts)) as hostile:
+        with suppress(FleetError):
+            target = vendor.target(base_url=hostile.url)
+            counted = await vendor.adapter.count_tokens(question, model=vendor.model, target=target)
+            assert counted.input_tokens < 100
 
 
 async def test_a_head_that_is_no_http_shows_no_key(vendor: Vendor) -> None:

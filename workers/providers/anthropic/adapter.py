@@ -22,6 +22,7 @@ from workers.providers.base import Call, Target
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest
 from workers.providers.shared.http.time_limits import connect_timeout
+from workers.providers.shared.replies.token_counts import Count
 from workers.providers.shared.token_estimates import texts_of
 
 BASE_URL = "https://api.anthropic.com"
@@ -41,7 +42,7 @@ class _Models(msgspec.Struct):
 
 
 class _TokenCount(msgspec.Struct):
-    input_tokens: int
+    input_tokens: Count
 
 
 class Anthropic(HttpAdapter[AsyncAnthropic]):

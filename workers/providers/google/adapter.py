@@ -41,6 +41,7 @@ from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest
 from workers.providers.shared.http.paths import in_path
 from workers.providers.shared.http.time_limits import connect_timeout
+from workers.providers.shared.replies.token_counts import Count
 from workers.providers.shared.requests.options import merged
 from workers.providers.shared.token_estimates import texts_of
 
@@ -66,7 +67,7 @@ class _Models(msgspec.Struct, rename="camel"):
 
 
 class _Count(msgspec.Struct, rename="camel"):
-    total_tokens: int
+    total_tokens: Count
 
 
 class _Client:

@@ -21,12 +21,12 @@ _MOST_LAYERS = 3
 
 _ESCAPED = re.compile(
     r"(?:\\x|0x|%|=)([0-9a-f]{2})"  # \x73, 0x73, URLs, quoted-printable
-    r"|(?:\\u\{?|%u|u\+)(?:00)?([0-9a-f]{2})\}?"  # JSON, JavaScript, a code point
+    r"|(?:\\u|%u|u\+)([0-9a-f]{4})|\\u\{([0-9a-f]{1,5})\}"  # JSON, a code point, JavaScript
     r"|\\([0-7]{3})",
     re.IGNORECASE,
 )
-_BASES = (16, 16, 8)
-"""Of the numbers in the three groups of _ESCAPED."""
+_BASES = (16, 16, 16, 8)
+"""Of the numbers in the groups of _ESCAPED."""
 _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
 _NUMBER = re.compile(r"\d{2,3}")
 _READABLE = re.compile(rb"[\x20-\x7e]{%d,}" % PART_CHARS)
@@ -70,7 +70,7 @@ def parts_of(secrets: Iterable[str]) -> frozenset[str]:
 
 def holds(text: str, parts: frozenset[str]) -> bool:
     """Whether a text holds one of the parts in any form."""
-    return any(
+    return bool(parts) and any(
         not parts.isdisjoint(form[at : at + PART_CHARS] for at in range(len(form) - PART_CHARS + 1))
         for form in _forms(text)
     )

@@ -15,6 +15,7 @@ from contracts.rpc import ModelInfo
 from contracts.usage import Usage
 from workers.providers.base import Chunk, Finish, Stated, StreamItem
 from workers.providers.shared.errors.redaction import Secrets, looks_like_a_key
+from workers.providers.shared.replies.token_counts import plausible
 
 UNKNOWN = "unknown"
 """A tier or a model that has no price, in place of a name that is left out: what it cost is not known."""
@@ -111,8 +112,12 @@ class VendorNames:
 
 
 def models_with_names(listed: Iterable[ModelInfo], secrets: Secrets) -> list[ModelInfo]:
-    """The models that a vendor lists under names that can be such."""
-    return [model for model in listed if _can_be(model.id, secrets) and not _is_random(model.id)]
+    """The models that a vendor lists under names that can be such, with the context windows that can be such."""
+    return [
+        ModelInfo(id=model.id, context_window=plausible(model.context_window))
+        for model in listed
+        if _can_be(model.id, secrets) and not _is_random(model.id)
+    ]
 
 
 def _can_be(name: str, secrets: Secrets) -> bool:
