@@ -18,7 +18,7 @@ from tests.contract.adapters.test_hostile_answers import answering, once
 from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
 from tests.disguises import DISGUISES
 from tests.echoes import ANSWER, echoing, models, refusing
-from workers.providers.base import Chunk, Finish, Target
+from workers.providers.base import Chunk, CredentialReplaced, Finish, Target
 from workers.providers.shared.http.adapter import AdapterCrashed
 
 SECRET = KEY.get_secret_value()
@@ -190,8 +190,13 @@ async def test_neither_a_token_of_entra_id_nor_the_secret_behind_it_is_shown(ven
     vendor.says(Script(chunks=1))
     await vendor.complete(target=target)
 
+    vendor.simulator.entra.revoke_all()
+    with pytest.raises(CredentialReplaced):
+        await vendor.complete(target=target)
+    before, now = (f"eyJ0eXAi.{token}.{number}" for number in (1, 2))
+
     for disguise, disguised in DISGUISES.items():
-        for known in (secret, token):
+        for known in (secret, before, now):
             said = disguised(known)
             vendor.says(echoing("azure", said, stream=True), refusing(said, status=400))
             assert_hidden(disguise, (await vendor.complete(target=target)).finish, secret=known)
