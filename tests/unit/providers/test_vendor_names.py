@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from genai_prices.data import providers
 from pydantic import SecretStr
 
 from contracts.events import ToolCallDelta
@@ -30,6 +31,7 @@ MODELS = [
     "DeepSeekR1DistillLlama70B",
     "llama3.2:latest",
     "pplx-70b-online",
+    "pplx-embed-context-v1-0.6b",
     "publishers/google/models/gemini-2.5-flash@001",
     "qwen/qwen3-235b-a22b:free",
     "модель-1",
@@ -66,6 +68,12 @@ def finish(**fields: Any) -> Finish:
 def test_a_models_name_stays(name: str) -> None:
     assert finish(response_model=name).response_model == name
     assert [model.id for model in models_with_names([ModelInfo(id=name)], SECRETS)] == [name]
+
+
+def test_every_model_of_the_price_catalogue_has_a_name() -> None:
+    named = [ModelInfo(id=model.id) for provider in providers for model in provider.models]
+    assert len(named) > 500
+    assert models_with_names(named, SECRETS) == named
 
 
 @pytest.mark.parametrize("name", REPLY_IDS)

@@ -22,7 +22,7 @@ _KEY_LIKE = re.compile(
     re.VERBOSE,
 )
 """One pattern for all vendors, because any server can stand behind any adapter and show the key of another."""
-_SHORTEST_KEY = 20
+_OF_A_KEY = re.compile(r"[A-Za-z0-9]{12,}")
 _DIGIT = frozenset("0123456789")
 _SHOWN_RUN = 6
 """So many characters of a key in a row are a part of it; fewer happen by chance."""
@@ -70,8 +70,9 @@ def redact(text: str, *, key: SecretStr | None) -> str:
 
 
 def looks_like_a_key(text: str) -> bool:
-    """Whether a text holds what is written as keys of vendors are, with as many characters as keys have."""
-    return any(len(found[0]) >= _SHORTEST_KEY and not _DIGIT.isdisjoint(found[0]) for found in _KEY_LIKE.finditer(text))
+    """Whether a text holds what is written as keys of vendors are: also with letters and digits in a row, which models
+    do not have that are named like them (`pplx-embed-context-v1`)."""
+    return any(_OF_A_KEY.search(found[0]) and not _DIGIT.isdisjoint(found[0]) for found in _KEY_LIKE.finditer(text))
 
 
 def repeats(text: str, prompt: Iterable[str]) -> bool:
