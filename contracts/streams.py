@@ -33,6 +33,8 @@ ATTEMPTS_CONSUMER = "attempts"
 
 REQUEST_IDS_KNOWN_S = 600
 """How long JetStream knows the message id of a request, and refuses it a second time."""
+REPLIES_KEPT_S = 600
+"""How long the events of a request are stored, unless its tenant has more of them than its share."""
 ACK_WAIT_S = 10
 HEARTBEAT_S = 3
 """How often a worker says that it still has a message; three fit in `ACK_WAIT_S`."""

@@ -78,6 +78,11 @@ def replies_of_agent(tenant: str, agent: str) -> str:
     return f"{VERSION}.reply.{token(tenant)}.{token(agent)}.*"
 
 
+def tenant_of_reply(subject: str) -> str:
+    """The tenant of `llm.v1.reply.<tenant>.<agent>.<id>`."""
+    return subject.split(".")[3]
+
+
 def cancel(tenant: str) -> str:
     return f"{VERSION}.control.{token(tenant)}.cancel"
 

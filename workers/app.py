@@ -18,7 +18,6 @@ from contracts.wire import utc_now
 from runtime import broker, logs, probes, role
 from runtime.broker import Broker
 from runtime.egress import Egress
-from runtime.jetstream.publishing import Publisher
 from runtime.prices import refresh
 from runtime.sealing import Keyring
 from runtime.tasks import end
@@ -40,6 +39,8 @@ from workers.intake.puller import Intake, shares_of_bytes
 from workers.intake.waiting_room import WaitingRoom
 from workers.jetstream import stored_events
 from workers.jetstream.presence import Presence
+from workers.jetstream.reply_publisher import ReplyPublisher
+from workers.jetstream.reply_shares import ReplyShares, share_of
 from workers.jetstream.server_memory import replies_kept_since, until_kept
 from workers.providers import registry
 from workers.providers.base import Prepares, Provider
@@ -84,6 +85,7 @@ class Worker:
     breaker: CircuitBreaker
     slots: ConcurrencyLimit
     orphaned_holds: OrphanedHolds
+    shares: ReplyShares
     live: LiveStreams
     cancellations: Cancellations
     cancel_feed: CancelFeed
@@ -150,7 +152,7 @@ async def run(
         presence = Presence(nats, worker=name)
         describe = _describing(worker, concurrency=concurrency, stop=stop)
         async with asyncio.TaskGroup() as group:
-            watched = (worker.config, worker.breaker, worker.slots, worker.orphaned_holds)
+            watched = (worker.config, worker.breaker, worker.slots, worker.orphaned_holds, worker.shares)
             running = [group.create_task(part.bucket.run(), name="watch") for part in watched]
             running.append(group.create_task(worker.cancel_feed.run(), name="hear cancels"))
             await worker.config.bucket.wait_until_loaded()
@@ -160,6 +162,8 @@ async def run(
                 "refresh slots": worker.slots.refresh(),
                 "settle orphaned holds": worker.orphaned_holds.run(),
                 "repeat events": worker.live.repeat_after_reconnects(),
+                "announce stored replies": worker.shares.look(),
+                "purge replies": worker.shares.purge(),
                 "presence": presence.announce(describe),
                 "vault watch": vault.watch(),
                 "questions": worker.questions.run(),
@@ -190,7 +194,8 @@ def build(
 ) -> Worker:
     """Wires a worker's parts. Nothing of it runs yet. `asked` is the connection that questions come on."""
     clock, rng = Clock(), random.Random()
-    publisher = Publisher(nats)
+    shares = ReplyShares(nats, worker=name, share=share_of(settings.sizes().max_reply_bytes), clock=clock)
+    publisher = ReplyPublisher(nats, shares)
     keyring = Keyring.from_settings(settings)
     keys = KeyStore(vault, keyring, clock=clock.monotonic)
     config = Configuration(nats)
@@ -211,6 +216,7 @@ def build(
     live = LiveStreams(
         reconnects=lambda: nats.reconnects,
         until_kept=partial(until_kept, nats),
+        replies=publisher,
         agents_are_back_s=timing.agents_are_back_s,
     )
     nats.on_reconnect.append(live.reconnected)
@@ -272,6 +278,7 @@ def build(
         breaker=breaker,
         slots=slots,
         orphaned_holds=OrphanedHolds(nats, budgets, holds, worker=name, clock=clock),
+        shares=shares,
         live=live,
         cancellations=cancellations,
         cancel_feed=CancelFeed(nats, cancellations, clock=clock),

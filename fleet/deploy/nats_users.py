@@ -74,6 +74,8 @@ def worker(*providers: str) -> User:
             *_watch(streams.CONFIG),
             *_watch(streams.HEALTH),
             f"{_HEALTH}.worker.*",
+            f"{_HEALTH}.replies.*",
+            f"$JS.API.STREAM.PURGE.{streams.REPLIES}",
             *(f"{_HEALTH}.{what}" for of in providers for what in (f"circuit.*.{of}.*", f"slot.*.{of}.*.*")),
         ),
         subscribe=(subjects.ALL_RESUMES, *map(subjects.all_rpcs, providers)),

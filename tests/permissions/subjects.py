@@ -67,6 +67,7 @@ def _buckets() -> tuple[Subject, ...]:
         Subject("$KV.llm_config.tenant.acme", publish=(ADMIN,)),
         Subject("$KV.llm_config.provider.acme.openai", publish=(ADMIN,)),
         Subject("$KV.llm_health.worker.w1", publish=POOLS),
+        Subject("$KV.llm_health.replies.w1", publish=POOLS),
         Subject("$KV.llm_health.circuit.acme.openai.default", publish=(POOL,)),
         Subject("$KV.llm_health.slot.acme.openai.default.1", publish=(POOL,)),
         Subject("$KV.llm_holds.acme.20261123.w1.1", publish=POOLS),
@@ -163,6 +164,7 @@ def _defining() -> tuple[Subject, ...]:
         ),
         Subject("$JS.API.STREAM.PURGE.LLM_USAGE", publish=(USAGE, OPERATOR)),
         Subject("$JS.API.STREAM.PURGE.LLM_REQUESTS", publish=(ADMIN, OPERATOR)),
+        Subject("$JS.API.STREAM.PURGE.LLM_REPLIES", publish=(*POOLS, OPERATOR)),
         Subject("$JS.API.STREAM.DELETE.LLM_REQUESTS", publish=(OPERATOR,)),
         Subject(f"$JS.API.CONSUMER.DELETE.{consumer}", publish=(OPERATOR,)),
     )

@@ -6,6 +6,7 @@ a test holds the two together.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -31,8 +32,21 @@ from workers.request.usage_records import MOST_NAME_CHARS, Bill, VendorCall
 
 Publish = Callable[[str, bytes], Awaitable[None]]
 
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much of what a request says may be stored."""
+
+    has_room: Callable[[], bool]
+    pass_on: Publish
+    """Publishes to those who listen at present, and to nobody else."""
+
+
 _MOST_ATTEMPTS = 100
 """More than one delivery makes, counted generously: numbers are never used again."""
+
+_FIRST_DELTA = 1
+"""The `seq` of an attempt's first delta, which is always stored: it says that output was sent."""
 
 _quote = msgspec.json.Encoder().encode
 """Raises UnicodeEncodeError for half a surrogate pair."""
@@ -53,7 +67,11 @@ class EventStream:
         self.ended = False
         self._prefix = b""
         self.sent: list[bytes] = []
-        """This attempt's events so far."""
+        """This attempt's events so far, but for deltas that had no room."""
+        self.share: Share | None = None
+        """None: everything is stored. Once a delta had no room, no later one of the attempt is stored, so that what is
+        stored has no gap before the end."""
+        self._is_cut = False
 
     async def started(self, call: VendorCall, *, worker: str) -> None:
         await self._publish_event(
@@ -90,7 +108,7 @@ class EventStream:
             await self.delta(mended)
             return
         try:
-            await self._send(event + b"}")
+            await self._send(event + b"}", is_delta=True)
         except TooLarge:
             for smaller in _split(chunk):
                 await self.delta(smaller)
@@ -134,6 +152,7 @@ class EventStream:
         self.attempt = attempt + 1
         self.seq = 0
         self._prefix = b""
+        self._is_cut = False
         self.sent.clear()
 
     def skip_attempts(self, deliveries: int) -> None:
@@ -141,9 +160,16 @@ class EventStream:
         self.attempt += deliveries * _MOST_ATTEMPTS
 
     async def republish(self) -> None:
-        """Repeats this attempt's events; readers drop what they have."""
-        for event in list(self.sent):
-            await self._publish(self.subject, event)
+        """Repeats this attempt's events; readers drop what they have.
+
+        The first one and the end tell another worker what happened, so they are stored whether there is room or not.
+        """
+        sent = list(self.sent)
+        end = len(sent) - 1 if self.ended else None
+        for number, event in enumerate(sent):
+            is_delta = number not in (0, end)
+            publish = self.share.pass_on if is_delta and self.share and not self.share.has_room() else self._publish
+            await publish(self.subject, event)
 
     async def _publish_event(self, event: Callable[..., Any], **fields: Any) -> None:
         if self.ended:
@@ -154,14 +180,20 @@ class EventStream:
             self.continue_after(built.attempt)
         self.ended = isinstance(built, Terminal)
 
-    async def _send(self, event: bytes) -> None:
+    async def _send(self, event: bytes, *, is_delta: bool = False) -> None:
+        share, has_room = self.share, True
+        if is_delta and share is not None:
+            has_room = not self._is_cut and (self.seq <= _FIRST_DELTA or share.has_room())
+            self._is_cut = not has_room
+        publish = self._publish if has_room or share is None else share.pass_on
         self.seq += 1
         try:
-            await self._publish(self.subject, event)
+            await publish(self.subject, event)
         except TooLarge:
             self.seq -= 1
             raise
-        self.sent.append(event)
+        if has_room:
+            self.sent.append(event)
 
 
 def _tool_call(delta: ToolCallDelta) -> bytes:

@@ -6,11 +6,14 @@ reconnect every running request publishes its attempt's events again, and so do 
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
-from workers.request.events import EventStream
+from contracts import subjects
+from workers.jetstream.reply_publisher import ReplyPublisher
+from workers.request.events import EventStream, Share
 
 REPUBLISHED_S = 1.5
 """After the stream of replies was made anew, all workers that are connected have published their events again."""
@@ -26,16 +29,21 @@ class LiveStreams:
         *,
         reconnects: Callable[[], int],
         until_kept: Callable[[], Awaitable[None]],
+        replies: ReplyPublisher | None = None,
         agents_are_back_s: float = AGENTS_ARE_BACK_S,
     ) -> None:
-        """`reconnects`: how often the connection was made anew so far; `until_kept` returns when events are stored."""
+        """`reconnects`: how often the connection was made anew so far; `until_kept` returns when events are stored.
+
+        `replies` keeps each tenant within its share; without it everything is stored."""
         self._reconnects = reconnects
         self._until_kept = until_kept
+        self._replies = replies
         self._agents_are_back_s = agents_are_back_s
         self._running: set[EventStream] = set()
         self._ended: deque[tuple[EventStream, int]] = deque()
         """The last streams that ended, each with the size of its events."""
-        self._ended_bytes = 0
+        self._ended_bytes = Counter[str]()
+        """By tenant."""
         self._reconnected = asyncio.Event()
 
     @asynccontextmanager
@@ -47,18 +55,33 @@ class LiveStreams:
         """
         reconnects = self._reconnects()
         self._running.add(stream)
+        if (replies := self._replies) is not None:
+            replies.shares.begin(stream.subject)
+            stream.share = Share(partial(replies.shares.has_room, stream.subject), replies.pass_on)
         try:
             yield
             if self._reconnects() != reconnects:
                 await stream.republish()
         finally:
             self._running.remove(stream)
-            size = sum(map(len, stream.sent))
-            self._ended.append((stream, size))
-            self._ended_bytes += size
-            while len(self._ended) > _ENDED_KEPT or self._ended_bytes > _ENDED_BYTES_KEPT:
-                _, size = self._ended.popleft()
-                self._ended_bytes -= size
+            if replies is not None:
+                replies.shares.end(stream.subject, has_ended=stream.ended)
+            self._keep_ended(stream)
+
+    def _keep_ended(self, stream: EventStream) -> None:
+        """Keeps what fits; who goes first is the oldest of the tenant that has most."""
+        if not stream.sent:
+            return
+        size = sum(map(len, stream.sent))
+        self._ended.append((stream, size))
+        self._ended_bytes[subjects.tenant_of_reply(stream.subject)] += size
+        while len(self._ended) > _ENDED_KEPT or self._ended_bytes.total() > _ENDED_BYTES_KEPT:
+            most, _ = self._ended_bytes.most_common(1)[0]
+            oldest = next(e for e in self._ended if subjects.tenant_of_reply(e[0].subject) == most)
+            self._ended.remove(oldest)
+            self._ended_bytes[most] -= oldest[1]
+            if not self._ended_bytes[most]:
+                del self._ended_bytes[most]
 
     async def reconnected(self) -> None:
         self._reconnected.set()

@@ -18,8 +18,8 @@ class Wire:
         self.sent.append(payload)
 
 
-def stream(wire: Wire) -> EventStream:
-    return EventStream(wire.publish, subject="llm.v1.reply.t.a.r1", request_id="r1", attempt=1)
+def stream(wire: Wire, *, tenant: str = "t") -> EventStream:
+    return EventStream(wire.publish, subject=f"llm.v1.reply.{tenant}.a.r1", request_id="r1", attempt=1)
 
 
 async def until_kept() -> None:
@@ -54,6 +54,20 @@ async def test_what_ended_last_is_said_again_as_well() -> None:
     await live.republish_all()
 
     assert wire.sent == [last], "as many as fit into some megabytes"
+
+
+async def test_a_tenants_large_answers_push_out_no_other_tenants_end() -> None:
+    wire, live = Wire(), LiveStreams(reconnects=lambda: 0, until_kept=until_kept)
+    for tenant, text in (("quiet", "one"), *(("loud", "x" * 3_000_000),) * 5):
+        events = stream(wire, tenant=tenant)
+        async with live.track(events):
+            await events.delta(Chunk(text=text))
+    quiet, *loud = wire.sent
+    wire.sent.clear()
+
+    await live.republish_all()
+
+    assert wire.sent == [quiet, *loud[-2:]]
 
 
 async def test_says_before_its_ack_again_what_was_said_on_another_connection() -> None:
