@@ -11,6 +11,15 @@ NO_PEERS: Final = 10005
 CONSUMER_NAME_EXISTS: Final = 10013
 """JSConsumerNameExistErr."""
 
+NO_MEMORY: Final = 10028
+"""JSMemoryResourcesExceededErr: the server's `max_memory_store` is less than what its streams may take in all."""
+
+NO_STORAGE: Final = 10047
+"""JSStorageResourcesExceededErr: the same of `max_file_store`."""
+
+MESSAGE_TOO_LARGE: Final = 10054
+"""JSStreamMessageExceedsMaximumErr: more than the stream's `max_msg_size`."""
+
 STREAM_NAME_EXISTS: Final = 10058
 """JSStreamNameExistErr: with a different configuration."""
 

@@ -61,6 +61,13 @@ _SHORTEST_WINDOW = 100_000_000
 """A stream cannot do without a duplicate window; the server takes none that is shorter."""
 _COUNTER_BYTES = 256 * 1024**2
 """About two million counters; beyond it those go that were not touched for longest."""
+MAX_USAGE_RECORD_BYTES = 16 * 1024
+MALFORMED_KEPT_BYTES = 128 * 1024
+"""Of a malformed request this much is kept in `LLM_DEAD`."""
+_COUNTER_MESSAGE_BYTES = 4 * 1024
+_DEAD_PER_POOL_AND_TENANT = 500
+"""A tenant that sends malformed requests to all seven pools keeps 438 MiB of them: less than half of `LLM_DEAD`."""
+_KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _NOT_FOUND = 404
 
 Request = Callable[[str, bytes], Awaitable[bytes]]
@@ -79,13 +86,21 @@ class StreamMismatch(Exception):
         )
 
 
+_TOO_SMALL = {
+    jetstream_codes.NO_STORAGE: "; give the server a max_file_store of at least LLM_STREAM_DISK_GB, or set that lower",
+    jetstream_codes.NO_MEMORY: "; give the server a max_memory_store of at least 1.5 GiB",
+}
+
+
 class JetStreamError(Exception):
     """The JetStream API refused a call."""
 
     def __init__(self, subject: str, error: dict[str, Any]) -> None:
-        super().__init__(f"{subject}: {error.get('description', error)} ({error.get('err_code')})")
         self.code = int(error.get("code", 500))
         self.err_code = int(error.get("err_code", 0))
+        super().__init__(
+            f"{subject}: {error.get('description', error)} ({self.err_code}){_TOO_SMALL.get(self.err_code, '')}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +110,30 @@ class Sizes:
     replicas: int = 1
     queue_limit_per_tenant: int = 10_000
     """Waiting requests of one tenant and priority and provider; above it publishing is refused."""
-    max_queue_bytes: int = 8 * 1024**3
-    max_reply_bytes: int = 1024**3
+    max_queue_bytes: int = 8 * _GIB
+    max_usage_bytes: int = 4 * _GIB
+    """Usage records that are not booked yet, about a million of them in a gibibyte; above it no request ends."""
+    max_reply_bytes: int = _GIB
 
 
 def definitions(sizes: Sizes) -> list[Config]:
-    """Every stream and bucket of the contract."""
+    """Every stream and bucket of the contract.
+
+    Each has a size of its own, so that none takes the room of another: a server reserves `max_bytes` when a stream is
+    made, and refuses every message of all streams once the sum is used up. What is on disk, in GiB, of the 16 that
+    LLM_STREAM_DISK_GB says (with it, the first two change):
+
+    | stream | at most | when it is full |
+    |---|---|---|
+    | LLM_REQUESTS | 8 | refuses new ones; a tenant has a limit of its own long before |
+    | LLM_USAGE | 4 | refuses new ones, and no request ends before its record is stored |
+    | LLM_DEAD | 1 | drops the oldest; 500 of each pool and tenant |
+    | LLM_BUDGETS | 1/2 | drops what was counted longest ago; 10,000 counts of a tenant and day |
+    | KV_llm_config | 1/4 | refuses new ones; admins write it |
+    | LLM_NOTICES, KV_llm_holds | 1/16 each | drop the oldest; refuse new ones |
+
+    In memory: LLM_REPLIES 1 GiB, LLM_LIMITS 256 MiB, KV_llm_health 64 MiB, of the 2 GB of `max_memory_store`.
+    """
     return [
         {
             "name": REQUESTS,
@@ -127,9 +160,13 @@ def definitions(sizes: Sizes) -> list[Config]:
             "storage": "memory",
             "discard": "old",
             "no_ack": True,
-            "max_age": 10 * _MINUTE,
+            "max_age": REPLIES_KEPT_S * _SECOND,
             "duplicate_window": 2 * _MINUTE,
             "max_bytes": sizes.max_reply_bytes,
+            # The server takes 200 bytes for a message that it does not count; a tenant's share is kept by workers.
+            "max_msgs": 2_000_000,
+            "max_msgs_per_subject": 100_000,
+            "max_msg_size": MAX_REQUEST_BYTES,
             "allow_direct": True,
             "num_replicas": 1,
         },
@@ -175,7 +212,10 @@ def definitions(sizes: Sizes) -> list[Config]:
             "storage": "file",
             "discard": "new",
             "max_age": 0,
+            "max_bytes": sizes.max_usage_bytes,
             "max_msgs_per_subject": -1,
+            # A record is stored without its request's metadata when they take more.
+            "max_msg_size": MAX_USAGE_RECORD_BYTES,
             "duplicate_window": 10 * _MINUTE,
             "allow_direct": True,
             "num_replicas": sizes.replicas,
@@ -187,6 +227,9 @@ def definitions(sizes: Sizes) -> list[Config]:
             "storage": "file",
             "discard": "old",
             "max_age": 14 * _DAY,
+            "max_bytes": _GIB,
+            "max_msgs_per_subject": _DEAD_PER_POOL_AND_TENANT,
+            "max_msg_size": MAX_REQUEST_BYTES,
             "duplicate_window": 10 * _MINUTE,
             "allow_direct": True,
             "num_replicas": sizes.replicas,
@@ -198,6 +241,9 @@ def definitions(sizes: Sizes) -> list[Config]:
             "storage": "file",
             "discard": "old",
             "max_age": 7 * _DAY,
+            "max_bytes": 64 * _MIB,
+            "max_msgs_per_subject": 1_000,
+            "max_msg_size": _MIB,
             "duplicate_window": _DAY,
             "allow_direct": True,
             "num_replicas": sizes.replicas,
@@ -209,6 +255,7 @@ def definitions(sizes: Sizes) -> list[Config]:
             "storage": "memory",
             "discard": "old",
             "max_msgs_per_subject": 1,
+            "max_msg_size": _COUNTER_MESSAGE_BYTES,
             "max_age": 2 * _DAY,
             "max_bytes": _COUNTER_BYTES,
             "duplicate_window": 2 * _MINUTE,
@@ -222,25 +269,37 @@ def definitions(sizes: Sizes) -> list[Config]:
             "retention": "limits",
             "storage": "file",
             "discard": "old",
-            # More than the total, so that a server that was restarted still knows what it has counted.
-            "max_msgs_per_subject": 100_000,
+            # More than the total, so that a server that was restarted still knows what it has counted. It is the
+            # oldest that goes, so no tenant may have so many that another one's total is among them: 10,000 counts
+            # take 2.5 MB.
+            "max_msgs_per_subject": 10_000,
+            "max_msg_size": _COUNTER_MESSAGE_BYTES,
+            "max_bytes": 512 * _MIB,
             "max_age": 3 * _DAY,
             "duplicate_window": 10 * _MINUTE,
             "allow_msg_counter": True,
             "allow_direct": True,
             "num_replicas": sizes.replicas,
         },
-        {**_bucket(subjects.HOLDS_BUCKET, storage="file", replicas=sizes.replicas), "max_age": 3 * _DAY},
-        _bucket(subjects.CONFIG_BUCKET, storage="file", replicas=sizes.replicas),
         {
-            **_bucket(subjects.HEALTH_BUCKET, storage="memory", replicas=sizes.replicas),
+            **_bucket(subjects.HOLDS_BUCKET, storage="file", max_bytes=64 * _MIB, replicas=sizes.replicas),
+            "max_msg_size": 4 * _KIB,
+            "max_age": 3 * _DAY,
+        },
+        {
+            **_bucket(subjects.CONFIG_BUCKET, storage="file", max_bytes=256 * _MIB, replicas=sizes.replicas),
+            "max_msg_size": MAX_REQUEST_BYTES,
+        },
+        {
+            **_bucket(subjects.HEALTH_BUCKET, storage="memory", max_bytes=64 * _MIB, replicas=sizes.replicas),
+            "max_msg_size": 64 * _KIB,
             "allow_msg_ttl": True,
             "subject_delete_marker_ttl": 10 * _SECOND,
         },
     ]
 
 
-def _bucket(name: str, *, storage: str, replicas: int) -> Config:
+def _bucket(name: str, *, storage: str, max_bytes: int, replicas: int) -> Config:
     """A key-value bucket, as every NATS client lays it out (ADR-8)."""
     return {
         "name": f"KV_{name}",
@@ -249,6 +308,7 @@ def _bucket(name: str, *, storage: str, replicas: int) -> Config:
         "storage": storage,
         "discard": "new",
         "max_msgs_per_subject": 1,
+        "max_bytes": max_bytes,
         "max_age": 0,
         "allow_rollup_hdrs": True,
         "deny_delete": True,
@@ -306,6 +366,7 @@ _TUNABLE = (
     "subjects",
     "max_age",
     "max_bytes",
+    "max_msgs",
     "max_msgs_per_subject",
     "discard",
     "discard_new_per_subject",

@@ -38,6 +38,8 @@ class BrokerSettings(RoleSettings):
     """What this user may subscribe for answers; each role has a default of its own."""
     llm_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     llm_queue_limit_per_tenant: Annotated[int, Field(ge=1)] = 10_000
+    llm_stream_disk_gb: Annotated[int, Field(ge=14)] = 16
+    """GiB that all streams may take on a NATS server's disk: half of it for requests, a quarter for usage records."""
 
     @field_validator("nats_url")
     @classmethod
@@ -58,7 +60,13 @@ class BrokerSettings(RoleSettings):
 
     def sizes(self) -> Sizes:
         """What `contracts.streams.ensure` makes streams by."""
-        return Sizes(replicas=self.llm_stream_replicas, queue_limit_per_tenant=self.llm_queue_limit_per_tenant)
+        disk_bytes = self.llm_stream_disk_gb * 1024**3
+        return Sizes(
+            replicas=self.llm_stream_replicas,
+            queue_limit_per_tenant=self.llm_queue_limit_per_tenant,
+            max_queue_bytes=disk_bytes // 2,
+            max_usage_bytes=disk_bytes // 4,
+        )
 
 
 class ProbeSettings(RoleSettings):

@@ -33,7 +33,7 @@ class Outrun(Exception):
 
 
 class TooLarge(Exception):
-    """More than the broker takes in one message. (Sent all the same, it would cost us the connection.)"""
+    """More than the broker takes in one message (sent all the same, it would cost us the connection), or the stream."""
 
 
 class Publisher:
@@ -83,7 +83,7 @@ class Publisher:
                 raise Outrun(subject) from exc
             if exc.err_code == jetstream_codes.STORE_FAILED:
                 raise SubjectFull(subject) from exc
-            if exc.err_code == jetstream_codes.HEADERS_TOO_LARGE:
+            if exc.err_code in (jetstream_codes.HEADERS_TOO_LARGE, jetstream_codes.MESSAGE_TOO_LARGE):
                 raise TooLarge(subject) from exc
             raise NotStored(f"{subject}: {exc.description}") from exc
         except _PASSING as exc:

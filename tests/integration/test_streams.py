@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -16,8 +17,11 @@ from contracts.control import MSG_ID, MSG_TTL
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.streams import JetStreamError, Sizes, StreamMismatch
 from contracts.subjects import AUTO, Priority, Provider
+from fleet.deploy import nats_config
 from runtime.broker import Broker
-from runtime.jetstream.publishing import Publisher, SubjectFull
+from runtime.jetstream.publishing import Publisher, SubjectFull, TooLarge
+from tests.kit import connected
+from tests.servers import nats_from_wheels
 
 DEADLINE_S = 10
 SUBJECT = subjects.request("openai", Priority.INTERACTIVE, "acme")
@@ -126,6 +130,94 @@ async def test_takes_back_limits_that_would_drop_messages(
     assert {limit: found[limit] for limit in limits} == {limit: wanted[limit] for limit in limits}
 
 
+UNBOUNDED = {
+    "LLM_REPLIES": ("max_msgs", "max_msgs_per_subject", "max_msg_size"),
+    "LLM_USAGE": ("max_bytes", "max_msg_size"),
+    "LLM_DEAD": ("max_bytes", "max_msgs_per_subject", "max_msg_size"),
+    "LLM_NOTICES": ("max_bytes", "max_msgs_per_subject", "max_msg_size"),
+    "LLM_LIMITS": ("max_msg_size",),
+    "LLM_BUDGETS": ("max_bytes", "max_msg_size"),
+    "KV_llm_holds": ("max_bytes", "max_msg_size"),
+    "KV_llm_config": ("max_bytes", "max_msg_size"),
+    "KV_llm_health": ("max_bytes", "max_msg_size"),
+}
+"""The bounds that streams of earlier releases did not have."""
+
+
+async def test_streams_without_bounds_are_given_them_and_keep_what_they_have(
+    client: Client, request_api: streams.Request
+) -> None:
+    for config in streams.definitions(Sizes()):
+        former = {field: value for field, value in config.items() if field not in UNBOUNDED.get(config["name"], ())}
+        answer = await client.request(f"$JS.API.STREAM.CREATE.{config['name']}", json.dumps(former).encode())
+        assert "error" not in json.loads(answer.data)
+    js = client.jetstream()
+    await js.publish(subjects.usage("mock", "acme"), b"{}")
+    await js.publish(subjects.dead("mock", "acme"), b"x" * 1_000_000)
+
+    await streams.ensure(request_api, Sizes())
+
+    found = await configurations(client)
+    for config in streams.definitions(Sizes()):
+        fields = UNBOUNDED.get(config["name"], ())
+        assert {f: found[config["name"]][f] for f in fields} == {f: config[f] for f in fields}
+    assert (await js.stream_info("LLM_USAGE")).state.messages == 1
+    assert (await js.stream_info("LLM_DEAD")).state.bytes > 1_000_000
+
+
+async def test_usage_that_is_more_than_its_stream_may_take_is_never_dropped(
+    client: Client, request_api: streams.Request
+) -> None:
+    await create(client, "LLM_USAGE", {"max_bytes": -1})
+    js = client.jetstream()
+    for _ in range(100):
+        await js.publish(subjects.usage("mock", "acme"), b"x" * 10_000)
+
+    await streams.ensure(request_api, Sizes(max_usage_bytes=500_000))
+
+    assert (await js.stream_info("LLM_USAGE")).state.messages == 100
+    with pytest.raises(APIError):
+        await js.publish(subjects.usage("mock", "acme"), b"x")
+
+
+async def test_a_server_that_is_too_small_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = nats_config.server
+
+    def small(**how: Any) -> str:
+        return whole(**how).replace("max_file_store: 64GB", "max_file_store: 9GB")
+
+    monkeypatch.setattr(nats_config, "server", small)
+    async with nats_from_wheels(tmp_path) as server, connected(server.url) as broker:
+        with pytest.raises(JetStreamError, match="max_file_store of at least LLM_STREAM_DISK_GB") as refused:
+            await streams.ensure(broker.request, Sizes())
+        assert refused.value.err_code == jetstream_codes.NO_STORAGE
+
+        await streams.ensure(broker.request, Sizes(max_queue_bytes=3 * 1024**3, max_usage_bytes=1024**3))
+
+
+async def test_a_message_larger_than_its_stream_takes_is_told_from_one_that_is_not_stored(
+    client: Client, request_api: streams.Request
+) -> None:
+    await streams.ensure(request_api, Sizes())
+
+    with pytest.raises(TooLarge):
+        await Publisher(Broker(client)).durable(subjects.usage("mock", "acme"), b"x" * 20_000, msg_id="m")
+
+
+async def test_dead_letters_of_a_tenant_push_out_its_own_only(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes())
+    js = client.jetstream()
+    await js.publish(subjects.dead("mock", "quiet"), b"1")
+    for _ in range(600):
+        await client.publish(subjects.dead("mock", "mallory"), b"x")
+    await js.publish(subjects.dead("mock", "mallory"), b"last")
+
+    state = (await js.stream_info("LLM_DEAD", subjects_filter=">")).state
+    assert state.subjects == {"llm.v1.dead.mock.quiet": 1, "llm.v1.dead.mock.mallory": 500}
+
+
 async def test_keeps_what_an_operator_added(client: Client, request_api: streams.Request) -> None:
     await streams.ensure(request_api, Sizes())
     js = client.jetstream()
@@ -143,7 +235,7 @@ async def test_keeps_what_an_operator_added(client: Client, request_api: streams
         ("LLM_REQUESTS", {"storage": "memory", "max_bytes": 1_000_000}, "storage='memory', but 'file'"),
         ("LLM_REQUESTS", {"discard": "old", "discard_new_per_subject": False}, "discard='old', but 'new'"),
         ("LLM_REQUESTS", {"allow_msg_ttl": False}, "allow_msg_ttl"),
-        ("LLM_USAGE", {"storage": "memory"}, "storage='memory', but 'file'"),
+        ("LLM_USAGE", {"storage": "memory", "max_bytes": 1_000_000}, "storage='memory', but 'file'"),
         ("LLM_USAGE", {"retention": "workqueue"}, "retention='workqueue', but 'limits'"),
         ("LLM_USAGE", {"discard": "old"}, "discard='old', but 'new'"),
         ("LLM_USAGE", {"no_ack": True}, "no_ack=True, but"),

@@ -5,10 +5,11 @@ from typing import cast
 import pytest
 
 from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED
+from contracts.streams import MALFORMED_KEPT_BYTES
 from runtime.jetstream.dead_letters import bury, header_value
 from runtime.jetstream.publishing import Publisher, TooLarge
 
-MOST_BYTES = 100_000
+MOST_BYTES = 200_000
 
 
 class Stream:
@@ -23,14 +24,16 @@ class Stream:
         self.stored.append((subject, payload, msg_id, headers))
 
 
-async def buried(payload: bytes, *, reason: str = "no JSON") -> tuple[str, bytes, str, dict[str, str]]:
+async def buried(
+    payload: bytes, *, reason: str = "no JSON", code: str = "malformed_record"
+) -> tuple[str, bytes, str, dict[str, str]]:
     stream = Stream()
     await bury(
         cast(Publisher, stream),
         payload,
         came_on="llm.v1.usage.openai.acme",
         to="llm.v1.dead.openai.acme",
-        code="malformed_record",
+        code=code,
         reason=reason,
         msg_id="LLM_USAGE:7",
     )
@@ -58,6 +61,16 @@ async def test_a_payload_at_the_size_limit_is_cut_and_says_so() -> None:
     assert headers[DEAD_TRUNCATED] == "true"
     assert whole.startswith(payload)
     assert len(whole) > len(payload) > MOST_BYTES / 2
+
+
+async def test_of_a_malformed_request_the_beginning_is_kept() -> None:
+    whole = b"x" * (MALFORMED_KEPT_BYTES + 1)
+
+    _, payload, _, headers = await buried(whole, code="malformed_request")
+    _, other, _, _ = await buried(whole, code="internal")
+
+    assert (len(payload), headers[DEAD_TRUNCATED]) == (MALFORMED_KEPT_BYTES, "true")
+    assert other == whole
 
 
 async def test_a_long_reason_is_cut() -> None:
