@@ -163,7 +163,7 @@ def definitions(sizes: Sizes) -> list[Config]:
             "max_age": REPLIES_KEPT_S * _SECOND,
             "duplicate_window": 2 * _MINUTE,
             "max_bytes": sizes.max_reply_bytes,
-            # The server takes 200 bytes for a message that it does not count; a tenant's share is kept by workers.
+            # The server takes some 300 bytes for a message that it does not count. Workers keep tenants to a share.
             "max_msgs": 2_000_000,
             "max_msgs_per_subject": 100_000,
             "max_msg_size": MAX_REQUEST_BYTES,
