@@ -1,6 +1,9 @@
 """Trials of many seeds, one after the other: `python -m tests.acceptance.chaos --seeds 20 [--first 1]`.
 
-Prints a line for each seed, everything about those that failed, and where their logs are; exit code 1 if any did.
+`--walls` kills every process of every role in turn instead, twice, under 200 streams each time.
+
+Prints a line for each trial, everything about those that failed, and where their logs are; exit code 1 if any did. Each
+vendor call that has no row is printed with how it got lost.
 """
 
 import argparse
@@ -11,9 +14,16 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from tests.acceptance.chaos import trial
-from tests.acceptance.chaos.plan import draw
+from tests.acceptance.chaos.plan import VENDORS, Plan, draw, kill_everything
+from tests.acceptance.chaos.scene import WORKERS
 
 REQUESTS = 300
+KILLED_REQUESTS, KILLED_TIMES = 200, 2
+KILLED = {
+    **{f"worker-{vendor}": WORKERS[vendor] for vendor in VENDORS},
+    **dict.fromkeys(("usage", "admin", "nats", "vault", "postgres"), 1),
+}
+"""How many processes of each role."""
 
 
 def main() -> int:
@@ -21,24 +31,35 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="how many trials")
     parser.add_argument("--first", type=int, default=1, help="the seed of the first one")
     parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--walls", action="store_true", help="kill -9 of every role in turn, in place of seeds")
     parser.add_argument("--plan", action="store_true", help="show what would happen, and do nothing")
     wanted = parser.parse_args()
-    failed: list[int] = []
-    for seed in range(wanted.first, wanted.first + wanted.seeds):
-        plan = draw(seed, requests=wanted.requests)
-        if wanted.plan:
+    if wanted.walls:
+        plans = [kill_everything(KILLED, requests=KILLED_REQUESTS)] * KILLED_TIMES
+    else:
+        plans = [draw(seed, requests=wanted.requests) for seed in range(wanted.first, wanted.first + wanted.seeds)]
+    if wanted.plan:
+        for plan in plans:
             _say(plan)
-            continue
-        folder = Path(mkdtemp(prefix=f"fleet-chaos-{seed}-"))
-        report = asyncio.run(trial.run(plan, folder))
-        if report.problems:
-            failed.append(seed)
-            _say(f"{report}\n  logs: {folder / 'state' / 'logs'}")
-        else:
-            _say(str(report).partition("\n")[0])
-            shutil.rmtree(folder)
-    _say(f"{wanted.seeds - len(failed)} of {wanted.seeds} seeds passed; failed: {failed or 'none'}")
+        return 0
+    reports = [_run(plan) for plan in plans]
+    calls, rows = sum(len(report.calls) for report in reports), sum(report.rows for report in reports)
+    lost = sum(len(report.missing) for report in reports)
+    _say(f"{calls} vendor calls, {rows} rows, {lost} calls without one")
+    failed = [report.plan.seed for report in reports if report.problems]
+    _say(f"{len(reports) - len(failed)} of {len(reports)} trials passed; failed seeds: {failed or 'none'}")
     return 1 if failed else 0
+
+
+def _run(plan: Plan) -> trial.Report:
+    folder = Path(mkdtemp(prefix=f"fleet-chaos-{plan.seed}-"))
+    report = asyncio.run(trial.run(plan, folder))
+    _say(report if report.problems or report.missing else str(report).partition("\n")[0])
+    if report.problems:
+        _say(f"  logs: {folder / 'state' / 'logs'}")
+    else:
+        shutil.rmtree(folder)
+    return report
 
 
 def _say(what: object) -> None:

@@ -1,8 +1,9 @@
 """What the vendors, NATS and PostgreSQL say when everything is over."""
 
 import asyncio
+import base64
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +20,7 @@ from contracts import streams
 from fleet.deploy import nats_users
 from fleet.simulator.ledger import Entry
 
+ATTEMPTS = "LLM_ATTEMPTS"
 _POLL_S = 0.2
 
 
@@ -39,6 +41,18 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A message of LLM_ATTEMPTS: what was on disk before a vendor was asked."""
+
+    id: str
+    request_id: str
+    attempt: int
+    provider: str
+    worker: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Books:
     records: Sequence[Record]
     rolled_up: tuple[Any, ...]
@@ -47,20 +61,20 @@ class Books:
     """By the vendors."""
     dead: int
     """Messages in LLM_DEAD."""
+    begun: Sequence[Begun] = field(default_factory=list[Begun])
+    """What NATS keeps of the attempts' beginnings."""
     left: Sequence[str] = field(default_factory=list[str])
-    """What is still in a queue, or given out and not acked, though it was waited for."""
+    """What is still in a queue, given out and not acked, or begun and not booked, though it was waited for."""
 
 
 async def close(ready: dict[str, Any], state: Path, served: Sequence[Entry], *, within_s: float) -> Books:
     """Waits until every queue is empty and everything is booked, then reads all of it."""
     client = await _operator(ready, state)
-    try:
-        left = await _drained(client, within_s=within_s)
-        dead = (await _ask(client, f"$JS.API.STREAM.INFO.{streams.DEAD}"))["state"]["messages"]
-    finally:
-        await client.close()
     connection = await asyncpg.connect(ready["database_url"])
     try:
+        left = await _settled(client, connection, within_s=within_s)
+        begun = await _begun(client)
+        dead = (await _ask(client, f"$JS.API.STREAM.INFO.{streams.DEAD}"))["state"]["messages"]
         rows = await connection.fetch(
             f"SELECT {', '.join(field.name for field in fields(Record))} FROM llm_usage_events"
             " ORDER BY request_id, attempt"
@@ -71,11 +85,13 @@ async def close(ready: dict[str, Any], state: Path, served: Sequence[Entry], *, 
         )
     finally:
         await connection.close()
+        await client.close()
     return Books(
         records=[Record(**row) for row in rows],
         rolled_up=tuple(sums or ()),
         served=served,
         dead=dead,
+        begun=begun,
         left=left,
     )
 
@@ -89,11 +105,32 @@ async def out_of_service(ready: dict[str, Any], state: Path) -> set[str]:
         await client.close()
 
 
-async def _drained(client: Nats, *, within_s: float) -> list[str]:
+async def _settled(client: Nats, connection: Any, *, within_s: float) -> list[str]:
+    """What is left when nothing is under way any more, or at the latest after `within_s`."""
     give_up = monotonic() + within_s
-    while (left := await _waiting(client)) and monotonic() < give_up:
+    while (left := await _waiting(client) or await _unbooked(client, connection)) and monotonic() < give_up:
         await asyncio.sleep(_POLL_S)
     return left
+
+
+async def _unbooked(client: Nats, connection: Any) -> list[str]:
+    """Attempts that began, of which there is no row: those that nobody ended are booked after LLM_ATTEMPT_GRACE_S."""
+    booked = {row["id"] for row in await connection.fetch("SELECT id FROM llm_usage_events")}
+    return [
+        f"attempt {one.attempt} of {one.request_id} began at {one.provider} and is not booked; {one.worker} made it"
+        for one in await _begun(client)
+        if one.id not in booked
+    ]
+
+
+async def _begun(client: Nats) -> list[Begun]:
+    found: list[Begun] = []
+    async for message in _stored(client, ATTEMPTS):
+        told = json.loads(base64.b64decode(message.get("data", "")) or b"{}")
+        if told.get("id"):
+            values = {field.name: told[field.name] for field in fields(Begun) if field.name != "started_at"}
+            found.append(Begun(**values, started_at=datetime.fromisoformat(told["started_at"])))
+    return found
 
 
 async def _waiting(client: Nats) -> list[str]:
@@ -113,16 +150,22 @@ async def _waiting(client: Nats) -> list[str]:
 
 async def _keys(client: Nats, bucket: str, *kinds: str) -> list[str]:
     """Of entries that are no marks of removed ones: reservations of budgets, slots of calls, circuits."""
-    found: list[str] = []
+    return [
+        key
+        async for message in _stored(client, bucket)
+        if message.get("data") and (key := message["subject"].split(".", 2)[2]).startswith(kinds or "")
+    ]
+
+
+async def _stored(client: Nats, stream: str) -> AsyncGenerator[dict[str, Any]]:
+    """Every message of a stream, the oldest first; none if there is no such stream."""
     seq = 1
     while True:
         ask = json.dumps({"seq": seq, "next_by_subj": ">"}).encode()
-        answer = json.loads((await client.request(f"$JS.API.STREAM.MSG.GET.{bucket}", ask, timeout=30)).data)
+        answer = json.loads((await client.request(f"$JS.API.STREAM.MSG.GET.{stream}", ask, timeout=30)).data)
         if (message := answer.get("message")) is None:
-            return found
-        key = message["subject"].split(".", 2)[2]
-        if message.get("data") and (not kinds or key.startswith(kinds)):
-            found.append(key)
+            return
+        yield message
         seq = message["seq"] + 1
 
 

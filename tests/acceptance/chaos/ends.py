@@ -1,11 +1,12 @@
-"""When processes ended in a trial, and what nobody can know of because of it."""
+"""When processes ended in a trial, and which calls may have got lost with them."""
 
-import math
 from dataclasses import dataclass, field
 from time import time
 
 _LATE_S = 5.0
 """What a vendor's last words take through the proxy and into the books, on a busy machine."""
+_UNCONFIRMED_S = 0.5
+"""What was said to NATS so shortly before it was killed may not have been confirmed."""
 
 
 @dataclass(slots=True)
@@ -17,19 +18,26 @@ class Ends:
     of_workers: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """By vendor."""
     broker_away: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-    """From when to when NATS was stopped and answered nobody."""
+    """From when to when NATS was killed, or was stopped and answered nobody."""
 
     def note(self, role: str) -> None:
         if role.startswith("worker-"):
             self.of_workers.setdefault(role.removeprefix("worker-"), []).append(time())
 
-    def forgot(self, vendor: str, begun: float, ended: float | None) -> bool:
-        """Whether of a call that went on from `begun` to `ended` perhaps nobody knows.
+    def explain(self, vendor: str, begun: float, ended: float | None) -> str | None:
+        """Why a call that went on from `begun` to `ended` may be in no book; None: nothing explains it.
 
-        Its worker died and then NATS, or it died while NATS heard nothing.
+        That it began is on disk before the vendor is asked, unless NATS did not answer at that time. And whoever made
+        the call books it as soon as NATS is back, unless it died by then. So only both together explain it.
         """
-        last = (ended or math.inf) + _LATE_S
-        deaths = [at for at in self.of_workers.get(vendor, ()) if begun <= at]
-        if any(at <= last for at in deaths) and begun < self.broker_back_at:
-            return True
-        return any(since <= at <= until and since <= last for at in deaths for since, until in self.broker_away)
+        for since, until in self.broker_away:
+            if not since - _UNCONFIRMED_S <= begun <= until:
+                continue
+            last = max(ended or until, until) + _LATE_S
+            for at in self.of_workers.get(vendor, ()):
+                if begun <= at <= last:
+                    return (
+                        f"it began {begun - since:.1f} s after NATS was gone, which was back {until - begun:.1f} s "
+                        f"later, and a worker of {vendor} died {at - begun:.1f} s after it began"
+                    )
+        return None

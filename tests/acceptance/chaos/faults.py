@@ -54,8 +54,10 @@ class Faults:
                 await self._stop(fault)
             case Kind.KILL if fault.what == "nats":
                 async with self._absences.restarting():
+                    since = time()
                     await self._end(fault, signal.SIGKILL)
                 self.ends.broker_back_at = time()
+                self.ends.broker_away.append((since, self.ends.broker_back_at))
                 self._broker_was_killed.set()
             case Kind.KILL:
                 await self._end(fault, signal.SIGKILL)

@@ -129,10 +129,19 @@ def rolling_restart(roles: Mapping[str, int], *, requests: int) -> Plan:
     return Plan(0, tuple(asks), tuple(faults))
 
 
-def plain(number: int, vendor: str, *, at_s: float = 0) -> Ask:
+def kill_everything(roles: Mapping[str, int], *, requests: int) -> Plan:
+    """Each process of `roles` gets a kill -9, one after the other, while agents read streams of some seconds."""
+    processes = [(role, which) for role, count in roles.items() for which in range(count)]
+    pause_s = LOAD_S / (len(processes) + 1)
+    faults = (Fault(pause_s * n, Kind.KILL, role, which) for n, (role, which) in enumerate(processes, start=1))
+    asks = (plain(n, VENDORS[n % len(VENDORS)], at_s=LOAD_S * n / requests, lasts_s=5) for n in range(requests))
+    return Plan(0, tuple(asks), tuple(faults))
+
+
+def plain(number: int, vendor: str, *, at_s: float = 0, lasts_s: float = 0.5) -> Ask:
     """What is read to its end and meets no setback of the vendor's."""
     texts = tuple(f"{number}.{call} is the answer" for call in range(_CALLS))
-    said = [{"text": text, "chunks": 5, "between_s": 0.1} for text in texts]
+    said = [{"text": text, "chunks": 5, "between_s": lasts_s / 5} for text in texts]
     return Ask(
         number=number,
         at_s=at_s,

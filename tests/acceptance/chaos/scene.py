@@ -21,6 +21,9 @@ from tests.proxy import Proxy
 
 WORKERS = {"openai": 2, "anthropic": 2, "google": 1}
 OUTLYING_OF = "openai"
+_ATTEMPT_GRACE_S = 20
+"""After this time without an end an attempt is booked as abandoned: longer than any attempt of a trial goes on without
+a sign, and short enough to be waited for."""
 _TIMEOUTS = {"connect_s": 3, "first_token_s": 4, "idle_s": 4, "total_s": 60}
 
 
@@ -81,7 +84,7 @@ async def running(folder: Path) -> AsyncGenerator[Scene]:
 
 async def _fleet(stack: AsyncExitStack, folder: Path) -> RunningStack:
     """Started and stopped in a thread, because both block while they wait."""
-    context = running_stack(folder, *pools(**WORKERS))
+    context = running_stack(folder, *pools(**WORKERS), env={"LLM_ATTEMPT_GRACE_S": str(_ATTEMPT_GRACE_S)})
     fleet = await asyncio.to_thread(context.__enter__)
     stack.push_async_callback(asyncio.to_thread, context.__exit__, None, None, None)
     return fleet

@@ -19,7 +19,7 @@ from tests.acceptance.chaos.scene import Scene
 from tests.acceptance.running import is_gone
 from tests.patience import until
 
-_SETTLED_WITHIN_S = 120
+_SETTLED_WITHIN_S = 180
 _READ_AGAIN = 30
 _GONE_WITHIN_S = 60
 
@@ -34,16 +34,25 @@ class Report:
     calls: Sequence[Entry]
     """By the vendors."""
     ends: Ends
+    rows: int
+    """In our ledger."""
+    missing: Sequence[str]
+    """Each vendor call without a row, and how it got lost."""
     seconds: float
 
     @property
     def outcomes(self) -> str:
         ends = [one.events[-1].type if one.terminals else "nothing" for one in self.seen]
         counted = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
-        return f"{len(self.seen)} requests, {len(self.calls)} calls: {counted}"
+        once = sum(len(one.terminals) == 1 for one in self.seen)
+        return (
+            f"{len(self.seen)} requests, {once} ended once: {counted}; "
+            f"{len(self.calls)} calls, {self.rows} rows, {len(self.missing)} calls without one"
+        )
 
     def __str__(self) -> str:
-        lines = [f"seed {self.plan.seed}: {self.outcomes} in {self.seconds:.0f} s", *self.faults, *self.problems]
+        head = f"seed {self.plan.seed}: {self.outcomes} in {self.seconds:.0f} s"
+        lines = [head, *self.faults, *(f"without a row: {lost}" for lost in self.missing), *self.problems]
         return "\n  ".join(lines)
 
 
@@ -61,7 +70,18 @@ async def run(plan: Plan, folder: Path) -> Report:
         running.note_processes()
     found = verdict.problems(seen, closed, ends=faults.ends)
     await until(lambda: all(map(is_gone, running.seen_processes)), within_s=_GONE_WITHIN_S)
-    return Report(plan, found, faults.done, seen, closed.served, faults.ends, monotonic() - begun)
+    missing = verdict.missing(seen, closed, ends=faults.ends)
+    return Report(
+        plan=plan,
+        problems=found,
+        faults=faults.done,
+        seen=seen,
+        calls=closed.served,
+        ends=faults.ends,
+        rows=len(closed.records),
+        missing=missing,
+        seconds=monotonic() - begun,
+    )
 
 
 async def _ask_and_break(plan: Plan, door: Door, absences: Absences, faults: Faults) -> list[Seen]:
