@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("worker", "adapters", "ledger", "reports", "resilience")
+BENCHMARKS = ("worker", "adapters", "ledger", "reports", "resilience", "walls")
 
 
 def main() -> int:

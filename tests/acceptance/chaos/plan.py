@@ -130,8 +130,8 @@ def rolling_restart(roles: Mapping[str, int], *, requests: int) -> Plan:
 
 
 def kill_everything(roles: Mapping[str, int], *, requests: int) -> Plan:
-    """Each process of `roles` gets a kill -9, one after the other, while agents read streams of some seconds."""
-    processes = [(role, which) for role, count in roles.items() for which in range(count)]
+    """Each process of `roles` gets a kill -9, one after the other and twice, while agents read streams of seconds."""
+    processes = [(role, which) for role, count in roles.items() for which in range(count)] * 2
     pause_s = LOAD_S / (len(processes) + 1)
     faults = (Fault(pause_s * n, Kind.KILL, role, which) for n, (role, which) in enumerate(processes, start=1))
     asks = (plain(n, VENDORS[n % len(VENDORS)], at_s=LOAD_S * n / requests, lasts_s=5) for n in range(requests))
