@@ -91,8 +91,7 @@ async def hostile_vendor(kind: str) -> AsyncGenerator[int]:
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", __name__, kind, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            yield int(await process.stdout.readline())
+        yield int(await asyncio.wait_for(process.stdout.readline(), PATIENCE_S))
     finally:
         process.kill()
         await process.wait()
@@ -122,6 +121,7 @@ async def _serve(kind: str) -> None:
         for piece in KINDS[kind]():
             writer.write(piece)
             await writer.drain()
+            await asyncio.sleep(0)  # draining does not, as long as there is room
         while await reader.read(65536):
             pass
 

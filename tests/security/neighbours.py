@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from contracts.events import Completed, Event, Started
+from runtime.tasks import end
 from tests.patience import PATIENCE_S
 from tests.security.fleet import MODELS, POOLS, Fleet, Tenant
 
@@ -68,8 +69,12 @@ class Neighbours:
                 yield seen
             finally:
                 over.set()
-                async with asyncio.timeout(PATIENCE_S):
-                    await asyncio.gather(*asking)
+                _, late = await asyncio.wait(asking, timeout=PATIENCE_S)
+                await end(*late)
+                problems = [task.exception() for task in asking if not task.cancelled()]
+        assert not late, f"not served within {PATIENCE_S:.0f} s: {', '.join(task.get_name() for task in late)}"
+        for problem in filter(None, problems):
+            raise problem
 
     async def bill_is_right(self, *tenants: Tenant) -> None:
         """Waits until each tenant's rows are its vendor calls, one for one."""

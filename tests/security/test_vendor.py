@@ -14,7 +14,7 @@ from tests.security.neighbours import MODEL, Neighbours
 from tests.security.raw import Listener, publish, request
 
 CALLS = 6
-_LASTS_S = 5
+_LASTS_S = 4
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "silent"])
