@@ -50,7 +50,7 @@ async def test_answers_of_megabytes_push_no_other_tenants_events_out(
             async with at_once:
                 await talker.complete(MODEL, "Hello", deadline_s=PATIENCE_S)
 
-        async with neighbours.unharmed(may_grow=1200 * 1024**2):
+        async with neighbours.unharmed():
             await asyncio.gather(*(ask() for _ in range(ANSWERS)))
         kept = [event async for event in reader.resume(ended.request_id)]
 

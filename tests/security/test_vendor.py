@@ -53,14 +53,15 @@ async def until_booked(fleet: Fleet, tenant: Tenant, rows: int) -> None:
 async def test_a_model_that_is_rate_limited_holds_up_no_other(fleet: Fleet, mallory: Tenant) -> None:
     limited = _model(fleet, mallory, LIMITED)
     async with mallory.client() as client:
-        limited_stream = client.stream(f"openai/{limited}", "Hello", deadline_s=PATIENCE_S)
-        while not isinstance(await anext(limited_stream), Retrying):
-            pass
+        waits = client.stream(f"openai/{limited}", "Hello", deadline_s=60)
+        async for event in waits:
+            if isinstance(event, Retrying):
+                break
 
         healthy = await client.complete(MODEL, "Hello", deadline_s=15)
 
         assert healthy.attempt == 1
-        await limited_stream.cancel()
+        await waits.cancel()
 
 
 async def test_a_fallback_at_the_same_endpoint_is_tried_at_once(fleet: Fleet, mallory: Tenant) -> None:
