@@ -262,4 +262,4 @@ if __name__ == "__main__":
     if options.attack:
         print(uvloop.run(_publish(json.load(sys.stdin))))
     else:
-        uvloop.run(main(options.seconds, options.only, markdown=options.markdown))
+        asyncio.run(main(options.seconds, options.only, markdown=options.markdown))
