@@ -29,6 +29,7 @@ from admin_api.configuration.webhooks import reseal as reseal_webhooks
 from admin_api.database import Database, open_database
 from admin_api.dependencies import AllowedNetworks, provide
 from admin_api.http import problems
+from admin_api.http.framing import StrictHttp
 from admin_api.http.middleware import RequestContextMiddleware, RequestMetrics
 from admin_api.http.rate_limiter import RateLimiter
 from admin_api.notices import metrics as notice_metrics
@@ -256,7 +257,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=StrictHttp,
                 ws="none",
                 lifespan="off",
                 log_config=None,
