@@ -11,9 +11,10 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
 from contracts.wire import without_halves
+from runtime import json_bounds
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -42,8 +43,14 @@ _PIECE = re.compile(
 def parse(model: type[M], data: bytes) -> tuple[M, bytes]:
     """What `data` says, and the JSON that says it to every reader: `data`, mended if need be.
 
-    Halves of surrogate pairs and bytes that are no UTF-8 become U+FFFD, a byte order mark goes. Raises ValidationError.
+    Halves of surrogate pairs and bytes that are no UTF-8 become U+FFFD, a byte order mark goes. Raises ValidationError,
+    also for more than json_bounds.MOST_VALUES values, of which nothing is made then.
     """
+    try:
+        json_bounds.check(data)
+    except json_bounds.TooManyValues as exc:
+        too_many = InitErrorDetails(type=PydanticCustomError("too_many_values", "{why}", {"why": str(exc)}), input=None)
+        raise ValidationError.from_exception_data(model.__name__, [too_many], hide_input=True) from None
     try:
         return model.model_validate_json(data, strict=True), data
     except ValidationError as exc:
@@ -59,8 +66,10 @@ def told(data: bytes, names: Collection[str]) -> Mapping[str, Any]:
     A text that holds the object's JSON is read as well: agents write JSON twice by mistake.
     """
     try:
+        json_bounds.check(data)
         body: Any = from_json(data)
         if isinstance(body, str):
+            json_bounds.check(body.encode())
             body = from_json(body)
     except ValueError:
         return top_level_texts(data, names)

@@ -8,6 +8,8 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
+from runtime import json_bounds
+
 _ESCAPED_NUL = b"\\u0000"
 """A NUL character can stand in JSON in this form only: from_json refuses an unescaped one."""
 
@@ -15,7 +17,8 @@ _ESCAPED_NUL = b"\\u0000"
 def strict(receive: Receive) -> Receive:
     """Wraps `receive` so that the application gets a body in one piece once all of it is there and is strict JSON.
 
-    The wrapped one raises a 422 HTTPException for NaN, lone surrogates, NUL characters, and more than about 200 levels.
+    The wrapped one raises a 422 HTTPException for NaN, lone surrogates, NUL characters, more than about 200 levels, and
+    more than json_bounds.MOST_VALUES values.
     """
 
     async def receive_all() -> Message:
@@ -31,7 +34,10 @@ def strict(receive: Receive) -> Receive:
         body = b"".join(parts)
         if body:
             try:
+                json_bounds.check(body)
                 parsed = from_json(body, allow_inf_nan=False, cache_strings="keys")
+            except json_bounds.TooManyValues as exc:
+                raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"is not taken: {exc}") from exc
             except ValueError as exc:
                 raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "is not JSON, or is nested too deeply") from exc
             # The escape may itself be escaped, as in "\\u0000", which is six harmless characters: only the values tell.

@@ -95,7 +95,7 @@ def test_what_strict_readers_take_is_left_as_it_is() -> None:
         (written()[:-1] + b",}", "Invalid JSON"),
         (written().replace(b"Hi", b"H\ni"), "Invalid JSON"),
         (str(BODY).encode(), "Invalid JSON"),
-        (b"[" * 100_000, "Invalid JSON"),
+        (b"[" * 10_000, "Invalid JSON"),
         (b"\xff\xfe", "Invalid JSON"),
         (b"", "Invalid JSON"),
         (written(messages=[{"role": "user", "content": HALF}], temperature=float("nan")), "finite"),
