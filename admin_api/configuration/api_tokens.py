@@ -5,13 +5,14 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, StringConstraints, model_validator
+from pydantic import AwareDatetime, BaseModel, SecretStr, StringConstraints, model_validator
 from sqlalchemy import func, insert, null, or_, select, update
 
 from admin_api.access.authenticator import PREFIX, hash_of
 from admin_api.access.principals import Principal, Role
 from admin_api.configuration import tenants
 from admin_api.database import Database
+from admin_api.http.bodies import Body
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import invalid, not_found
 from contracts.wire import Token, utc_now
@@ -22,9 +23,7 @@ from migrations.schema import api_tokens
 _BYTES = 32
 
 
-class NewToken(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
+class NewToken(Body):
     name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
     role: Role
     tenant: Token | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +18,7 @@ from admin_api.access.principals import Principal
 from admin_api.configuration import provider_keys, tenants
 from admin_api.configuration.provider_keys import ApiKey, GivenKeys, KeyChanges, KeyView, NewKeys, ProviderKeys
 from admin_api.database import Database
+from admin_api.http.bodies import Body
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import Problem, conflict, invalid, not_found
 from admin_api.publishing import worker_config
@@ -31,9 +32,7 @@ from migrations.schema import llm_providers
 from runtime.networks import ForbiddenAddress, Network, check_base_url
 
 
-class NewProvider(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
+class NewProvider(Body):
     tenant: Token
     provider_type: Provider
     api_key: ApiKey | None = Field(
@@ -45,10 +44,8 @@ class NewProvider(BaseModel):
     is_default: bool = False
 
 
-class ProviderChange(BaseModel):
+class ProviderChange(Body):
     """What is left out stays. `config` is replaced as a whole; `api_key` and `api_keys` rotate keys."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     tenant: Token | None = Field(
         default=None, description="A provider keeps its tenant; if given, it must be the same."

@@ -3,13 +3,14 @@
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
+from pydantic import BaseModel, Field, JsonValue, PlainSerializer
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.access.principals import Principal
 from admin_api.database import Database
+from admin_api.http.bodies import Body
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import conflict, invalid, not_found
 from admin_api.notices.settings import Email
@@ -27,10 +28,8 @@ Usd = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10), PlainSer
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class LimitsChange(BaseModel):
+class LimitsChange(Body):
     """Null: the environment's default. 0: no limit. What is left out stays as it is."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     requests_per_minute: Count | None = None
     requests_per_day: Count | None = None
@@ -38,10 +37,8 @@ class LimitsChange(BaseModel):
     tokens_per_day: Count | None = None
 
 
-class TenantParts(BaseModel):
+class TenantParts(Body):
     """Any part of a tenant. Null: the default. Left out: unchanged."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     limits: LimitsChange | None = None
     daily_budget_usd: Usd | None = None

@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from sqlalchemy import delete, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.access.principals import Principal
 from admin_api.configuration import tenants
 from admin_api.database import Database
+from admin_api.http.bodies import Body
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import invalid, not_found
 from admin_api.notices import webhook
@@ -42,9 +43,7 @@ def _http_url(url: str) -> str:
 WebhookUrl = Annotated[str, StringConstraints(max_length=2048, pattern=r"^[\x21-\x7e]+$"), AfterValidator(_http_url)]
 
 
-class NewWebhook(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
+class NewWebhook(Body):
     tenant: Token | None = None
     """Whose notices it gets; left out: those of all tenants."""
     url: WebhookUrl
