@@ -84,6 +84,9 @@ tenants = Table(
     Column("budget_day", Date),
     Column("budget_spent_usd", Money),
     Column("budget_revision", BigInteger),
+    # Whether the tenant may set lower values than the operator's, and which it has set, by the names of the columns.
+    Column("may_lower", Boolean, nullable=False, server_default=FALSE),
+    Column("lowered", JSONB, nullable=False, server_default=EMPTY_OBJECT),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", Time, nullable=False, server_default=NOW),
     Column("updated_at", Time, nullable=False, server_default=NOW),

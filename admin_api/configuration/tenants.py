@@ -1,18 +1,24 @@
-"""Tenants: their limits, budgets, aliases, default fallbacks and own prices."""
+"""Tenants: their limits, budgets, aliases, default fallbacks and own prices.
 
+Limits, budgets, cost alerts and prices are the operator's, because they protect the others and the bill. The operator
+may let a tenant lower its own; both values are kept, and the lower one is in force.
+"""
+
+from collections.abc import Mapping
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, JsonValue, PlainSerializer
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, PlainSerializer
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from admin_api.access.principals import Principal
+from admin_api.access.principals import Principal, Role
 from admin_api.database import Database
 from admin_api.http.bodies import Body
 from admin_api.http.pagination import Page, Paging, read_page
-from admin_api.http.problems import conflict, invalid, not_found
+from admin_api.http.problems import conflict, forbidden, invalid, not_found
 from admin_api.notices.settings import Email
 from admin_api.publishing import worker_config
 from admin_api.publishing.config_publisher import ConfigPublisher
@@ -26,6 +32,20 @@ from migrations.schema import llm_provider_usage, tenants
 
 Usd = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10), PlainSerializer(plain_decimal)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+PositiveUsd = Annotated[Usd, Field(gt=0)]
+PositiveCount = Annotated[Count, Field(gt=0)]
+
+THE_OPERATORS = ("daily_budget_usd", "daily_cost_alert_usd", "prices", "may_lower")
+"""Besides `limits`, what only an admin may change."""
+_ADDING = int.from_bytes(b"tenants")
+"""The advisory lock of those who add a tenant."""
+
+
+def _nameable(slug: str) -> str:
+    """Tenants' names are parts of file names, command lines and environment variables."""
+    if slug.startswith("-") or not any(letter.isalnum() for letter in slug):
+        raise ValueError("must not begin with - and must have a letter or digit")
+    return slug
 
 
 class LimitsChange(Body):
@@ -48,14 +68,31 @@ class TenantParts(Body):
     alert_emails: Annotated[tuple[Email, ...], Field(max_length=20)] | None = None
     """Who gets the tenant's alerts by e-mail."""
     prices: Annotated[dict[ModelName, Price], Field(max_length=10_000)] | None = None
+    may_lower: bool | None = None
+    """Whether the tenant's own admins may set `lowered`; null: false."""
+
+
+class Lowered(Body):
+    """What a tenant has lowered for itself. What is null, or left out, is as the operator set it."""
+
+    requests_per_minute: PositiveCount | None = None
+    requests_per_day: PositiveCount | None = None
+    tokens_per_minute: PositiveCount | None = None
+    tokens_per_day: PositiveCount | None = None
+    daily_budget_usd: PositiveUsd | None = None
+    daily_cost_alert_usd: PositiveUsd | None = None
 
 
 class NewTenant(TenantParts):
-    slug: Token
+    slug: Annotated[Token, AfterValidator(_nameable)]
 
 
 class TenantChange(TenantParts):
     slug: Token | None = Field(default=None, description="A tenant keeps its slug; if given, it must be the same.")
+    lowered: Lowered | None = Field(
+        default=None,
+        description="Replaced as a whole; null: nothing is lowered. A tenant_admin may set it where may_lower is true.",
+    )
 
 
 class Tenant(BaseModel):
@@ -67,11 +104,20 @@ class Tenant(BaseModel):
     fallbacks: list[str]
     alert_emails: list[str]
     prices: dict[str, dict[str, JsonValue]]
+    may_lower: bool = Field(default=False, exclude_if=lambda may: not may)
+    lowered: Lowered | None = Field(default=None, exclude_if=lambda lowered: lowered is None)
+    """What is in force in place of the operator's values, as long as `may_lower` is true."""
 
 
 async def add(database: Database, new: NewTenant, *, publisher: ConfigPublisher, origin: Origin) -> Tenant:
-    """Adds a tenant; the route lets admins through only. Raises a 409 problem when the slug is taken."""
+    """Adds a tenant; the route lets admins through only. Raises a 409 problem when the slug is taken, or reads like
+    another one where case and signs do not count, as in environment variables."""
     async with database.transaction() as connection:
+        await connection.execute(select(func.pg_advisory_xact_lock(_ADDING)))
+        same = func.replace(func.lower(tenants.c.slug), "-", "_") == new.slug.lower().replace("-", "_")
+        like = await connection.scalar(select(tenants.c.slug).where(same, tenants.c.slug != new.slug).limit(1))
+        if like is not None:
+            raise conflict(f"there is a tenant {like}; names must differ in more than case, - and _")
         row = (
             await connection.execute(
                 postgresql.insert(tenants)
@@ -103,6 +149,8 @@ async def change(
 ) -> Tenant:
     """Changes what is given. Raises 403, 404, 422."""
     caller.must_change(slug)
+    if caller.role is not Role.ADMIN:
+        _must_be_the_tenants(wanted)
     if wanted.slug not in (None, slug):
         raise invalid("slug", "a tenant keeps its slug")
     async with database.transaction() as connection:
@@ -110,7 +158,9 @@ async def change(
         values = {name: value for name, value in _columns(wanted).items() if value != getattr(old, name)}
         if not values:
             return view(old)
-        if values.get("daily_budget_usd") and not old.daily_budget_usd:
+        if caller.role is not Role.ADMIN:
+            _must_lower(values.get("lowered", {}), old)
+        if not worker_config.in_force(old, "daily_budget_usd") and _has_budget(old, values):
             values |= await _budget_start(connection, slug, revision=old.revision + 1)
         row = (
             await connection.execute(
@@ -183,6 +233,8 @@ def view(row: Any) -> Tenant:
         fallbacks=row.fallbacks,
         alert_emails=row.alert_emails,
         prices=row.prices,
+        may_lower=row.may_lower,
+        lowered=Lowered.model_validate(row.lowered) if row.lowered else None,
     )
 
 
@@ -206,6 +258,10 @@ def _columns(wanted: TenantParts) -> dict[str, Any]:
         columns["fallbacks"] = list(wanted.fallbacks or ())
     if "alert_emails" in given:
         columns["alert_emails"] = list(wanted.alert_emails or ())
+    if "may_lower" in given:
+        columns["may_lower"] = bool(wanted.may_lower)
+    if isinstance(wanted, TenantChange) and "lowered" in given:
+        columns["lowered"] = {} if wanted.lowered is None else wanted.lowered.model_dump(mode="json", exclude_none=True)
     if "prices" in given:
         # Decimals as plain strings: JSON's numbers would round them.
         columns["prices"] = {
@@ -213,6 +269,43 @@ def _columns(wanted: TenantParts) -> dict[str, Any]:
             for model, price in (wanted.prices or {}).items()
         }
     return columns
+
+
+def _must_be_the_tenants(wanted: TenantChange) -> None:
+    """Raises a 403 problem for a change that names what is the operator's, also where it would stay as it is."""
+    fields = [name for name in THE_OPERATORS if name in wanted.model_fields_set]
+    if "limits" in wanted.model_fields_set:
+        limits = wanted.limits
+        fields += ["limits"] if limits is None else [f"limits.{name}" for name in limits.model_fields_set]
+    if fields:
+        detail = f"{', '.join(sorted(fields))}: the operator sets these, with the role admin; see may_lower and lowered"
+        raise forbidden(detail, fields=sorted(fields))
+
+
+def _must_lower(lowered: Mapping[str, Any], tenant: Any) -> None:
+    """Raises a 403 problem for values that the tenant may not set, or that are above its operator's.
+
+    An operator who changes its own value may leave a lowered one above it, which then counts no more.
+    """
+    if lowered and not tenant.may_lower:
+        raise forbidden("lowered: the operator does not let this tenant set it; see may_lower", fields=["lowered"])
+    above = [f"lowered.{name}" for name, value in lowered.items() if not _is_lower(tenant, name, value)]
+    if above:
+        raise forbidden(f"{', '.join(above)}: must be at most what the operator has set", fields=above)
+
+
+def _is_lower(tenant: Any, name: str, value: Any) -> bool:
+    operators = getattr(tenant, name)
+    if operators is None:
+        return name not in worker_config.WITH_DEFAULT
+    return not operators or Decimal(value) <= operators
+
+
+def _has_budget(old: Row[Any], values: Mapping[str, Any]) -> bool:
+    """Whether the tenant has a budget once it has these values."""
+    names = ("daily_budget_usd", "may_lower", "lowered")
+    after = SimpleNamespace(**{name: values.get(name, getattr(old, name)) for name in names})
+    return bool(worker_config.in_force(after, "daily_budget_usd"))
 
 
 async def _budget_start(connection: AsyncConnection, slug: str, *, revision: int) -> dict[str, Any]:

@@ -44,7 +44,9 @@ class ProblemDetails(BaseModel):
     status: int
     detail: str | None = None
     request_id: str | None = None
-    errors: list[FieldProblem] | None = Field(default=None, description="On 422: what is wrong with which field.")
+    errors: list[FieldProblem] | None = Field(
+        default=None, description="On 422, and on 403 for single fields: what is wrong with which field."
+    )
 
 
 class Problem(Exception):
@@ -70,8 +72,9 @@ def unauthorized(detail: str) -> Problem:
     return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": 'Bearer realm="fleet"'})
 
 
-def forbidden(detail: str) -> Problem:
-    return Problem(HTTPStatus.FORBIDDEN, detail)
+def forbidden(detail: str, *, fields: Sequence[str] = ()) -> Problem:
+    """A 403 problem; `fields` of the body are what the caller may not set."""
+    return Problem(HTTPStatus.FORBIDDEN, detail, errors=[FieldProblem(field=name, message=detail) for name in fields])
 
 
 def not_found(detail: str) -> Problem:

@@ -3,6 +3,7 @@ bucket `llm_config` it lies.
 """
 
 import logging
+from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +16,10 @@ log = logging.getLogger(__name__)
 WorkerConfig = PublishedTenant | PublishedProvider
 
 LIMITS = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
+LOWERABLE = (*LIMITS, "daily_budget_usd", "daily_cost_alert_usd")
+"""What a tenant may set lower than its operator, where the operator lets it."""
+WITH_DEFAULT = frozenset({"requests_per_minute", "requests_per_day", "daily_cost_alert_usd"})
+"""Those whose null is a default of other roles' environment, which the admin API does not know."""
 
 
 def tenant(row: Any) -> PublishedTenant | None:
@@ -26,10 +31,10 @@ def tenant(row: Any) -> PublishedTenant | None:
         return PublishedTenant.model_validate(
             {
                 "slug": row.slug,
-                "limits": {name: getattr(row, name) for name in LIMITS},
-                "daily_budget_usd": row.daily_budget_usd,
+                "limits": {name: in_force(row, name) for name in LIMITS},
+                "daily_budget_usd": in_force(row, "daily_budget_usd"),
                 "budget_start": budget_start,
-                "daily_cost_alert_usd": row.daily_cost_alert_usd,
+                "daily_cost_alert_usd": in_force(row, "daily_cost_alert_usd"),
                 "aliases": row.aliases,
                 "fallbacks": row.fallbacks,
                 "prices": row.prices,
@@ -38,6 +43,16 @@ def tenant(row: Any) -> PublishedTenant | None:
         )
     except ValidationError as exc:
         return _unreadable(f"tenant {row.slug}", exc)
+
+
+def in_force(row: Any, name: str) -> Any:
+    """The value of a row of `tenants` that holds for one of `LOWERABLE`: the operator's, or the tenant's lower one."""
+    operators, tenants = getattr(row, name), row.lowered.get(name) if row.may_lower else None
+    if tenants is None or (operators is None and name in WITH_DEFAULT):
+        return operators
+    # Null and 0 are no limit.
+    lower = Decimal(tenants) if name.endswith("_usd") else tenants
+    return min(operators, lower) if operators else lower
 
 
 def provider(row: Any) -> PublishedProvider | None:

@@ -21,6 +21,8 @@ TENANT = {
     "budget_day": None,
     "budget_spent_usd": None,
     "budget_revision": None,
+    "may_lower": False,
+    "lowered": {},
     "daily_cost_alert_usd": None,
     "aliases": {"fast": ["openai/gpt-4o-mini"]},
     "fallbacks": [],

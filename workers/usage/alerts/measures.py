@@ -5,7 +5,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, func, select
+from sqlalchemy import Column, ColumnElement, Numeric, Table, and_, case, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.notices import NoticeKind
@@ -40,8 +40,8 @@ async def spending(connection: AsyncConnection, of: Collection[TenantDay]) -> li
             asked.c.tenant,
             asked.c.date,
             func.coalesce(func.sum(usage.total_cost), 0),
-            tenants.c.daily_cost_alert_usd,
-            tenants.c.daily_budget_usd,
+            _in_force(tenants.c.daily_cost_alert_usd, default=True),
+            _in_force(tenants.c.daily_budget_usd, default=False),
         )
         .select_from(asked)
         .outerjoin(llm_provider_usage, and_(usage.tenant == asked.c.tenant, usage.date == asked.c.date))
@@ -50,6 +50,16 @@ async def spending(connection: AsyncConnection, of: Collection[TenantDay]) -> li
     )
     rows = await connection.execute(query, parameters(("tenant", "date"), of))
     return [Spending(*row) for row in rows]
+
+
+def _in_force(column: Column[Any], *, default: bool) -> ColumnElement[Any]:
+    """A column of `tenants`, or the lower value that the tenant has set, as admin_api.publishing.worker_config tells
+    workers. `default`: null is a default, which a tenant cannot lower; otherwise it is no limit, as 0 is."""
+    lowered = cast(tenants.c.lowered[column.name].astext, Numeric)
+    may = and_(tenants.c.may_lower, lowered.is_not(None))
+    return case(
+        (and_(may, column.is_not(None)) if default else may, func.least(func.nullif(column, 0), lowered)), else_=column
+    )
 
 
 async def health(connection: AsyncConnection, of: Collection[ProviderKey], *, now: datetime) -> list[Health]:
