@@ -6,16 +6,16 @@ twice, lone line feeds as line ends, and header lines that are folded. What coul
 with 400, and its connection is closed.
 """
 
-import asyncio
 import re
-from typing import Any, cast
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_LARGEST_READ = 4 * 1024
-"""Bytes that are parsed in one go. h11 takes some 20 µs for a chunk of one byte, and nothing else runs meanwhile."""
+_LARGEST_HEAD = 16 * 1024
 _MOST_HEADERS = 200
+_SMALL_CHUNK = 512
+_MOST_SMALL_CHUNKS = 1000
 
 _END = re.compile(rb"\n\r?\n")
 _LINE_END_OR_FOLD = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\n[ \t]")
@@ -34,6 +34,8 @@ def problem(head: bytes) -> str | None:
         head = head[: end.end()]
     if _LINE_END_OR_FOLD.search(head):
         return "lines must end with CR LF and must not be folded"
+    if len(head) > _LARGEST_HEAD:
+        return f"a request line and its headers may have at most {_LARGEST_HEAD} bytes"
     if head.count(b"\n") > _MOST_HEADERS + 2:
         return f"a request may have at most {_MOST_HEADERS} headers"
     lengths: list[bytes] = _LENGTH.findall(head) if end else []
@@ -43,12 +45,11 @@ def problem(head: bytes) -> str | None:
 
 
 class StrictHttp(H11Protocol):
-    """uvicorn's protocol over h11, without what `problem` refuses."""
+    """uvicorn's protocol over h11, without what `problem` refuses, and without bodies in crumbs."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] - as uvicorn's own
-        super().connection_made(transport)
-        # How much asyncio's socket transport reads at a time; 256 KiB unless it is told otherwise.
-        cast("Any", transport).max_size = _LARGEST_READ
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = _FewChunks(h11.SERVER)
 
     def handle_events(self) -> None:
         # Also called for what was sent ahead, once the request before it is answered.
@@ -56,3 +57,21 @@ class StrictHttp(H11Protocol):
             self.send_400_response(wrong)
         else:
             super().handle_events()
+
+
+class _FewChunks(h11.Connection):
+    """h11 takes some 20 µs for a chunk, however small it is, and nothing else runs while a read is parsed."""
+
+    _small = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._small = 0
+        elif isinstance(event, h11.Data) and event.chunk_start and len(event.data) < _SMALL_CHUNK:
+            self._small += 1
+            if self._small > _MOST_SMALL_CHUNKS:
+                raise h11.RemoteProtocolError(
+                    f"more than {_MOST_SMALL_CHUNKS} chunks of less than {_SMALL_CHUNK} bytes"
+                )
+        return event
