@@ -1,12 +1,16 @@
 """`fleet nats-config` and `fleet asyncapi`: who may do what on NATS, and what is said there."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fleet.commands.options import Refused
+
+if TYPE_CHECKING:
+    from fleet.deploy.nats_users import User
 
 
 def asyncapi() -> None:
@@ -27,26 +31,39 @@ def nats_config(
     seeds: Annotated[
         Path, typer.Option(help="Folder of the users' nkey seeds; those that are missing are made.", file_okay=False)
     ] = Path("nats-seeds"),
+    passwords: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the users' passwords, beside the configuration, which includes them; those that are "
+            "missing are made. Default: the server's environment has them.",
+            file_okay=False,
+        ),
+    ] = None,
     tls_cert: Annotated[str | None, typer.Option(help="The server's certificate; turns TLS on.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Its key.")] = None,
     tls_client_ca: Annotated[
         str | None, typer.Option(help="Who signs the certificates that clients must have.")
     ] = None,
 ) -> None:
-    """Print a NATS server configuration with one user for each role, pool and tenant."""
+    """Print a NATS server configuration with one user for each role, pool and tenant.
+
+    A running server takes it at SIGHUP, twice, unless it needs passwords that its environment lacks.
+    """
     from contracts.subjects import Provider
     from fleet.deploy import nats_config as config
     from fleet.deploy import nats_users
 
+    if passwords and auth == "nkey":
+        raise Refused("--passwords is for --auth password")
     if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
         raise Refused("TLS needs --tls-cert and --tls-key")
     users = nats_users.users(tenants=tenant or [], providers=provider or [p.value for p in Provider])
     head = ""
     match auth:
         case "password":
-            login = config.by_password(config.placeholder)
-            names = "\n".join(f"#   {config.placeholder(user)[1:]}" for user in users)
-            head = f"# The server reads these passwords from its environment:\n{names}\n"
+            names = config.variables(users)
+            login = config.by_password(lambda user: f"${names[user.name]}")
+            head = _includes(users, names, passwords) if passwords else _environment(names.values())
         case "nkey":
             from fleet.deploy import nats_seeds
 
@@ -54,3 +71,17 @@ def nats_config(
     tls = config.Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     accounts = config.accounts(users, login=login)
     typer.echo(head + config.server(listen=listen, store_dir=store_dir, accounts=accounts, tls=tls))
+
+
+def _environment(variables: Iterable[str]) -> str:
+    names = "\n".join(f"#   {name}" for name in variables)
+    return f"# The server reads these passwords from its environment:\n{names}\n"
+
+
+def _includes(users: "Sequence[User]", variables: Mapping[str, str], folder: Path) -> str:
+    """The lines that include each user's password. NATS looks for them from the configuration's own folder on."""
+    from fleet.deploy.nats_config import quoted
+    from fleet.deploy.nats_seeds import password_file
+
+    files = [password_file(user, variable=variables[user.name], folder=folder) for user in users]
+    return "".join(f"include {quoted(f'{folder.absolute().name}/{file.name}')}\n" for file in files)

@@ -4,9 +4,15 @@ Each tenant's agents are in an account of their own, which shares with the fleet
 replies, and nothing else. Permissions alone would not keep tenants apart: the server checks the subject that a client
 publishes to, not the one where it wants the answer, and within one account that can be anybody's. Between accounts the
 server puts a subject of its own in the answer's place.
+
+A running server takes a new configuration at SIGHUP, without a client noticing. It has to be told `RELOADS` times:
+nats-server 2.15 gives an account that is new to it no client of its own for its imports of services, and makes good for
+it the next time (server.go, configureAccounts). Until then whoever is in that account is told that nobody responds.
 """
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +20,8 @@ from contracts import subjects
 from fleet.deploy.nats_users import FLEET_ACCOUNT, SYSTEM_ACCOUNT, User
 
 MAX_PAYLOAD = "8MB"
+RELOADS = 2
+"""How often a running server has to read its configuration until accounts that are new to it are served."""
 
 Login = Callable[[User], str]
 """From a user to the lines of its block that say who it is."""
@@ -71,9 +79,7 @@ max_payload: {MAX_PAYLOAD}
 
 
 def accounts(of: Sequence[User], *, login: Login) -> str:
-    """The block of accounts, with these users in it. Raises ValueError when two users would share a placeholder."""
-    if len({placeholder(user) for user in of}) != len(of):
-        raise ValueError("two of the users would share an environment variable for their passwords")
+    """The block of accounts, with these users in it."""
     agents = [user for user in of if user.account not in (FLEET_ACCOUNT, SYSTEM_ACCOUNT)]
     exports = "".join(export for agent in agents for export in _exports(agent))
     fleet = f"jetstream: enabled\n    exports: [\n{exports}    ]"
@@ -86,7 +92,7 @@ def accounts(of: Sequence[User], *, login: Login) -> str:
 
 
 def by_password(value: Callable[[User], str]) -> Login:
-    """Users log in with a password. `value` writes it as NATS configuration: `quoted` text, or a `placeholder`."""
+    """Users log in with a password. `value` writes it as NATS configuration: `quoted` text, or `$` and a variable."""
     return lambda user: f"user: {quoted(user.name)}\n        password: {value(user)}"
 
 
@@ -95,9 +101,26 @@ def by_nkey(public_key: Callable[[User], str]) -> Login:
     return lambda user: f"nkey: {public_key(user)}"
 
 
-def placeholder(user: User) -> str:
-    """A reference to an environment variable of the server, in a password's place."""
-    return f"$NATS_PASSWORD_{user.name.upper().replace('-', '_')}"
+def variables(of: Sequence[User]) -> dict[str, str]:
+    """The variable of each user's password, by the user's name.
+
+    Where several names would share one, as those of the tenants `de-mo`, `de_mo` and `De-mo` do, the plainest
+    has it, and that of the others ends in a digest of the name.
+    """
+    shared = Counter(map(_variable, of))
+
+    def variable(user: User) -> str:
+        plainest = user.name == user.name.lower().replace("_", "-")
+        if shared[_variable(user)] == 1 or plainest:
+            return _variable(user)
+        # No other variable has small letters.
+        return f"{_variable(user)}_x{hashlib.sha256(user.name.encode()).hexdigest()[:12]}"
+
+    return {user.name: variable(user) for user in of}
+
+
+def _variable(user: User) -> str:
+    return f"NATS_PASSWORD_{user.name.upper().replace('-', '_')}"
 
 
 def quoted(text: str) -> str:

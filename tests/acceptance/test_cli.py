@@ -258,8 +258,12 @@ def test_prints_a_configuration_that_a_nats_server_takes(tmp_path: Path) -> None
     assert checked.returncode == 0, checked.stderr
 
 
-def test_refuses_two_tenants_whose_passwords_would_share_a_variable() -> None:
-    assert "environment variable" in refusal("nats-config", "--tenant", "a-b", "--tenant", "a_b")
+def test_tenants_with_alike_names_have_passwords_of_their_own() -> None:
+    printed = run("nats-config", "--tenant", "a-b", "--tenant", "a_b", "--tenant", "A-b", "--tenant=-rf").stdout
+    variables = [line.removeprefix("#   ") for line in printed.splitlines() if line.startswith("#   ")]
+
+    assert len(set(variables)) == len(variables)
+    assert {"NATS_PASSWORD_AGENT_A_B", "NATS_PASSWORD_AGENT__RF"} < set(variables)
 
 
 def test_explains_itself() -> None:
