@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -40,6 +41,7 @@ from fleet.local.vault_api import Credentials, VaultApi, VaultRefused
 UNPRIVILEGED_USER = "nobody"
 _CONNECT_TIMEOUT_S = 5
 _STOP_TIMEOUT_S = 4
+_RELOAD_TIMEOUT_S = 30
 _NAME_HEADER = "X-Fleet-Server"
 
 
@@ -84,16 +86,47 @@ class NatsServer:
 
     async def start(self) -> None:
         """Raises StartFailed."""
+        binary = Path(sys.executable).parent / "nats-server"
+        self.process = Process(Command("nats", (str(binary), "-c", str(self._configure())), self._log))
+        await _until_it_answers(self.process, self._answers, port=self.port)
+
+    async def reload(self, accounts: str) -> None:
+        """Gives the server, while it runs, other accounts; who is connected stays so. They hold for later starts, too.
+
+        Raises StartFailed when it refuses them, or has ended.
+        """
+        self._accounts = accounts
+        self._configure()
+        process = self.process
+        for _ in range(nats_config.RELOADS):
+            said_before = self._log.stat().st_size
+            if process is not None:
+                process.send(signal.SIGHUP)
+                # A second signal within the first one's work would be lost.
+                await process.wait_until(partial(self._has_reloaded, since=said_before), timeout_s=_RELOAD_TIMEOUT_S)
+
+    async def _has_reloaded(self, *, since: int) -> bool:
+        """Whether the server's log tells so after its first `since` bytes. Raises StartFailed when it tells why not."""
+        with self._log.open("rb") as log:
+            log.seek(since)
+            said = log.read()
+        if b"Failed to reload server configuration" in said:
+            raise StartFailed(f"nats takes no other accounts: {said.decode(errors='replace').strip()}")
+        return b"Reloaded server configuration" in said
+
+    def _configure(self) -> Path:
+        """Writes the server's configuration. Returns where it is."""
         config = self.folder / "nats.conf"
-        store = str(self.folder / "jetstream")
-        listen = f"127.0.0.1:{self.port}"
         text = nats_config.server(
-            listen=listen, store_dir=store, name=self._name, accounts=self._accounts, tls=self._tls, node=self._node
+            listen=f"127.0.0.1:{self.port}",
+            store_dir=str(self.folder / "jetstream"),
+            name=self._name,
+            accounts=self._accounts,
+            tls=self._tls,
+            node=self._node,
         )
         write_private(config, text)
-        binary = Path(sys.executable).parent / "nats-server"
-        self.process = Process(Command("nats", (str(binary), "-c", str(config)), self._log))
-        await _until_it_answers(self.process, self._answers, port=self.port)
+        return config
 
     async def stop(self) -> None:
         if self.process:

@@ -19,13 +19,14 @@ from pydantic import Field, SecretStr
 from admin_api.notices.settings import MailSettings
 from contracts.subjects import token
 from fleet.admin_client import AdminApi
-from fleet.deploy import nats_config, nats_users, vault_policies
+from fleet.deploy import nats_users, vault_policies
 from fleet.local.demo_tenant import DEMO_TENANT, set_up
 from fleet.local.process import PortTaken, Process, StartFailed
 from fleet.local.roles import Role, run_once
 from fleet.local.servers import NatsServer, PostgresServer, VaultServer
 from fleet.local.state import State
 from fleet.local.supervisor import Part, keep_running
+from fleet.local.tenant_users import TenantUsers
 from runtime import broker
 from runtime.settings import BrokerSettings, RoleSettings
 
@@ -120,18 +121,16 @@ class Stack:
         self._wishes = wishes
         self._say = say
         self._wished_drain_s = DrainSettings().llm_drain_grace_s
-        self._users = nats_users.users(tenants=[DEMO_TENANT], providers=list(wishes.pools))
+        self._users = TenantUsers(state, tenants=[DEMO_TENANT], providers=list(wishes.pools))
         ports = wishes.ports
         self._nats = NatsServer(
             state.folder / "nats",
             port=state.port("nats", wanted=ports.nats),
-            accounts=nats_config.accounts(
-                self._users, login=nats_config.by_password(lambda user: nats_config.quoted(self._password(user)))
-            ),
+            accounts=self._users.accounts(),
             log=state.log("nats"),
         )
         operator = nats_users.operator()
-        self._nats_with_streams = NatsWithStreams(self._nats, operator, SecretStr(self._password(operator)))
+        self._nats_with_streams = NatsWithStreams(self._nats, operator, SecretStr(self._users.password(operator)))
         self._vault = VaultServer(
             state.folder / "vault",
             providers=list(wishes.pools),
@@ -179,11 +178,12 @@ class Stack:
         self._write_ready()
 
     async def keep_running(self) -> None:
-        """Starts again what dies, until it is cancelled."""
+        """Starts again what dies, and lets tenants that are added log in, until it is cancelled."""
         parts: dict[str, Part] = {**self._servers(), **{role.name: role for role in self._all_roles()}}
         async with asyncio.TaskGroup() as group:
             for name, part in parts.items():
                 group.create_task(keep_running(name, part, on_restart=self._write_ready), name=f"keep {name}")
+            group.create_task(self._users.keep_current(self._nats, on_change=self._write_ready), name="tenants' users")
 
     async def stop(self) -> None:
         """Ends the workers, so that nobody takes new work; then the other roles, which book what was done; then the
@@ -195,13 +195,16 @@ class Stack:
             await asyncio.gather(*(part.stop() for part in parts))
 
     def facts(self) -> dict[str, Any]:
-        """What the ready file says: addresses, credentials, process ids."""
+        """What the ready file says: addresses, credentials, process ids; and in `agents`, once there are tenants
+        besides the demo's, user and password of theirs."""
         agent = nats_users.agent(DEMO_TENANT)
+        agents = self._users.facts(besides=DEMO_TENANT)
         return {
             "nats_url": self._nats.url,
             "nats_user": agent.name,
-            "nats_password": self._password(agent),
+            "nats_password": self._users.password(agent),
             "tenant": DEMO_TENANT,
+            **({"agents": agents} if agents else {}),
             "admin_url": self.admin_url,
             "admin_token": self._admin_token,
             "database_url": self._postgres.url(DATABASE),
@@ -297,7 +300,7 @@ class Stack:
         nats_env = {
             "NATS_URL": self._nats.url,
             "NATS_USER": user.name,
-            "NATS_PASSWORD": self._password(user),
+            "NATS_PASSWORD": self._users.password(user),
             "NATS_INBOX_PREFIX": user.inbox_prefix,
         }
         return Role(
@@ -321,9 +324,6 @@ class Stack:
             **self._state.sealing_keys(),
             "LLM_ALLOWED_PRIVATE_NETWORKS": ",".join(networks),
         }
-
-    def _password(self, user: nats_users.User) -> str:
-        return self._state.secret(f"nats_{user.name}", secrets.token_urlsafe)
 
 
 def pool_sizes(available: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:

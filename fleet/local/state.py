@@ -60,6 +60,11 @@ class State:
             write_private(self.folder / "secrets.json", json.dumps(kept))
         return kept[name]
 
+    def secrets_below(self, prefix: str) -> list[str]:
+        """What follows `prefix` in the names of the secrets that are kept and begin with it."""
+        kept = _read(self.folder / "secrets.json")
+        return sorted(name.removeprefix(prefix) for name in kept if name.startswith(prefix))
+
     def sealing_keys(self) -> dict[str, str]:
         """The variables with the sealing keys. A key of the environment takes the place of the stack's own, which stays
         as a previous one, so that what it sealed can be opened."""

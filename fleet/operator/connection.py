@@ -52,10 +52,11 @@ def agent(*, tenant: str | None, state: Path | None) -> AgentConnection:
         first = {"tls_handshake_first": True} if settings.nats_by_tls else {}
         return AgentConnection(settings.nats_url, tenant, {**broker.login(settings), **first})
     ready = _ready_file(state, "NATS_URL")
-    if tenant not in (None, ready["tenant"]):
-        raise NotFound(f"the stack on this machine knows the agent of tenant {ready['tenant']} only; set NATS_URL")
-    login = {"user": ready["nats_user"], "password": ready["nats_password"]}
-    return AgentConnection(ready["nats_url"], ready["tenant"], login)
+    own = ready if tenant in (None, ready["tenant"]) else ready.get("agents", {}).get(tenant)
+    if own is None:
+        raise NotFound(f"the stack on this machine has no tenant {tenant}; set NATS_URL for another fleet")
+    login = {"user": own["nats_user"], "password": own["nats_password"]}
+    return AgentConnection(ready["nats_url"], tenant or ready["tenant"], login)
 
 
 def admin(*, state: Path | None) -> AdminApi:

@@ -101,6 +101,22 @@ def test_keeps_its_state_from_other_users(stack: RunningStack, folder: Path) -> 
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
 
 
+async def test_a_tenant_that_is_added_while_it_runs_can_log_in_and_is_served(stack: RunningStack) -> None:
+    before = stack.pids("nats")
+    stack.admin.post("tenants", {"slug": "added"})
+    stack.admin.post("llm-providers", {"tenant": "added", "provider_type": "mock", "config": {}})
+
+    agent = wait_for(lambda: stack.ready.get("agents", {}).get("added"))
+    events = await ask(stack.ready | agent | {"tenant": "added"}, "hello")
+
+    assert events[-1]["type"] == "completed"
+    assert stack.pids("nats") == before
+    said = run(
+        "chat", "hello", "--model", "mock/echo", "--tenant", "added", "--state", str(stack.ready_file.parent / "state")
+    )
+    assert said.returncode == 0, said.stderr
+
+
 async def test_serves_an_agent_that_knows_only_the_contract(stack: RunningStack) -> None:
     events = await ask(stack.ready, "four words in here")
 
