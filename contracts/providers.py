@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 
 from contracts.subjects import Provider
 from contracts.usage import Money
-from contracts.wire import ModelName, StrictWireModel, Token, WireModel, optional
+from contracts.wire import Items, ModelName, StrictWireModel, Token, WireModel, optional
 
 _LIKE_IPV4 = re.compile(r"^[0-9.]+$")
 
@@ -89,8 +89,8 @@ class ProviderConfig(StrictWireModel):
 
     base_url: BaseUrl | None = optional()
     """Short for one endpoint."""
-    endpoints: tuple[Endpoint, ...] = Field(default=(), max_length=64)
-    models: tuple[ModelName, ...] = Field(default=(), max_length=1000)
+    endpoints: Items[Endpoint] = Field(default=(), max_length=64)
+    models: Items[ModelName] = Field(default=(), max_length=1000)
     """What the provider serves; empty: whatever the vendor has."""
     default_model: ModelName | None = optional()
     max_concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = optional()

@@ -14,20 +14,23 @@ _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class TooManyValues(ValueError):
-    """A JSON text holds more than `MOST_VALUES` values."""
+    """A JSON text holds more values than it may."""
 
-    def __init__(self) -> None:
-        super().__init__(f"it has more than {MOST_VALUES} values")
+    def __init__(self, most: int) -> None:
+        super().__init__(f"it has more than {most} values")
 
 
-def check(data: bytes) -> None:
-    """Raises TooManyValues. What is no JSON passes or not, and costs no more: 8 MB take some 30 ms."""
-    if _at_most(data) <= MOST_VALUES:
+def check(data: bytes, *, most: int = MOST_VALUES) -> None:
+    """Raises TooManyValues for more than `most` values.
+
+    What is no JSON passes or not, and costs no more: 8 MB take some 30 ms.
+    """
+    if _at_most(data) <= most:
         return
     # Commas and brackets may be those of texts, so these are left out. There are two texts to a value at most, its own
     # and its name; each has two quotes of its own, one of which may look escaped: "\\" ends in a backslash.
-    if data.count(b'"') - data.count(b'\\"') > 4 * MOST_VALUES or _at_most(_TEXT.sub(b"", data)) > MOST_VALUES:
-        raise TooManyValues
+    if data.count(b'"') - data.count(b'\\"') > 4 * most or _at_most(_TEXT.sub(b"", data)) > most:
+        raise TooManyValues(most)
 
 
 def _at_most(data: bytes) -> int:

@@ -31,6 +31,8 @@ from migrations.audit import Change, Origin
 from migrations.schema import llm_providers
 from runtime.networks import ForbiddenAddress, Network, check_base_url
 
+_CONFIG_BYTES = 128 * 1024
+
 
 class NewProvider(Body):
     tenant: Token
@@ -283,7 +285,9 @@ def _changes(wanted: ProviderChange, old: Row[Any]) -> dict[str, Any]:
 
 def _check_config(config: ProviderConfig, provider: Provider, allowed: Sequence[Network]) -> None:
     """Raises 422 when a base_url leads into a private network that is not allowed, or is missing where the vendor has
-    no address of its own."""
+    no address of its own, or is longer than the audit log should get twice with every change."""
+    if len(config.model_dump_json()) > _CONFIG_BYTES:
+        raise invalid("config", f"must have at most {_CONFIG_BYTES} bytes as JSON")
     for index, endpoint in enumerate(config.all_endpoints()):
         where = f"config.endpoints.{index}.base_url" if config.endpoints else "config.base_url"
         if endpoint.base_url is None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from admin_api.access.principals import Principal, Role
 from admin_api.database import Database
-from admin_api.http.bodies import Body
+from admin_api.http.bodies import Body, at_most
 from admin_api.http.pagination import Page, Paging, read_page
 from admin_api.http.problems import conflict, forbidden, invalid, not_found
 from admin_api.notices.settings import Email
@@ -37,6 +37,7 @@ PositiveCount = Annotated[Count, Field(gt=0)]
 
 THE_OPERATORS = ("daily_budget_usd", "daily_cost_alert_usd", "prices", "may_lower")
 """Besides `limits`, what only an admin may change."""
+_ALIASES_CHARS = 64 * 1024
 _ADDING = int.from_bytes(b"tenants")
 """The advisory lock of those who add a tenant."""
 
@@ -46,6 +47,21 @@ def _nameable(slug: str) -> str:
     if slug.startswith("-") or not any(letter.isalnum() for letter in slug):
         raise ValueError("must not begin with - and must have a letter or digit")
     return slug
+
+
+def _not_too_long(aliases: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Every change of a tenant leaves them twice in the audit log."""
+    if sum(len(name) + sum(map(len, models)) for name, models in aliases.items()) > _ALIASES_CHARS:
+        raise ValueError(f"must have at most {_ALIASES_CHARS} characters in all")
+    return aliases
+
+
+Aliases = Annotated[
+    dict[ModelName, Annotated[tuple[ModelName, ...], Field(max_length=64, fail_fast=True)]],
+    Field(max_length=1000),
+    at_most(1000),
+    AfterValidator(_not_too_long),
+]
 
 
 class LimitsChange(Body):
@@ -63,11 +79,11 @@ class TenantParts(Body):
     limits: LimitsChange | None = None
     daily_budget_usd: Usd | None = None
     daily_cost_alert_usd: Usd | None = None
-    aliases: Annotated[dict[ModelName, tuple[ModelName, ...]], Field(max_length=1000)] | None = None
+    aliases: Aliases | None = None
     fallbacks: Annotated[tuple[ModelName, ...], Field(max_length=16)] | None = None
     alert_emails: Annotated[tuple[Email, ...], Field(max_length=20)] | None = None
     """Who gets the tenant's alerts by e-mail."""
-    prices: Annotated[dict[ModelName, Price], Field(max_length=10_000)] | None = None
+    prices: Annotated[dict[ModelName, Price], Field(max_length=10_000), at_most(10_000)] | None = None
     may_lower: bool | None = None
     """Whether the tenant's own admins may set `lowered`; null: false."""
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 MOST_PROBLEMS = 100
@@ -17,6 +17,10 @@ class Body(BaseModel):
     @classmethod
     def _few_problems_are_named(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """pydantic counts mistakes fast and tells of them slowly: 45 µs each, and a body has room for 50,000."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields) + MOST_PROBLEMS:
+            raise PydanticCustomError(
+                "too_many_fields", "has {count} fields, too many to be known", {"count": len(value)}
+            )
         try:
             return validate(value)
         except ValidationError as exc:
@@ -25,3 +29,14 @@ class Body(BaseModel):
             raise PydanticCustomError(
                 "too_many_problems", "has {count} problems, too many to name them", {"count": exc.error_count()}
             ) from None
+
+
+def at_most(members: int) -> BeforeValidator:
+    """Bounds a dict before its members are looked at; pydantic's own `max_length` counts them afterwards."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > members:
+            raise ValueError(f"must have at most {members} members")
+        return value
+
+    return BeforeValidator(check)

@@ -14,11 +14,11 @@ _ESCAPED_NUL = b"\\u0000"
 """A NUL character can stand in JSON in this form only: from_json refuses an unescaped one."""
 
 
-def strict(receive: Receive) -> Receive:
+def strict(receive: Receive, *, most_values: int = json_bounds.MOST_VALUES) -> Receive:
     """Wraps `receive` so that the application gets a body in one piece once all of it is there and is strict JSON.
 
     The wrapped one raises a 422 HTTPException for NaN, lone surrogates, NUL characters, more than about 200 levels, and
-    more than json_bounds.MOST_VALUES values.
+    more than `most_values` values.
     """
 
     async def receive_all() -> Message:
@@ -34,7 +34,7 @@ def strict(receive: Receive) -> Receive:
         body = b"".join(parts)
         if body:
             try:
-                json_bounds.check(body)
+                json_bounds.check(body, most=most_values)
                 parsed = from_json(body, allow_inf_nan=False, cache_strings="keys")
             except json_bounds.TooManyValues as exc:
                 raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"is not taken: {exc}") from exc

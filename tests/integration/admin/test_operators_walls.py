@@ -178,3 +178,19 @@ async def test_names_differ_in_more_than_case_and_signs(api: httpx.AsyncClient, 
         assert answer.status_code == 409
         assert f"{acme}-a_b" in answer.json()["detail"]
     assert (await api.post(TENANTS, json={"slug": f"{acme}-ab"})).status_code == 201
+
+
+async def test_only_an_admin_sends_values_by_the_ten_thousand(
+    api: httpx.AsyncClient, its_admin: httpx.AsyncClient, acme: str
+) -> None:
+    price = {"input_mtok": "1", "output_mtok": "2"}
+    prices = {"prices": {f"mock/{number}": price for number in range(4000)}}
+
+    refused = await its_admin.put(f"{TENANTS}/{acme}", json=prices)
+    taken = await api.put(f"{TENANTS}/{acme}", json=prices)
+
+    assert (refused.status_code, refused.json()["detail"]) == (
+        422,
+        "body: is not taken: it has more than 10000 values",
+    )
+    assert taken.status_code == 200
