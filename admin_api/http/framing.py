@@ -12,7 +12,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_LARGEST_HEAD = 16 * 1024
+_LARGEST_HEAD = 64 * 1024
+"""A cursor may have 4,096 characters, and each as many as twelve bytes in a URL."""
 _MOST_HEADERS = 200
 _SMALL_CHUNK = 512
 _MOST_SMALL_CHUNKS = 1000
@@ -49,7 +50,7 @@ class StrictHttp(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.conn = _FewChunks(h11.SERVER)
+        self.conn = _FewChunks(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
 
     def handle_events(self) -> None:
         # Also called for what was sent ahead, once the request before it is answered.
