@@ -62,12 +62,10 @@ class Delivery:
     """When it was stored, JetStream knew the ids of all that was stored before, and would have dropped a copy."""
     lease: Lease
     """Whether it is still this worker's."""
+    tenant: str = field(init=False)
     place: str = field(init=False)
     """Names the message among all that were ever stored, also in a stream that was made anew."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tenant", self.subject.rpartition(".")[2])
         object.__setattr__(self, "place", f"{self.stream_seq}-{int(self.queued_at.timestamp() * 1e6)}")
-
-    @property
-    def tenant(self) -> str:
-        return self.subject.rsplit(".", 1)[-1]

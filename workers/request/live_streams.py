@@ -66,14 +66,14 @@ class LiveStreams:
             self._running.remove(stream)
             if replies is not None:
                 replies.shares.end(stream.subject, has_ended=stream.ended)
-            self._keep_ended(stream)
+            if stream.sent:
+                self._keep((stream, sum(map(len, stream.sent))))
 
-    def _keep_ended(self, stream: EventStream) -> None:
-        """Keeps what fits; who goes first is the oldest of the tenant that has most."""
-        if not stream.sent:
-            return
-        size = sum(map(len, stream.sent))
-        self._ended.append((stream, size))
+    def _keep(self, ended: tuple[EventStream, int]) -> None:
+        """Keeps a stream that has ended, with the size of its events, and drops the oldest of the tenant that has most
+        when there are too many."""
+        stream, size = ended
+        self._ended.append(ended)
         self._ended_bytes[subjects.tenant_of_reply(stream.subject)] += size
         while len(self._ended) > _ENDED_KEPT or self._ended_bytes.total() > _ENDED_BYTES_KEPT:
             most, _ = self._ended_bytes.most_common(1)[0]
