@@ -3,6 +3,9 @@
 A name is resolved, each of its addresses is judged (runtime.networks), and the connection goes to an address that
 passed, so that a name which resolves differently a moment later leads nowhere else. The name stays what TLS and the
 `Host` header show. Redirects are not followed, and no proxy is taken from the environment: it would do the connecting.
+
+Whoever answers may be hostile: what is read of a response is bounded in each piece (runtime.paced_stream,
+runtime.content_coding), in all, and in its share of the event loop (runtime.fair_queue).
 """
 
 import asyncio
@@ -10,7 +13,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from ipaddress import ip_address
 from typing import Any
@@ -18,7 +21,10 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from runtime.content_coding import ACCEPTED, unpacked, window_bits
+from runtime.fair_queue import FairQueue, Flow
 from runtime.networks import Address, ForbiddenAddress, Network, is_allowed
+from runtime.paced_stream import MAX_UNREAD_BYTES, PacedStream
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +33,13 @@ STAGGER_S = 0.25
 MAX_CONNECTIONS = 1000
 MAX_IDLE_CONNECTIONS = 100
 IDLE_CONNECTION_S = 30
-MAX_BODY_BYTES = 32 * 1024**2
+MAX_BODY_BYTES = 2 * 1024**2
+"""Of a body that is read as a whole: a list of models, a count of tokens. The longest lists have 1 MB."""
+MAX_ERROR_BYTES = 32 * 1024
+"""Of the body of an error; what is longer is cut, because its status says enough."""
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"})
+"""What bodies may say they are written in. Some of Python's codecs take minutes for what others read at once
+(`punycode`); whatever else is said, a body is read as UTF-8."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 """The addresses of a host's name. Raises OSError when it has none."""
@@ -40,7 +52,8 @@ class Egress:
     def __init__(self, allowed: Sequence[Network] = (), *, resolve: Resolve | None = None) -> None:
         self.tls = httpx2.create_ssl_context()
         """Shared, because each one takes some 30 ms and 1 MB."""
-        self._network = GuardedNetwork(allowed, resolve=resolve or resolved)
+        self._turns = FairQueue()
+        self._network = GuardedNetwork(allowed, resolve=resolve or resolved, turns=self._turns)
 
     def client(
         self,
@@ -55,20 +68,25 @@ class Egress:
         """
         return httpx2.AsyncClient(
             base_url=base_url,
-            headers=headers,
+            headers={"Accept-Encoding": ACCEPTED, **(headers or {})},
             timeout=timeout,
             transport=_Transport(self.tls, self._network),
             follow_redirects=False,
             trust_env=False,
         )
 
+    def flow(self, host: str) -> Flow:
+        """A share of the event loop for what is done with a reply of `host`, beyond reading it."""
+        return Flow(self._turns, host)
+
 
 class GuardedNetwork(httpcore2.AsyncNetworkBackend):
-    """Connects to allowed addresses only."""
+    """Connects to allowed addresses only, and reads at a pace that leaves the event loop to others."""
 
-    def __init__(self, allowed: Sequence[Network], *, resolve: Resolve) -> None:
+    def __init__(self, allowed: Sequence[Network], *, resolve: Resolve, turns: FairQueue) -> None:
         self._allowed = allowed
         self._resolve = resolve
+        self._turns = turns
         self._network: httpcore2.AsyncNetworkBackend = httpcore2.AnyIOBackend()  # pyright: ignore[reportAttributeAccessIssue] - it declares a stand-in, too
 
     async def connect_tcp(
@@ -92,11 +110,12 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
         try:
             async with asyncio.timeout(timeout):
                 addresses = permitted(host, await self._resolve(host, port), allowed=self._allowed)
-                return await _first_to_connect(connect, addresses)
+                made = await _first_to_connect(connect, addresses)
         except TimeoutError:
             raise httpcore2.ConnectTimeout(f"no connection within {timeout} s") from None
         except (OSError, httpcore2.ConnectError) as exc:
             raise httpcore2.ConnectError(_reason(exc)) from None
+        return PacedStream(made, Flow(self._turns, host))
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -138,6 +157,8 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
     def __init__(self, tls: ssl.SSLContext, network: httpcore2.AsyncNetworkBackend) -> None:
         super().__init__(verify=tls, trust_env=False)
+        # httpcore2 (2.16.2) has no argument for it.
+        httpcore2.AsyncHTTP11Connection.MAX_INCOMPLETE_EVENT_SIZE = MAX_UNREAD_BYTES  # pyright: ignore[reportAttributeAccessIssue] - it is no constant by its name alone
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=tls,
             max_connections=MAX_CONNECTIONS,
@@ -148,23 +169,53 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         made = await super().handle_async_request(request)
-        return _Response(made.status_code, headers=made.headers, stream=made.stream, extensions=made.extensions)
+        response = _Response(made.status_code, headers=made.headers, stream=made.stream, extensions=made.extensions)
+        connection = made.extensions.get("network_stream")
+        if isinstance(connection, PacedStream):
+            connection.head_ended()
+            response.flow = connection.flow
+        return response
 
 
 class _Response(httpx2.Response):
-    """Has a bounded body, unless it is read piece by piece. Whoever answers may never end."""
+    """Has a bounded body. Whoever answers may never end."""
+
+    flow: Flow | None = None
 
     async def aread(self) -> bytes:
-        """The whole body. Raises httpx2.ReadError when it is longer than MAX_BODY_BYTES."""
+        """The whole body; of an error its beginning. Raises httpx2.ReadError when it is longer than MAX_BODY_BYTES."""
         if not hasattr(self, "_content"):
             body = bytearray()
             async with aclosing(self.aiter_bytes()) as pieces:
                 async for piece in pieces:
                     body += piece
+                    if self.is_error and len(body) >= MAX_ERROR_BYTES:
+                        break
                     if len(body) > MAX_BODY_BYTES:
                         raise httpx2.ReadError(f"an answer of more than {MAX_BODY_BYTES} bytes", request=self.request)
-            self._content = bytes(body)
+            self._content = bytes(body[:MAX_ERROR_BYTES] if self.is_error else body)
         return self._content
+
+    async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncGenerator[bytes]:
+        """The body as it arrives, without its content coding. `chunk_size` is for a body that was read before."""
+        if hasattr(self, "_content"):
+            async for part in super().aiter_bytes(chunk_size):
+                yield part
+            return
+        bits = window_bits(self.headers.get("content-encoding", ""))
+        async with aclosing(self.aiter_raw()) as parts:
+            if bits is None:
+                async for part in parts:
+                    yield part
+            else:
+                async with aclosing(unpacked(parts, bits, self.flow)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+
+    @property
+    def charset_encoding(self) -> str | None:
+        named = super().charset_encoding
+        return named if named and named.lower() in _CHARSETS else None
 
 
 async def _first_to_connect(connect: _Connect, addresses: Sequence[Address]) -> httpcore2.AsyncNetworkStream:

@@ -81,7 +81,8 @@ class HttpAdapter(Adapter, Generic[C]):
             sent = self._request(call)
             await call.may_send()
             response = await limits.wait(self._send(client, call, sent))
-            async with aclosing(Httpx2Reply(response)) as reply:
+            flow = self._egress.flow(response.url.host)
+            async with aclosing(Httpx2Reply(response, flow)) as reply:
                 reader = self._reader(call, sent, headers=reply.headers, classify=classify)
                 names = VendorNames(self._secrets(target), asked=call.model)
                 async with aclosing(read(reply, reader, limits=limits, provider=self.name)) as items:

@@ -1,6 +1,7 @@
 """The one path on which every vendor's reply is read, streamed or not."""
 
 import re
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -49,10 +50,12 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
             data = b""
         limits.sign_of_life()
         received.add(data)
+        begun = time.perf_counter()
         try:
             chunk = reader.feed(data) if data else reader.end()
         except EventTooLarge as exc:
             raise ProviderUnavailable(f"{provider} sent {exc}", provider=provider) from exc
+        reply.charge(time.perf_counter() - begun)
         if reader.stated is not None and reader.stated is not stated:
             stated = reader.stated
             yield stated

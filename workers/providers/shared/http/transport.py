@@ -5,8 +5,7 @@ An adapter needs no more of HTTP than `Reply`; another client can be put under i
 
 import asyncio
 import ssl
-import zlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -14,13 +13,16 @@ import anyio
 import httpx2
 
 from contracts.wire import reason
+from runtime.fair_queue import Flow
+from runtime.paced_stream import Pieces, ShortLines, work_of
 
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 """The most bytes of one reply, unpacked: many times the longest answer that fits into one message, token by token."""
-_BACKLOG_BYTES = 1024 * 1024
-_GZIP = zlib.MAX_WBITS | 16
-_UNPACKED_BYTES = 256 * 1024
-"""So much is unpacked at once, so that a small packed body cannot fill the memory."""
+_BACKLOG_BYTES = 256 * 1024
+_PART_BYTES = 64
+"""What a part takes in memory beside its bytes: a server may send each byte as one."""
+_TURN_BYTES = 16 * 1024
+"""The most bytes that a reader is given at once; and TURN_LINES lines of them: 64 events."""
 _DRAIN_S = 0.1
 
 CONNECTION_ERRORS = (httpx2.RequestError, httpx2.StreamError, ssl.SSLError, anyio.EndOfStream, OSError)
@@ -38,10 +40,14 @@ class Reply(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
     async def read(self) -> bytes:
-        """Everything that arrived since the last call, at least one byte; empty at the end.
+        """What arrived since the last call, at least one byte and no more than is soon read; empty at the end.
 
         Raises ConnectionBroken.
         """
+        ...
+
+    def charge(self, work_s: float) -> None:
+        """Says how many seconds the reader took over what it was given last."""
         ...
 
     async def drain(self) -> None:
@@ -60,10 +66,15 @@ class Httpx2Reply:
     is not looking, so that what came together is read together.
     """
 
-    def __init__(self, response: httpx2.Response) -> None:
+    def __init__(self, response: httpx2.Response, flow: Flow) -> None:
+        """`flow`: the share of the event loop in which the reply is read."""
         self._response = response
+        self._flow = flow
+        self._short_lines = ShortLines()
         self._parts: list[bytes] = []
         self._backlog = 0
+        self._taken_out = Pieces()
+        self._worked_s = 0.0
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
         self._receiving = asyncio.create_task(self._receive(), name="vendor-reply")
@@ -73,6 +84,36 @@ class Httpx2Reply:
         return self._response.headers
 
     async def read(self) -> bytes:
+        if self._parts or self._taken_out:
+            await asyncio.sleep(0)  # a server that is always ready must not keep the loop
+        if not self._taken_out:
+            if not await self._some_arrived():
+                return b""
+            self._taken_out.put(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+            self._parts.clear()
+            self._backlog = 0
+            self._taken.set()
+        piece, lines = self._taken_out.take(_TURN_BYTES)
+        if self._short_lines.are_too_many(lines=lines, size=len(piece)):
+            raise ConnectionBroken("it has more short lines than any reply has")
+        await self._flow.spend(max(work_of(lines=lines, size=len(piece)), self._worked_s))
+        return piece
+
+    def charge(self, work_s: float) -> None:
+        self._worked_s = work_s
+
+    async def drain(self) -> None:
+        await asyncio.wait([self._receiving], timeout=_DRAIN_S)
+
+    async def aclose(self) -> None:
+        self._receiving.cancel()
+        await asyncio.wait([self._receiving])
+        if not self._receiving.cancelled():
+            self._receiving.exception()  # asyncio logs an exception of a task that nobody has looked at
+        await self._response.aclose()
+
+    async def _some_arrived(self) -> bool:
+        """Waits for something to read; False at the end of the reply. Raises ConnectionBroken."""
         while not self._parts:
             if not self._receiving.done():
                 self._arrived.clear()
@@ -85,75 +126,26 @@ class Httpx2Reply:
                 raise ConnectionBroken(describe(exc)) from exc
             if exc is not None:
                 raise exc
-            return b""
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._backlog = 0
-        self._taken.set()
-        return data
-
-    async def drain(self) -> None:
-        await asyncio.wait([self._receiving], timeout=_DRAIN_S)
-
-    async def aclose(self) -> None:
-        self._receiving.cancel()
-        await asyncio.wait([self._receiving])
-        if not self._receiving.cancelled():
-            self._receiving.exception()  # asyncio logs an exception of a task that nobody has looked at
-        await self._response.aclose()
+            return False
+        return True
 
     async def _receive(self) -> None:
         received = 0
         try:
-            async for part in _unpacked(self._response):
-                if not part:
-                    continue
-                received += len(part)
-                if received > MAX_REPLY_BYTES:
-                    raise httpx2.ReadError(f"a reply of more than {MAX_REPLY_BYTES} bytes")
-                self._parts.append(part)
-                self._backlog += len(part)
-                self._arrived.set()
-                if self._backlog > _BACKLOG_BYTES:
-                    # Nothing more is received until the reader has taken this, so that TCP slows the server down.
-                    self._taken.clear()
-                    await self._taken.wait()
+            async with aclosing(self._response.aiter_bytes()) as parts:
+                async for part in parts:
+                    received += len(part)
+                    if received > MAX_REPLY_BYTES:
+                        raise httpx2.ReadError(f"a reply of more than {MAX_REPLY_BYTES} bytes")
+                    self._parts.append(part)
+                    self._backlog += len(part) + _PART_BYTES
+                    self._arrived.set()
+                    if self._backlog > _BACKLOG_BYTES:
+                        # Nothing more is received until the reader has taken this, so that TCP slows the server down.
+                        self._taken.clear()
+                        await self._taken.wait()
         finally:
             self._arrived.set()
-
-
-async def _unpacked(response: httpx2.Response) -> AsyncGenerator[bytes]:
-    """The body without its content coding, in the order in which it arrives."""
-    is_gzip = response.headers.get("content-encoding", "").strip().lower() == "gzip"
-    async with aclosing(_gunzipped(response) if is_gzip else response.aiter_bytes()) as parts:
-        async for part in parts:
-            yield part
-
-
-async def _gunzipped(response: httpx2.Response) -> AsyncGenerator[bytes]:
-    """A gzip may have several members (RFC 1952, 2.2), of which httpx2 2.16 leaves out all but the first.
-
-    What is no member behind one is padding.
-    """
-    member = zlib.decompressobj(_GZIP)
-    may_be_padding = False
-    async with aclosing(response.aiter_raw()) as parts:
-        async for packed in parts:
-            is_full = False
-            while packed or is_full:
-                if member.eof:
-                    member, may_be_padding = zlib.decompressobj(_GZIP), True
-                try:
-                    part = member.decompress(packed, _UNPACKED_BYTES)
-                except zlib.error as exc:
-                    if may_be_padding:
-                        return
-                    raise httpx2.DecodingError(str(exc)) from exc
-                if part:
-                    yield part
-                    may_be_padding = False
-                packed = member.unused_data if member.eof else member.unconsumed_tail
-                is_full = len(part) == _UNPACKED_BYTES and not member.eof
 
 
 def describe(exc: BaseException) -> str:
