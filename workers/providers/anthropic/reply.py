@@ -27,6 +27,8 @@ from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.token_counts import plausible
 
 _TO_BE_CONTINUED = frozenset({"pause_turn", "compaction"})
+_MOST_BLOCKS = 1000
+"""More than any reply has."""
 _BLOCK_OF_DELTA = {
     "text_delta": "text",
     "citations_delta": "text",
@@ -159,6 +161,7 @@ class MessageReader(Reader):
                 self._take_unknown(event)
             case "content_block_start":
                 if said.content_block is not None:
+                    self._keep(event.data)
                     self._begin(said.index, said.content_block)
             case "content_block_stop":
                 if block := self._by_index.get(said.index):
@@ -231,6 +234,9 @@ class MessageReader(Reader):
                 pass
 
     def _add(self, block: Block) -> Block:
+        if len(self._blocks) >= _MOST_BLOCKS:
+            self._interrupt("sent more blocks than any reply has")
+            return block
         self._blocks.append(block)
         self._by_index[block.index] = self._by_index[None] = block
         return block
@@ -260,11 +266,16 @@ class MessageReader(Reader):
                     self._output.reasoning.append(delta.thinking)
             case "input_json_delta":
                 self._continue_input(index, block, delta.partial_json)
+                if block.held_back or block.kind != "tool_use":
+                    self._keep(event.data)
             case "signature_delta":
+                self._keep(event.data)
                 block.signature.append(delta.signature or "")
             case "citations_delta":
+                self._keep(event.data)
                 block.citations.append(delta.citation)
             case _:
+                self._keep(event.data)
                 block.grow(decode_any(event.data)["delta"])
 
     def _unannounced(self, index: int | None, kind: str) -> Block:
@@ -314,7 +325,7 @@ class MessageReader(Reader):
 
     def _end(self) -> None:
         if not self._blocks:
-            for index, fields in enumerate(blocks_in(self._whole_content)):
+            for index, fields in enumerate(blocks_in(self._whole_content)[: _MOST_BLOCKS + 1]):
                 self._begin(index, fields)
         for block in self._blocks:
             self._close(block)

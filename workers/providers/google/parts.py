@@ -51,21 +51,22 @@ class KeptParts:
         if text:
             self._text.append(text)
 
-    def add(self, part: dict[str, JsonValue]) -> None:
-        """Adds a part that is more than text; media is only named in a warning, and a summary of thoughts is left out
-        unless it is signed."""
+    def add(self, part: dict[str, JsonValue]) -> bool:
+        """Adds a part that is more than text, and returns whether it is kept. Media is only named in a warning, and a
+        summary of thoughts is left out unless it is signed."""
         kinds = part.keys() - _BESIDE_CONTENT
         if kinds & _MEDIA:
             _name({_kind_of_media(part)}, to=self._media)
-            return
+            return False
         others = kinds - {"text", "functionCall"}
         is_signed = bool(part.get("thoughtSignature"))
         if not (others or is_signed or "functionCall" in kinds):
-            return
+            return False
         self._end_text()
         self._parts.append(part)
         _name(others, to=self._of_its_tools)
         self._needed = self._needed or bool(others) or is_signed
+        return True
 
     def kept(self) -> dict[str, JsonValue] | None:
         """What the model wants back; None when the message says it all."""

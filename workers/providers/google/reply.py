@@ -27,6 +27,11 @@ from workers.providers.shared.replies.reader import Reader
 
 _USUAL = frozenset({"STOP", "MAX_TOKENS", "SAFETY"})
 """Reasons that are said in full by what they become; of the others a warning says which it was."""
+_MOST_RESPONSES = 3000
+"""How many of a list of responses are read."""
+_MOST_CANDIDATES = 100
+_MOST_PARTS = 3000
+"""How many candidates of a response are read, and how many of their parts."""
 _NUMBERED = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION"}
 """Reasons by the numbers that protobuf can write in their place. Gemini's API and Vertex agree on no more of them."""
 
@@ -140,7 +145,7 @@ class ReplyReader(Reader):
         except msgspec.ValidationError:
             # Without `alt=sse` the replies come in a list.
             body = decode_any(data)
-            for item in body if isinstance(body, list) else ():
+            for item in body[:_MOST_RESPONSES] if isinstance(body, list) else ():
                 if isinstance(item, dict) and not self.error:
                     self._take(msgspec.json.encode(item))
             return
@@ -160,12 +165,14 @@ class ReplyReader(Reader):
             if is_error(body) or (isinstance(body, dict) and body.get("message")):
                 self.error = self._classify(body)
         raw = RawParts(data)
-        for position, candidate in enumerate(response.candidates or ()):
+        parts_left = _MOST_PARTS
+        for position, candidate in enumerate((response.candidates or ())[:_MOST_CANDIDATES]):
             if not candidate.index:
-                self._take_candidate(candidate, raw, position)
+                parts = ((candidate.content.parts if candidate.content else None) or ())[:parts_left]
+                parts_left -= len(parts)
+                self._take_candidate(candidate, parts, raw, position)
 
-    def _take_candidate(self, candidate: _Candidate, raw: RawParts, position: int) -> None:
-        parts = (candidate.content.parts if candidate.content else None) or ()
+    def _take_candidate(self, candidate: _Candidate, parts: Sequence[_Part], raw: RawParts, position: int) -> None:
         raw_parts: list[Any] | None = None
         for index, part in enumerate(parts):
             if part.text and part.thought_signature is None and part.function_call is None:
@@ -194,7 +201,8 @@ class ReplyReader(Reader):
             arguments = reply_arguments.of_raw(called.args)
             call = self._output.add_whole_call(id=called.id, name=called.name, arguments=arguments)
             raw = answerable(raw, call)
-        self._parts.add(raw)
+        if self._parts.add(raw):
+            self._keep(msgspec.json.encode(raw))
 
 
 def _name_of(reason: Any) -> str:

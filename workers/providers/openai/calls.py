@@ -24,8 +24,6 @@ _NO_ARGUMENTS = frozenset({"", "{}", "[]", "null"})
 _OPENS = re.compile(r"\s*[{\[]")
 _OPENS_OBJECT = re.compile(r"\s*\{")
 _BEFORE_A_VALUE = ":,["
-_MOST_CALLS = 1000
-"""More than any model makes in one reply."""
 
 
 class Function(msgspec.Struct, gc=False):
@@ -181,6 +179,8 @@ class ToolCalls:
     def __init__(self) -> None:
         self.too_many = False
         """Some were left out, because no model makes so many."""
+        self.held_back = 0
+        """Characters of arguments that came and were not passed on at once."""
         self._calls: list[_Call] = []
         self._waiting: list[_Call] = []
         """Calls that have not been passed on yet."""
@@ -221,7 +221,7 @@ class ToolCalls:
         if call is None or call.is_other_than(id=id, name=name, arguments=arguments):
             if not (id or name or arguments.strip()):
                 return False
-            if len(self._calls) >= _MOST_CALLS:
+            if len(self._calls) >= tool_calls.MOST_CALLS:
                 self.too_many = True
                 return False
             call = self._begin(delta.index, id=id, name=name)
@@ -233,6 +233,8 @@ class ToolCalls:
             call.placeholder = arguments
         else:
             self._add_arguments(call, arguments)
+        if call.index is None or call.quoted:
+            self.held_back += len(arguments)
         return bool(name or arguments)
 
     def end(self, *, is_cut: bool) -> None:
@@ -309,7 +311,7 @@ class ToolCalls:
         at = 0
         while True:
             end = call.value.feed(fragment, at)
-            if end == len(fragment) or not _OPENS.match(fragment, end) or len(self._calls) >= _MOST_CALLS:
+            if end == len(fragment) or not _OPENS.match(fragment, end) or len(self._calls) >= tool_calls.MOST_CALLS:
                 self._hold(call, fragment[at:])
                 return
             if not call.has_arguments and fragment[at:end].strip() == "{}":

@@ -23,6 +23,7 @@ from workers.providers.shared.http.reply_body import ReplyBody
 from workers.providers.shared.http.sse import KEEP_ALIVES, Event
 from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any, in_a_row
 from workers.providers.shared.replies import finish_reasons
+from workers.providers.shared.replies.kept_size import MOST_KEPT_BYTES
 from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.text_deltas import TextDeltas
 
@@ -32,6 +33,13 @@ _THOUGHTS = ("text", "content", "thinking", "reasoning", "summary")
 """Where an object may hold the text of a thought."""
 _MOST_LEVELS = 8
 """How many levels of objects and lists around a text are looked into."""
+_MOST_CHOICES = 8
+"""How many choices of one chunk are read; the first is asked for alone, and some servers part it in two or three."""
+_MOST_CALLS_AT_ONCE = 300
+_MOST_PARTS = 300
+"""How many calls of one delta are read, and how many parts of a content, or of a list in it."""
+_MOST_WRAPPED = 3000
+"""How many chunks of one event are read."""
 _ENVELOPES = ("data", "result", "response")
 """Where gateways put a whole chunk or reply of the format."""
 
@@ -203,9 +211,13 @@ class ChatReader(Reader):
         if chunk.usage is not None or chunk.service_tier != self._said_tier:
             self._said_tier = chunk.service_tier
             self._state(chunk.usage, service_tier(chunk.service_tier))
+        taken = 0
         for choice in chunk.choices or ():
             if not choice.index or self._holds_the_calls(choice):
                 self._take_choice(choice)
+                taken += 1
+                if taken == _MOST_CHOICES:
+                    break
 
     def _state(self, usage: StatedUsage | None, tier: str | None = None) -> None:
         """Takes what a chunk says of the bill: the tier stands in every chunk, the usage mostly in the last one."""
@@ -298,13 +310,24 @@ class ChatReader(Reader):
 
     def _take_calls(self, delta: _Delta, *, are_whole: bool = False) -> bool:
         """Whether there were any calls. Some servers send a call in the old form as well as in the new one."""
-        held = [self._calls.add(call, is_whole=are_whole) for call in delta.tool_calls or ()]
+        calls = delta.tool_calls or ()
+        if len(calls) > _MOST_CALLS_AT_ONCE:
+            self._calls.too_many = True
+            calls = calls[:_MOST_CALLS_AT_ONCE]
+        held = [self._calls.add(call, is_whole=are_whole) for call in calls]
         if delta.function_call and not any(held):
             held = [self._calls.add(CallDelta(index=0, function=delta.function_call), is_whole=are_whole)]
+        if self._calls.held_back > MOST_KEPT_BYTES:
+            self._interrupt("sent more of its tool calls than a message holds")
+        for call in calls:
+            if wanted_back := call.wanted_back():
+                self._keep(msgspec.json.encode(wanted_back))
         return any(held)
 
     def _keep_wanted_back(self, delta: _Delta) -> None:
         """Keeps what is wanted back, except the name of the reasoning's field, which `_reasoning_of` keeps."""
+        kept = (delta.reasoning_details, delta.thinking_blocks, delta.reasoning_opaque, delta.extra_content)
+        self._keep(msgspec.json.encode(kept))
         self._wanted_back.add_items("reasoning_details", delta.reasoning_details)
         self._wanted_back.add_items("thinking_blocks", delta.thinking_blocks)
         self._wanted_back.add_field("reasoning_opaque", delta.reasoning_opaque)
@@ -353,7 +376,7 @@ def _unwrapped(body: Any) -> list[bytes]:
         case str() if body.startswith("{"):
             return [body.encode(errors="replace")]
         case [{}, *_]:
-            return [msgspec.json.encode(item) for item in body if isinstance(item, dict)]
+            return [msgspec.json.encode(item) for item in body[:_MOST_WRAPPED] if isinstance(item, dict)]
         case {}:
             inner = next((body[name] for name in _ENVELOPES if isinstance(body.get(name), dict)), {})
             return [msgspec.json.encode(inner)] if "choices" in inner else []
@@ -371,7 +394,7 @@ def _said_in(content: Any) -> tuple[str, str]:
         return ("", "") if isinstance(content, bool) else (str(content), "")
     texts: list[str] = []
     thoughts: list[str] = []
-    for part in content if isinstance(content, list) else [content]:
+    for part in content[:_MOST_PARTS] if isinstance(content, list) else [content]:
         match part:
             case str(text):
                 texts.append(text)
@@ -390,7 +413,7 @@ def _thought_in(value: Any, levels: int = _MOST_LEVELS) -> str:
         case str():
             return value
         case list() if levels:
-            return "".join([_thought_in(item, levels - 1) for item in value])
+            return "".join([_thought_in(item, levels - 1) for item in value[:_MOST_PARTS]])
         case dict() if levels:
             return next((text for name in _THOUGHTS if (text := _thought_in(value.get(name), levels - 1))), "")
         case _:

@@ -31,8 +31,19 @@ _TO_A_QUOTE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _MAX_DIGITS = 4300
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 """How a truth value is written: msgspec takes texts and numbers for one, too, where nothing beside it is odd."""
-MOST_IN_A_ROW = 100_000
-"""Texts that are read of one event or line: as many as the longest reply has chunks. A server can send millions."""
+MOST_IN_A_ROW = 500
+MOST_BYTES_IN_A_ROW = 64 * 1024
+"""Texts that are read of one event or line, and its bytes: what loses line ends does so with a few. Each takes some
+20 µs, between which nobody else has a turn."""
+MOST_CONTAINERS = 30_000
+MOST_COMMAS = 200_000
+"""How many objects and lists, and members of them, one JSON text may have. They take 10 ms; the texts of vendors have
+a few hundred."""
+MOST_LENIENT_BYTES = 1024**2
+MOST_LENIENT_VALUES = 10_000
+"""Of a JSON text that only a lenient reader takes, which needs twenty times as long for it."""
+_SMALL_BYTES = 16 * 1024
+"""No text of so few bytes has too many of anything."""
 _ODD: Any = object()
 """A value that does not fit its field."""
 
@@ -47,21 +58,57 @@ def decode_any(data: bytes | msgspec.Raw) -> Any:
     pairs become replacement characters, control characters in strings stay, and what is no number that anybody can
     write again (NaN, Infinity, 1e999, thousands of digits) becomes None.
     """
+    refuse_too_many(data)
     try:
         return _decode_strictly(data)
     except (msgspec.DecodeError, UnicodeError) as strictly:
+        _refuse_too_many_for_lenience(data)
         try:
             text = bytes(data).decode(errors="replace")
-            value = json.loads(text, strict=False, parse_constant=_finite, parse_float=_finite, parse_int=_short_enough)
+            value = _finite_only.decode(text)
         except ValueError:
             # msgspec reports a number of too many digits as a ValidationError, which is for JSON of another form.
             raise msgspec.DecodeError(str(strictly)) from None
         return all_without_halves(value)
 
 
+def refuse_too_many(data: bytes | msgspec.Raw) -> None:
+    """Raises msgspec.DecodeError for a JSON text of so many values that it would hold the event loop.
+
+    Brackets and commas inside its texts are counted as well, because to tell them apart takes as long as to read it.
+    """
+    text = memoryview(data)
+    if text.nbytes <= _SMALL_BYTES:
+        return
+    text = bytes(text)
+    if _has_more(text, b"{[", than=MOST_CONTAINERS) or _has_more(text, b",", than=MOST_COMMAS):
+        raise msgspec.DecodeError("too many values")
+
+
+def _refuse_too_many_for_lenience(data: bytes | msgspec.Raw) -> None:
+    text = memoryview(data)
+    if text.nbytes <= _SMALL_BYTES:
+        return
+    if text.nbytes > MOST_LENIENT_BYTES or _has_more(bytes(text), b"{[,", than=MOST_LENIENT_VALUES):
+        raise msgspec.DecodeError("too many values for a text that is no proper JSON")
+
+
+def _has_more(text: bytes, characters: bytes, *, than: int) -> bool:
+    """Whether so many of the characters are in a text; looked for a part at a time, because there may be millions."""
+    found = 0
+    for at in range(0, len(text), _SMALL_BYTES):
+        found += sum([text.count(character, at, at + _SMALL_BYTES) for character in characters])
+        if found > than:
+            return True
+    return False
+
+
 def in_a_row(data: bytes) -> Iterator[bytes]:
-    """The JSON objects that stand one behind the other in `data`, at most MOST_IN_A_ROW; what is no whole object is the
-    last item."""
+    """The JSON objects that stand one behind the other in `data`, at most MOST_IN_A_ROW in MOST_BYTES_IN_A_ROW; what is
+    no whole object is the last item."""
+    if len(data) > MOST_BYTES_IN_A_ROW:
+        yield data
+        return
     text = data.decode(errors="replace")
     at = 0
     for _ in range(MOST_IN_A_ROW):
@@ -125,9 +172,11 @@ class FieldwiseDecoder(Generic[T]):
 
     def __call__(self, data: bytes | msgspec.Raw) -> T:
         """Raises one of NO_JSON; msgspec.ValidationError for JSON that is no object."""
+        refuse_too_many(data)
         try:
             return self._decode(data)
         except (msgspec.DecodeError, UnicodeError):
+            _refuse_too_many_for_lenience(data)
             value = decode_any(data)
         if self._form is None:
             self._form = inspect.type_info(self.kind)
@@ -223,3 +272,6 @@ def _finite(text: str) -> float | None:
 def _short_enough(digits: str) -> int | None:
     """An integer; None for one of more digits than Python makes a number of, by which no number is meant."""
     return int(digits) if len(digits) <= _MAX_DIGITS else None
+
+
+_finite_only = json.JSONDecoder(strict=False, parse_constant=_finite, parse_float=_finite, parse_int=_short_enough)

@@ -7,9 +7,9 @@ import json
 import re
 
 from workers.providers.shared.http.sse import EventTooLarge
-from workers.providers.shared.json_text import MOST_IN_A_ROW, match_end
+from workers.providers.shared.json_text import MOST_BYTES_IN_A_ROW, MOST_IN_A_ROW, match_end
 
-MAX_LINE_BYTES = 32 * 1024 * 1024
+MAX_LINE_BYTES = 8 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(r"\s*+")
@@ -56,7 +56,9 @@ class Lines:
 
 def json_texts(line: bytes) -> tuple[list[bytes], bytes]:
     """The JSON texts of a line that holds several, as servers write them that lose a newline, and what is none; at most
-    MOST_IN_A_ROW."""
+    MOST_IN_A_ROW in MOST_BYTES_IN_A_ROW."""
+    if len(line) > MOST_BYTES_IN_A_ROW:
+        return [], line
     text, decoder = line.decode(errors="replace").strip(), json.JSONDecoder(strict=False)
     found: list[bytes] = []
     at = 0

@@ -12,7 +12,8 @@ Three things differ from the standard, because vendors' events are JSON and thei
 
 from typing import NamedTuple
 
-MAX_EVENT_BYTES = 32 * 1024 * 1024
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+"""As much as a message to an agent holds. To read one takes 20 ms."""
 MAX_EVENT_LINES = 100_000
 """The most lines of data of one event: they are counted again with each read, and empty ones have no bytes to count."""
 MAX_STRAY_BYTES = 64 * 1024

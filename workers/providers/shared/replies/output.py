@@ -19,6 +19,7 @@ class Output:
         self._call_pieces = 0
         self.calls = 0
         """How many calls there are in all."""
+        self._too_many_calls = False
         self._ids: set[str] = set()
         self._some_nameless = False
         self._answered = False
@@ -40,6 +41,9 @@ class Output:
         """Adds a call with all its arguments. None for a blank call, as some servers put beside their texts: it has no
         id, name or arguments."""
         if not (id or name or arguments != reply_arguments.NONE):
+            return None
+        if self.calls >= tool_calls.MOST_CALLS:
+            self._too_many_calls = True
             return None
         return self.begin_call(id=id, name=name, arguments=arguments)
 
@@ -93,6 +97,8 @@ class Output:
             found.append(f"{provider} ended for a tool call and made none")
         elif said == "stop" and not self._answered and not explained:
             found.append(f"{provider} gave an empty answer")
+        if self._too_many_calls:
+            found.append(f"{provider} made more tool calls than a reply can have; the last ones are left out")
         if self._some_nameless:
             found.append(f"{provider} made a tool call without a name")
         return tuple(found)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contracts.errors import FleetError, StreamInterrupted
 from workers.providers.base import Chunk, Finish, Stated
 from workers.providers.shared.errors.vendor_errors import Classify
+from workers.providers.shared.replies.kept_size import KeptSize
 
 
 class Reader(ABC):
@@ -16,6 +17,7 @@ class Reader(ABC):
         self._provider = provider
         self._classify = classify
         self._warnings = tuple(warnings)
+        self._kept = KeptSize()
         self.stated: Stated | None = None
         """What the vendor has said of its bill; another object when it has said more."""
         self.error: FleetError | None = None
@@ -39,6 +41,12 @@ class Reader(ABC):
     @abstractmethod
     def finish(self) -> Finish:
         """What ends the reply, once its end marker was seen."""
+
+    def _keep(self, text: bytes) -> None:
+        """Counts a JSON text from which something is kept until the reply's end."""
+        self._kept.add(text)
+        if self._kept.is_too_large:
+            self._interrupt("sent more beside its answer than a message holds")
 
     def _interrupt(self, why: str) -> None:
         self.error = StreamInterrupted(f"{self._provider} {why}", provider=self._provider)

@@ -46,6 +46,9 @@ def unquoted(text: str) -> str:
         return text
     try:
         inner = msgspec.json.decode(text)
-        return inner if isinstance(inner, str) and isinstance(msgspec.json.decode(inner), dict) else text
+        if isinstance(inner, str):
+            msgspec.json.decode(inner, type=dict[str, msgspec.Raw])
+            return inner
+        return text
     except NO_JSON:
         return text

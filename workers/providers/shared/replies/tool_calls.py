@@ -8,6 +8,8 @@ from contracts.requests import MAX_TOOL_CALL_ID_CHARS
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 MAX_NAME_CHARS = 128
+MOST_CALLS = 1000
+"""More than any model makes in one reply."""
 
 
 def begun(index: int, *, id: str | None, name: str | None, arguments: str | None) -> ToolCallDelta:  # noqa: A002

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from workers.providers.shared.json_text import NO_JSON
+from workers.providers.shared.json_text import NO_JSON, refuse_too_many
 
 _decode = msgspec.json.Decoder().decode
 
@@ -17,6 +17,7 @@ def as_object(text: str, *, otherwise: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
+        refuse_too_many(text.encode(errors="replace"))
         value = _decode(text)
     except NO_JSON:
         return {otherwise: text}
