@@ -26,19 +26,14 @@ class FairQueue:
     """Turns for all flows of a process."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[float, int, float, asyncio.Future[None]]] = []
-        """A heap: start tag, order of arrival, seconds of work, who waits."""
         self._arrivals = itertools.count()
-        self._virtual_s = 0.0
-        """The start tag of the turn that was given last."""
-        self._finish_tags: dict[str, float] = {}
-        self._next_turn: asyncio.TimerHandle | None = None
-        self._rested_at = 0.0
-        """When the turns so far and their rests are over, on the loop's clock."""
+        self._begin(None)
 
     async def turn(self, host: str, work_s: float) -> None:
         """Returns when it is the turn of a flow of `host` to do so many seconds of work."""
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._begin(loop)
         start = max(self._virtual_s, self._finish_tags.get(host, 0.0))
         self._finish_tags[host] = start + work_s
         granted: asyncio.Future[None] = loop.create_future()
@@ -46,6 +41,18 @@ class FairQueue:
         if self._next_turn is None:
             self._next_turn = loop.call_later(0, self._grant)
         await granted
+
+    def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Begins anew: a timer of another loop, which may have ended, would never give the next turn."""
+        self._loop = loop
+        self._waiting: list[tuple[float, int, float, asyncio.Future[None]]] = []
+        """A heap: start tag, order of arrival, seconds of work, who waits."""
+        self._virtual_s = 0.0
+        """The start tag of the turn that was given last."""
+        self._finish_tags: dict[str, float] = {}
+        self._next_turn: asyncio.TimerHandle | None = None
+        self._rested_at = 0.0
+        """When the turns so far and their rests are over, on the loop's clock."""
 
     def _grant(self) -> None:
         while self._waiting:
