@@ -9,6 +9,7 @@ more than its share (runtime.fair_queue). A reply of nothing but short lines is 
 import asyncio
 import re
 import ssl
+from time import monotonic as now
 from typing import Any
 
 import httpcore2
@@ -80,13 +81,13 @@ class ShortLines:
 
     def __init__(self) -> None:
         self._left = float(SHORT_LINES)
-        self._counted_at = asyncio.get_running_loop().time()
+        self._counted_at = now()
 
     def are_too_many(self, *, lines: int, size: int) -> bool:
         """Whether they are, with those `lines` in `size` bytes."""
-        now = asyncio.get_running_loop().time()
-        more = size / BYTES_A_LINE + (now - self._counted_at) * SHORT_LINES_A_S
-        self._counted_at = now
+        counted_at = now()
+        more = size / BYTES_A_LINE + (counted_at - self._counted_at) * SHORT_LINES_A_S
+        self._counted_at = counted_at
         self._left = min(SHORT_LINES, self._left + more) - lines
         return self._left < 0
 
