@@ -21,7 +21,7 @@ from fleet.simulator.tcp import listening
 from runtime.tasks import end
 from tests.contract.adapters.vendor import Vendor
 
-HELD_S = 0.1
+HELD_S = 0.25
 """Far more than any reply holds the loop, which is 20 ms, and far less than each of these did."""
 MOST_BYTES = 64 * 1024**2
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
