@@ -35,7 +35,7 @@ MAX_IDLE_CONNECTIONS = 100
 IDLE_CONNECTION_S = 30
 MAX_BODY_BYTES = 2 * 1024**2
 """Of a body that is read as a whole: a list of models, a count of tokens. The longest lists have 1 MB."""
-MAX_ERROR_BYTES = 32 * 1024
+MAX_ERROR_BYTES = 8 * 1024
 """Of the body of an error; what is longer is cut, because its status says enough."""
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"})
 """What bodies may say they are written in. Some of Python's codecs take minutes for what others read at once

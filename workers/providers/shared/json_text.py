@@ -44,6 +44,7 @@ MOST_LENIENT_VALUES = 10_000
 """Of a JSON text that only a lenient reader takes, which needs twenty times as long for it."""
 _SMALL_BYTES = 16 * 1024
 """No text of so few bytes has too many of anything."""
+_COUNTED_BYTES = 256 * 1024
 _ODD: Any = object()
 """A value that does not fit its field."""
 
@@ -96,8 +97,8 @@ def _refuse_too_many_for_lenience(data: bytes | msgspec.Raw) -> None:
 def _has_more(text: bytes, characters: bytes, *, than: int) -> bool:
     """Whether so many of the characters are in a text; looked for a part at a time, because there may be millions."""
     found = 0
-    for at in range(0, len(text), _SMALL_BYTES):
-        found += sum([text.count(character, at, at + _SMALL_BYTES) for character in characters])
+    for at in range(0, len(text), _COUNTED_BYTES):
+        found += sum([text.count(character, at, at + _COUNTED_BYTES) for character in characters])
         if found > than:
             return True
     return False
