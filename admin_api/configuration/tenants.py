@@ -35,7 +35,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveUsd = Annotated[Usd, Field(gt=0)]
 PositiveCount = Annotated[Count, Field(gt=0)]
 
-THE_OPERATORS = ("daily_budget_usd", "daily_cost_alert_usd", "prices", "may_lower")
+THE_OPERATORS = ("daily_budget_usd", "prices", "may_lower")
 """Besides `limits`, what only an admin may change."""
 _ALIASES_CHARS = 64 * 1024
 _ADDING = int.from_bytes(b"tenants")
@@ -96,7 +96,6 @@ class Lowered(Body):
     tokens_per_minute: PositiveCount | None = None
     tokens_per_day: PositiveCount | None = None
     daily_budget_usd: PositiveUsd | None = None
-    daily_cost_alert_usd: PositiveUsd | None = None
 
 
 class NewTenant(TenantParts):

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 WorkerConfig = PublishedTenant | PublishedProvider
 
 LIMITS = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
-LOWERABLE = (*LIMITS, "daily_budget_usd", "daily_cost_alert_usd")
+LOWERABLE = (*LIMITS, "daily_budget_usd")
 """What a tenant may set lower than its operator, where the operator lets it."""
-WITH_DEFAULT = frozenset({"requests_per_minute", "requests_per_day", "daily_cost_alert_usd"})
+WITH_DEFAULT = frozenset({"requests_per_minute", "requests_per_day"})
 """Those whose null is a default of other roles' environment, which the admin API does not know."""
 
 
@@ -34,7 +34,7 @@ def tenant(row: Any) -> PublishedTenant | None:
                 "limits": {name: in_force(row, name) for name in LIMITS},
                 "daily_budget_usd": in_force(row, "daily_budget_usd"),
                 "budget_start": budget_start,
-                "daily_cost_alert_usd": in_force(row, "daily_cost_alert_usd"),
+                "daily_cost_alert_usd": row.daily_cost_alert_usd,
                 "aliases": row.aliases,
                 "fallbacks": row.fallbacks,
                 "prices": row.prices,

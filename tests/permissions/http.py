@@ -50,7 +50,7 @@ ENDPOINTS = (
     Endpoint("PUT", "/api/v1/tenants/{own}", WHO_CHANGE, {"aliases": {"fast": ["mock/echo"]}, "fallbacks": ["mock/b"]}),
     Endpoint("PUT", "/api/v1/tenants/{own}", ADMINS, {"limits": {"requests_per_minute": 0}}),
     Endpoint("PUT", "/api/v1/tenants/{own}", ADMINS, {"daily_budget_usd": 1}),
-    Endpoint("PUT", "/api/v1/tenants/{own}", ADMINS, {"daily_cost_alert_usd": 0}),
+    Endpoint("PUT", "/api/v1/tenants/{own}", WHO_CHANGE, {"daily_cost_alert_usd": 3}),
     Endpoint("PUT", "/api/v1/tenants/{own}", ADMINS, {"prices": {"mock/b": {"input_mtok": 0, "output_mtok": 0}}}),
     Endpoint("PUT", "/api/v1/tenants/{own}", ADMINS, {"may_lower": True}),
     # The row above lets the tenant do this.

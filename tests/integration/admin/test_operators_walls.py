@@ -47,7 +47,6 @@ async def its_admin(app: FastAPI, api: httpx.AsyncClient, acme: str) -> AsyncGen
         ({"limits": {"tokens_per_day": 1}}, ["limits.tokens_per_day"]),
         ({"prices": None}, ["prices"]),
         ({"prices": {"mock/b": {"input_mtok": 0, "output_mtok": 0}}}, ["prices"]),
-        ({"daily_cost_alert_usd": 0}, ["daily_cost_alert_usd"]),
         ({"may_lower": True}, ["may_lower"]),
         ({"may_lower": True, "lowered": {"daily_budget_usd": 1}}, ["may_lower"]),
         ({"lowered": {"daily_budget_usd": 1}}, ["lowered"]),
@@ -100,16 +99,15 @@ async def test_a_tenant_that_may_lowers_its_own_and_raises_it_again_up_to_the_op
         return spending.alert_usd, spending.budget_usd
 
     await api.put(f"{TENANTS}/{acme}", json={"may_lower": True})
-    first = await lowered(daily_budget_usd=5, requests_per_minute=100, daily_cost_alert_usd=4)
+    first = await lowered(daily_budget_usd=5, requests_per_minute=100)
     assert first.status_code == 200
     assert first.json()["lowered"] == dict.fromkeys(["requests_per_day", "tokens_per_minute", "tokens_per_day"]) | {
         "daily_budget_usd": "5",
         "requests_per_minute": 100,
-        "daily_cost_alert_usd": "4",
     }
     assert first.json()["daily_budget_usd"] == "50", "the operator's stays"
     assert await in_force() == ("5", 100, 1000)
-    assert await judged_by() == (4, 5)
+    assert await judged_by() == (40, 5)
 
     assert (await lowered(daily_budget_usd=50)).status_code == 200
     assert await in_force() == ("50", 100, 1000)

@@ -23,7 +23,6 @@ from admin_api.publishing.worker_config import LOWERABLE, in_force
         ("daily_budget_usd", Decimal("1.5"), "2", Decimal("1.5")),
         ("daily_budget_usd", None, "2", Decimal(2)),
         ("daily_budget_usd", Decimal(0), "2", Decimal(2)),
-        ("daily_cost_alert_usd", None, "2", None),
     ],
 )
 def test_the_lower_one_holds_where_the_operator_lets_it(name: str, operators: Any, lowered: Any, holds: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Numeric, Table, and_, case, cast, func, select
+from sqlalchemy import ColumnElement, Numeric, Table, and_, case, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.notices import NoticeKind
@@ -40,8 +40,8 @@ async def spending(connection: AsyncConnection, of: Collection[TenantDay]) -> li
             asked.c.tenant,
             asked.c.date,
             func.coalesce(func.sum(usage.total_cost), 0),
-            _in_force(tenants.c.daily_cost_alert_usd, default=True),
-            _in_force(tenants.c.daily_budget_usd, default=False),
+            tenants.c.daily_cost_alert_usd,
+            _budget_in_force(),
         )
         .select_from(asked)
         .outerjoin(llm_provider_usage, and_(usage.tenant == asked.c.tenant, usage.date == asked.c.date))
@@ -52,14 +52,14 @@ async def spending(connection: AsyncConnection, of: Collection[TenantDay]) -> li
     return [Spending(*row) for row in rows]
 
 
-def _in_force(column: Column[Any], *, default: bool) -> ColumnElement[Any]:
-    """A column of `tenants`, or the lower value that the tenant has set, as admin_api.publishing.worker_config tells
-    workers. `default`: null is a default, which a tenant cannot lower; otherwise it is no limit, as 0 is."""
-    lowered = cast(tenants.c.lowered[column.name].astext, Numeric)
+def _budget_in_force() -> ColumnElement[Any]:
+    """A tenant's budget, or the lower one that it has set itself, as admin_api.publishing.worker_config tells workers.
+
+    Null and 0 are no budget.
+    """
+    own, lowered = tenants.c.daily_budget_usd, cast(tenants.c.lowered["daily_budget_usd"].astext, Numeric)
     may = and_(tenants.c.may_lower, lowered.is_not(None))
-    return case(
-        (and_(may, column.is_not(None)) if default else may, func.least(func.nullif(column, 0), lowered)), else_=column
-    )
+    return case((may, func.least(func.nullif(own, 0), lowered)), else_=own)
 
 
 async def health(connection: AsyncConnection, of: Collection[ProviderKey], *, now: datetime) -> list[Health]:
