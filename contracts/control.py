@@ -1,5 +1,6 @@
 """What agents say on the control subjects, and the headers that travel with a request."""
 
+import hashlib
 from typing import Annotated
 
 from pydantic import Field
@@ -28,6 +29,11 @@ DEAD_TRUNCATED = "Fleet-Dead-Truncated"
 def message_id(tenant: str, agent: str, request_id: str) -> str:
     """The `Nats-Msg-Id` of a request. JetStream compares them over all tenants, so it names tenant and agent."""
     return f"{tenant}.{agent}.{request_id}"
+
+
+def signed_replay(letter: str, subject: str, payload: bytes) -> bytes:
+    """What the message id of a replay is signed for: the number of the letter, and where it is put back as what."""
+    return b"\0".join((letter.encode(), subject.encode(), hashlib.sha256(payload).digest()))
 
 
 class Cancel(StrictWireModel):

@@ -127,7 +127,9 @@ def definitions(sizes: Sizes) -> list[Config]:
     |---|---|---|
     | LLM_REQUESTS | 8 | refuses new ones; a tenant has a limit of its own long before |
     | LLM_USAGE | 4 | refuses new ones, and no request ends before its record is stored |
+    | LLM_ATTEMPTS | 1 | drops the oldest, which were booked long ago |
     | LLM_DEAD | 1 | drops the oldest; 500 of each pool and tenant |
+    | LLM_CANCELS | 1/2 | drops the oldest; 10,000 of each tenant |
     | LLM_BUDGETS | 1/2 | drops what was counted longest ago; 10,000 counts of a tenant and day |
     | KV_llm_config | 1/4 | refuses new ones; admins write it |
     | LLM_NOTICES, KV_llm_holds | 1/16 each | drop the oldest; refuse new ones |
@@ -192,7 +194,7 @@ def definitions(sizes: Sizes) -> list[Config]:
             "num_replicas": sizes.replicas,
         },
         {
-            # A journal: an attempt that is pushed out by two million later ones was booked long ago.
+            # A journal: an attempt that is pushed out by half a million later ones was booked long ago.
             "name": ATTEMPTS,
             "subjects": [subjects.ATTEMPTS],
             "retention": "limits",
@@ -200,6 +202,7 @@ def definitions(sizes: Sizes) -> list[Config]:
             "discard": "old",
             "max_age": _DAY,
             "max_bytes": 1024**3,
+            "max_msgs_per_subject": 100,
             "max_msg_size": 16 * 1024,
             "duplicate_window": 2 * _MINUTE,
             "allow_direct": True,

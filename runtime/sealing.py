@@ -22,6 +22,8 @@ from runtime.settings import SealingSettings, decode_key
 
 _VERSION = "fleet1"
 _NONCE_BYTES = 12
+_MOST_KEYS = 16
+"""Signatures that are looked at: a header may hold thousands."""
 
 
 class UnsealError(Exception):
@@ -83,14 +85,23 @@ class Keyring:
         return SecretStr(opened.decode())
 
     def sign(self, message: bytes, *, purpose: str) -> str:
-        """`<key id>.<hex>`: a HMAC-SHA256 that only who has a sealing key can make, the same each time."""
-        return f"{self._newest}.{_mac(self._signing[self._newest], message, purpose)}"
+        """A HMAC-SHA256 that only who has a sealing key can make, as `<key id>.<hex>`, for each key of the ring.
+
+        While sealing keys are rotated, a role that has only the one before verifies that one.
+        """
+        return " ".join(f"{key_id}.{_mac(key, message, purpose)}" for key_id, key in self._signing.items())
 
     def verify(self, signature: str, message: bytes, *, purpose: str) -> bool:
-        """Whether `sign` made the signature, of this message and for this purpose."""
-        key_id, _, mac = signature.partition(".")
-        key = self._signing.get(key_id)
-        return key is not None and hmac.compare_digest(_mac(key, message, purpose).encode(), mac.encode())
+        """Whether `sign` made the signature, of this message and for this purpose, with a key that this ring has."""
+        for each in signature.split(" ", _MOST_KEYS)[:_MOST_KEYS]:
+            key_id, _, mac = each.partition(".")
+            if key := self._signing.get(key_id):
+                return hmac.compare_digest(_mac(key, message, purpose).encode(), mac.encode())
+        return False
+
+    def unguessable_id(self, of: str, *, purpose: str) -> str:
+        """A name for something, the same each time, that nobody can make who has no sealing key."""
+        return _mac(self._signing[self._newest], of.encode(), purpose)
 
 
 def _signing_key(key: bytes) -> bytes:

@@ -420,7 +420,15 @@ def a_hold() -> Reservation:
 ECHO = Candidate("mock", "echo")
 
 
-def begun(attempt: int, *, seq: int = 7, model: str = "echo", provider: str = "mock", at: datetime = NOON) -> Begun:
+def begun(
+    attempt: int,
+    *,
+    seq: int = 7,
+    model: str = "echo",
+    provider: str = "mock",
+    worker: str = "w",
+    at: datetime = NOON,
+) -> Begun:
     """Written by a worker that was about to call a vendor, for the message at `seq`."""
     return Begun(
         id=f"call-{seq}-{attempt}",
@@ -432,7 +440,7 @@ def begun(attempt: int, *, seq: int = 7, model: str = "echo", provider: str = "m
         provider_id=f"id-of-{provider}",
         endpoint="e",
         model=model,
-        worker="w",
+        worker=worker,
         request_seq=seq,
         started_at=at,
         ends_by=at + timedelta(seconds=60),

@@ -21,7 +21,16 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from admin_api.http.problems import Problem, not_found, unavailable
 from contracts import jetstream_codes, subjects
-from contracts.control import DEAD_AT, DEAD_CODE, DEAD_REASON, DEAD_SUBJECT, DEAD_TRUNCATED, MSG_ID, REPLAY
+from contracts.control import (
+    DEAD_AT,
+    DEAD_CODE,
+    DEAD_REASON,
+    DEAD_SUBJECT,
+    DEAD_TRUNCATED,
+    MSG_ID,
+    REPLAY,
+    signed_replay,
+)
 from contracts.streams import DEAD
 from contracts.wire import TOKEN_PATTERN, reason
 from runtime import lenient_json
@@ -124,10 +133,8 @@ class DeadLetterStream:
             jetstream = self._jetstream()
             # Another id than the original's, which the stream may still know; the same one for this letter, so that it
             # is queued once however often it is tried; and one that no agent can use before.
-            signed = self._keyring.sign(
-                f"{letter.seq}:{letter.at.isoformat()}".encode(), purpose="replay of a dead letter"
-            )
-            headers = {MSG_ID: f"{REPLAY}{letter.seq}:{signed}"}
+            proof = self._keyring.sign(signed_replay(str(letter.seq), letter.subject, payload), purpose=REPLAY)
+            headers = {MSG_ID: f"{REPLAY}{letter.seq}:{proof}"}
             ack = await jetstream.publish(letter.subject, payload, headers=headers)
             await _delete(jetstream, letter.seq)
             return ack

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from contracts import streams, subjects
-from contracts.control import HANDOVER, HANDOVER_PROOF, Handover
+from contracts.control import HANDOVER, HANDOVER_PROOF, MSG_ID, Handover
 from contracts.errors import FleetError, TenantRateLimited
 from contracts.events import Completed, Event, Failed, Terminal, parse
 from contracts.providers import Limits, PublishedTenant
@@ -297,6 +297,14 @@ async def test_an_agent_that_poses_as_a_worker_is_refused_and_counted(control: P
     codes = [event.error.code for event in endings if isinstance(event, Failed)]
     assert codes == ["malformed_request", "tenant_rate_limited", "tenant_rate_limited"]
     assert await outcome(client) == "tenant_rate_limited"
+
+
+async def test_a_message_id_that_looks_like_that_of_a_replay_is_counted(control: Plane, client: Client) -> None:
+    await control.put_tenant(limits=Limits(requests_per_day=1))
+
+    endings = [await ending_of_raw(control, f"raw-{n}", {MSG_ID: f"replay:{n}-{control.tenant}"}) for n in range(2)]
+
+    assert [type(event) for event in endings] == [Completed, Failed]
 
 
 async def ending_of_raw(control: Plane, request_id: str, headers: dict[str, str]) -> Event:

@@ -12,7 +12,7 @@ from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
 from contracts import streams, subjects
-from contracts.control import DEAD_CODE, DEAD_SUBJECT, MSG_ID
+from contracts.control import DEAD_CODE, DEAD_SUBJECT, MSG_ID, REPLAY, signed_replay
 from contracts.errors import InvalidRequest
 from contracts.events import (
     Cancelled,
@@ -28,7 +28,9 @@ from contracts.events import (
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import Priority
 from fleet.client import Client, Patience
-from tests.kit import Bill, Plane, plane, worker, worker_settings
+from runtime.sealing import Keyring
+from runtime.settings import decode_key
+from tests.kit import SEALING_KEY, Bill, Plane, plane, worker, worker_settings
 from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
 
@@ -170,7 +172,10 @@ async def test_a_copy_that_jetstream_cannot_know_runs_no_second_time(agent: Agen
 async def test_a_replayed_request_runs_once_more_under_a_number_of_its_own(agent: Agent, bill: Bill) -> None:
     await agent.send(agent.body(), id="r1")
     await agent.ended()
-    await agent.send(agent.body(), id="replay:7")
+    subject = subjects.request("mock", Priority.INTERACTIVE, agent.tenant)
+    keyring = Keyring([decode_key(SEALING_KEY)])
+    proof = keyring.sign(signed_replay("7", subject, agent.body()), purpose=REPLAY)
+    await agent.send(agent.body(), id=f"{REPLAY}7:{proof}")
 
     await until(lambda: len(bill.of("r1")) == 2)
 

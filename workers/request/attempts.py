@@ -178,6 +178,9 @@ class AttemptRunner:
             return Completed(call, finish)
         if call.sent:
             await self._settlement.book_failed(job, call, failed)
+        elif job.reservation is not None:
+            await self._budgets.release(job.reservation.hold)
+            job.reservation = None
         return AttemptFailed(failed, output_sent=call.gathering.started)
 
     async def _stream(self, job: Job, call: VendorCall, question: Call, permit: CallPermit) -> Finish:

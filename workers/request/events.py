@@ -67,7 +67,9 @@ class EventStream:
         self.ended = False
         self._prefix = b""
         self.sent: list[bytes] = []
-        """This attempt's events so far, but for deltas that had no room."""
+        """This attempt's events so far, but for deltas that had no room; before its first one, how the last attempt
+        began and ended, so that it is not forgotten with a server that is restarted meanwhile."""
+        self._sent_is_over = False
         self.share: Share | None = None
         """None: everything is stored. Once a delta had no room, no later one of the attempt is stored, so that what is
         stored has no gap before the end."""
@@ -153,7 +155,8 @@ class EventStream:
         self.seq = 0
         self._prefix = b""
         self._is_cut = False
-        self.sent.clear()
+        del self.sent[1:-1]
+        self._sent_is_over = True
 
     def skip_attempts(self, deliveries: int) -> None:
         """So many deliveries before this one may have used numbers that nobody knows any more."""
@@ -192,6 +195,9 @@ class EventStream:
         except TooLarge:
             self.seq -= 1
             raise
+        if self._sent_is_over:
+            self.sent.clear()
+            self._sent_is_over = False
         if has_room:
             self.sent.append(event)
 

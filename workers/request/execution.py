@@ -108,7 +108,7 @@ class Execution:
         queued_at = handover.queued_at if handover else delivery.queued_at
         job = Job(
             delivery=delivery,
-            provenance=provenance_of(delivery, request, handed_over=handover is not None),
+            provenance=provenance_of(delivery, request, handed_over=handover is not None, is_replay=asked.is_replay),
             address=asked.address,
             request=request,
             body=asked.body,

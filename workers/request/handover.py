@@ -9,7 +9,7 @@ import hashlib
 import json
 
 from contracts import subjects
-from contracts.control import HANDOVER, HANDOVER_PROOF, MSG_TTL, Handover
+from contracts.control import HANDOVER, HANDOVER_PROOF, MSG_ID, MSG_TTL, REPLAY, Handover, signed_replay
 from contracts.errors import InvalidRequest, MalformedRequest, NoProvider, QueueFull
 from contracts.subjects import RequestAddress
 from runtime.jetstream.publishing import Publisher, SubjectFull, TooLarge
@@ -73,7 +73,7 @@ class Handovers:
             await self._publisher.durable(
                 subjects.request(to.provider, job.address.priority, job.address.tenant),
                 job.body,
-                msg_id=self._keyring.sign(step.encode(), purpose=_MESSAGE_ID),
+                msg_id=self._keyring.unguessable_id(step, purpose=_MESSAGE_ID),
                 headers=headers,
                 check=job.delivery.lease.check,
             )
@@ -95,6 +95,11 @@ class Handovers:
         if not self._keyring.verify(proof, _signed(text, address.tenant, delivery.data), purpose=_PROOF):
             raise MalformedRequest(f"the header {HANDOVER} is not the fleet's; agents do not set it")
         return Handover.model_validate_json(text)
+
+    def is_replay(self, delivery: Delivery) -> bool:
+        """Whether an admin has put this very request into the queue once more, and no agent has written its id."""
+        letter, _, proof = delivery.headers.get(MSG_ID, "").removeprefix(REPLAY).partition(":")
+        return self._keyring.verify(proof, signed_replay(letter, delivery.subject, delivery.data), purpose=REPLAY)
 
 
 def _signed(told: str, tenant: str, body: bytes) -> bytes:

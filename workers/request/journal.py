@@ -11,10 +11,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
+import nats.errors
 from pydantic import ValidationError
 
 from contracts import streams
 from contracts.attempts import ENTRY, Begun, Unmade
+from contracts.wire import reason
 from runtime.broker import Broker
 from runtime.jetstream import direct_get
 from runtime.jetstream.publishing import NotStored, Outrun, Publisher
@@ -23,6 +25,8 @@ from workers.request.job import Job
 from workers.request.usage_records import VendorCall
 
 log = logging.getLogger(__name__)
+
+_READS, _READ_AGAIN_S = 20, 0.1
 
 
 class Contested(Exception):
@@ -92,13 +96,22 @@ class Journal:
             )
         except Outrun:
             # Perhaps by ourselves, when the answer to the first try was lost.
-            try:
-                written = await self.read(job.journal_subject)
-            except TimeoutError as exc:
-                raise NotStored(str(exc)) from exc
+            written = await self._read_behind(job.journal_subject, job.journal_seq)
             if not written.begun or written.begun[-1].id != entry.id:
                 raise Contested from None
             job.journal_seq = written.last_seq
+
+    async def _read_behind(self, subject: str, seq: int) -> Written:
+        """What is written when something is there behind `seq`; a replica may hear of it later. Raises NotStored."""
+        for _ in range(_READS):
+            try:
+                written = await self.read(subject)
+            except (nats.errors.Error, TimeoutError) as exc:
+                raise NotStored(f"{subject}: {reason(exc)}") from exc
+            if written.last_seq > seq:
+                return written
+            await asyncio.sleep(_READ_AGAIN_S)
+        raise NotStored(f"{subject}: what was stored last cannot be read")
 
     async def unmake(self, job: Job, call: VendorCall, *, begun: "asyncio.Task[None]") -> None:
         """Nothing of the call was sent: nobody is to book it. `begun` may still be writing it. Raises NotStored."""

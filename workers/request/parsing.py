@@ -7,7 +7,7 @@ from typing import TypeGuard
 from pydantic import ValidationError
 
 from contracts import subjects
-from contracts.control import HANDOVER, MSG_ID, Handover
+from contracts.control import HANDOVER, MSG_ID, REPLAY, Handover
 from contracts.errors import MalformedRequest
 from contracts.requests import CompletionRequest
 from contracts.subjects import RequestAddress
@@ -28,6 +28,8 @@ class ParsedRequest:
     """The request's JSON, mended where an agent cut a character in two, so that every pool can read it."""
     handover: Handover | None
     """What the pool before this one told; None when the request comes from its agent."""
+    is_replay: bool
+    """Whether an admin has put it into the queue once more."""
 
 
 def parse(delivery: Delivery, handovers: Handovers) -> ParsedRequest:
@@ -53,7 +55,8 @@ def parse(delivery: Delivery, handovers: Handovers) -> ParsedRequest:
             f"the model is of {named}, but the request was sent to {address.provider}; "
             f"send it to {subjects.request(named, address.priority, address.tenant)}"
         )
-    return ParsedRequest(address, request, body, told)
+    is_replay = delivery.headers.get(MSG_ID, "").startswith(REPLAY) and handovers.is_replay(delivery)
+    return ParsedRequest(address, request, body, told, is_replay)
 
 
 def who_asks(delivery: Delivery) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ single nats-server (2.15) that was killed with -9 has forgotten, and why each is
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from contracts.control import MSG_ID, REPLAY, message_id
+from contracts.control import MSG_ID, message_id
 from contracts.requests import CompletionRequest
 from workers.intake.delivery import Delivery
 
@@ -52,16 +52,16 @@ class Provenance:
     @property
     def was_given_before(self) -> bool:
         """Whether another worker may have published events of it that the server has lost since."""
-        return self.origin is Origin.REDELIVERED or self.perhaps_forgotten
+        return self.deliveries > 1 or self.perhaps_forgotten
 
 
-def provenance_of(delivery: Delivery, request: CompletionRequest, *, handed_over: bool) -> Provenance:
+def provenance_of(delivery: Delivery, request: CompletionRequest, *, handed_over: bool, is_replay: bool) -> Provenance:
     msg_id = delivery.headers.get(MSG_ID, "")
     usual = msg_id in (message_id(request.tenant, request.agent, request.id), request.id)
     copies_are_dropped = (handed_over or usual) and delivery.ids_known
-    if delivery.deliveries == 1 and not delivery.may_be_again and copies_are_dropped:
+    if delivery.deliveries == 1 and not delivery.may_be_again and copies_are_dropped and not is_replay:
         origin = Origin.FIRST
-    elif delivery.deliveries == 1 and msg_id.startswith(REPLAY):
+    elif is_replay:
         origin = Origin.REPLAYED
     elif delivery.deliveries > 1 or delivery.may_be_again:
         origin = Origin.REDELIVERED

@@ -68,7 +68,7 @@ def read(events: Sequence[Event]) -> Past | None:
         last=last,
         last_started=started.get(last.attempt),
         failed=failed,
-        called=tuple(started),
+        called=tuple(sorted(started)),
         dead_attempts=sum(1 for number in started if number not in ended),
         output_sent=any(isinstance(e, Delta) and e.attempt == last.attempt for e in ordered),
     )

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import nats.errors
 
@@ -56,8 +57,8 @@ class GoOn:
     """Those of the vendor calls that failed."""
     unbooked: Past | None = None
     """The past whose last vendor call has no usage record yet; None when all calls have one."""
-    unsaid: tuple[Begun, ...] = ()
-    """Vendor calls of which the journal alone knows. They may have no usage record either."""
+    died: tuple[Begun, ...] = ()
+    """Vendor calls of which the journal alone knows, and whose workers died in them, as far as is known."""
     end: Failed | Buried | None = None
     """The outcome, when the past leaves nothing to try."""
 
@@ -120,17 +121,20 @@ def take_over(
     if forgotten and waits and not all_is_republished and not (past and past.ended):
         return GivenBack(republished_s)
     said = set(past.called) if past else set[int]()
-    own = (entry for entry in begun if entry.request_seq == job.delivery.stream_seq)
-    unsaid = tuple(entry for entry in own if entry.attempt not in said)
+    own = [entry for entry in begun if entry.request_seq == job.delivery.stream_seq]
+    unsaid = [entry for entry in own if entry.attempt not in said]
     if past is None and not unsaid:
         return GoOn(tuple(job.candidates), forgotten_deliveries=skipped) if forgotten else Fresh()
-    if provenance.is_replay:
+    if provenance.is_replay and not own:
         return GoOn(tuple(job.candidates), after=past.last if past else None)
     if past is not None and recovery.has_moved(past, pool=pool):
         return DoneBefore()
     unbooked = past if past and past.perhaps_unbooked else None
     if past is not None and past.ended:
         return DoneBefore(unbooked)
+    # A worker that made another call after one had ended and booked that one; what it said of it is forgotten.
+    followed = {entry.id for entry, later in pairwise(own) if entry.worker == later.worker}
+    died = [entry for entry in unsaid if entry.id not in followed]
     return GoOn(
         tuple(recovery.remaining(past, unsaid, job.candidates)),
         after=past.last if past else None,
@@ -138,20 +142,19 @@ def take_over(
         vendor_calls=len(said) + len(unsaid),
         failed=past.failed if past else (),
         unbooked=unbooked,
-        unsaid=unsaid,
-        end=_end(job, past, unsaid, pool=pool),
+        died=tuple(died),
+        end=_end(job, past, died, vendor_calls=len(said) + len(unsaid), pool=pool),
     )
 
 
-def _end(job: Job, past: Past | None, unsaid: Sequence[Begun], *, pool: str) -> Failed | Buried | None:
+def _end(job: Job, past: Past | None, died: Sequence[Begun], *, vendor_calls: int, pool: str) -> Failed | Buried | None:
     """What a past that has no end of its own still allows: None when the request may be tried again."""
-    died_last = bool(unsaid) or (past is not None and past.abandoned)
-    dead_attempts = len(unsaid) + (past.dead_attempts if past else 0)
-    if died_last and dead_attempts >= recovery.MAX_DEAD_ATTEMPTS:
+    dead_attempts = len(died) + (past.dead_attempts if past else 0)
+    if (died or (past is not None and past.abandoned)) and dead_attempts >= recovery.MAX_DEAD_ATTEMPTS:
         return Buried(InternalError(f"{dead_attempts} workers died while they worked on this request"))
     if past and past.abandoned and past.output_sent and job.request.on_interrupt == "fail":
         return Failed(StreamInterrupted("the worker died after output was sent", provider=pool))
-    if job.vendor_calls + len(unsaid) + (past.vendor_calls if past else 0) >= policy.MAX_ATTEMPTS:
+    if job.vendor_calls + vendor_calls >= policy.MAX_ATTEMPTS:
         return Failed(
             StreamInterrupted(
                 f"the last of the {policy.MAX_ATTEMPTS} calls that a request makes was cut off with its worker",
@@ -212,9 +215,13 @@ class Takeover:
                 if left is not None:
                     return left
             stored = await self._read_events(job.events.subject)
+            past = recovery.read([event for event in stored if event.attempt >= job.events.attempt])
+            if past is not None and past.called and past.called[-1] > (begun[-1].attempt if begun else 0):
+                again = await self._read_journal(job.journal_subject)
+                if again.last_seq != written.last_seq:  # begun in the meantime, by another worker: that goes on
+                    return GivenBack(NO_ANSWER_S)
         except (nats.errors.Error, TimeoutError):
             return GivenBack(NO_ANSWER_S)
-        past = recovery.read([event for event in stored if event.attempt >= job.events.attempt])
         job.journal_seq = written.last_seq
         job.begun = {entry.attempt: entry for entry in begun}
         found = take_over(job, past, begun, memory, pool=self._pool, republished_s=self._republished_s)
@@ -234,7 +241,7 @@ class Takeover:
 
     async def _book(self, job: Job, found: GoOn) -> None:
         """Books the calls of dead workers. Raises NotStored."""
-        for entry in found.unsaid:
+        for entry in found.died:
             await self._settlement.book_unsaid(job, entry)
             log.warning("attempt_abandoned", extra={**job.log_facts(), "attempt": entry.attempt})
         if found.unbooked is not None:

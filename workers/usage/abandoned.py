@@ -102,7 +102,9 @@ class AbandonedCalls:
             await self._health.wait_until_usable()
 
     async def _settle(self, messages: Sequence[Msg]) -> None:
+        await self._until_booked()
         begun: list[Item] = []
+        unmade: set[str] = set()
         for message in messages:
             try:
                 entry = ENTRY.validate_json(message.data)
@@ -113,26 +115,37 @@ class AbandonedCalls:
             if isinstance(entry, Begun):
                 begun.append((message, entry))
             else:
+                unmade.add(entry.id)
                 await message.ack()
         booked = await self._ledger.known({entry.id: entry.started_at.date() for _, entry in begun})
         for message, entry in begun:
-            if entry.id in booked:
+            if entry.id in booked or entry.id in unmade or await self._is_unmade(message.subject, entry):
                 await message.ack()
             else:
                 await self._miss(message, entry)
 
+    async def _until_booked(self) -> None:
+        """Returns when every record that is in `LLM_USAGE` now is in the ledger, as after an outage of PostgreSQL."""
+        jetstream = self._broker.client.jetstream()
+        last_seq = (await jetstream.stream_info(streams.USAGE)).state.last_seq
+        while True:
+            consumer = await jetstream.consumer_info(streams.USAGE, streams.USAGE_CONSUMER)
+            delivered = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
+            if delivered >= last_seq or not (consumer.num_pending or consumer.num_ack_pending):
+                return
+            await self._clock.sleep(COLLECT_S)
+
     async def _miss(self, message: Msg, entry: Begun) -> None:
-        """A call without a record: it may still be under way, or may not have been made."""
+        """A call without a record: it may still be under way."""
         due = min(entry.ends_by, entry.started_at + LONGEST) + self._grace
         left_s = (due - self._clock.now()).total_seconds()
         if left_s > 0:
             await message.nak(delay=left_s)
             return
-        if not await self._is_unmade(message.subject, entry):
-            await self._ledger.book([await self._record(entry)])
-            metrics.RECORDS.labels("abandoned").inc()
-            facts = {"record": entry.id, "request_id": entry.request_id, "tenant": entry.tenant, "worker": entry.worker}
-            log.warning("attempt_abandoned", extra=facts)
+        await self._ledger.book([await self._record(entry)])
+        metrics.RECORDS.labels("abandoned").inc()
+        facts = {"record": entry.id, "request_id": entry.request_id, "tenant": entry.tenant, "worker": entry.worker}
+        log.warning("attempt_abandoned", extra=facts)
         await message.ack()
 
     async def _is_unmade(self, subject: str, entry: Begun) -> bool:
@@ -145,8 +158,11 @@ class AbandonedCalls:
         return False
 
     async def _record(self, entry: Begun) -> UsageRecord:
-        """What is known: that the request was sent, about how long it was, and that no end was seen."""
-        usage = Usage(input_tokens=entry.input_tokens, source=UsageSource.ESTIMATED)
+        """What is known: that the request was sent, about how long it was, and that no end was seen.
+
+        Its source is `unknown`, so that whatever a worker knows of the call is better.
+        """
+        usage = Usage(input_tokens=entry.input_tokens, source=UsageSource.UNKNOWN)
         tenant = await self._config.tenant(entry.tenant)
         priced = price(
             usage,

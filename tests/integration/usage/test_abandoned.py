@@ -74,7 +74,7 @@ async def test_a_call_that_nobody_ended_is_booked_with_what_is_known(
 
     (event,) = await books.events()
     assert (event["id"], event["request_id"], event["attempt"]) == (lost.id, "r1", 1)
-    assert (event["outcome"], event["usage_source"]) == (Outcome.ABANDONED, UsageSource.ESTIMATED)
+    assert (event["outcome"], event["usage_source"]) == (Outcome.ABANDONED, UsageSource.UNKNOWN)
     assert (event["input_tokens"], event["output_tokens"], event["price_source"]) == (1000, 0, "catalogue")
     assert event["cost"] > 0
     await books.assert_balanced()

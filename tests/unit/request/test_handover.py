@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from contracts import subjects
-from contracts.control import HANDOVER, HANDOVER_PROOF, MSG_ID, MSG_TTL, Handover
+from contracts.control import HANDOVER, HANDOVER_PROOF, MSG_ID, MSG_TTL, REPLAY, Handover, signed_replay
 from contracts.errors import MalformedRequest, Overloaded
 from contracts.events import FailedAttempt
 from runtime.sealing import Keyring
@@ -103,3 +103,36 @@ def test_what_is_told_begins_with_nothing_done() -> None:
     told = Handover(model="mock/echo", queued_at=NOON)
 
     assert (told.attempt, told.hops, told.vendor_calls, told.journal_seq) == (1, 1, 0, 0)
+
+
+def replay(way: Way, *, seq: str = "7", subject: str = "llm.v1.request.mock.interactive.acme") -> str:
+    """The message id of a replay of `request()`."""
+    signed = signed_replay(seq, subject, request().to_json())
+    return f"{REPLAY}{seq}:{way.keyring.sign(signed, purpose=REPLAY)}"
+
+
+def test_a_replay_is_an_admins_and_of_one_request() -> None:
+    way = Way()
+    ids = [
+        replay(way),
+        f"{REPLAY}7",
+        f"{REPLAY}7:",
+        replay(way).replace("7", "8", 1),
+        replay(way, subject="llm.v1.request.mock.background.acme"),
+        f"{REPLAY}7:{way.keyring.sign(b'7', purpose=REPLAY)}",
+    ]
+
+    known = [parse(way.delivery(headers={MSG_ID: each}), way.handovers).is_replay for each in ids]
+
+    assert known == [True, False, False, False, False, False]
+    other = way.delivery(request(id="r2").to_json(), headers={MSG_ID: replay(way)})
+    assert not parse(other, way.handovers).is_replay
+
+
+async def test_while_sealing_keys_are_rotated_each_worker_reads_what_the_others_hand_over() -> None:
+    before, after = Way(), Way(keyring=Keyring([b"n" * 32, b"k" * 32]))
+
+    for one, other in ((before, after), (after, before)):
+        message = await handed_over(one)
+        delivery = other.delivery(message.payload, headers=dict(message.headers))
+        assert other.handovers.told(delivery, ADDRESS).model == "mock/echo"

@@ -8,7 +8,7 @@ from contracts.attempts import Begun, Unmade
 from contracts.errors import InvalidRequest
 from contracts.events import Cancelled, Failed
 from runtime.jetstream.publishing import NotStored, Outrun
-from tests.memory import ECHO, FINISH, NOON, Message, ScriptedAdapter, Way, begun
+from tests.memory import ECHO, FINISH, NOON, Message, ScriptedAdapter, Way, a_hold, begun
 from workers.intake.delivery import Acked, GaveBack
 from workers.providers.base import Call, Chunk, Finish
 from workers.request.ending import UNCONFIRMED_S
@@ -136,3 +136,13 @@ async def test_a_request_that_was_handed_over_goes_on_in_the_journal_where_the_p
 
     assert way.publisher.kinds == ["started", "completed", "usage"]
     assert [entry.attempt for entry in way.publisher.entries() if isinstance(entry, Begun)] == [1, 2]
+
+
+async def test_what_was_kept_free_for_a_call_that_was_not_sent_is_given_back() -> None:
+    way = Way(RefusesBeforeItSends())
+    way.budgets.answer = a_hold()
+
+    await way.execution.run(way.delivery())
+
+    assert way.budgets.released == [a_hold().hold]
+    assert way.budgets.owed == []

@@ -222,7 +222,7 @@ OTHER = 8
 @pytest.mark.parametrize("memory", [BEFORE, SINCE])
 def test_a_call_that_was_begun_and_never_spoken_of_is_booked_and_counts(memory: ServerMemory) -> None:
     match found(AGAIN, [], memory, [begun(1)]):
-        case GoOn(remaining=(c1, c2), after=None, vendor_calls=1, unbooked=None, unsaid=(call,), end=None):
+        case GoOn(remaining=(c1, c2), after=None, vendor_calls=1, unbooked=None, died=(call,), end=None):
             assert (c1, c2, call) == (FIRST, SECOND, begun(1))
         case other:
             raise AssertionError(f"{other} does not go on")
@@ -232,17 +232,26 @@ def test_what_was_said_and_what_was_only_written_down_are_one_past() -> None:
     events = [started(1), retrying(1, to=SECOND)]
 
     match found(AGAIN, events, BEFORE, [begun(1), begun(2, model="other")]):
-        case GoOn(remaining=remaining, vendor_calls=2, unbooked=None, unsaid=(call,)):
+        case GoOn(remaining=remaining, vendor_calls=2, unbooked=None, died=(call,)):
             assert (remaining, call.attempt) == ((SECOND,), 2)
         case other:
             raise AssertionError(f"{other} does not go on")
 
 
 def test_three_workers_that_died_before_they_said_a_word_bury_a_request() -> None:
-    went_on = found(AGAIN, [started(1)], BEFORE, [begun(1), begun(2), begun(3)])
+    calls = [begun(1, worker="w1"), begun(2, worker="w2"), begun(3, worker="w3")]
+    went_on = found(AGAIN, [started(1)], BEFORE, calls)
 
     assert isinstance(went_on, GoOn)
     assert isinstance(went_on.end, Buried)
+
+
+def test_calls_that_ended_and_are_forgotten_are_no_deaths_and_booked() -> None:
+    """A worker makes another call only after one has ended; what it said of that may be lost with the server."""
+    went_on = found(AGAIN, [], SINCE, [begun(1), begun(2), begun(3)])
+
+    assert isinstance(went_on, GoOn)
+    assert (went_on.vendor_calls, [call.attempt for call in went_on.died], went_on.end) == (3, [3], None)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +319,28 @@ async def test_a_call_that_is_known_from_the_journal_only_is_booked_under_its_id
     (record,) = way.publisher.records()
     assert (record.id, record.outcome, record.usage.source) == ("call-7-1", "abandoned", "estimated")
     assert (job.events.attempt, job.vendor_calls, job.journal_seq) == (2, 1, 1)
+
+
+async def test_a_call_that_is_begun_while_the_past_is_read_is_left_to_its_worker() -> None:
+    way = Way(stored=[started(1)], memory=BEFORE)
+
+    def begin(_: str) -> None:
+        way.publisher.journal = [Message("llm.v1.attempt.acme.a.r1", begun(1, seq=OTHER).to_json())]
+
+    way.note_read = begin
+
+    assert await way.takeover().look_back(way.job(provenance=FIRST_TIME)) == GivenBack(NO_ANSWER_S)
+
+    assert way.publisher.records() == []
+
+
+def test_a_replay_that_was_put_off_is_still_one() -> None:
+    again = Provenance(Origin.REPLAYED, 3, perhaps_forgotten=False)
+
+    assert found(again, [started(1), completed(1)], BEFORE, [begun(1, seq=OTHER)]) == GoOn(
+        (FIRST, SECOND), after=completed(1)
+    )
+    assert isinstance(found(again, [started(1), completed(1)], BEFORE, [begun(1)]), DoneBefore), "it has run"
 
 
 async def test_the_attempts_of_an_id_that_is_used_once_more_count_on() -> None:
