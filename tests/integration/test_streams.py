@@ -26,6 +26,7 @@ from tests.servers import nats_from_wheels
 DEADLINE_S = 10
 SUBJECT = subjects.request("openai", Priority.INTERACTIVE, "acme")
 EVERY_STREAM = {
+    "LLM_ATTEMPTS",
     "LLM_REQUESTS",
     "LLM_REPLIES",
     "LLM_CANCELS",
@@ -74,7 +75,7 @@ async def test_makes_every_stream_bucket_and_consumer(client: Client, request_ap
     await streams.ensure(request_api, Sizes())
     found = await configurations(client)
     pools = {f"LLM_REQUESTS/{provider}_{priority}" for provider in [*Provider, AUTO] for priority in Priority}
-    assert set(found) == EVERY_STREAM | pools | {"LLM_USAGE/usage"}
+    assert set(found) == EVERY_STREAM | pools | {"LLM_USAGE/usage", "LLM_ATTEMPTS/attempts"}
 
 
 async def test_a_second_time_changes_nothing(client: Client, request_api: streams.Request) -> None:

@@ -35,12 +35,17 @@ async def publish(
     body: Mapping[str, Any] | bytes,
     *,
     msg_id: str | None = None,
+    shared_msg_id: str | None = None,
     headers: Mapping[str, str] | None = None,
     provider: str = POOLS[0],
     priority: Priority = Priority.INTERACTIVE,
 ) -> dict[str, Any]:
-    """JetStream's answer. `headers` stand beside the message id, and may say another one."""
-    said = {**({MSG_ID: msg_id} if msg_id else {}), **(headers or {})}
+    """JetStream's answer. `headers` stand beside the message id, and may say another one.
+
+    `msg_id` is made the tenant's own, so that no other test is in its way; `shared_msg_id` is sent as it is.
+    """
+    own = f"{msg_id}-{tenant.name}" if msg_id else shared_msg_id
+    said = {**({MSG_ID: own} if own else {}), **(headers or {})}
     subject = subjects.request(provider, priority, tenant.name)
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return json.loads((await connection.request(subject, data, timeout=PATIENCE_S, headers=said or None)).data)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from secrets import token_hex
 
 from nats.aio.client import Client as Nats
 
@@ -69,7 +70,9 @@ async def test_an_id_that_another_tenant_has_used_runs(
 ) -> None:
     async with mallory.connection() as connection:
         for msg_id in _guesses(mallory, other, "wanted"):
-            await publish(connection, mallory, request(mallory, f"r-{msg_id}"[:64].replace(".", "_")), msg_id=msg_id)
+            await publish(
+                connection, mallory, request(mallory, f"r-{msg_id}"[:64].replace(".", "_")), shared_msg_id=msg_id
+            )
 
     async with other.client() as client:
         answer = await client.complete(MODEL, "Hello", id="wanted", deadline_s=30)
@@ -92,13 +95,14 @@ def _guesses(mallory: Tenant, other: Tenant, request_id: str) -> list[str]:
 async def test_a_raw_agent_finds_its_bare_id_taken_and_publishes_again(
     mallory: Tenant, other: Tenant, neighbours: Neighbours
 ) -> None:
+    bare = f"bare-{token_hex(4)}"
     async with mallory.connection() as connection:
-        await publish(connection, mallory, request(mallory, "bare"), msg_id="bare")
+        await publish(connection, mallory, request(mallory, "bare"), shared_msg_id=bare)
 
     async with other.connection() as connection, Listener.of(connection, other) as heard:
-        ack = await publish(connection, other, request(other, "bare"), msg_id="bare")
+        ack = await publish(connection, other, request(other, "bare"), shared_msg_id=bare)
         if ack.get("duplicate"):
-            await publish(connection, other, request(other, "bare"), msg_id="bare-and-more")
+            await publish(connection, other, request(other, "bare"), shared_msg_id=f"{bare}-and-more")
         await until(lambda: "bare" in heard.ended_ids)
 
     await neighbours.bill_is_right(mallory, other)

@@ -22,7 +22,7 @@ _LASTS_S = 4
 async def test_a_hostile_vendor_leaves_others_served(
     fleet: Fleet, mallory: Tenant, neighbours: Neighbours, kind: str
 ) -> None:
-    warm = len(await fleet.rows(mallory))
+    warm = len(fleet.calls(mallory))
     async with hostile_vendor(kind) as port, mallory.connection() as connection:
         await fleet.use_vendor(mallory, "openai", f"http://127.0.0.1:{port}/v1")
         async with Listener.of(connection, mallory) as heard:

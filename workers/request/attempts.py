@@ -110,8 +110,7 @@ class AttemptRunner:
             if not job.delivery.lease.holds:
                 return TakenAway()
             if job.time_left_s(now) <= 0:
-                late = f"the deadline passed before {tries.candidate.provider} could be asked"
-                return AttemptFailed(DeadlineExceeded(late, provider=tries.candidate.provider))
+                return AttemptFailed(_too_late(tries.candidate.provider))
             call = VendorCall(
                 id=new_id(now),
                 number=job.events.attempt,
@@ -135,7 +134,9 @@ class AttemptRunner:
             try:
                 await asyncio.shield(writing)
                 job.delivery.lease.check()
-            except (Contested, NotStored, Lost) as exc:
+                if job.time_left_s(self._clock.now()) <= 0:
+                    raise _too_late(provider)
+            except (Contested, NotStored, Lost, DeadlineExceeded) as exc:
                 raise NotToBeSent from exc
             job.vendor_calls += 1
             if job.vendor_calls == 1:
@@ -162,9 +163,13 @@ class AttemptRunner:
         except Interrupted as interrupted:
             return of_interruption(interrupted.reason, call=call if call.sent else None)
         except NotToBeSent as stopped:
-            if stopped.__cause__ is None or isinstance(stopped.__cause__, Lost):
-                return TakenAway()
-            raise stopped.__cause__ from None
+            match stopped.__cause__:
+                case DeadlineExceeded() as late:
+                    failed = late
+                case Contested() | NotStored() as other:
+                    raise other from None
+                case _:
+                    return TakenAway()
         except NotStored:
             raise
         except FleetError as error:
@@ -207,3 +212,7 @@ class AttemptRunner:
         if call.finish is None or not call.sent:
             raise AssertionError("an adapter ended without a Finish and without an error, or sent before it might")
         return call.finish
+
+
+def _too_late(provider: str) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the deadline passed before {provider} could be asked", provider=provider)

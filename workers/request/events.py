@@ -42,6 +42,7 @@ class Share:
     """Publishes to those who listen at present, and to nobody else."""
 
 
+_MOST_DELIVERIES = 20
 _MOST_ATTEMPTS = 100
 """More than one delivery makes, counted generously: numbers are never used again."""
 
@@ -159,8 +160,9 @@ class EventStream:
         self._sent_is_over = True
 
     def skip_attempts(self, deliveries: int) -> None:
-        """So many deliveries before this one may have used numbers that nobody knows any more."""
-        self.attempt += deliveries * _MOST_ATTEMPTS
+        """So many deliveries before this one may have used numbers that nobody knows any more. Most of many were put
+        off before they began."""
+        self.attempt += min(deliveries, _MOST_DELIVERIES) * _MOST_ATTEMPTS
 
     async def republish(self) -> None:
         """Repeats this attempt's events; readers drop what they have.

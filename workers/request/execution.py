@@ -146,7 +146,7 @@ class Execution:
                 )
             is_first = job.provenance.origin is Origin.FIRST
             match Fresh() if is_first else await self._takeover.look_back(job):
-                case Fresh() if job.handover is None:
+                case Fresh() | GoOn(after=None, vendor_calls=0) if job.handover is None:
                     job.check_goes_on(self._clock.now())
                     again = job.delivery.deliveries > 1
                     await self._limiter.admit(job.tenant, key=job.delivery.place, delivered_before=again)

@@ -146,3 +146,19 @@ async def test_what_was_kept_free_for_a_call_that_was_not_sent_is_given_back() -
 
     assert way.budgets.released == [a_hold().hold]
     assert way.budgets.owed == []
+
+
+async def test_a_deadline_that_passes_while_a_call_is_written_down_makes_it_none() -> None:
+    way = Way()
+
+    def slowly(message: Message) -> None:
+        if message.kind == "attempt":
+            way.clock.passed_s += 700
+
+    way.publisher.before_each = slowly
+
+    assert await way.execution.run(way.delivery()) == Acked()
+
+    assert way.publisher.kinds == ["failed"]
+    assert way.publisher.records() == []
+    assert [entry.type for entry in way.publisher.entries()] == ["begun", "unmade"]
