@@ -51,13 +51,20 @@ class StrictHttp(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn = _FewChunks(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
+        self._searched = 0
+        """Bytes of the next head in which no end begins, so that one in crumbs is not searched anew with each."""
 
     def handle_events(self) -> None:
         # Also called for what was sent ahead, once the request before it is answered.
-        if self.conn.their_state is h11.IDLE and (wrong := problem(self.conn.trailing_data[0])):
-            self.send_400_response(wrong)
-        else:
-            super().handle_events()
+        if self.conn.their_state is h11.IDLE:
+            head = self.conn.trailing_data[0]
+            end = _END.search(head, self._searched)
+            self._searched = 0 if end else max(0, len(head) - 2)
+            # h11 parses nothing before the end is there, so nothing has to be refused before.
+            if (end or len(head) > _LARGEST_HEAD) and (wrong := problem(head)):
+                self.send_400_response(wrong)
+                return
+        super().handle_events()
 
 
 class _FewChunks(h11.Connection):
