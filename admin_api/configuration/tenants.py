@@ -7,7 +7,7 @@ may let a tenant lower its own; both values are kept, and the lower one is in fo
 from collections.abc import Mapping
 from decimal import Decimal
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, Field, JsonValue, PlainSerializer
 from sqlalchemy import Row, func, select, update
@@ -278,12 +278,23 @@ def _columns(wanted: TenantParts) -> dict[str, Any]:
     if isinstance(wanted, TenantChange) and "lowered" in given:
         columns["lowered"] = {} if wanted.lowered is None else wanted.lowered.model_dump(mode="json", exclude_none=True)
     if "prices" in given:
-        # Decimals as plain strings: JSON's numbers would round them.
         columns["prices"] = {
-            model: {name: plain_decimal(value) for name, value in price.model_dump(exclude_none=True).items()}
-            for model, price in (wanted.prices or {}).items()
+            model: _plain(price.model_dump(exclude_none=True)) for model, price in (wanted.prices or {}).items()
         }
     return columns
+
+
+def _plain(value: Any) -> Any:
+    """A price, or a part of it, as JSON. Decimals are plain strings: JSON's numbers would round them."""
+    match value:
+        case Decimal():
+            return plain_decimal(value)
+        case dict():
+            return {name: _plain(part) for name, part in cast("dict[str, Any]", value).items()}
+        case tuple():
+            return [_plain(part) for part in cast("tuple[Any, ...]", value)]
+        case _:
+            return value
 
 
 def _must_be_the_tenants(wanted: TenantChange) -> None:

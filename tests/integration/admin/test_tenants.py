@@ -143,3 +143,19 @@ async def test_lists_in_pages(api: httpx.AsyncClient, acme: str) -> None:
     assert [item["slug"] for item in [*first["items"], *second["items"]]] == slugs
     assert second["next"] is None
     assert (await api.get(TENANTS, params={"limit": 0})).status_code == 422
+
+
+async def test_a_price_may_have_tiers(api: httpx.AsyncClient, tenant: str, config_entry: ReadConfig) -> None:
+    rates, shown = {"input_mtok": 1, "output_mtok": "2.50"}, {"input_mtok": "1", "output_mtok": "2.5"}
+
+    def price(rates: dict[str, Any]) -> dict[str, Any]:
+        long = [rates | {"above_input_tokens": 200_000}]
+        return rates | {"long_context": long, "service_tiers": {"flex": rates, "fast": rates | {"long_context": long}}}
+
+    added = await api.post(TENANTS, json={"slug": tenant, "prices": {"openai/x": price(rates)}})
+
+    assert (added.status_code, added.json()["prices"]) == (201, {"openai/x": price(shown)})
+    entry = await config_entry(f"tenant.{tenant}")
+    assert entry is not None
+    assert entry["prices"].keys() == {"openai/x"}
+    assert entry["prices"]["openai/x"]["service_tiers"]["fast"]["long_context"][0]["output_mtok"] == "2.5"
