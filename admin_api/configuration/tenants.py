@@ -38,6 +38,8 @@ PositiveCount = Annotated[Count, Field(gt=0)]
 THE_OPERATORS = ("daily_budget_usd", "prices", "may_lower")
 """Besides `limits`, what only an admin may change."""
 _ALIASES_CHARS = 64 * 1024
+_MOST_PRICES = 5000
+"""So many can be sent with every rate of theirs: 35,000 values and 0.9 MB, of 50,000 and 1 MiB."""
 _ADDING = int.from_bytes(b"tenants")
 """The advisory lock of those who add a tenant."""
 
@@ -83,7 +85,7 @@ class TenantParts(Body):
     fallbacks: Annotated[tuple[ModelName, ...], Field(max_length=16)] | None = None
     alert_emails: Annotated[tuple[Email, ...], Field(max_length=20)] | None = None
     """Who gets the tenant's alerts by e-mail."""
-    prices: Annotated[dict[ModelName, Price], Field(max_length=10_000), at_most(10_000)] | None = None
+    prices: Annotated[dict[ModelName, Price], Field(max_length=_MOST_PRICES), at_most(_MOST_PRICES)] | None = None
     may_lower: bool | None = None
     """Whether the tenant's own admins may set `lowered`; null: false."""
 

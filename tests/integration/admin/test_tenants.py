@@ -159,3 +159,17 @@ async def test_a_price_may_have_tiers(api: httpx.AsyncClient, tenant: str, confi
     assert entry is not None
     assert entry["prices"].keys() == {"openai/x"}
     assert entry["prices"]["openai/x"]["service_tiers"]["fast"]["long_context"][0]["output_mtok"] == "2.5"
+
+
+async def test_as_many_prices_as_are_taken_can_be_sent_with_every_rate(api: httpx.AsyncClient, tenant: str) -> None:
+    rates = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning")
+    prices = {f"openai/model-{n}": {f"{rate}_mtok": "1.25" for rate in rates} for n in range(5000)}
+    await api.post(TENANTS, json={"slug": tenant})
+
+    taken = await api.put(f"{TENANTS}/{tenant}", json={"prices": prices})
+    refused = await api.put(
+        f"{TENANTS}/{tenant}", json={"prices": {f"m{n}": {"input_mtok": 1, "output_mtok": 1} for n in range(5001)}}
+    )
+
+    assert (taken.status_code, taken.json()["prices"] == prices) == (200, True)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "prices")
