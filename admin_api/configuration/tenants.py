@@ -1,7 +1,8 @@
 """Tenants: their limits, budgets, aliases, default fallbacks and own prices.
 
-Limits, budgets, cost alerts and prices are the operator's, because they protect the others and the bill. The operator
-may let a tenant lower its own; both values are kept, and the lower one is in force.
+Limits, budgets and prices are the operator's, because they protect the others and the bill. The operator may let a
+tenant lower its own limits and budget; both values are kept, and the lower one is in force. What is left is the
+tenant's: aliases, fallbacks, and whom to warn of which cost.
 """
 
 from collections.abc import Mapping
@@ -166,8 +167,6 @@ async def change(
 ) -> Tenant:
     """Changes what is given. Raises 403, 404, 422."""
     caller.must_change(slug)
-    if caller.role is not Role.ADMIN:
-        _must_be_the_tenants(wanted)
     if wanted.slug not in (None, slug):
         raise invalid("slug", "a tenant keeps its slug")
     async with database.transaction() as connection:
@@ -176,6 +175,7 @@ async def change(
         if not values:
             return view(old)
         if caller.role is not Role.ADMIN:
+            _must_be_the_tenants(values, wanted)
             _must_lower(values.get("lowered", {}), old)
         if not worker_config.in_force(old, "daily_budget_usd") and _has_budget(old, values):
             values |= await _budget_start(connection, slug, revision=old.revision + 1)
@@ -299,12 +299,10 @@ def _plain(value: Any) -> Any:
             return value
 
 
-def _must_be_the_tenants(wanted: TenantChange) -> None:
-    """Raises a 403 problem for a change that names what is the operator's, also where it would stay as it is."""
-    fields = [name for name in THE_OPERATORS if name in wanted.model_fields_set]
-    if "limits" in wanted.model_fields_set:
-        limits = wanted.limits
-        fields += ["limits"] if limits is None else [f"limits.{name}" for name in limits.model_fields_set]
+def _must_be_the_tenants(values: Mapping[str, Any], wanted: TenantChange) -> None:
+    """Raises a 403 problem where `values`, what would not stay as it is, has what is the operator's."""
+    fields = {name for name in THE_OPERATORS if name in values}
+    fields |= {"limits" if wanted.limits is None else f"limits.{name}" for name in LIMITS if name in values}
     if fields:
         detail = f"{', '.join(sorted(fields))}: the operator sets these, with the role admin; see may_lower and lowered"
         raise forbidden(detail, fields=sorted(fields))

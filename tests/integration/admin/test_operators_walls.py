@@ -40,8 +40,6 @@ async def its_admin(app: FastAPI, api: httpx.AsyncClient, acme: str) -> AsyncGen
         ({"daily_budget_usd": 0}, ["daily_budget_usd"]),
         ({"daily_budget_usd": 49}, ["daily_budget_usd"]),
         ({"limits": None}, ["limits"]),
-        ({"limits": {"requests_per_minute": 100}}, ["limits.requests_per_minute"]),
-        ({"daily_budget_usd": "50"}, ["daily_budget_usd"]),
         ({"limits": {"requests_per_minute": 0}}, ["limits.requests_per_minute"]),
         ({"limits": {"requests_per_day": 0}}, ["limits.requests_per_day"]),
         ({"limits": {"tokens_per_day": 1}}, ["limits.tokens_per_day"]),
@@ -51,6 +49,7 @@ async def its_admin(app: FastAPI, api: httpx.AsyncClient, acme: str) -> AsyncGen
         ({"may_lower": True, "lowered": {"daily_budget_usd": 1}}, ["may_lower"]),
         ({"lowered": {"daily_budget_usd": 1}}, ["lowered"]),
         ({"fallbacks": ["mock/b"], "daily_budget_usd": 1, "prices": {}}, ["daily_budget_usd", "prices"]),
+        ({"daily_budget_usd": 50, "limits": {"requests_per_minute": 101}}, ["limits.requests_per_minute"]),
     ],
 )
 async def test_a_tenants_admin_lifts_no_wall_of_the_operator(
@@ -80,6 +79,27 @@ async def test_aliases_fallbacks_and_mail_addresses_are_the_tenants(its_admin: h
     answer = await its_admin.put(f"{TENANTS}/{acme}", json=wanted | {"limits": {}})
 
     assert (answer.status_code, answer.json()) == (200, answer.json() | wanted)
+
+
+@pytest.mark.parametrize("lowering", [{}, {"may_lower": True, "lowered": {"daily_budget_usd": 5}}])
+async def test_a_tenants_admin_sends_back_what_it_read_with_its_own_part_changed(
+    api: httpx.AsyncClient, its_admin: httpx.AsyncClient, acme: str, lowering: dict[str, Any]
+) -> None:
+    rates = {"input_mtok": "1", "output_mtok": "2.50"}
+    prices = {"mock/b": rates | {"service_tiers": {"flex": rates}, "long_context": [rates | {"above_input_tokens": 9}]}}
+    assert (await api.put(f"{TENANTS}/{acme}", json=lowering | {"prices": prices})).status_code == 200
+    read = (await its_admin.get(f"{TENANTS}/{acme}")).json()
+
+    whole = await its_admin.put(f"{TENANTS}/{acme}", json=read | {"aliases": {"fast": ["mock/b"]}})
+    in_other_words = await its_admin.put(
+        f"{TENANTS}/{acme}", json={"daily_budget_usd": "50.0", "may_lower": bool(lowering), "prices": prices}
+    )
+    more = await its_admin.put(f"{TENANTS}/{acme}", json=read | {"aliases": {}, "daily_budget_usd": "51"})
+
+    assert (whole.status_code, whole.json()) == (200, read | {"aliases": {"fast": ["mock/b"]}})
+    assert (in_other_words.status_code, in_other_words.json()) == (200, whole.json())
+    assert (more.status_code, [error["field"] for error in more.json()["errors"]]) == (403, ["daily_budget_usd"])
+    assert (await its_admin.get(f"{TENANTS}/{acme}")).json() == whole.json()
 
 
 async def test_a_tenant_that_may_lowers_its_own_and_raises_it_again_up_to_the_operators(
