@@ -11,13 +11,10 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from contracts import subjects
-from contracts.subjects import Priority
 from fleet.admin_client import AdminRefused
 from tests.patience import PATIENCE_S
 from tests.security.fleet import MODELS, Fleet, Tenant
 from tests.security.neighbours import Neighbours
-from tests.security.raw import request
 
 WALLS: Mapping[str, Any] = {
     "daily_budget_usd": "5",
@@ -139,23 +136,3 @@ async def test_a_name_that_differs_by_its_case_alone_is_refused(fleet: Fleet, wa
         with pytest.raises(AdminRefused) as refused:
             await asyncio.to_thread(fleet.admin.post, "tenants", {"slug": alike})
         assert refused.value.status in (409, 422)
-
-
-async def test_an_agents_headers_tell_nothing_of_another_tenants_queue(
-    fleet: Fleet, mallory: Tenant, other: Tenant
-) -> None:
-    """The server compares what a header expects with any subject of the stream, and says what it found."""
-    subject = subjects.request("openai", Priority.INTERACTIVE, mallory.name)
-    watched = subjects.request("google", Priority.INTERACTIVE, other.name)
-    async with mallory.connection() as connection, other.connection() as victim:
-        await victim.request(watched, json.dumps(request(other, "q")).encode(), timeout=PATIENCE_S)
-        told: list[str] = []
-        for expected in ("1", "999999999"):
-            headers = {
-                "Nats-Expected-Last-Subject-Sequence": expected,
-                "Nats-Expected-Last-Subject-Sequence-Subject": watched,
-            }
-            answer = await connection.request(subject, b"{}", timeout=PATIENCE_S, headers=headers)
-            told.append(json.loads(answer.data).get("error", {}).get("description", ""))
-
-    assert not any("wrong last sequence" in line for line in told), told
