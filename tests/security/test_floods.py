@@ -122,9 +122,12 @@ async def test_a_question_too_many_is_told_so_at_once(fleet: Fleet, mallory: Ten
         await _flood(
             connection, subjects.rpc("anthropic", RpcMethod.COUNT_TOKENS, mallory.name), question, 500, reply=inbox
         )
-        refused = json.loads((await answers.next_msg(timeout=10)).data)["error"]
+        refusals = [await answers.next_msg(timeout=10) for _ in range(100)]
 
-    assert (refused["retryable"], refused["code"] in {"overloaded", "provider_unavailable"}) == (True, True)
+    for refusal in refusals:
+        if (refusal.headers or {}).get("Status") != "503":  # nobody there: the server itself says that it is too much
+            error = json.loads(refusal.data)["error"]
+            assert (error["retryable"], error["code"]) == (True, "provider_unavailable")
 
 
 async def test_requests_that_hang_leave_others_served(fleet: Fleet, mallory: Tenant, neighbours: Neighbours) -> None:
