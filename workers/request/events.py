@@ -68,8 +68,8 @@ class EventStream:
         self.ended = False
         self._prefix = b""
         self.sent: list[bytes] = []
-        """This attempt's events so far, but for deltas that had no room; before its first one, how the last attempt
-        began and ended, so that it is not forgotten with a server that is restarted meanwhile."""
+        """This attempt's events so far, but for deltas that had no room; before its first one those of the attempt
+        before, so that they are not forgotten with a server that is restarted meanwhile."""
         self._sent_is_over = False
         self.share: Share | None = None
         """None: everything is stored. Once a delta had no room, no later one of the attempt is stored, so that what is
@@ -156,7 +156,6 @@ class EventStream:
         self.seq = 0
         self._prefix = b""
         self._is_cut = False
-        del self.sent[1:-1]
         self._sent_is_over = True
 
     def skip_attempts(self, deliveries: int) -> None:

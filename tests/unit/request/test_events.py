@@ -1,5 +1,6 @@
 """The events of a request as they are written, held against the models that define them."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -180,3 +181,23 @@ async def test_takes_no_number_that_an_earlier_delivery_can_have_used() -> None:
     await events.delta(Chunk(text="x"))
 
     assert [e.attempt for e in wire.events()] == [201]
+
+
+async def test_an_attempt_is_said_again_until_the_next_one_has_said_something() -> None:
+    """A server that is restarted while a request waits for its next try would have forgotten the last one."""
+    published: list[bytes] = []
+
+    async def publish(_: str, event: bytes) -> None:
+        published.append(event)
+
+    events = EventStream(publish, subject="s", request_id="r1", attempt=1)
+    await events.started(CALL, worker="w")
+    await events.retrying(Overloaded("full").to_wire(), delay_s=1, provider="openai", model="m")
+    first = list(published)
+    published.clear()
+
+    await events.republish()
+    assert published == first
+
+    await events.started(CALL, worker="w")
+    assert [json.loads(event)["attempt"] for event in events.sent] == [2]
