@@ -31,6 +31,10 @@ _PENDING_BYTES = 64 * 1024 * 1024
 _HEADER_BYTES = 128 * 1024
 """Of more headers than that, the first are read. No stored message has more than 64 KiB (nats-server 2.15); of those
 that are not stored an agent may send 8 MB, and short ones took 0.7 s to read."""
+_HEADER_LINES = 128
+"""Of more lines than that, the first and the last ones are read: the last ones are those that the server adds to what
+it has stored. 16,000 lines fit into 64 KiB, and took 5 ms to read."""
+_FIRST_LINES, _LAST_LINES = 64, 30
 
 
 class Unreachable(Exception):
@@ -39,6 +43,14 @@ class Unreachable(Exception):
 
 class TlsMissing(nats.errors.Error):
     """A server that must be spoken to by TLS offers none, or somebody on the way says so."""
+
+
+class Headers(dict[str, str]):
+    """The headers of a message that were read, and how many bytes all of them took on the wire."""
+
+    def __init__(self, read: Mapping[str, str], *, size: int) -> None:
+        super().__init__(read)
+        self.size = size
 
 
 class _Connection(Connection):
@@ -57,16 +69,27 @@ class _Connection(Connection):
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         """Agents write headers, too, as many as they like; for those that it cannot read nats-py would give the
         connection up."""
-        if headers and len(headers) > self._header_bytes:
+        if not headers:
+            return None
+        size = len(headers)
+        if headers.count(b"\r\n") > _HEADER_LINES:
+            first = headers.split(b"\r\n", _FIRST_LINES)[:_FIRST_LINES]
+            # Two more, because the empty line at the end is two pieces.
+            last = headers.rsplit(b"\r\n", _LAST_LINES + 2)[1:]
+            headers = b"\r\n".join([*first, *last])
+        if len(headers) > self._header_bytes:
             headers = headers[: headers.rfind(b"\r\n", 0, self._header_bytes)] + b"\r\n\r\n"
         try:
-            return await super()._process_headers(headers)
+            read = await super()._process_headers(headers)
         except (UnicodeDecodeError, IndexError):
-            return self._parse_header_lines(headers.partition(b"\r\n")[2])
+            read = self._parse_header_lines(headers.partition(b"\r\n")[2])
+        return None if read is None else Headers(read, size=size)
 
 
 def message_bytes(data: bytes, headers: Mapping[str, str]) -> int:
-    """The size of a message, with its headers."""
+    """The size of a message, with its headers; of those that came from the server all count, read or not."""
+    if isinstance(headers, Headers):
+        return len(data) + headers.size
     return len(data) + sum(len(name) + len(value) for name, value in headers.items())
 
 

@@ -7,7 +7,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as Nats
 
-from runtime.broker import Broker, _Connection  # pyright: ignore[reportPrivateUsage]
+from runtime.broker import Broker, Headers, _Connection, message_bytes  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture
@@ -91,3 +91,46 @@ async def test_one_header_that_is_too_long_is_not_read() -> None:
     long = b"NATS/1.0\r\nlong: " + b"x" * 1_000_000 + b"\r\n\r\n"
 
     assert not await _Connection(by_tls=False)._process_headers(long)  # pyright: ignore[reportPrivateUsage]
+
+
+async def read(raw: bytes) -> dict[str, str] | None:
+    return await _Connection(by_tls=False)._process_headers(raw)  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("line", [b"k%d: v", b"k: v", b":", b""])
+async def test_of_more_lines_than_anybody_needs_the_first_and_the_last_are_read(line: bytes) -> None:
+    many = [line % number if b"%d" in line else line for number in range(16_000)]
+    raw = b"\r\n".join(
+        [b"NATS/1.0", b"Nats-Msg-Id: m1", *many, b"Nats-Stream: S", b"Nats-Sequence: 7", b"Nats-Num-Pending: 0\r\n\r\n"]
+    )
+    cpu = time.process_time()
+    found = [await read(raw) for _ in range(100)]
+    taken = time.process_time() - cpu
+
+    headers = found[-1]
+    assert headers
+    assert (headers["Nats-Msg-Id"], headers["Nats-Sequence"], headers["Nats-Num-Pending"]) == ("m1", "7", "0")
+    assert taken < 0.2, "it took 0.46 s to read them all"
+
+
+async def test_a_status_is_read_whatever_follows_it() -> None:
+    headers = await read(b"NATS/1.0 503 No Responders\r\n" + b"k: v\r\n" * 1000 + b"last: l\r\n\r\n")
+
+    assert headers
+    assert (headers["Status"], headers["last"]) == ("503", "l")
+
+
+async def test_of_few_lines_each_is_read() -> None:
+    names = [f"k{number}" for number in range(120)]
+    headers = await read(b"NATS/1.0\r\n" + b"".join(b"%s: v\r\n" % name.encode() for name in names) + b"\r\n")
+
+    assert headers == dict.fromkeys(names, "v")
+
+
+@pytest.mark.parametrize("line", [b"same: " + b"x" * 100 + b"\r\n", b"k: v\r\n", b"\xff: v\r\n"])
+async def test_headers_count_with_all_their_bytes(line: bytes) -> None:
+    raw = b"NATS/1.0\r\nk: v\r\n" + line * 600 + b"\r\n"
+    headers = await read(raw)
+
+    assert isinstance(headers, Headers)
+    assert message_bytes(b"body", headers) == 4 + len(raw)
