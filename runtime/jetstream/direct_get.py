@@ -5,10 +5,11 @@ Uses JetStream's batched direct get (nats-server 2.11, ADR-31): one request, man
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import nats.errors
 from nats.aio.msg import Msg
 
 from runtime.broker import Broker, message_bytes
@@ -16,6 +17,7 @@ from runtime.broker import Broker, message_bytes
 _BATCH, _BATCH_BYTES = 1000, 8 * 1024**2
 """The most that one question brings; a message that exceeds the bytes is still sent."""
 _ANSWER_TIMEOUT_S = 5.0
+_NO_RESPONDERS = "503"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class StoredMessage:
 async def last(broker: Broker, *, stream: str, subject: str) -> bytes | None:
     """The last stored message of a subject; None when there is none. Raises nats.errors.Error."""
     answer = await broker.client.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=_ANSWER_TIMEOUT_S)
-    return answer.data if "Nats-Stream" in (answer.headers or {}) else None
+    return answer.data if "Nats-Sequence" in (answer.headers or {}) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Sample:
 async def samples(broker: Broker, *, stream: str, subject: str, first_seq: int, count: int) -> list[Sample]:
     """Up to `count` messages of a subject in a row, from a place in the stream on; none when no more come after it.
 
-    Raises TimeoutError when the server does not answer.
+    Raises TimeoutError when the server does not answer, and NoRespondersError when nobody serves the stream.
     """
     found: list[Sample] = []
     inbox = broker.client.new_inbox()
@@ -59,7 +61,7 @@ async def samples(broker: Broker, *, stream: str, subject: str, first_seq: int, 
         while True:
             msg = await subscription.next_msg(timeout=_ANSWER_TIMEOUT_S)
             headers = msg.headers or {}
-            if "Nats-Stream" not in headers:
+            if _is_the_end(headers):
                 return found
             size = message_bytes(msg.data, headers)
             found.append(Sample(int(headers["Nats-Sequence"]), size, int(headers["Nats-Num-Pending"])))
@@ -70,7 +72,7 @@ async def samples(broker: Broker, *, stream: str, subject: str, first_seq: int, 
 async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerator[StoredMessage]:
     """Every stored message of a subject, which may have wildcards, oldest first.
 
-    Raises TimeoutError when the server does not answer.
+    Raises TimeoutError when the server does not answer, and NoRespondersError when nobody serves the stream.
     """
     answers: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = broker.client.new_inbox()
@@ -84,7 +86,7 @@ async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerat
                 async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                     msg = await answers.get()
                 headers = msg.headers or {}
-                if "Nats-Stream" not in headers:  # a header Status may be that of the stored message
+                if _is_the_end(headers):
                     break
                 sequence = int(headers["Nats-Sequence"])
                 next_seq = sequence + 1
@@ -94,3 +96,16 @@ async def messages(broker: Broker, *, stream: str, subject: str) -> AsyncGenerat
                 return
     finally:
         await subscription.unsubscribe()
+
+
+def _is_the_end(headers: Mapping[str, str]) -> bool:
+    """Whether this is no stored message, but what the server says after the last one.
+
+    A status, and a first line of the server's that is lost, may be the work of who has written the stored message; so
+    it is told by a later line. Raises NoRespondersError when nobody serves the stream.
+    """
+    if "Nats-Sequence" in headers:
+        return False
+    if headers.get("Status") == _NO_RESPONDERS:
+        raise nats.errors.NoRespondersError
+    return True

@@ -10,7 +10,7 @@ from runtime.jetstream import direct_get
 
 
 async def raw(broker: Broker, subject: str) -> AsyncGenerator[bytes]:
-    """Every stored event of a reply subject, oldest first. Raises TimeoutError when the server does not answer."""
+    """Every stored event of a reply subject, oldest first. Raises TimeoutError and nats.errors.Error."""
     async with aclosing(direct_get.messages(broker, stream=streams.REPLIES, subject=subject)) as found:
         async for msg in found:
             yield msg.data

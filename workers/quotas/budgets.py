@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import nats.errors
+
 from contracts import subjects
 from contracts.budget import UNITS_PER_USD, Hold
 from contracts.errors import BudgetExceeded, DeadlineExceeded
@@ -248,7 +250,7 @@ class Budgets:
                 if await self._holds.any_beside(hold):
                     return False
                 totals.add(await self._counters.read(subjects.budget(hold.tenant, hold.window)))
-            except (TimeoutError, Unanswered) as exc:
+            except (nats.errors.Error, TimeoutError, Unanswered) as exc:
                 raise NotStored("the holds of budgets cannot be read") from exc
         return len(totals) == 1 and totals.pop() + ask.least > most
 

@@ -35,7 +35,7 @@ class Holds:
         await self._publisher.durable(_subject(hold), b"", msg_id=f"{hold.name}:empty")
 
     async def any_beside(self, own: Hold) -> bool:
-        """Whether another call of the tenant is under way. Raises TimeoutError."""
+        """Whether another call of the tenant is under way. Raises TimeoutError and nats.errors.Error."""
         async with aclosing(self._matching(f"{own.tenant}.{own.window}.*.*")) as found:
             async for hold in found:
                 if hold.name != own.name:
@@ -43,7 +43,7 @@ class Holds:
         return False
 
     async def of_worker(self, worker: str = "*") -> list[Hold]:
-        """The holds of one worker, or of all. Raises TimeoutError."""
+        """The holds of one worker, or of all. Raises TimeoutError and nats.errors.Error."""
         async with aclosing(self._matching(f"*.*.{worker}.*")) as found:
             return [hold async for hold in found]
 

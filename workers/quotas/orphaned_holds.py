@@ -2,6 +2,8 @@
 
 import logging
 
+import nats.errors
+
 from contracts import subjects
 from runtime.broker import Broker
 from runtime.buckets import BucketWatch
@@ -37,7 +39,7 @@ class OrphanedHolds:
         # A worker that died while no other was there to see it has holds, and has given no sign of life meanwhile.
         try:
             holders = {hold.worker for hold in await self._holds.of_worker()}
-        except TimeoutError:
+        except (nats.errors.Error, TimeoutError):
             log.warning("sweep_failed", extra={"error": "the holds cannot be read"})
             holders = set[str]()
         for name in holders - self._present - {self._worker}:
@@ -47,7 +49,7 @@ class OrphanedHolds:
             self._settle,
             log=log,
             failure_event="sweep_failed",
-            expected=(NotStored, TimeoutError),
+            expected=(NotStored, nats.errors.Error, TimeoutError),
             first_after_s=_LOOK_S,
             sleep=self._clock.sleep,
         )

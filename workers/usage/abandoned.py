@@ -149,7 +149,7 @@ class AbandonedCalls:
         await message.ack()
 
     async def _is_unmade(self, subject: str, entry: Begun) -> bool:
-        """Raises TimeoutError."""
+        """Raises TimeoutError and nats.errors.Error."""
         async with aclosing(direct_get.messages(self._broker, stream=streams.ATTEMPTS, subject=subject)) as found:
             async for stored in found:
                 with suppress(ValidationError):
