@@ -47,8 +47,12 @@ class Sample:
     """How many messages of the subject come after it."""
 
 
-async def samples(broker: Broker, *, stream: str, subject: str, first_seq: int, count: int) -> list[Sample]:
+async def samples(
+    broker: Broker, *, stream: str, subject: str, first_seq: int, count: int, max_bytes: int
+) -> list[Sample]:
     """Up to `count` messages of a subject in a row, from a place in the stream on; none when no more come after it.
+
+    Ends early with the message by which they have `max_bytes`.
 
     Raises TimeoutError when the server does not answer, and NoRespondersError when nobody serves the stream.
     """
@@ -56,7 +60,7 @@ async def samples(broker: Broker, *, stream: str, subject: str, first_seq: int, 
     inbox = broker.client.new_inbox()
     subscription = await broker.client.subscribe(inbox)
     try:
-        ask = {"seq": first_seq, "next_by_subj": subject, "batch": count}
+        ask = {"seq": first_seq, "next_by_subj": subject, "batch": count, "max_bytes": max_bytes}
         await broker.client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(ask).encode(), reply=inbox)
         while True:
             msg = await subscription.next_msg(timeout=_ANSWER_TIMEOUT_S)

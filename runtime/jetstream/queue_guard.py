@@ -8,6 +8,8 @@ something stays free for those who have little.
 
 The server tells how many messages a subject has, not how large they are. So some are read: at places all over the
 stream, with how many of the subject lie between them. Who has few messages cannot have many bytes, and is not asked.
+Among many small messages a large one that happens to be read counts for many. So before anything is purged, its tenant
+is measured once more, at many more places, and that decides.
 
 Any number of guards may run at the same time: what one has purged the next one finds gone.
 """
@@ -18,6 +20,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, NoReturn
 
 import nats.errors
@@ -38,8 +41,14 @@ SHARE = 1 / 8
 """Of the bytes that are free, for each tenant."""
 _FEW_BYTES = 1 / 64
 """Of all bytes: who cannot have more is not asked how much it has."""
-_PLACES, _AT_EACH = 8, 4
-"""Where messages are read, and how many at each place."""
+_PLACES, _PLACES_BEFORE_PURGE = 8, 64
+"""Where messages of a subject are read, all over the stream."""
+_AT_EACH, _AT_EACH_BYTES = 16, 16 * 1024**2
+"""What is read at each place at most."""
+_READ_BYTES = 256 * 1024**2
+"""Of a subject: where messages are so large, few of them tell enough."""
+_NEAR = 16
+"""So many samples on each side stand for the messages between two places."""
 
 
 class QueueGuard:
@@ -59,22 +68,36 @@ class QueueGuard:
         if capacity <= 0 or state["bytes"] <= GUARDED_FROM * capacity:
             return
         counts = await self._counts()
-        sizes: dict[str, dict[str, int]] = {}
-        for tenant, queues in counts.items():
-            if sum(queues.values()) * MAX_REQUEST_BYTES > _FEW_BYTES * capacity:
-                sizes[tenant] = {subject: await self._estimate(subject, state) for subject in queues}
-        totals = {tenant: sum(queues.values()) for tenant, queues in sizes.items()}
-        share = share_of(capacity, [*totals.values()], others=max(0, state["bytes"] - sum(totals.values())))
-        for tenant, total in totals.items():
-            if total > share:
-                await self._purge(tenant, counts[tenant], part=share / total)
+        number = {tenant: sum(queues.values()) for tenant, queues in counts.items()}
+        few = _FEW_BYTES * capacity / MAX_REQUEST_BYTES
+        many = sorted((tenant for tenant in number if number[tenant] > few), key=lambda tenant: -number[tenant])
+        most = share_of(capacity, [capacity], others=0)
+        left, totals, purged = state["bytes"], dict[str, int](), dict[str, int]()
+        for tenant in many:
+            totals[tenant] = await self._estimate(counts[tenant], state, places=_PLACES)
+            if totals[tenant] > most:  # whatever the others have
+                purged[tenant] = await self._hold(tenant, counts[tenant], state, share=most)
+                left, totals[tenant] = left - purged[tenant], totals[tenant] - purged[tenant]
+        unmeasured = sum(number[tenant] for tenant in number.keys() - totals.keys()) * MAX_REQUEST_BYTES
+        others = min(max(0, left - sum(totals.values())), unmeasured)
+        # What nobody seems to have was estimated wrongly, and is somebody's of these.
+        scale = max(1.0, (left - others) / max(1, sum(totals.values())))
+        scaled = {tenant: round(total * scale) for tenant, total in totals.items()}
+        share = share_of(capacity, [*scaled.values()], others=others)
+        for tenant in many:
+            if scaled[tenant] > share and not purged.get(tenant):
+                await self._hold(tenant, counts[tenant], state, share=share)
 
-    async def _purge(self, tenant: str, queues: Mapping[str, int], *, part: float) -> None:
-        """Keeps that part of each queue, the newest messages of it."""
+    async def _hold(self, tenant: str, queues: Mapping[str, int], state: Mapping[str, Any], *, share: float) -> int:
+        """Measures the tenant well, and purges what is beyond the share. Returns how many bytes that is."""
+        total = await self._estimate(queues, state, places=_PLACES_BEFORE_PURGE)
+        if total <= share:
+            return 0
         for subject, count in queues.items():
-            body = {"filter": subject, "keep": max(1, int(count * part))}
+            body = {"filter": subject, "keep": max(1, int(count * share / total))}
             answer = await self._ask(_PURGE, body)
             log.warning("queue_purged", extra={"tenant": tenant, "subject": subject, "requests": answer["purged"]})
+        return round(total - share)
 
     async def _counts(self) -> Mapping[str, Mapping[str, int]]:
         """How many messages there are, by tenant and subject."""
@@ -89,15 +112,27 @@ class QueueGuard:
             offset, total = offset + max(1, len(found)), page.get("total", 0)
         return counts
 
-    async def _estimate(self, subject: str, state: Mapping[str, Any]) -> int:
-        first, last = state["first_seq"], state["last_seq"]
-        places = [first, *(self._rng.randint(first, last) for _ in range(_PLACES - 1))]
+    async def _estimate(self, queues: Mapping[str, int], state: Mapping[str, Any], *, places: int) -> int:
+        """The bytes of a tenant."""
+        return sum([await self._estimate_one(subject, state, places=places) for subject in queues])
+
+    async def _estimate_one(self, subject: str, state: Mapping[str, Any], *, places: int) -> int:
+        first, span = state["first_seq"], state["last_seq"] - state["first_seq"] + 1
+        starts = [first + self._rng.randint(span * n // places, span * (n + 1) // places) for n in range(1, places)]
+        self._rng.shuffle(starts)
         found: dict[int, Sample] = {}
-        for place in places:
+        for start in [first, *starts]:
             read = await samples(
-                self._broker, stream=streams.REQUESTS, subject=subject, first_seq=place, count=_AT_EACH
+                self._broker,
+                stream=streams.REQUESTS,
+                subject=subject,
+                first_seq=start,
+                count=_AT_EACH,
+                max_bytes=_AT_EACH_BYTES,
             )
             found |= {sample.sequence: sample for sample in read}
+            if sum(sample.size for sample in found.values()) > _READ_BYTES:
+                break
         return estimate([found[sequence] for sequence in sorted(found)])
 
     async def _ask(self, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -111,12 +146,16 @@ class QueueGuard:
 def estimate(samples: Sequence[Sample]) -> int:
     """The bytes of all messages of a subject, from some of them in their order; the first message is one of them.
 
-    Those between two samples count as large as the two on average, those after the last one as that one.
+    Those between two samples count as large as the samples near them on average, on each side.
     """
     if not samples:
         return 0
-    between = sum((one.after - two.after) * (one.size + two.size) / 2 for one, two in pairwise(samples))
-    return round(between + samples[-1].size * (samples[-1].after + 1))
+    sizes = [sample.size for sample in samples]
+    total = sum(sizes) + samples[-1].after * fmean(sizes[-_NEAR:])
+    for at, (one, two) in enumerate(pairwise(samples), 1):
+        if unread := one.after - two.after - 1:
+            total += unread * (fmean(sizes[max(0, at - _NEAR) : at]) + fmean(sizes[at : at + _NEAR])) / 2
+    return round(total)
 
 
 def share_of(capacity: int, totals: Sequence[int], *, others: int) -> float:

@@ -47,7 +47,8 @@ _EXPIRED = "408"
 async def stored_cancels(broker: Broker, tenant: str) -> AsyncGenerator[tuple[str, datetime]]:
     """The ids in a tenant's stored cancels, oldest first, and when each was stored.
 
-    Ends after as many as the stream keeps; those that come meanwhile are heard. Raises TimeoutError and nats.errors.Error.
+    Ends after as many as the stream keeps; those that come meanwhile are heard. Raises TimeoutError and
+    nats.errors.Error.
     """
     seen = 0
     async with aclosing(

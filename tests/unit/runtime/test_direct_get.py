@@ -51,7 +51,9 @@ class Server:
 async def all_of(*answers: bytes) -> list[Any]:
     broker = cast(Broker, Server(*answers))
     read = [message async for message in direct_get.messages(broker, stream="S", subject="s")]
-    sampled = await direct_get.samples(cast(Broker, Server(*answers)), stream="S", subject="s", first_seq=1, count=4)
+    sampled = await direct_get.samples(
+        cast(Broker, Server(*answers)), stream="S", subject="s", first_seq=1, count=4, max_bytes=1000
+    )
     assert [sample.sequence for sample in sampled] == [message.sequence for message in read]
     return sampled
 
@@ -78,4 +80,4 @@ async def test_a_stream_that_nobody_serves_is_not_taken_for_an_empty_one(before:
         await all_of(*before, NOBODY)
     server = cast(Broker, Server(*before, NOBODY))
     with pytest.raises(nats.errors.NoRespondersError):
-        await direct_get.samples(server, stream="S", subject="s", first_seq=1, count=4)
+        await direct_get.samples(server, stream="S", subject="s", first_seq=1, count=4, max_bytes=1000)
