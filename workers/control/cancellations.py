@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
+from functools import partial
 
 import nats.errors
 
@@ -72,6 +73,8 @@ class Cancellations:
         """Of the tenants whose requests came, the one that was asked for last at the end."""
         self._ids = 0
         self._reading: dict[str, asyncio.Task[_Cancelled]] = {}
+        """The one that is joined, by tenant."""
+        self._readings = set[asyncio.Task[_Cancelled]]()
         self._turns = asyncio.Semaphore(_READ_AT_ONCE)
 
     @property
@@ -120,6 +123,7 @@ class Cancellations:
     async def hear(self) -> None:
         """`cancel` is called for every cancel from now on. Returns when those missed have reached what runs."""
         self._hears = True
+        self._reading = {}  # what began before may have read past the place of a cancel that was missed
         if reading := [self._read(tenant) for tenant in {tenant for tenant, _ in self._running}]:
             await asyncio.wait(reading)  # requests wait for them as well, so they must not end with this
 
@@ -130,15 +134,21 @@ class Cancellations:
         self._ids = 0
 
     async def close(self) -> None:
-        await end(*self._reading.values())
+        await end(*self._readings)
 
     def _read(self, tenant: str) -> asyncio.Task[_Cancelled]:
         """Once at the same time for each tenant."""
         if (reading := self._reading.get(tenant)) is None:
             reading = asyncio.create_task(self._read_once(tenant), name=f"read cancels of {tenant}")
             self._reading[tenant] = reading
-            reading.add_done_callback(lambda _: self._reading.pop(tenant))
+            self._readings.add(reading)
+            reading.add_done_callback(partial(self._forget_reading, tenant))
         return reading
+
+    def _forget_reading(self, tenant: str, reading: asyncio.Task[_Cancelled]) -> None:
+        self._readings.discard(reading)
+        if self._reading.get(tenant) is reading:
+            del self._reading[tenant]
 
     async def _read_once(self, tenant: str) -> _Cancelled:
         async with self._turns:

@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from contracts.streams import CANCELS_KEPT_PER_TENANT
+from runtime.tasks import end
 from tests.driven_clock import DrivenClock
 from tests.patience import until
 from workers.control import cancellations
@@ -43,10 +44,11 @@ class Stream:
 
     async def _read(self, tenant: str) -> AsyncGenerator[tuple[str, datetime]]:
         self.reads.append(tenant)
+        found = list(self.stored[tenant])
         await self.may_answer.wait()
         if self.unanswered:
             raise TimeoutError
-        for stored in list(self.stored[tenant]):
+        for stored in found:
             yield stored
 
 
@@ -152,6 +154,40 @@ async def test_what_was_missed_reaches_what_runs_when_cancels_are_heard_again(st
         await stream.cancellations.hear()
 
         assert interruption.reason is Reason.CANCELLED
+
+
+async def test_what_was_missed_by_a_reading_that_had_begun_reaches_what_runs(stream: Stream) -> None:
+    stream.cancellations.hear_no_more()
+    stream.may_answer.clear()
+    interruption = Interruption()
+
+    async def run() -> None:
+        async with stream.cancellations.watch("acme", "r1", interruption):
+            await asyncio.Event().wait()
+
+    running = asyncio.create_task(run())
+    await until(lambda: stream.reads == ["acme"])
+    stream.cancel("acme", "r1", heard=False)
+    hearing = asyncio.create_task(stream.cancellations.hear())
+    await until(lambda: stream.reads == ["acme", "acme"] or hearing.done())
+    stream.may_answer.set()
+    await hearing
+
+    assert interruption.reason is Reason.CANCELLED
+    await end(running)
+
+
+async def test_closing_ends_whatever_is_read(stream: Stream) -> None:
+    stream.may_answer.clear()
+    waiting = [asyncio.create_task(stream.is_cancelled("acme", "r1"))]
+    await until(lambda: len(stream.reads) == 1)
+    hearing = asyncio.create_task(stream.cancellations.hear())
+    await until(lambda: len(stream.reads) == 2)
+
+    await stream.cancellations.close()
+
+    await asyncio.wait([*waiting, hearing])
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("read cancels")]
 
 
 async def test_while_nothing_is_heard_each_request_reads_the_stream(stream: Stream) -> None:
