@@ -69,6 +69,7 @@ _DEAD_PER_POOL_AND_TENANT = 500
 """A tenant that sends malformed requests to all seven pools keeps 438 MiB of them: less than half of `LLM_DEAD`."""
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _NOT_FOUND = 404
+_ASYNC = "async"
 
 Request = Callable[[str, bytes], Awaitable[bytes]]
 """Sends a request to a subject and returns the answer's payload."""
@@ -79,10 +80,11 @@ Config = dict[str, Any]
 class StreamMismatch(Exception):
     """The server's stream or consumer `name` differs from ours in a way that would lose data."""
 
-    def __init__(self, name: str, field: str, found: Any, wanted: Any) -> None:
+    def __init__(
+        self, name: str, field: str, found: Any, wanted: Any, *, remedy: str = "drain it, delete it and start again"
+    ) -> None:
         super().__init__(
-            f"{name} exists with {field}={found!r}, but {wanted!r} is needed so that nothing is lost; "
-            "drain it, delete it and start again"
+            f"{name} exists with {field}={found!r}, but {wanted!r} is needed so that nothing is lost; {remedy}"
         )
 
 
@@ -171,27 +173,6 @@ def definitions(sizes: Sizes) -> list[Config]:
             "max_msg_size": MAX_REQUEST_BYTES,
             "allow_direct": True,
             "num_replicas": 1,
-        },
-        {
-            # Workers hear cancels from here only, so that the stream's bounds are theirs, too. Agents publish to core
-            # NATS, and nobody answers them.
-            "name": CANCELS,
-            "subjects": [subjects.ALL_CANCELS],
-            "retention": "limits",
-            "storage": "file",
-            "discard": "old",
-            "no_ack": True,
-            "max_age": CANCELS_KEPT_S * _SECOND,
-            "max_msg_size": _CANCEL_BYTES,
-            "max_msgs_per_subject": CANCELS_KEPT_PER_TENANT,
-            "max_bytes": _CANCELS_BYTES,
-            # A tenant that takes the message id of another's cancel would swallow it.
-            "duplicate_window": _SHORTEST_WINDOW,
-            # Synced to disk one by one, 50,000 cancels of one tenant keep those of others waiting for 6 s (2.15.1). The
-            # server has this mode for streams without replicas, and takes it when a stream is made, not later.
-            **({"persist_mode": "async"} if sizes.replicas == 1 else {}),
-            "allow_direct": True,
-            "num_replicas": sizes.replicas,
         },
         {
             # A journal: an attempt that is pushed out by half a million later ones was booked long ago.
@@ -298,6 +279,28 @@ def definitions(sizes: Sizes) -> list[Config]:
             "max_msg_size": 64 * _KIB,
             "allow_msg_ttl": True,
             "subject_delete_marker_ttl": 10 * _SECOND,
+        },
+        {
+            # Workers hear cancels from here only, so that the stream's bounds are theirs, too. Agents publish to core
+            # NATS, and nobody answers them.
+            "name": CANCELS,
+            "subjects": [subjects.ALL_CANCELS],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "no_ack": True,
+            "max_age": CANCELS_KEPT_S * _SECOND,
+            "max_msg_size": _CANCEL_BYTES,
+            "max_msgs_per_subject": CANCELS_KEPT_PER_TENANT,
+            "max_bytes": _CANCELS_BYTES,
+            # A tenant that takes the message id of another's cancel would swallow it.
+            "duplicate_window": _SHORTEST_WINDOW,
+            # Synced to disk one by one, 50,000 cancels of one tenant keep those of others waiting for 6 s (2.15.1). The
+            # server has this mode for streams without replicas, and takes it when a stream is made, not later. That is
+            # why this stream is the last one: when it has to be made anew, all the others are as they should be.
+            **({"persist_mode": _ASYNC} if sizes.replicas == 1 else {}),
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
         },
     ]
 
@@ -414,6 +417,9 @@ async def _ensure_stream(request: Request, config: Config) -> None:
             raise StreamMismatch(name, field, found.get(field), config.get(field))
     if name in (REQUESTS, USAGE) and found.get("discard") != "new":
         raise StreamMismatch(name, "discard", found.get("discard"), "new")
+    if found.get("persist_mode") == _ASYNC and config["num_replicas"] > 1:
+        remedy = "delete it once and start again, by which the cancels of the last hour are lost"
+        raise StreamMismatch(name, "persist_mode", _ASYNC, "default", remedy=remedy)
     changed = {f: config[f] for f in _TUNABLE if f in config and found.get(f) != config[f]}
     if changed:
         await _call(request, f"$JS.API.STREAM.UPDATE.{name}", {**found, **changed})

@@ -18,10 +18,11 @@ from contracts.requests import MAX_REQUEST_BYTES
 from contracts.streams import JetStreamError, Sizes, StreamMismatch
 from contracts.subjects import AUTO, Priority, Provider
 from fleet.deploy import nats_config
-from runtime.broker import Broker
+from runtime.broker import Broker, ensure_streams
 from runtime.jetstream.publishing import Publisher, SubjectFull, TooLarge
+from runtime.settings import BrokerSettings
 from tests.kit import connected
-from tests.servers import nats_from_wheels
+from tests.servers import nats_cluster, nats_from_wheels
 
 DEADLINE_S = 10
 SUBJECT = subjects.request("openai", Priority.INTERACTIVE, "acme")
@@ -30,6 +31,7 @@ EVERY_STREAM = {
     "LLM_REQUESTS",
     "LLM_REPLIES",
     "LLM_CANCELS",
+    "LLM_ATTEMPTS",
     "LLM_USAGE",
     "LLM_DEAD",
     "LLM_NOTICES",
@@ -271,6 +273,23 @@ async def test_says_what_the_server_refuses(request_api: streams.Request) -> Non
     with pytest.raises(JetStreamError, match=r"LLM_REQUESTS: .*replicas") as refused:
         await streams.ensure(request_api, Sizes(replicas=3))
     assert refused.value.err_code == jetstream_codes.REPLICAS_NOT_SUPPORTED
+
+
+@pytest.mark.slow
+async def test_a_fleet_that_becomes_a_cluster_makes_the_stream_of_cancels_anew(tmp_path: Path) -> None:
+    async with nats_cluster(tmp_path) as nodes, connected(nodes[0].url) as broker:
+        await ensure_streams(broker, BrokerSettings(llm_stream_replicas=1))
+        three = BrokerSettings(llm_stream_replicas=3)
+        with pytest.raises(StreamMismatch, match=r"LLM_CANCELS exists with persist_mode='async'.*; delete it once"):
+            await ensure_streams(broker, three)
+        js = broker.client.jetstream()
+        assert (await js.stream_info("LLM_REQUESTS")).config.num_replicas == 3
+
+        assert await js.delete_stream("LLM_CANCELS")
+        await ensure_streams(broker, three)
+        await ensure_streams(broker, three)
+
+        assert (await js.stream_info("LLM_CANCELS")).config.num_replicas == 3
 
 
 async def create(client: Client, name: str, wrong: dict[str, Any]) -> None:
