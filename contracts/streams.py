@@ -341,7 +341,8 @@ def consumers() -> list[tuple[str, Config]]:
                 "ack_policy": "explicit",
                 "ack_wait": ACK_WAIT_S * _SECOND,
                 "max_deliver": -1,
-                "max_ack_pending": 100_000,
+                # What is put off counts until it is acked: with a bound, one flood would stop all new deliveries.
+                "max_ack_pending": -1,
                 "max_waiting": 4096,
                 "replay_policy": "instant",
             },

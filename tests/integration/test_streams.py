@@ -292,6 +292,28 @@ async def test_a_fleet_that_becomes_a_cluster_makes_the_stream_of_cancels_anew(t
         assert (await js.stream_info("LLM_CANCELS")).config.num_replicas == 3
 
 
+async def test_what_is_put_off_stops_no_delivery(client: Client, request_api: streams.Request) -> None:
+    """As consumers were made by earlier releases, with a bound on what is not acked."""
+    await streams.ensure(request_api, Sizes())
+    name = streams.pool_consumer("openai", Priority.INTERACTIVE)
+    config = {**(await configurations(client))[f"LLM_REQUESTS/{name}"], "max_ack_pending": 10}
+    subject = f"$JS.API.CONSUMER.CREATE.LLM_REQUESTS.{name}.{config['filter_subject']}"
+    body = json.dumps({"stream_name": "LLM_REQUESTS", "config": config}).encode()
+    assert "error" not in json.loads((await client.request(subject, body)).data)
+    await streams.ensure(request_api, Sizes())
+    assert (await configurations(client))[f"LLM_REQUESTS/{name}"]["max_ack_pending"] == -1
+    js = client.jetstream()
+    for _ in range(20):
+        await js.publish(SUBJECT, b"{}")
+    pull = await js.pull_subscribe_bind(durable=name, stream="LLM_REQUESTS")
+    for msg in await pull.fetch(20, timeout=DEADLINE_S):
+        await msg.nak(delay=600)
+    await js.publish(subjects.request("openai", Priority.INTERACTIVE, "quiet"), b"quiet")
+
+    [of_another] = await pull.fetch(1, timeout=DEADLINE_S)
+    assert of_another.data == b"quiet"
+
+
 async def create(client: Client, name: str, wrong: dict[str, Any]) -> None:
     config = next(config for config in streams.definitions(Sizes()) if config["name"] == name)
     answer = await client.request(f"$JS.API.STREAM.CREATE.{name}", json.dumps({**config, **wrong}).encode())
