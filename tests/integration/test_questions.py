@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import nats.errors
 import pytest
 from nats.aio.msg import Msg
 
@@ -210,6 +211,47 @@ async def test_in_a_flood_the_server_holds_each_tenant_to_a_rate(nats_url: str, 
         await until(lambda: "trudy" in feed.taken)
 
 
+def subscriptions(broker: Broker) -> list[str]:
+    """To questions, as they are made anew at a reconnect."""
+    subs = broker.client._subs.values()  # pyright: ignore[reportPrivateUsage]
+    return sorted(sub.subject for sub in subs if sub.subject.startswith("llm.v1.rpc"))
+
+
+async def test_a_subscription_that_could_not_be_drained_does_not_come_back(
+    nats_url: str, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server under a flood may answer too late for it."""
+    clock = DrivenClock()
+
+    async def no_answer() -> None:
+        raise nats.errors.TimeoutError
+
+    async with plane(nats_url, vault, "acme") as control, connected(nats_url) as broker:
+        feed = Feed(broker, clock)
+        await feed.open()
+        await subscribed(broker)
+        for _ in range(300):
+            await control.client.publish(rpc(RpcMethod.MODELS, "mallory"), b"{}")
+        await until(lambda: len(feed.taken) == 300)
+        with monkeypatch.context() as patch:
+            patch.setattr(broker.client, "flush", no_answer)
+            with pytest.raises(nats.errors.TimeoutError):
+                await feed.look()
+
+        subs = broker.client._subs.values()  # pyright: ignore[reportPrivateUsage]
+        open_now = [sub.subject for sub in subs if sub.subject.startswith("llm.v1.rpc")]
+        assert sorted(open_now) == [
+            rpc(RpcMethod.MODELS, tenant).replace("models", "*") for tenant in ("acme", "mallory")
+        ]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(broker.client, "flush", no_answer)
+            for _ in range(20):
+                clock.pass_by(seconds=1)
+                await feed.look()
+        assert subscriptions(broker) == ["llm.v1.rpc.mock.*.*"]
+
+
 async def test_nobody_answers_an_unknown_verb(scene: Scene) -> None:
     await scene.agent.publish("llm.v1.control.acme.dance", b"x" * 7_000_000)
 
@@ -226,7 +268,7 @@ async def test_headers_that_are_too_long_are_not_read(nats_url: str, vault: Vaul
     async with plane(nats_url, vault, "acme") as control, connected(nats_url) as broker:
         await broker.client.subscribe("x", cb=hear)
         await subscribed(broker)
-        for size in (100, 100_000):
+        for size in (100, 200_000):
             await control.client.publish("x", b"here", headers={"name": "y" * size})
         await until(lambda: len(heard) == 2)
 

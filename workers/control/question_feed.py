@@ -108,15 +108,17 @@ class QuestionFeed:
 
     async def _narrow_down(self, asked: Counter[str], *, now: float) -> None:
         wide, self._wide = self._wide, None
-        await self._renew(asked, now=now)
-        if wide is not None:
-            await wide.drain()
+        try:
+            await self._renew(asked, now=now)
+        finally:
+            if wide is not None:
+                await _drain(self._client, wide)
 
     async def _widen(self) -> None:
-        narrow, self._narrow = self._narrow, {}
         await self.open()
+        narrow, self._narrow = self._narrow, {}
         for feed in narrow.values():
-            await feed.close()
+            await feed.close(self._client)
 
     async def _renew(self, asked: Counter[str], *, now: float) -> None:
         for tenant in {*self._tenants(), *self._narrow, *asked}:
@@ -178,9 +180,22 @@ class _TenantFeed:
         self._open = [(opened, of) for opened, of in self._open if opened.delivered < of]
         self._open.append((subscription, credit))
 
-    async def close(self) -> None:
+    async def close(self, client: Nats) -> None:
         """What the server has sent already is still taken."""
         for subscription, credit in self._open:
             if subscription.delivered < credit:
                 with suppress(nats.errors.Error, TimeoutError):
-                    await subscription.drain()
+                    await _drain(client, subscription)
+
+
+async def _drain(client: Nats, subscription: Subscription) -> None:
+    """Ends a subscription after what the server has sent already. Raises nats.errors.Error and TimeoutError.
+
+    nats-py (2.16) keeps one whose drain has failed, refuses to end it otherwise, and makes it anew at the next
+    reconnect.
+    """
+    try:
+        await subscription.drain()
+    finally:
+        subscription._stop_processing()  # pyright: ignore[reportPrivateUsage]
+        client._remove_sub(subscription._id)  # pyright: ignore[reportPrivateUsage]
