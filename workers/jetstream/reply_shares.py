@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 EVENT_OVERHEAD_BYTES = 300
 """Counted for each event besides its subject and payload: what nats-server 2.15 takes in memory for a
 message (270, and 430 for the first one of a subject)."""
+REQUEST_OVERHEAD_BYTES = 2048
+"""Counted for each request of which anything is stored: what a worker and the server keep of it besides its events. So
+a tenant that has many tiny replies has at most some 50,000 of them within its share."""
 _SHARE_PART = 8
 _LEAST_STEP_BYTES = 2 * 1024**2
 _ROOM_AFTER_PURGE = 0.75
@@ -74,7 +77,7 @@ class _Stored:
 
     size: int = 0
     last_size: int = 0
-    """Of its last event."""
+    """Of its last event, if it were the only one."""
     events: int = 0
     at: float = 0.0
     """When its last event was stored, by a monotonic clock."""
@@ -171,11 +174,12 @@ class ReplyShares:
         stored, goes_on = account.running.get(subject), subject in account.elsewhere
         if stored is None:
             stored = account.take(subject) or _Stored()
-        stored.size += size
-        stored.last_size = size
+        added = size if stored.events else size + REQUEST_OVERHEAD_BYTES
+        stored.size += added
+        stored.last_size = size + REQUEST_OVERHEAD_BYTES
         stored.events += 1
         stored.at = self._clock.monotonic()
-        account.size += size
+        account.size += added
         if subject not in account.running:
             account.put(subject, stored, has_ended=not goes_on)
         if account.is_over:

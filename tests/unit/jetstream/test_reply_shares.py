@@ -14,7 +14,7 @@ from runtime.tasks import end
 from tests.driven_clock import DrivenClock
 from tests.patience import until
 from workers.jetstream.reply_publisher import ReplyPublisher
-from workers.jetstream.reply_shares import EVENT_OVERHEAD_BYTES, Refused, ReplyShares
+from workers.jetstream.reply_shares import EVENT_OVERHEAD_BYTES, REQUEST_OVERHEAD_BYTES, Refused, ReplyShares
 from workers.providers.base import Chunk
 from workers.request.events import EventStream
 from workers.request.live_streams import LiveStreams
@@ -60,8 +60,11 @@ class Ring:
 
     @property
     def size(self) -> int:
+        """As it counts against a share."""
         return sum(
-            len(subject) + len(event) + EVENT_OVERHEAD_BYTES for subject, of in self.stored.items() for event in of
+            REQUEST_OVERHEAD_BYTES + sum(len(subject) + len(event) + EVENT_OVERHEAD_BYTES for event in of)
+            for subject, of in self.stored.items()
+            if of
         )
 
     @property
@@ -108,6 +111,18 @@ async def test_ends_go_when_nothing_else_is_left() -> None:
 
     assert [len(ring.stored[subject(number)]) for number in range(9)] == [0, 0, 0, 1, 1, 1, 1, 1, 1]
     assert publisher.shares.stored("mallory") == ring.size
+
+
+async def test_of_many_tiny_replies_a_bounded_number_is_known() -> None:
+    shares = shares_of(Ring())
+    for number in range(10_000):
+        shares.begin(subject(number))
+        shares.note(subject(number), b"tiny")
+        shares.end(subject(number), has_ended=True)
+    await shares.purge_account("mallory")
+
+    known = shares._account(subject(0))  # pyright: ignore[reportPrivateUsage]
+    assert 0 < len(known.ends) < SHARE / REQUEST_OVERHEAD_BYTES
 
 
 async def test_other_tenants_keep_theirs() -> None:
