@@ -10,7 +10,8 @@ MOST_VALUES = 50_000
 """Members and elements of all objects and lists of a text together. So many take some 20 ms, also where all of them
 are wrong."""
 
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""A text with its quotes, also one that never ends: else what is behind its quote would be read once for each quote."""
 
 
 class TooManyValues(ValueError):

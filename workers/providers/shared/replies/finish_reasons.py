@@ -68,6 +68,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], _Meaning], ...] = (
     ),
 )
 """Patterns for the many forms of one word: `image_safety`, `model_context_window_exceeded`, `network_error`."""
+_MOST_CHARS = 200
+"""Of a reason that are looked at: the patterns take minutes for what may be megabytes."""
 _NO_REASONS = frozenset({"", "null", "none"})
 """DashScope's API gives `null` as a text while a reply goes on."""
 
@@ -98,7 +100,7 @@ def broke_off(said: str) -> bool:
 
 
 def _meant(said: str) -> _Meaning | None:
-    word = re.sub(r"[\s:-]+", "_", said.strip().lower())
+    word = re.sub(r"[\s:-]+", "_", said[:_MOST_CHARS].strip().lower())
     if found := _MEANINGS.get(word.removeprefix("finish_reason_")):
         return found
     return next((meant for pattern, meant in _PATTERNS if pattern.search(word)), None)
