@@ -7,7 +7,6 @@ from runtime.fair_queue import FairQueue, Flow
 from runtime.paced_stream import (
     MAX_HEAD_BYTES,
     MAX_HEAD_LINES,
-    SHORT_LINES,
     TURN_LINES,
     PacedStream,
     Pieces,
@@ -80,8 +79,9 @@ async def test_each_response_of_a_connection_has_a_head_of_its_own() -> None:
             await stream.read(65_536)
 
 
-async def test_a_body_of_short_lines_is_broken_off() -> None:
-    stream = connection(*[b"1\r\nx\r\n" * 100] * SHORT_LINES)
+async def test_a_body_of_short_lines_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.paced_stream.SHORT_LINES", 20_000)  # reading takes turns, and therefore time
+    stream = connection(*[b"1\r\nx\r\n" * 100] * 1000)
     stream.head_ended()
     with pytest.raises(httpcore2.RemoteProtocolError):
         await read_all(stream)
@@ -92,6 +92,13 @@ async def test_a_body_of_tiny_events_is_not() -> None:
     stream = connection(*[event * 30] * 1000)
     stream.head_ended()
     assert len(b"".join(await read_all(stream))) == 30_000 * len(event)
+
+
+def test_a_reply_may_come_a_byte_a_chunk() -> None:
+    """300 kB of it, which is more than nearly all replies have."""
+    short_lines = ShortLines()
+    assert not any(short_lines.are_too_many(lines=2 * 60, size=6 * 60) for _ in range(300_000 // 60))
+    assert any(short_lines.are_too_many(lines=2 * 60, size=6 * 60) for _ in range(300_000 // 60))
 
 
 async def test_pings_never_end_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
