@@ -2,7 +2,10 @@
 
 import asyncio
 
-from runtime.fair_queue import FREE_BURST_S, FairQueue, Flow
+import pytest
+
+from runtime.fair_queue import FREE_BURST_OF_ALL_S, FREE_BURST_S, FairQueue, Flow
+from runtime.tasks import end
 
 TURN_S = 0.0001
 
@@ -29,6 +32,34 @@ async def test_a_turn_ends_before_the_next_one_begins() -> None:
     for _ in range(5):
         await queue.turn("vendor.example", 0.01)
     assert loop.time() - begun >= 4 * 2 * 0.01 - 0.005, "each turn is followed by a rest of its length"
+
+
+@pytest.mark.parametrize("hosts", [1, 200])
+async def test_flows_have_half_of_the_loop_in_all_however_many_they_are(hosts: int) -> None:
+    """Each asks for less than its own free share."""
+    queue, loop, turned = FairQueue(), asyncio.get_running_loop(), list[float]()
+    flows = [Flow(queue, f"{number % hosts}.example") for number in range(200)]
+    begun = loop.time()
+
+    async def work(flow: Flow) -> None:
+        while loop.time() < begun + 1:
+            await flow.spend(TURN_S)
+            turned.append(TURN_S)
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(asyncio.gather(*map(work, flows)), timeout=60)
+    assert sum(turned) <= (loop.time() - begun) / 2 + FREE_BURST_OF_ALL_S
+
+
+async def test_a_host_leaves_free_work_to_others() -> None:
+    queue, turned = FairQueue(), list[bool]()
+    greedy = [Flow(queue, "greedy.example") for _ in range(200)]
+    working = [asyncio.create_task(flow.spend(FREE_BURST_S / 4)) for flow in greedy]
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(turned.append, True)
+    await Flow(queue, "vendor.example").spend(FREE_BURST_S / 4)
+    assert not turned
+    await end(*working)
 
 
 async def test_who_gives_up_does_not_keep_the_others() -> None:
