@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from contracts.errors import FleetError, ProviderUnavailable, StreamInterrupted
+from contracts.errors import FleetError, InvalidRequest, ProviderUnavailable, StreamInterrupted
 from contracts.providers import Timeouts
 from fleet.simulator import Script
 from fleet.simulator.tcp import listening
@@ -112,12 +112,10 @@ async def answering(first: bytes, again: bytes) -> AsyncGenerator[str]:
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-async def test_a_reply_without_an_end_is_broken_off(
-    vendor: Vendor, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reply_without_an_end_is_broken_off(vendor: Vendor, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.paced_stream.SHORT_LINES", 20_000)  # in a second in place of half a minute
     async with answering(*ENDLESS[what]) as url, watched() as held:
-        with pytest.raises((StreamInterrupted, ProviderUnavailable)):
+        with pytest.raises((StreamInterrupted, ProviderUnavailable, InvalidRequest)):
             await vendor.complete(target=vendor.target(base_url=url))
     assert held.seconds < HELD_S
 

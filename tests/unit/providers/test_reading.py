@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import ProviderUnavailable, StreamInterrupted
+from contracts.errors import InvalidRequest, StreamInterrupted
 from contracts.providers import Timeouts
 from contracts.requests import AssistantMessage
 from workers.providers.anthropic.errors import ERRORS as ANTHROPIC
@@ -117,8 +117,8 @@ def test_a_whole_reply_that_is_cut_is_not_finished(reader: Callable[[], Reader],
 
 @pytest.mark.parametrize("reader", READERS)
 async def test_an_event_without_an_end_fails_before_it_fills_the_memory(reader: Callable[[], Reader]) -> None:
-    begun = b"data: " if reader is not ollama else b""
-    with pytest.raises(ProviderUnavailable, match=f"openai sent an? \\w+ of more than {MAX_EVENT_BYTES} bytes"):
+    begun = b"data: " if reader is not ollama else b'{"a":'
+    with pytest.raises(InvalidRequest, match=f"openai sent an? \\w+ of more than {MAX_EVENT_BYTES} bytes"):
         await items_of(begun + b"x" * (MAX_EVENT_BYTES + 1), reader=reader())
 
 
@@ -168,3 +168,83 @@ async def test_an_answer_is_whole_although_nobody_could_send_back_what_goes_with
     message = gathering.message(finish.provider_data)
     assert message.content == "a"
     assert AssistantMessage.model_validate_json(message.to_json()) == message
+
+
+@pytest.mark.parametrize("name", NESTED)
+async def test_an_answer_is_whole_although_more_goes_with_it_than_may_be_kept(name: str) -> None:
+    reader, events = NESTED[name]
+    *again, end = events.replace("@", json.dumps("x" * 1024**2)).strip().split("\n\n")
+    if name == "google":
+        again, end = [json_event({"candidates": [{"content": {"parts": [{"newPart": "x" * 1024**2}]}}]})], events
+        end = end.replace("@", "1")
+    said = "\n\n".join([*again * 10, end, ""])
+    *chunks, finish = await items_of(said.encode() + b"\n", reader=reader())
+
+    assert isinstance(finish, Finish)
+    assert finish.provider_data is None
+    assert "openai wants back more than a message holds; provider_data was left out" in finish.warnings
+    assert any(isinstance(chunk, Chunk) and "a" in chunk.text for chunk in chunks)
+
+
+def json_event(said: object) -> str:
+    return f"data: {json.dumps(said)}"
+
+
+async def test_a_list_that_is_too_long_is_refused_and_never_cut() -> None:
+    def content(parts: int) -> bytes:
+        return event({"content": [{"type": "text", "text": "a"}] * parts}, "stop") + b"data: [DONE]\n\n"
+
+    chunk, _ = await items_of(content(5000))
+    assert isinstance(chunk, Chunk)
+    assert len(chunk.text) == 5000
+    with pytest.raises(InvalidRequest, match="a list of more than 10000 items"):
+        await items_of(content(10_001))
+
+
+async def test_gemini_may_say_thousands_of_parts_at_once() -> None:
+    def candidate(parts: int) -> bytes:
+        said = {"candidates": [{"content": {"parts": [{"text": "a"}] * parts}, "finishReason": "STOP"}]}
+        return f"{json_event(said)}\n\n".encode()
+
+    chunk, _ = await items_of(candidate(5000), reader=google())
+    assert isinstance(chunk, Chunk)
+    assert len(chunk.text) == 5000
+    with pytest.raises(InvalidRequest, match="a list of more than 10000 items"):
+        await items_of(candidate(10_001), reader=google())
+
+
+async def test_a_reply_may_have_a_block_for_each_token() -> None:
+    def blocks(count: int) -> bytes:
+        begun = [
+            json_event({"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": "a"}})
+            for index in range(count)
+        ]
+        return "\n\n".join([*begun, json_event({"type": "message_stop"}), "\n"]).encode()
+
+    chunk, _ = await items_of(blocks(10_000), reader=anthropic())
+    assert isinstance(chunk, Chunk)
+    assert len(chunk.text) == 10_000
+    with pytest.raises(InvalidRequest, match="more blocks than any reply has"):
+        await items_of(blocks(20_001), reader=anthropic())
+
+
+async def test_a_whole_reply_with_the_probabilities_of_its_tokens_is_read() -> None:
+    token = {"token": "abc", "logprob": -1.5, "bytes": [97, 98, 99]}
+    logprobs = {"content": [{**token, "top_logprobs": [token] * 20}] * 2000}
+    choice = {"index": 0, "message": {"content": "a" * 2000}, "logprobs": logprobs, "finish_reason": "stop"}
+    chunk, _ = await items_of(json.dumps({"choices": [choice]}).encode(), b"")
+    assert isinstance(chunk, Chunk)
+    assert len(chunk.text) == 2000
+
+
+@pytest.mark.parametrize("mebibytes", [8, 18])
+async def test_an_event_of_an_image_is_read(mebibytes: int) -> None:
+    image = {"inlineData": {"mimeType": "image/png", "data": "QUJD" * (mebibytes * 1024**2 // 4)}}
+    said = {"candidates": [{"content": {"parts": [{"text": "a"}, image]}, "finishReason": "STOP"}]}
+    if mebibytes == 8:
+        said |= {"avgLogprobs": float("nan")}
+    chunk, finish = await items_of(f"{json_event(said)}\n\n".encode(), reader=google())
+    assert isinstance(chunk, Chunk)
+    assert chunk.text == "a"
+    assert isinstance(finish, Finish)
+    assert finish.finish_reason == "stop"

@@ -27,8 +27,10 @@ from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.token_counts import plausible
 
 _TO_BE_CONTINUED = frozenset({"pause_turn", "compaction"})
-_MOST_BLOCKS = 1000
-"""More than any reply has."""
+_MOST_BLOCKS = 20_000
+"""More than any reply has: some gateways send a block for each token."""
+_SAID = frozenset({"type", "id", "name", "text", "thinking", "input"})
+"""The fields of a block of which something is passed on."""
 _BLOCK_OF_DELTA = {
     "text_delta": "text",
     "citations_delta": "text",
@@ -161,8 +163,10 @@ class MessageReader(Reader):
                 self._take_unknown(event)
             case "content_block_start":
                 if said.content_block is not None:
-                    self._keep(event.data)
-                    self._begin(said.index, said.content_block)
+                    fields = said.content_block
+                    if not self._keep(event.data):
+                        fields = {name: fields[name] for name in _SAID & fields.keys()}
+                    self._begin(said.index, fields)
             case "content_block_stop":
                 if block := self._by_index.get(said.index):
                     self._close(block)
@@ -235,7 +239,7 @@ class MessageReader(Reader):
 
     def _add(self, block: Block) -> Block:
         if len(self._blocks) >= _MOST_BLOCKS:
-            self._interrupt("sent more blocks than any reply has")
+            self._refuse("sent more blocks than any reply has")
             return block
         self._blocks.append(block)
         self._by_index[block.index] = self._by_index[None] = block
@@ -266,16 +270,15 @@ class MessageReader(Reader):
                     self._output.reasoning.append(delta.thinking)
             case "input_json_delta":
                 self._continue_input(index, block, delta.partial_json)
-                if block.held_back or block.kind != "tool_use":
-                    self._keep(event.data)
+                if (block.held_back or block.kind != "tool_use") and not self._keep(event.data):
+                    block.input.clear()
+            case _ if not self._keep(event.data):
+                pass
             case "signature_delta":
-                self._keep(event.data)
                 block.signature.append(delta.signature or "")
             case "citations_delta":
-                self._keep(event.data)
                 block.citations.append(delta.citation)
             case _:
-                self._keep(event.data)
                 block.grow(decode_any(event.data)["delta"])
 
     def _unannounced(self, index: int | None, kind: str) -> Block:

@@ -68,6 +68,11 @@ class KeptParts:
         self._needed = self._needed or bool(others) or is_signed
         return True
 
+    def drop(self) -> None:
+        """Forgets the parts so far: there are more than may be kept."""
+        self._parts.clear()
+        self._text.clear()
+
     def kept(self) -> dict[str, JsonValue] | None:
         """What the model wants back; None when the message says it all."""
         self._end_text()

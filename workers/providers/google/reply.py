@@ -20,18 +20,18 @@ from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.reply_body import ReplyBody
 from workers.providers.shared.http.sse import Event
-from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any
+from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any, no_more_than
 from workers.providers.shared.replies import finish_reasons, reply_arguments
 from workers.providers.shared.replies.output import Output
 from workers.providers.shared.replies.reader import Reader
 
 _USUAL = frozenset({"STOP", "MAX_TOKENS", "SAFETY"})
 """Reasons that are said in full by what they become; of the others a warning says which it was."""
-_MOST_RESPONSES = 3000
-"""How many of a list of responses are read."""
+_MOST_RESPONSES = 20_000
+"""How many responses a list may have."""
 _MOST_CANDIDATES = 100
-_MOST_PARTS = 3000
-"""How many candidates of a response are read, and how many of their parts."""
+_MOST_PARTS = 10_000
+"""How many candidates a response may have, and how many parts they may have."""
 _NUMBERED = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION"}
 """Reasons by the numbers that protobuf can write in their place. Gemini's API and Vertex agree on no more of them."""
 
@@ -145,7 +145,7 @@ class ReplyReader(Reader):
         except msgspec.ValidationError:
             # Without `alt=sse` the replies come in a list.
             body = decode_any(data)
-            for item in body[:_MOST_RESPONSES] if isinstance(body, list) else ():
+            for item in no_more_than(_MOST_RESPONSES, body) if isinstance(body, list) else ():
                 if isinstance(item, dict) and not self.error:
                     self._take(msgspec.json.encode(item))
             return
@@ -166,9 +166,9 @@ class ReplyReader(Reader):
                 self.error = self._classify(body)
         raw = RawParts(data)
         parts_left = _MOST_PARTS
-        for position, candidate in enumerate((response.candidates or ())[:_MOST_CANDIDATES]):
+        for position, candidate in enumerate(no_more_than(_MOST_CANDIDATES, response.candidates or ())):
             if not candidate.index:
-                parts = ((candidate.content.parts if candidate.content else None) or ())[:parts_left]
+                parts = no_more_than(parts_left, (candidate.content.parts if candidate.content else None) or ())
                 parts_left -= len(parts)
                 self._take_candidate(candidate, parts, raw, position)
 
@@ -201,8 +201,8 @@ class ReplyReader(Reader):
             arguments = reply_arguments.of_raw(called.args)
             call = self._output.add_whole_call(id=called.id, name=called.name, arguments=arguments)
             raw = answerable(raw, call)
-        if self._parts.add(raw):
-            self._keep(msgspec.json.encode(raw))
+        if self._parts.add(raw) and not self._keep(msgspec.json.encode(raw)):
+            self._parts.drop()
 
 
 def _name_of(reason: Any) -> str:

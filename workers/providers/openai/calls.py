@@ -261,6 +261,11 @@ class ToolCalls:
         each: list[JsonValue] = [dict(call.wanted_back) for call in self._passed_on]
         return each if any(each) else []
 
+    def drop_wanted_back(self) -> None:
+        """Forgets what the server wants back: it is more than may be kept."""
+        for call in self._calls:
+            call.wanted_back.clear()
+
     def _addressed(self, index: int | None, *, id: str, name: str, arguments: str) -> _Call | None:  # noqa: A002
         """The call that a delta belongs to by its index and its id."""
         known = self._by_id.get(id) if id else None

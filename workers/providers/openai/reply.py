@@ -21,7 +21,7 @@ from workers.providers.shared.errors.body import is_error
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.reply_body import ReplyBody
 from workers.providers.shared.http.sse import KEEP_ALIVES, Event
-from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any, in_a_row
+from workers.providers.shared.json_text import NO_JSON, FieldwiseDecoder, decode_any, in_a_row, no_more_than
 from workers.providers.shared.replies import finish_reasons
 from workers.providers.shared.replies.kept_size import MOST_KEPT_BYTES
 from workers.providers.shared.replies.reader import Reader
@@ -36,10 +36,11 @@ _MOST_LEVELS = 8
 _MOST_CHOICES = 8
 """How many choices of one chunk are read; the first is asked for alone, and some servers part it in two or three."""
 _MOST_CALLS_AT_ONCE = 300
-_MOST_PARTS = 300
-"""How many calls of one delta are read, and how many parts of a content, or of a list in it."""
-_MOST_WRAPPED = 3000
-"""How many chunks of one event are read."""
+"""How many calls of one delta are read."""
+_MOST_PARTS = 10_000
+"""How many parts a content may have, or a list in it."""
+_MOST_WRAPPED = 20_000
+"""How many chunks one event may have."""
 _ENVELOPES = ("data", "result", "response")
 """Where gateways put a whole chunk or reply of the format."""
 
@@ -318,16 +319,17 @@ class ChatReader(Reader):
         if delta.function_call and not any(held):
             held = [self._calls.add(CallDelta(index=0, function=delta.function_call), is_whole=are_whole)]
         if self._calls.held_back > MOST_KEPT_BYTES:
-            self._interrupt("sent more of its tool calls than a message holds")
+            self._refuse("sent more of its tool calls than a message holds")
         for call in calls:
-            if wanted_back := call.wanted_back():
-                self._keep(msgspec.json.encode(wanted_back))
+            if (wanted_back := call.wanted_back()) and not self._keep(msgspec.json.encode(wanted_back)):
+                self._calls.drop_wanted_back()
         return any(held)
 
     def _keep_wanted_back(self, delta: _Delta) -> None:
         """Keeps what is wanted back, except the name of the reasoning's field, which `_reasoning_of` keeps."""
         kept = (delta.reasoning_details, delta.thinking_blocks, delta.reasoning_opaque, delta.extra_content)
-        self._keep(msgspec.json.encode(kept))
+        if not self._keep(msgspec.json.encode(kept)):
+            return
         self._wanted_back.add_items("reasoning_details", delta.reasoning_details)
         self._wanted_back.add_items("thinking_blocks", delta.thinking_blocks)
         self._wanted_back.add_field("reasoning_opaque", delta.reasoning_opaque)
@@ -376,7 +378,7 @@ def _unwrapped(body: Any) -> list[bytes]:
         case str() if body.startswith("{"):
             return [body.encode(errors="replace")]
         case [{}, *_]:
-            return [msgspec.json.encode(item) for item in body[:_MOST_WRAPPED] if isinstance(item, dict)]
+            return [msgspec.json.encode(item) for item in no_more_than(_MOST_WRAPPED, body) if isinstance(item, dict)]
         case {}:
             inner = next((body[name] for name in _ENVELOPES if isinstance(body.get(name), dict)), {})
             return [msgspec.json.encode(inner)] if "choices" in inner else []
@@ -394,7 +396,7 @@ def _said_in(content: Any) -> tuple[str, str]:
         return ("", "") if isinstance(content, bool) else (str(content), "")
     texts: list[str] = []
     thoughts: list[str] = []
-    for part in content[:_MOST_PARTS] if isinstance(content, list) else [content]:
+    for part in no_more_than(_MOST_PARTS, content) if isinstance(content, list) else [content]:
         match part:
             case str(text):
                 texts.append(text)
@@ -413,7 +415,7 @@ def _thought_in(value: Any, levels: int = _MOST_LEVELS) -> str:
         case str():
             return value
         case list() if levels:
-            return "".join([_thought_in(item, levels - 1) for item in value[:_MOST_PARTS]])
+            return "".join([_thought_in(item, levels - 1) for item in no_more_than(_MOST_PARTS, value)])
         case dict() if levels:
             return next((text for name in _THOUGHTS if (text := _thought_in(value.get(name), levels - 1))), "")
         case _:

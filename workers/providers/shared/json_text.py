@@ -7,18 +7,20 @@ object, half a surrogate pair, a literal `NaN`. What is odd is left out alone; e
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import inspect
 
 from contracts.wire import all_without_halves
+from workers.providers.shared.http.sse import EventTooLarge
 
 NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What decoding raises for bytes that are no JSON of the wanted form, are no text, or are nested too deeply."""
 
 T = TypeVar("T", bound=msgspec.Struct)
+T_Item = TypeVar("T_Item")
 
 # The possessive quantifiers keep a hostile text from being read more than once. The outer one of _TO_A_BRACKET is not
 # possessive, because Python 3.11.2 (Debian 12) then goes on from the middle of a repetition that did not match.
@@ -35,13 +37,14 @@ MOST_IN_A_ROW = 500
 MOST_BYTES_IN_A_ROW = 64 * 1024
 """Texts that are read of one event or line, and its bytes: what loses line ends does so with a few. Each takes some
 20 µs, between which nobody else has a turn."""
-MOST_CONTAINERS = 30_000
-MOST_COMMAS = 200_000
-"""How many objects and lists, and members of them, one JSON text may have. They take 10 ms; the texts of vendors have
-a few hundred."""
-MOST_LENIENT_BYTES = 1024**2
+MOST_CONTAINERS = 150_000
+MOST_COMMAS = 500_000
+"""How many objects and lists, and members of them, one JSON text may have. They take 100 ms at most. The texts of
+vendors have a few hundred, and a whole reply of 2,000 tokens with 20 `top_logprobs` each has 86,000 and 206,000."""
+MOST_LENIENT_BYTES = 12 * 1024**2
 MOST_LENIENT_VALUES = 10_000
-"""Of a JSON text that only a lenient reader takes, which needs twenty times as long for it."""
+MOST_LENIENT_ESCAPES = 200_000
+"""Of a JSON text that only a lenient reader takes, which needs twenty times as long for its values."""
 _SMALL_BYTES = 16 * 1024
 """No text of so few bytes has too many of anything."""
 _COUNTED_BYTES = 256 * 1024
@@ -78,20 +81,33 @@ def refuse_too_many(data: bytes | msgspec.Raw) -> None:
 
     Brackets and commas inside its texts are counted as well, because to tell them apart takes as long as to read it.
     """
+    if _has_too_many(data):
+        raise msgspec.DecodeError("too many values")
+
+
+def _has_too_many(data: bytes | msgspec.Raw) -> bool:
     text = memoryview(data)
     if text.nbytes <= _SMALL_BYTES:
-        return
+        return False
     text = bytes(text)
-    if _has_more(text, b"{[", than=MOST_CONTAINERS) or _has_more(text, b",", than=MOST_COMMAS):
-        raise msgspec.DecodeError("too many values")
+    return _has_more(text, b"{[", than=MOST_CONTAINERS) or _has_more(text, b",", than=MOST_COMMAS)
 
 
 def _refuse_too_many_for_lenience(data: bytes | msgspec.Raw) -> None:
     text = memoryview(data)
     if text.nbytes <= _SMALL_BYTES:
         return
-    if text.nbytes > MOST_LENIENT_BYTES or _has_more(bytes(text), b"{[,", than=MOST_LENIENT_VALUES):
+    is_long = text.nbytes > MOST_LENIENT_BYTES
+    text = bytes(text)
+    if is_long or _has_more(text, b"{[,", than=MOST_LENIENT_VALUES) or text.count(b"\\u") > MOST_LENIENT_ESCAPES:
         raise msgspec.DecodeError("too many values for a text that is no proper JSON")
+
+
+def no_more_than(most: int, items: Sequence[T_Item]) -> Sequence[T_Item]:
+    """A list of an event. Raises EventTooLarge where it is longer: nothing of a reply is left out silently."""
+    if len(items) > most:
+        raise EventTooLarge(f"a list of more than {most} items")
+    return items
 
 
 def _has_more(text: bytes, characters: bytes, *, than: int) -> bool:
@@ -172,8 +188,9 @@ class FieldwiseDecoder(Generic[T]):
         self._form: inspect.Type | None = None
 
     def __call__(self, data: bytes | msgspec.Raw) -> T:
-        """Raises one of NO_JSON; msgspec.ValidationError for JSON that is no object."""
-        refuse_too_many(data)
+        """Raises one of NO_JSON; msgspec.ValidationError for JSON that is no object; EventTooLarge."""
+        if _has_too_many(data):
+            raise EventTooLarge("an event of more values than can be read")
         try:
             return self._decode(data)
         except (msgspec.DecodeError, UnicodeError):

@@ -9,7 +9,7 @@ import re
 from workers.providers.shared.http.sse import EventTooLarge
 from workers.providers.shared.json_text import MOST_BYTES_IN_A_ROW, MOST_IN_A_ROW, match_end
 
-MAX_LINE_BYTES = 12 * 1024 * 1024
+MAX_LINE_BYTES = 24 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(r"\s*+")

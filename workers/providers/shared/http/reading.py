@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from contracts.errors import (
     DeadlineExceeded,
     FleetError,
+    InvalidRequest,
     ProviderTimeout,
     ProviderUnavailable,
     StreamInterrupted,
@@ -54,7 +55,9 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
         try:
             chunk = reader.feed(data) if data else reader.end()
         except EventTooLarge as exc:
-            raise ProviderUnavailable(f"{provider} sent {exc}", provider=provider) from exc
+            if received.is_foreign:
+                raise received.to_error(provider) from exc
+            raise InvalidRequest(f"{provider} sent {exc}", provider=provider) from exc
         reply.charge(time.perf_counter() - begun)
         if reader.stated is not None and reader.stated is not stated:
             stated = reader.stated
@@ -73,14 +76,20 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
     if not reader.finished:
         raise StreamInterrupted(f"{provider}'s stream ended without its end marker", provider=provider)
     await reply.drain()
-    yield _returnable(reader.finish(), provider=provider)
+    yield _returnable(reader, provider=provider)
 
 
-def _returnable(finish: Finish, *, provider: str) -> Finish:
-    """`finish`, without its provider_data when that is nested too deeply to be read: the answer is whole without it."""
-    if finish.provider_data is None or not _is_deeper(finish.provider_data, than=MAX_KEPT_LEVELS):
+def _returnable(reader: Reader, *, provider: str) -> Finish:
+    """The end of a reply, without its provider_data when that is too large or nested too deeply to be read: the answer
+    is whole without it."""
+    finish = reader.finish()
+    if reader.keeps_too_much:
+        why = "wants back more than a message holds"
+    elif finish.provider_data is None or not _is_deeper(finish.provider_data, than=MAX_KEPT_LEVELS):
         return finish
-    warning = f"{provider} nested what it wants back deeper than {MAX_KEPT_LEVELS} levels; provider_data was left out"
+    else:
+        why = f"nested what it wants back deeper than {MAX_KEPT_LEVELS} levels"
+    warning = f"{provider} {why}; provider_data was left out"
     return replace(finish, provider_data=None, warnings=(*finish.warnings, warning))
 
 

@@ -12,8 +12,9 @@ Three things differ from the standard, because vendors' events are JSON and thei
 
 from typing import NamedTuple
 
-MAX_EVENT_BYTES = 12 * 1024 * 1024
-"""Though a message to an agent holds 8 MB: six bytes of JSON may stand for one of a text."""
+MAX_EVENT_BYTES = 24 * 1024 * 1024
+"""Though a message to an agent holds 8 MB: six bytes of JSON may stand for one of a text, and Gemini sends images of
+13 MB and more."""
 MAX_EVENT_LINES = 100_000
 """The most lines of data of one event: they are counted again with each read, and empty ones have no bytes to count."""
 MAX_STRAY_BYTES = 64 * 1024
@@ -34,7 +35,7 @@ class Event(NamedTuple):
 
 
 class EventTooLarge(ValueError):
-    """An event grew over MAX_EVENT_BYTES, or MAX_EVENT_LINES, without an end."""
+    """An event, or a list in one, is larger than can be read. Another try would end the same, and cost as much."""
 
 
 class Decoder:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from contracts.errors import FleetError, StreamInterrupted
+from contracts.errors import FleetError, InvalidRequest, StreamInterrupted
 from workers.providers.base import Chunk, Finish, Stated
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.replies.kept_size import KeptSize
@@ -30,6 +30,11 @@ class Reader(ABC):
         """The vendor's end marker was seen. What may still come is usage."""
         return self.done
 
+    @property
+    def keeps_too_much(self) -> bool:
+        """What the vendor wants back is more than a message holds; it is not whole any more."""
+        return self._kept.is_too_large
+
     @abstractmethod
     def feed(self, data: bytes) -> Chunk | None:
         """The output in `data`, merged; None when it held none. Raises EventTooLarge."""
@@ -42,11 +47,14 @@ class Reader(ABC):
     def finish(self) -> Finish:
         """What ends the reply, once its end marker was seen."""
 
-    def _keep(self, text: bytes) -> None:
-        """Counts a JSON text from which something is kept until the reply's end."""
+    def _keep(self, text: bytes) -> bool:
+        """Whether something of a JSON text may be kept until the reply's end, with all that is kept already."""
         self._kept.add(text)
-        if self._kept.is_too_large:
-            self._interrupt("sent more beside its answer than a message holds")
+        return not self.keeps_too_much
+
+    def _refuse(self, why: str) -> None:
+        """Ends a reply that is too large: another try would end the same, and cost as much."""
+        self.error = InvalidRequest(f"{self._provider} {why}", provider=self._provider)
 
     def _interrupt(self, why: str) -> None:
         self.error = StreamInterrupted(f"{self._provider} {why}", provider=self._provider)
