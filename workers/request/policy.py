@@ -116,10 +116,8 @@ def _await_or_move(error: FleetError, now: Situation, *, out_of_service_s: float
     # A fallback answers now; an endpoint that is out of service, perhaps in half a minute.
     if now.fallbacks_left:
         return NextFallback()
-    # A model that the vendor has not got is not there after a pause either. A key that it refused may have been refused
-    # for another model only, so that is worth waiting for.
-    if error.code is ErrorCode.MODEL_NOT_FOUND:
-        return Fail(error)
+    # Whatever opened the circuit may have been about other requests: a key is refused for another model only, and
+    # OpenRouter answers 404 to what no provider of a model can do ("No endpoints found that support tool use").
     asked_to_wait = error.code is ErrorCode.RATE_LIMITED
     patience_s = now.time_left_s if asked_to_wait else min(now.time_left_s, LONGEST_WAIT_FOR_CIRCUIT_S)
     if now.waited_for_service or out_of_service_s >= patience_s:

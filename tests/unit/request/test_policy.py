@@ -156,7 +156,7 @@ def test_backoff_has_full_jitter_and_a_bound(tries: int) -> None:
         ("overloaded", {"out_of_service_s": LONGEST_WAIT_FOR_CIRCUIT_S}, Fail),
         ("authentication_failed", {"out_of_service_s": 5.0}, AwaitService(LONGEST_WAIT_FOR_CIRCUIT_S)),
         ("authentication_failed", {"out_of_service_s": 5.0, "fallbacks_left": True}, NextFallback()),
-        ("model_not_found", {"out_of_service_s": 5.0}, Fail),
+        ("model_not_found", {"out_of_service_s": 5.0}, AwaitService(LONGEST_WAIT_FOR_CIRCUIT_S)),
         ("rate_limited", {"out_of_service_s": 90.0}, AwaitService(600.0)),
         ("rate_limited", {"out_of_service_s": 700.0}, Fail),
     ],
