@@ -1,7 +1,8 @@
 """The content coding of a response, undone in bounded pieces: gzip and deflate, once.
 
 Servers that are asked for them nest no codings, so that two are refused; each would multiply what a small body can
-become. Any other word in `content-encoding` is passed over as httpx2 does: odd servers write `utf-8` there.
+become. Any other word in `content-encoding` is passed over as httpx2 does: odd servers write `utf-8` there, also beside
+a coding.
 """
 
 import zlib
@@ -20,6 +21,8 @@ UNPACKED_BYTES = 64 * 1024
 
 _GZIP, _ZLIB, _DEFLATE = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
 _WINDOW_BITS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
+_CODINGS = _WINDOW_BITS.keys() | {"br", "zstd", "compress", "x-compress", "dcb", "dcz"}
+"""All that are registered (RFC 9110, 8.4.1; RFC 9842), whether we undo them or not."""
 _HEAD_BYTES = 2
 _PACKED_BYTES = 2048
 """So much is given to zlib at once: it copies what it does not take."""
@@ -34,8 +37,8 @@ def window_bits(content_encoding: str) -> int | None:
 
     Raises httpx2.DecodingError for several codings.
     """
-    named = [word for given in content_encoding.split(",") if (word := given.strip().lower()) not in ("", "identity")]
-    if len(named) > 1 and not _WINDOW_BITS.keys().isdisjoint(named):
+    named = [word for given in content_encoding.split(",") if (word := given.strip().lower()) in _CODINGS]
+    if len(named) > 1:
         raise httpx2.DecodingError("several content codings, where one was asked for")
     return _WINDOW_BITS.get(named[0]) if named else None
 
