@@ -33,10 +33,11 @@ STAGGER_S = 0.25
 MAX_CONNECTIONS = 1000
 MAX_IDLE_CONNECTIONS = 100
 IDLE_CONNECTION_S = 30
-MAX_BODY_BYTES = 2 * 1024**2
-"""Of a body that is read as a whole: a list of models, a count of tokens. The longest lists have 1 MB."""
-MAX_ERROR_BYTES = 8 * 1024
-"""Of the body of an error; what is longer is cut, because its status says enough."""
+MAX_BODY_BYTES = 8 * 1024**2
+"""Of a body that is read as a whole: a list of models, a count of tokens. The longest lists have 1 MB and grow."""
+MAX_ERROR_BYTES = 64 * 1024
+"""Of the body of an error; what is longer is cut. A long message may stand before the code that decides what follows,
+where a server shows the prompt that it refuses."""
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"})
 """What bodies may say they are written in. Some of Python's codecs take minutes for what others read at once
 (`punycode`); whatever else is said, a body is read as UTF-8."""

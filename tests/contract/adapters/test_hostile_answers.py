@@ -2,6 +2,7 @@
 without holding more than so much."""
 
 import asyncio
+import json
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +13,7 @@ import pytest
 from contracts.errors import FleetError
 from contracts.rpc import CountTokens
 from fleet.simulator.tcp import listening
-from tests.contract.adapters.vendor import Vendor
+from tests.contract.adapters.vendor import LOCAL, Vendor
 from workers.providers.shared.http import transport
 
 MOST_BYTES = 96 * 1024**2
@@ -96,6 +97,30 @@ async def test_an_answer_without_an_end_is_refused(vendor: Vendor, call: str, st
         with suppress(FleetError):
             await calls(vendor, hostile.url)[call]()
         assert hostile.sent < MOST_BYTES
+
+
+async def test_a_list_of_millions_of_models_is_none(vendor: Vendor) -> None:
+    many = b",".join([b"{}"] * 1_000_000)
+    async with answering(200, "application/json", once(b'{"data":[%b],"models":[%b]}' % (many, many))) as hostile:
+        with pytest.raises(FleetError):
+            await vendor.adapter.get_supported_models(vendor.target(base_url=hostile.url))
+
+
+async def test_a_long_list_of_models_is_read(vendor: Vendor) -> None:
+    listed = [{"id": f"m{n}", "name": f"m{n}", "model": f"m{n}", "description": "x" * 1000} for n in range(3000)]
+    if vendor.name == "ollama":
+        listed = listed[:1]
+        listed[0]["description"] = "x" * 3_000_000
+    async with answering(
+        200, "application/json", once(json.dumps({"data": listed, "models": listed}).encode())
+    ) as fair:
+        assert await vendor.adapter.get_supported_models(vendor.target(base_url=fair.url))
+
+
+async def test_a_code_behind_a_long_message_decides() -> None:
+    body = json.dumps({"error": {"message": "x" * 50_000, "code": "model_not_found"}}).encode()
+    async with answering(400, "application/json", once(body)) as fair, LOCAL.client() as client:
+        assert (await client.get(fair.url)).json()["error"]["code"] == "model_not_found"
 
 
 async def test_a_stream_without_an_end_is_refused(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from workers.providers.shared.http.client_pool import ClientPool, Closable, usab
 from workers.providers.shared.http.reading import read
 from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
 from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
-from workers.providers.shared.json_text import NO_JSON
+from workers.providers.shared.json_text import NO_JSON, refuse_too_many
 from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.vendor_names import VendorNames, models_with_names
 from workers.providers.shared.token_estimates import texts_of
@@ -187,6 +187,7 @@ class HttpAdapter(Adapter, Generic[C]):
 
     def _decode(self, content: bytes, form: type[T], *, what: str, target: Target) -> T:
         try:
+            refuse_too_many(content)
             return msgspec.json.decode(content, type=form)
         except NO_JSON as exc:
             host = urlsplit(self._base_url(target, model="")).netloc
