@@ -35,6 +35,7 @@ MODELS = [
     "publishers/google/models/gemini-2.5-flash@001",
     "qwen/qwen3-235b-a22b:free",
     "модель-1",
+    "My Models/Qwen3 8B.gguf",
 ]
 REPLY_IDS = [
     "chatcmpl-9nK8fHs72Hgks8Hs71HsgQPw71Hsn",
@@ -45,7 +46,8 @@ REPLY_IDS = [
     "resp_bGl0ZWxsbTpjdXN0b21fbGxtX3Byb3ZpZGVyOm9wZW5haTttb2RlbF9pZA==",
 ]
 NO_NAMES = [
-    "a model",
+    " a model",
+    "a model ",
     "a\nmodel",
     "a\u200bmodel",
     "<b>model</b>",
@@ -68,6 +70,14 @@ def finish(**fields: Any) -> Finish:
 def test_a_models_name_stays(name: str) -> None:
     assert finish(response_model=name).response_model == name
     assert [model.id for model in models_with_names([ModelInfo(id=name)], SECRETS)] == [name]
+
+
+@pytest.mark.parametrize("placeholder", ["lm-studio", "test", "ollama", "not-needed", "sk-no-key-required", "EMPTY"])
+def test_a_key_that_servers_take_in_place_of_one_is_part_of_no_name(placeholder: str) -> None:
+    secrets = Secrets(SecretStr(placeholder))
+    listed = [ModelInfo(id=f"{placeholder}-community/Qwen3-8B"), ModelInfo(id=f"hf.co/{placeholder.upper()}/latest")]
+    assert models_with_names(listed, secrets) == listed
+    assert secrets.redact(f"the key {placeholder} is wrong") == "the key [redacted] is wrong"
 
 
 def test_every_model_of_the_price_catalogue_has_a_name() -> None:

@@ -27,6 +27,10 @@ _DIGIT = frozenset("0123456789")
 _SHOWN_RUN = 6
 """So many characters of a key in a row are a part of it; fewer happen by chance."""
 _SHORTEST_SECRET = 4
+_SHORTEST_KEY_CHARS = 12
+_SHORTEST_KEY_OF_LETTERS = 24
+"""A secret of fewer letters and digits, or of fewer letters and no digit, is no random one: it is what people write
+where a server wants any key (`lm-studio`, `ollama`), and names of models hold these words."""
 _REPEATED_RUN = 64
 DISGUISED = "words that hold the key in another form, which are left out"
 """What is said in place of a text from which the key cannot be cut out."""
@@ -36,7 +40,10 @@ class Secrets:
     """What a vendor was sent to know us by, and the search for it in what the vendor says."""
 
     def __init__(self, *secrets: SecretStr | None) -> None:
-        self._secrets = [secret.get_secret_value() for secret in secrets if secret is not None]
+        given = [secret.get_secret_value() for secret in secrets if secret is not None]
+        self._secrets = [secret for secret in given if _is_random(secret)]
+        self._words = [secret for secret in given if not _is_random(secret) and len(secret) >= _SHORTEST_SECRET]
+        """Secrets that are looked for in messages only, as they are."""
 
     @cached_property
     def _parts(self) -> frozenset[str]:
@@ -48,6 +55,8 @@ class Secrets:
         DISGUISED in place of a text that holds a part in another form than plain.
         """
         text = text[: 4 * MAX_MESSAGE_CHARS]
+        for word in self._words:
+            text = text.replace(word, "[redacted]")
         for secret in self._secrets:
             text = _without_parts_of(secret, text)
         text = " ".join(_KEY_LIKE.sub("[redacted]", text).split())
@@ -61,7 +70,7 @@ class Secrets:
 
     def stand_in(self, text: str) -> bool:
         """Whether a text, however long, holds a whole secret as it is."""
-        return any(len(secret) >= _SHORTEST_SECRET and secret in text for secret in self._secrets)
+        return any(secret in text for secret in self._secrets)
 
 
 def redact(text: str, *, key: SecretStr | None) -> str:
@@ -87,10 +96,15 @@ def repeats(text: str, prompt: Iterable[str]) -> bool:
     return any(asked[at : at + half] in pieces for asked in prompt for at in range(0, len(asked) - half + 1, half))
 
 
+def _is_random(secret: str) -> bool:
+    """Whether a secret can be a key that somebody made at random."""
+    letters = sum(char.isalnum() for char in secret)
+    has_digit = not _DIGIT.isdisjoint(secret)
+    return letters >= (_SHORTEST_KEY_CHARS if has_digit else _SHORTEST_KEY_OF_LETTERS)
+
+
 def _without_parts_of(secret: str, text: str) -> str:
-    run = min(_SHOWN_RUN, len(secret))
-    if run < _SHORTEST_SECRET:
-        return text
+    run = _SHOWN_RUN
     runs = {secret[at : at + run] for at in range(len(secret) - run + 1)}
     shown = bytearray(len(text))
     for at in range(len(text) - run + 1):

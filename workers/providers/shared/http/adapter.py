@@ -1,6 +1,7 @@
 """What the adapters of all vendors do in the same way over HTTP: send a request, read the reply, map errors."""
 
 import asyncio
+import logging
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -29,6 +30,8 @@ from workers.providers.shared.json_text import NO_JSON, refuse_too_many
 from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.vendor_names import VendorNames, models_with_names
 from workers.providers.shared.token_estimates import texts_of
+
+log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Closable)
 T = TypeVar("T")
@@ -95,6 +98,8 @@ class HttpAdapter(Adapter, Generic[C]):
         for at in range(0, min(len(listed), MOST_MODELS), _MODELS_AT_ONCE):
             found += models_with_names(listed[at : at + _MODELS_AT_ONCE], secrets)
             await asyncio.sleep(0)
+        if left_out := len(listed) - len(found):
+            log.warning("models_left_out", extra={"provider": self.name, "left_out": left_out, "listed": len(listed)})
         return tuple(found)
 
     async def aclose(self) -> None:

@@ -21,8 +21,9 @@ UNKNOWN = "unknown"
 """A tier or a model that has no price, in place of a name that is left out: what it cost is not known."""
 MAX_NAME_CHARS = 256
 
-_NAME = re.compile(r"[\w.:/\\@+,=()\[\]~#|-]+")
-"""Characters of all names that vendors are known to give: paths, ARNs, digests, ids in base64."""
+_WORD = r"[\w.:/\\@+,=()\[\]~#|-]++"
+_NAME = re.compile(rf"{_WORD}(?: {_WORD})*+")
+"""Characters of all names that vendors are known to give: paths, also with blanks, ARNs, digests, ids in base64."""
 _RUN = re.compile(r"[A-Za-z0-9]{20,}")
 _DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}")
 """Names hold digests of models: of fine-tuned ones at Azure, of a commit, of a file."""
