@@ -4,12 +4,13 @@ import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from contracts.errors import AuthenticationFailed, ErrorCode, StreamInterrupted
+from contracts.errors import AuthenticationFailed, DeadlineExceeded, ErrorCode, StreamInterrupted
 from contracts.providers import Timeouts
 from contracts.requests import ToolCall
 from contracts.rpc import CountTokens, EstimateCost
@@ -351,6 +352,19 @@ async def test_no_first_token_is_a_timeout(vendor: Vendor) -> None:
     assert failure.code == ErrorCode.PROVIDER_TIMEOUT
     assert "first_token_s" in failure.message
     await until(lambda: vendor.served.outcome == "hung_up")
+
+
+async def test_time_before_a_call_may_be_sent_is_not_the_vendors(vendor: Vendor) -> None:
+    """The deadline counts from the beginning all the same."""
+
+    async def may_send() -> None:
+        await asyncio.sleep(2.1)
+
+    timeouts = PATIENT.model_copy(update={"first_token_s": 2, "total_s": 2})
+    in_time = replace(vendor.call(target=vendor.target(timeouts=timeouts)), may_send=may_send)
+    assert (await vendor.adapter.complete(in_time)).message.content
+    with pytest.raises(DeadlineExceeded):
+        await vendor.adapter.complete(replace(in_time, time_left_s=2))
 
 
 async def test_a_stall_is_a_timeout(vendor: Vendor) -> None:

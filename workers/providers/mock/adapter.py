@@ -174,9 +174,10 @@ class Mock(Adapter):
 
     async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
         script = MockScript.of(call.request)
-        await call.may_send()
-        failure = script.fail if self._fails_now(call.request.id, script.fail) else None
         limits = TimeLimits(call.target.timeouts, time_left_s=call.time_left_s, provider=self.name)
+        await call.may_send()
+        limits.start()
+        failure = script.fail if self._fails_now(call.request.id, script.fail) else None
         pause_s = script.first_token_s
         said = Gathering()
         for number, chunk in enumerate(script.answer(call.request)):

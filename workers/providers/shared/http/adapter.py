@@ -83,6 +83,7 @@ class HttpAdapter(Adapter, Generic[C]):
         async with self._lease(target, model=call.model, prompt=prompt) as client:
             sent = self._request(call)
             await call.may_send()
+            limits.start()  # to be allowed to send may have taken long, and is not the vendor's time
             response = await limits.wait(self._send(client, call, sent))
             flow = self._egress.flow(response.url.host)
             async with aclosing(Httpx2Reply(response, flow)) as reply:

@@ -29,10 +29,14 @@ class TimeLimits:
         self._timeouts = timeouts
         self._provider = provider
         self._alive = False
+        self._deadline = self._loop.time() + time_left_s
+        self.start()
+
+    def start(self) -> None:
+        """Says that the call starts only now: the vendor's limits begin anew, the deadline stays."""
         now = self._loop.time()
-        self._first_token_by = now + timeouts.first_token_s
-        self._total_by = now + timeouts.total_s
-        self._deadline = now + time_left_s
+        self._first_token_by = now + self._timeouts.first_token_s
+        self._total_by = now + self._timeouts.total_s
 
     def sign_of_life(self) -> None:
         """Says that something came, be it a ping: from now on the idle limit holds."""
