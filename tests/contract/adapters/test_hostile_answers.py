@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from contracts.errors import FleetError
+from contracts.errors import FleetError, InvalidRequest
 from contracts.rpc import CountTokens
 from fleet.simulator.tcp import listening
 from tests.contract.adapters.vendor import LOCAL, Vendor
@@ -130,7 +130,7 @@ async def test_a_stream_without_an_end_is_refused(vendor: Vendor, monkeypatch: p
         b'data: {"a": "' + b" " * 1000 + b'"}\n\n' if vendor.name != "ollama" else b'{"a": "' + b" " * 1000 + b'"}\n'
     )
     async with answering(200, "text/event-stream", lambda: event * 1000) as hostile:
-        with pytest.raises(FleetError):
+        with pytest.raises(InvalidRequest, match="a reply of more than"):
             await vendor.complete(target=vendor.target(base_url=hostile.url))
         assert hostile.sent < 32 * PIECE
 

@@ -42,12 +42,12 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
     while not reader.done:
         try:
             data = await limits.wait(reply.read(), at_most_s=TRAILER_S if reader.finished else None)
-        except (ConnectionBroken, ProviderTimeout, DeadlineExceeded, TimeoutError) as exc:
+        except (ConnectionBroken, EventTooLarge, ProviderTimeout, DeadlineExceeded, TimeoutError) as exc:
             # Behind the end marker only usage is missing: a reply is whole without it.
             if not reader.finished:
                 if isinstance(exc, FleetError):
                     raise
-                raise StreamInterrupted(f"{provider}'s stream broke: {exc}", provider=provider) from exc
+                raise _broken_off(exc, provider=provider) from exc
             data = b""
         limits.sign_of_life()
         received.add(data)
@@ -57,7 +57,7 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
         except EventTooLarge as exc:
             if received.is_foreign:
                 raise received.to_error(provider) from exc
-            raise InvalidRequest(f"{provider} sent {exc}", provider=provider) from exc
+            raise _broken_off(exc, provider=provider) from exc
         reply.charge(time.perf_counter() - begun)
         if reader.stated is not None and reader.stated is not stated:
             stated = reader.stated
@@ -77,6 +77,12 @@ async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: st
         raise StreamInterrupted(f"{provider}'s stream ended without its end marker", provider=provider)
     await reply.drain()
     yield _returnable(reader, provider=provider)
+
+
+def _broken_off(exc: Exception, *, provider: str) -> FleetError:
+    if isinstance(exc, EventTooLarge):
+        return InvalidRequest(f"{provider} sent {exc}", provider=provider)
+    return StreamInterrupted(f"{provider}'s stream broke: {exc}", provider=provider)
 
 
 def _returnable(reader: Reader, *, provider: str) -> Finish:

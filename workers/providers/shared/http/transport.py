@@ -15,6 +15,7 @@ import httpx2
 from contracts.wire import reason
 from runtime.fair_queue import Flow
 from runtime.paced_stream import Pieces, ShortLines, work_of
+from workers.providers.shared.http.sse import EventTooLarge
 
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 """The most bytes of one reply, unpacked: many times the longest answer that fits into one message, token by token."""
@@ -42,7 +43,7 @@ class Reply(Protocol):
     async def read(self) -> bytes:
         """What arrived since the last call, at least one byte and no more than is soon read; empty at the end.
 
-        Raises ConnectionBroken.
+        Raises ConnectionBroken; EventTooLarge for more than MAX_REPLY_BYTES in all.
         """
         ...
 
@@ -113,7 +114,7 @@ class Httpx2Reply:
         await self._response.aclose()
 
     async def _some_arrived(self) -> bool:
-        """Waits for something to read; False at the end of the reply. Raises ConnectionBroken."""
+        """Waits for something to read; False at the end of the reply. Raises as `Reply.read` does."""
         while not self._parts:
             if not self._receiving.done():
                 self._arrived.clear()
@@ -136,7 +137,7 @@ class Httpx2Reply:
                 async for part in parts:
                     received += len(part)
                     if received > MAX_REPLY_BYTES:
-                        raise httpx2.ReadError(f"a reply of more than {MAX_REPLY_BYTES} bytes")
+                        raise EventTooLarge(f"a reply of more than {MAX_REPLY_BYTES} bytes")
                     self._parts.append(part)
                     self._backlog += len(part) + _PART_BYTES
                     self._arrived.set()
