@@ -33,7 +33,7 @@ BYTES_A_LINE = 12
 the shortest that hold a token 13."""
 SHORT_LINES = 500_000
 """So many shorter lines may come in a row. A byte a chunk is two: some proxies and relays send honest replies so. One
-without an end is broken off after some 20 s, of which it has the loop for 3."""
+without an end is broken off after some 9 s, of which it has the loop for 2."""
 SHORT_LINES_A_S = 200.0
 """So many more may come each second, so that no pings end a reply, however long it takes."""
 MAX_RESPONSE_BYTES = 512 * 1024**2
