@@ -243,7 +243,9 @@ async def test_an_event_of_an_image_is_read(mebibytes: int) -> None:
     said = {"candidates": [{"content": {"parts": [{"text": "a"}, image]}, "finishReason": "STOP"}]}
     if mebibytes == 8:
         said |= {"avgLogprobs": float("nan")}
-    chunk, finish = await items_of(f"{json_event(said)}\n\n".encode(), reader=google())
+    data = f"{json_event(said)}\n\n".encode()
+    pieces = (data[at : at + 1024**2] for at in range(0, len(data), 1024**2))
+    chunk, finish = await items_of(*pieces, reader=google())
     assert isinstance(chunk, Chunk)
     assert chunk.text == "a"
     assert isinstance(finish, Finish)
