@@ -31,7 +31,6 @@ EVERY_STREAM = {
     "LLM_REQUESTS",
     "LLM_REPLIES",
     "LLM_CANCELS",
-    "LLM_ATTEMPTS",
     "LLM_USAGE",
     "LLM_DEAD",
     "LLM_NOTICES",
