@@ -130,7 +130,9 @@ async def test_books_and_reports_what_was_used(stack: RunningStack, folder: Path
     await ask(stack.ready, "to be booked")
 
     def booked() -> bool:
-        return stack.admin.get("usage?group_by=provider")["totals"]["request_count"] >= 1
+        return (
+            stack.admin.get(f"usage?group_by=provider&tenant={stack.ready['tenant']}")["totals"]["request_count"] >= 1
+        )
 
     await asyncio.to_thread(wait_for, booked)
     options = ("--by", "tenant,agent", "--tenant", stack.ready["tenant"], "--state", str(folder / "state"))

@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,11 @@ class Fleet:
 
     def disk(self) -> int:
         """Bytes that NATS keeps in files."""
-        return sum(path.stat().st_size for path in (self.folder / "nats" / "jetstream").rglob("*") if path.is_file())
+        total = 0
+        for path in (self.folder / "nats" / "jetstream").rglob("*"):
+            with suppress(FileNotFoundError):  # the server replaces its files meanwhile
+                total += path.stat().st_size if path.is_file() else 0
+        return total
 
     async def tenant(self, **settings: Any) -> Tenant:
         """A new tenant with every vendor, without a limit unless `settings` has one."""
