@@ -23,7 +23,7 @@ SLOWLY = {"mock": {"text": "word " * 30, "between_s": 0.05}}
 
 
 @pytest.fixture
-async def stack() -> AsyncGenerator[AsyncExitStack]:
+async def stack(nats_url: str, vault: Vault) -> AsyncGenerator[AsyncExitStack]:
     """Closed before the servers stop."""
     async with AsyncExitStack() as stack:
         yield stack
