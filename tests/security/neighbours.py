@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from contracts.errors import InvalidRequest
 from contracts.events import Completed, Event, Started
 from runtime.tasks import end
 from tests.patience import PATIENCE_S
@@ -103,7 +104,7 @@ class Neighbours:
             ended = await _read(events, seen, "first_token", began)
             assert isinstance(ended[-1], Completed), ended[-1]
             began = monotonic()
-            assert [event.seq async for event in client.resume(ended[-1].request_id)]
+            await _resume(client, ended[-1].request_id)
             seen.waited.setdefault("resume", []).append(monotonic() - began)
             await self._cancel(client, seen)
             if last:
@@ -142,6 +143,21 @@ class Neighbours:
             if last:
                 return
             await asyncio.sleep(_PAUSE_S)
+
+
+async def _resume(client: Any, request_id: str) -> None:
+    """Reads what is stored of a request that has just ended. The server stores what it has passed on in its own time,
+    so it is asked again while it has nothing yet."""
+    give_up = monotonic() + PATIENCE_S
+    while True:
+        try:
+            assert [event.seq async for event in client.resume(request_id)]
+        except InvalidRequest:
+            if monotonic() > give_up:
+                raise
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return
 
 
 async def _read(stream: Any, seen: Seen, kind: str, began: float) -> Sequence[Event]:

@@ -70,7 +70,8 @@ class EventStream:
         self.sent: list[bytes] = []
         """This attempt's events so far, but for deltas that had no room; before its first one those of the attempt
         before, so that they are not forgotten with a server that is restarted meanwhile."""
-        self._sent_is_over = False
+        self.is_between_attempts = False
+        """Whether the last attempt has ended and the next one has said nothing yet."""
         self.share: Share | None = None
         """None: everything is stored. Once a delta had no room, no later one of the attempt is stored, so that what is
         stored has no gap before the end."""
@@ -156,7 +157,7 @@ class EventStream:
         self.seq = 0
         self._prefix = b""
         self._is_cut = False
-        self._sent_is_over = True
+        self.is_between_attempts = True
 
     def skip_attempts(self, deliveries: int) -> None:
         """So many deliveries before this one may have used numbers that nobody knows any more. Most of many were put
@@ -196,9 +197,9 @@ class EventStream:
         except TooLarge:
             self.seq -= 1
             raise
-        if self._sent_is_over:
+        if self.is_between_attempts:
             self.sent.clear()
-            self._sent_is_over = False
+            self.is_between_attempts = False
         if has_room:
             self.sent.append(event)
 

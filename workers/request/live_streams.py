@@ -66,7 +66,8 @@ class LiveStreams:
             self._running.remove(stream)
             if replies is not None:
                 replies.shares.end(stream.subject, has_ended=stream.ended)
-            if stream.sent:
+            # Left between two attempts, it is another worker's: what that one says since must not be said over.
+            if stream.sent and not stream.is_between_attempts:
                 self._keep((stream, sum(map(len, stream.sent))))
 
     def _keep(self, ended: tuple[EventStream, int]) -> None:

@@ -102,3 +102,21 @@ async def test_agents_that_come_back_hear_it_though_nobody_keeps_it() -> None:
         await end(repeating)
 
     assert len(set(wire.sent)) == 1
+
+
+async def test_what_was_left_between_two_attempts_is_said_again_while_it_waits_and_not_afterwards() -> None:
+    """Another worker goes on with it: said later, it would stand in the place of what that one has said since."""
+    wire, live = Wire(), LiveStreams(reconnects=lambda: 0, until_kept=until_kept)
+    events = stream(wire)
+    async with live.track(events):
+        await events.delta(Chunk(text="a"))
+        await events.retrying(Overloaded("full").to_wire(), delay_s=1, provider="mock", model="m")
+        said = list(wire.sent)
+        wire.sent.clear()
+        await live.republish_all()
+        assert wire.sent == said
+    wire.sent.clear()
+
+    await live.republish_all()
+
+    assert wire.sent == []
