@@ -127,7 +127,7 @@ async def _begun(client: Nats) -> list[Begun]:
     found: list[Begun] = []
     async for message in _stored(client, ATTEMPTS):
         told = json.loads(base64.b64decode(message.get("data", "")) or b"{}")
-        if told.get("id"):
+        if told.get("type") == "begun":
             values = {field.name: told[field.name] for field in fields(Begun) if field.name != "started_at"}
             found.append(Begun(**values, started_at=datetime.fromisoformat(told["started_at"])))
     return found
