@@ -49,8 +49,8 @@ async def unpacked(parts: AsyncIterable[bytes], bits: int, flow: Flow | None) ->
     async for part in parts:
         for at in range(0, len(part), _PACKED_BYTES):
             for piece in unpacking.feed(part[at : at + _PACKED_BYTES]):
-                if flow:
-                    await flow.spend(work_of(lines=_MEMBER_LINES, size=len(piece)))
+                if flow and flow.owes(work_of(lines=_MEMBER_LINES, size=len(piece))):
+                    await flow.settle()
                 if piece:
                     yield piece
             if unpacking.ended:

@@ -62,33 +62,40 @@ class Egress:
         base_url: str = "",
         headers: Mapping[str, str] | None = None,
         timeout: httpx2.Timeout | float | None = None,
+        tenant: str = "",
     ) -> httpx2.AsyncClient:
         """Its requests raise ForbiddenAddress besides what httpx2 raises, or an error of an SDK that it is a cause of.
 
-        `timeout` None: the caller bounds the whole call.
+        `timeout` None: the caller bounds the whole call. `tenant`: who has chosen the address, and shares the event
+        loop with others.
         """
         return httpx2.AsyncClient(
             base_url=base_url,
             headers={"Accept-Encoding": ACCEPTED, **(headers or {})},
             timeout=timeout,
-            transport=_Transport(self.tls, self._network),
+            transport=_Transport(self.tls, self._network.of(tenant)),
             follow_redirects=False,
             trust_env=False,
         )
 
-    def flow(self, host: str) -> Flow:
-        """A share of the event loop for what is done with a reply of `host`, beyond reading it."""
-        return Flow(self._turns, host)
+    def flow(self, tenant: str) -> Flow:
+        """A share of the event loop for what is done with a reply for `tenant`, beyond reading it."""
+        return Flow(self._turns, tenant)
 
 
 class GuardedNetwork(httpcore2.AsyncNetworkBackend):
     """Connects to allowed addresses only, and reads at a pace that leaves the event loop to others."""
 
-    def __init__(self, allowed: Sequence[Network], *, resolve: Resolve, turns: FairQueue) -> None:
+    def __init__(self, allowed: Sequence[Network], *, resolve: Resolve, turns: FairQueue, tenant: str = "") -> None:
         self._allowed = allowed
         self._resolve = resolve
         self._turns = turns
+        self._tenant = tenant
         self._network: httpcore2.AsyncNetworkBackend = httpcore2.AnyIOBackend()  # pyright: ignore[reportAttributeAccessIssue] - it declares a stand-in, too
+
+    def of(self, tenant: str) -> "GuardedNetwork":
+        """The same for connections of a tenant."""
+        return GuardedNetwork(self._allowed, resolve=self._resolve, turns=self._turns, tenant=tenant)
 
     async def connect_tcp(
         self,
@@ -116,7 +123,7 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectTimeout(f"no connection within {timeout} s") from None
         except (OSError, httpcore2.ConnectError) as exc:
             raise httpcore2.ConnectError(_reason(exc)) from None
-        return PacedStream(made, Flow(self._turns, host))
+        return PacedStream(made, Flow(self._turns, self._tenant))
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

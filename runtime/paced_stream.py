@@ -86,10 +86,12 @@ class ShortLines:
 
     def are_too_many(self, *, lines: int, size: int) -> bool:
         """Whether they are, with those `lines` in `size` bytes."""
+        self._left = min(SHORT_LINES, self._left + size / BYTES_A_LINE) - lines
+        if self._left >= 0:
+            return False
         counted_at = now()
-        more = size / BYTES_A_LINE + (counted_at - self._counted_at) * SHORT_LINES_A_S
+        self._left = min(SHORT_LINES, self._left + (counted_at - self._counted_at) * SHORT_LINES_A_S)
         self._counted_at = counted_at
-        self._left = min(SHORT_LINES, self._left + more) - lines
         return self._left < 0
 
 
@@ -114,7 +116,8 @@ class PacedStream(httpcore2.AsyncNetworkStream):
             return b""
         piece, lines = self._received.take(max_bytes)
         self._check(lines, len(piece))
-        await self.flow.spend(work_of(lines=lines, size=len(piece)))
+        if self.flow.owes(work_of(lines=lines, size=len(piece))):
+            await self.flow.settle()
         return piece
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:

@@ -71,7 +71,7 @@ class Rpc:
     async def _target(self, configured: PublishedProvider, number: int = 0) -> Target:
         endpoint = configured.config.all_endpoints()[number]
         held = await self._keys.of(configured, endpoint.key)
-        return Target(endpoint, configured.config.timeouts, held.secret if held else None)
+        return Target(endpoint, configured.config.timeouts, held.secret if held else None, tenant=configured.tenant)
 
     async def _health(self, adapter: Provider, configured: PublishedProvider) -> Health:
         checked: list[EndpointHealth] = []

@@ -27,6 +27,8 @@ class Target:
     timeouts: Timeouts
     key: SecretStr | None
     """None for providers that need no key."""
+    tenant: str = ""
+    """Who has chosen where: replies of one tenant share the event loop with those of others."""
 
 
 class NotToBeSent(Exception):

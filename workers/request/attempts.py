@@ -148,7 +148,9 @@ class AttemptRunner:
         question = Call(
             request=job.request if most is None else job.request.model_copy(update={"max_tokens": most}),
             model=call.candidate.model,
-            target=Target(permit.endpoint, timeouts, permit.key.secret if permit.key else None),
+            target=Target(
+                permit.endpoint, timeouts, permit.key.secret if permit.key else None, tenant=job.address.tenant
+            ),
             time_left_s=job.time_left_s(call.started_at),
             may_send=may_send,
         )

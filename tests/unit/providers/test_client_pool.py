@@ -1,4 +1,4 @@
-"""One client for each endpoint and key."""
+"""One client for each endpoint, key and tenant."""
 
 import asyncio
 
@@ -14,26 +14,27 @@ class Client:
 
 
 def pool(*, unused_s: float = 60.0) -> ClientPool[Client]:
-    def make(base_url: str, key: str) -> Client:
+    def make(base_url: str, key: str, tenant: str) -> Client:
         return Client()
 
     return ClientPool(make, unused_s=unused_s)
 
 
-async def test_a_client_is_made_once_for_each_endpoint_and_key() -> None:
+async def test_a_client_is_made_once_for_each_endpoint_key_and_tenant() -> None:
     clients = pool()
-    async with clients.client("u", "k") as a, clients.client("u", "k") as b, clients.client("u", "other") as c:
+    async with clients.client("u", "k", "t") as a, clients.client("u", "k", "t") as b:
         assert a is b
-        assert a is not c
-    async with clients.client("u", "k") as again:
+        async with clients.client("u", "other", "t") as c, clients.client("u", "k", "other") as d:
+            assert len({id(client) for client in (a, c, d)}) == 3
+    async with clients.client("u", "k", "t") as again:
         assert a is again
     await clients.aclose()
 
 
 async def test_a_client_that_nobody_needs_any_more_is_closed_without_being_asked() -> None:
     clients = pool(unused_s=0)
-    async with clients.client("u", "new") as new:
-        async with clients.client("u", "old") as old:
+    async with clients.client("u", "new", "t") as new:
+        async with clients.client("u", "old", "t") as old:
             pass
         await asyncio.wait_for(old.closed.wait(), 5)
         assert not new.closed.is_set()
@@ -43,10 +44,10 @@ async def test_a_client_that_nobody_needs_any_more_is_closed_without_being_asked
 
 async def test_a_client_in_use_stays_open_until_its_last_user_leaves() -> None:
     clients = pool(unused_s=0)
-    async with clients.client("u", "k") as client:
-        async with clients.client("u", "k"):
+    async with clients.client("u", "k", "t") as client:
+        async with clients.client("u", "k", "t"):
             pass
-        async with clients.client("u", "other") as other:
+        async with clients.client("u", "other", "t") as other:
             pass
         await asyncio.wait_for(other.closed.wait(), 5)
         assert not client.closed.is_set()
@@ -56,9 +57,9 @@ async def test_a_client_in_use_stays_open_until_its_last_user_leaves() -> None:
 
 async def test_all_are_closed_in_the_end() -> None:
     clients = pool()
-    async with clients.client("u", "unused") as unused:
+    async with clients.client("u", "unused", "t") as unused:
         pass
-    async with clients.client("u", "used") as used:
+    async with clients.client("u", "used", "t") as used:
         await clients.aclose()
     assert unused.closed.is_set()
     assert used.closed.is_set()

@@ -24,7 +24,7 @@ async def read(body: bytes, *, size: int) -> bytes:
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     response = httpx2.Response(200, stream=Body(pieces))
     response.request = httpx2.Request("POST", "https://vendor.example")
-    reply = Httpx2Reply(response, Flow(FairQueue(), "vendor.example"))
+    reply = Httpx2Reply(response, Flow(FairQueue(), "tenant"))
     try:
         return b"".join([part async for part in parts_of(reply)])
     finally:

@@ -23,7 +23,7 @@ async def pieces_of(body: bytes, encoding: str, size: int) -> list[bytes]:
 
     bits = window_bits(encoding)
     assert bits is not None
-    return [piece async for piece in unpacked(parts(), bits, Flow(FairQueue(), "vendor.example"))]
+    return [piece async for piece in unpacked(parts(), bits, Flow(FairQueue(), "tenant"))]
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])

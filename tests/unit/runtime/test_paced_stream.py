@@ -25,7 +25,7 @@ class Connection(httpcore2.AsyncNetworkStream):
 
 
 def connection(*received: bytes) -> PacedStream:
-    return PacedStream(Connection(*received), Flow(FairQueue(), "vendor.example"))
+    return PacedStream(Connection(*received), Flow(FairQueue(), "tenant"))
 
 
 async def read_all(stream: PacedStream) -> list[bytes]:

@@ -89,7 +89,7 @@ class Anthropic(HttpAdapter[AsyncAnthropic]):
             for model in found
         )
 
-    def _client(self, base_url: str, key: str) -> AsyncAnthropic:
+    def _client(self, base_url: str, key: str, tenant: str) -> AsyncAnthropic:
         """A client that takes nothing from the environment.
 
         The SDK looks there for keys, an address and headers that it is not given, and would use them for the calls of
@@ -101,7 +101,7 @@ class Anthropic(HttpAdapter[AsyncAnthropic]):
             base_url=base_url,
             max_retries=0,
             open_telemetry=False,
-            http_client=self._egress.client(),
+            http_client=self._egress.client(tenant=tenant),
         )
         # The SDK (anthropic 2.12.0) adds the headers of ANTHROPIC_CUSTOM_HEADERS to `default_headers`, also in `copy`,
         # and no argument keeps it from that.

@@ -73,8 +73,8 @@ class _Count(msgspec.Struct, rename="camel"):
 class _Client:
     """The SDK's client of one base URL and key."""
 
-    def __init__(self, base_url: str, key: str, *, egress: Egress, unused: httpx2.Client) -> None:
-        self._http = egress.client()
+    def __init__(self, base_url: str, key: str, tenant: str, *, egress: Egress, unused: httpx2.Client) -> None:
+        self._http = egress.client(tenant=tenant)
         self._key = key
         self._api = BaseApiClient(
             vertexai=False,
@@ -166,8 +166,8 @@ class Google(HttpAdapter[_Client]):
         await super().aclose()
         self._unused.close()
 
-    def _client(self, base_url: str, key: str) -> _Client:
-        return _Client(base_url, key, egress=self._egress, unused=self._unused)
+    def _client(self, base_url: str, key: str, tenant: str) -> _Client:
+        return _Client(base_url, key, tenant, egress=self._egress, unused=self._unused)
 
     def _base_url(self, target: Target, *, model: str) -> str:
         return versioned_url(target, model=model)

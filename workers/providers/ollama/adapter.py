@@ -49,8 +49,12 @@ class _Shown(msgspec.Struct):
 class _Client:
     """The connections to one server."""
 
-    def __init__(self, base_url: str, key: str, *, egress: Egress) -> None:
-        self._http = egress.client(base_url=base_url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    def __init__(self, base_url: str, key: str, tenant: str, *, egress: Egress) -> None:
+        self._http = egress.client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            tenant=tenant,
+        )
 
     async def send(
         self, method: str, path: str, timeouts: Timeouts, *, body: bytes | None = None, request_id: str | None = None
@@ -120,8 +124,8 @@ class Ollama(HttpAdapter[_Client]):
                 return tuple(ModelInfo(id=name) for name in names)
             return tuple(await limits.wait(asyncio.gather(*map(shown, names))))
 
-    def _client(self, base_url: str, key: str) -> _Client:
-        return _Client(base_url, key, egress=self._egress)
+    def _client(self, base_url: str, key: str, tenant: str) -> _Client:
+        return _Client(base_url, key, tenant, egress=self._egress)
 
     def _base_url(self, target: Target, *, model: str) -> str:
         """The server's address. One with the API's path behind it (`/api`) means the same server."""

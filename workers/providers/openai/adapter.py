@@ -87,7 +87,7 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
             for model in found.data or ()
         )
 
-    def _client(self, base_url: str, key: str) -> AsyncOpenAI:
+    def _client(self, base_url: str, key: str, tenant: str) -> AsyncOpenAI:
         """A client that takes nothing from the environment.
 
         The SDK looks there for an admin key, an organization and a project that it is not given, and would send the
@@ -98,7 +98,7 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
             admin_api_key="",
             base_url=base_url,
             max_retries=0,
-            http_client=self._egress.client(),
+            http_client=self._egress.client(tenant=tenant),
             _enforce_credentials=False,
         )
         client.organization = None

@@ -60,7 +60,7 @@ class AdapterCrashed(Exception):
 
 
 class HttpAdapter(Adapter, Generic[C]):
-    """An adapter whose vendor is reached with clients of the class `C`, one for each base URL and key.
+    """An adapter whose vendor is reached with clients of the class `C`, one for each base URL, key and tenant.
 
     A vendor's adapter adds its addresses, the request and how it is sent, the reader of the reply, and its errors.
     """
@@ -85,8 +85,7 @@ class HttpAdapter(Adapter, Generic[C]):
             await call.may_send()
             limits.start()  # to be allowed to send may have taken long, and is not the vendor's time
             response = await limits.wait(self._send(client, call, sent))
-            flow = self._egress.flow(response.url.host)
-            async with aclosing(Httpx2Reply(response, flow)) as reply:
+            async with aclosing(Httpx2Reply(response, self._egress.flow(target.tenant))) as reply:
                 reader = self._reader(call, sent, headers=reply.headers, classify=classify)
                 names = VendorNames(self._secrets(target), asked=call.model)
                 async with aclosing(read(reply, reader, limits=limits, provider=self.name)) as items:
@@ -107,7 +106,7 @@ class HttpAdapter(Adapter, Generic[C]):
         await self._clients.aclose()
 
     @abstractmethod
-    def _client(self, base_url: str, key: str) -> C:
+    def _client(self, base_url: str, key: str, tenant: str) -> C:
         """A client that takes nothing from the environment, and never tries again by itself."""
 
     @abstractmethod
@@ -151,7 +150,7 @@ class HttpAdapter(Adapter, Generic[C]):
         host = urlsplit(base_url).netloc
         try:
             try:
-                async with self._clients.client(base_url, key) as client:
+                async with self._clients.client(base_url, key, target.tenant) as client:
                     yield client
             except self.raised as exc:
                 raise self.errors.from_sdk(

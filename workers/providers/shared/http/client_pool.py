@@ -1,4 +1,4 @@
-"""One client for each endpoint and key: made when it is first needed, closed when nobody needed it for a while."""
+"""One client for each endpoint, key and tenant: made when it is first needed, closed when it was not for a while."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -28,23 +28,23 @@ class _Slot(Generic[C]):
 
 
 class ClientPool(Generic[C]):
-    """Clients by base URL and key. A key that was rotated leaves its client unused, so that it goes soon after the last
-    stream."""
+    """Clients by base URL, key and tenant. A key that was rotated leaves its client unused, so that it goes soon after
+    the last stream."""
 
-    def __init__(self, make: Callable[[str, str], C], *, unused_s: float = UNUSED_S) -> None:
+    def __init__(self, make: Callable[[str, str, str], C], *, unused_s: float = UNUSED_S) -> None:
         self._make = make
-        """Makes a client from a base URL and a key."""
+        """Makes a client from a base URL, a key and a tenant."""
         self._unused_s = unused_s
-        self._slots: dict[tuple[str, str], _Slot[C]] = {}
+        self._slots: dict[tuple[str, str, str], _Slot[C]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def client(self, base_url: str, key: str) -> AsyncGenerator[C]:
+    async def client(self, base_url: str, key: str, tenant: str) -> AsyncGenerator[C]:
         """Raises NoProvider when the client was kept from an address that is not allowed: to try again is no use."""
-        where = (base_url, key)
+        where = (base_url, key, tenant)
         slot = self._slots.get(where)
         if slot is None:
-            slot = self._slots[where] = _Slot(self._make(base_url, key))
+            slot = self._slots[where] = _Slot(self._make(*where))
         slot.users += 1
         if slot.closes is not None:
             slot.closes.cancel()
@@ -67,7 +67,7 @@ class ClientPool(Generic[C]):
             self._close(where)
         await asyncio.gather(*self._closing)
 
-    def _close(self, where: tuple[str, str]) -> None:
+    def _close(self, where: tuple[str, str, str]) -> None:
         if (slot := self._slots.pop(where, None)) is None:
             return
         if slot.closes is not None:

@@ -97,7 +97,8 @@ class Httpx2Reply:
         piece, lines = self._taken_out.take(_TURN_BYTES)
         if self._short_lines.are_too_many(lines=lines, size=len(piece)):
             raise ConnectionBroken("it has more short lines than any reply has")
-        await self._flow.spend(max(work_of(lines=lines, size=len(piece)), self._worked_s))
+        if self._flow.owes(max(work_of(lines=lines, size=len(piece)), self._worked_s)):
+            await self._flow.settle()
         return piece
 
     def charge(self, work_s: float) -> None:
