@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 
 TOO_LONG = "the answer is larger than one message may be; bound it with max_tokens"
 
+_ROUNDS_TO_SEND = 2
+"""Rounds of the event loop until the journal's entry is on its way: its task writes it, and nats-py's sends it. What
+the adapter does before it may ask the vendor, it does while the server stores the entry."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
@@ -157,6 +161,8 @@ class AttemptRunner:
         try:
             try:
                 async with job.interruption.scope():
+                    for _ in range(_ROUNDS_TO_SEND):
+                        await asyncio.sleep(0)
                     finish = await self._stream(job, call, question, permit)
             finally:
                 call.duration_s = self._clock.monotonic() - call.started

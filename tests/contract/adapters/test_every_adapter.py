@@ -21,7 +21,7 @@ from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
 from tests.kit import hang_up
 from tests.patience import until
 from tests.ports import free_port
-from workers.providers.base import Chunk, Finish, NotReached, Stated
+from workers.providers.base import Chunk, Finish, NotReached, NotToBeSent, Stated
 
 UNICODE = "Olá, čeština, 你好, 👩‍👩‍👧, ∑ and e\u0301\u2028\u0085 done"
 CALLS = (
@@ -365,6 +365,33 @@ async def test_time_before_a_call_may_be_sent_is_not_the_vendors(vendor: Vendor)
     assert (await vendor.adapter.complete(in_time)).message.content
     with pytest.raises(DeadlineExceeded):
         await vendor.adapter.complete(replace(in_time, time_left_s=2))
+
+
+async def test_what_may_not_be_sent_is_not_sent(vendor: Vendor) -> None:
+    """Leave is asked for below the vendor's SDK, which would make a connection error of the refusal."""
+    cause = DeadlineExceeded("too late")
+
+    async def may_send() -> None:
+        raise NotToBeSent from cause
+
+    with pytest.raises(NotToBeSent) as refused:
+        await vendor.adapter.complete(replace(vendor.call(), may_send=may_send))
+    assert refused.value.__cause__ is cause
+    assert not vendor.simulator.ledger.entries
+
+
+async def test_leave_to_send_is_asked_for_once_and_for_the_call_alone(vendor: Vendor) -> None:
+    asked: list[int] = []
+
+    async def may_send() -> None:
+        asked.append(len(vendor.simulator.ledger.entries))
+
+    for number in range(2):
+        await vendor.adapter.complete(replace(vendor.call(), may_send=may_send))
+        assert asked.pop() == number
+        assert not asked
+        await vendor.adapter.get_supported_models(vendor.target())
+        assert not asked
 
 
 async def test_a_stall_is_a_timeout(vendor: Vendor) -> None:

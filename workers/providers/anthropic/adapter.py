@@ -101,7 +101,7 @@ class Anthropic(HttpAdapter[AsyncAnthropic]):
             base_url=base_url,
             max_retries=0,
             open_telemetry=False,
-            http_client=self._egress.client(tenant=tenant),
+            http_client=self._egress.client(tenant=tenant, asks_first=True),
         )
         # The SDK (anthropic 2.12.0) adds the headers of ANTHROPIC_CUSTOM_HEADERS to `default_headers`, also in `copy`,
         # and no argument keeps it from that.

@@ -74,7 +74,7 @@ class _Client:
     """The SDK's client of one base URL and key."""
 
     def __init__(self, base_url: str, key: str, tenant: str, *, egress: Egress, unused: httpx2.Client) -> None:
-        self._http = egress.client(tenant=tenant)
+        self._http = egress.client(tenant=tenant, asks_first=True)
         self._key = key
         self._api = BaseApiClient(
             vertexai=False,

@@ -54,6 +54,7 @@ class _Client:
             base_url=base_url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             tenant=tenant,
+            asks_first=True,
         )
 
     async def send(

@@ -98,7 +98,7 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
             admin_api_key="",
             base_url=base_url,
             max_retries=0,
-            http_client=self._egress.client(tenant=tenant),
+            http_client=self._egress.client(tenant=tenant, asks_first=True),
             _enforce_credentials=False,
         )
         client.organization = None

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from contracts.errors import FleetError, ProviderUnavailable
 from contracts.rpc import ModelInfo
 from contracts.wire import reason
-from runtime.egress import Egress
+from runtime.egress import Egress, before_sending
 from workers.providers.base import Call, Chunk, NotReached, NotToBeSent, StreamItem, Target
 from workers.providers.shared.adapter import Adapter
 from workers.providers.shared.errors.redaction import DISGUISED, Secrets
@@ -82,9 +82,7 @@ class HttpAdapter(Adapter, Generic[C]):
         )
         async with self._lease(target, model=call.model, prompt=prompt) as client:
             sent = self._request(call)
-            await call.may_send()
-            limits.start()  # to be allowed to send may have taken long, and is not the vendor's time
-            response = await limits.wait(self._send(client, call, sent))
+            response = await self._when_it_may_be_sent(client, call, sent, limits)
             async with aclosing(Httpx2Reply(response, self._egress.flow(target.tenant))) as reply:
                 reader = self._reader(call, sent, headers=reply.headers, classify=classify)
                 names = VendorNames(self._secrets(target), asked=call.model)
@@ -104,6 +102,33 @@ class HttpAdapter(Adapter, Generic[C]):
 
     async def aclose(self) -> None:
         await self._clients.aclose()
+
+    async def _when_it_may_be_sent(
+        self, client: C, call: Call, sent: VendorRequest, limits: TimeLimits
+    ) -> httpx2.Response:
+        """What `_send` returns. Leave to send is asked for at the last moment, so that whoever gives it has the time
+        that an SDK takes over a request. Raises what it raises, also where an SDK makes a connection error of it."""
+        refused: Exception | None = None
+
+        async def ask() -> None:
+            nonlocal refused
+            try:
+                await call.may_send()
+            except Exception as exc:
+                refused = exc
+                raise
+            limits.start()
+
+        limits.hold()
+        token = before_sending.set(ask)
+        try:
+            return await limits.wait(self._send(client, call, sent))
+        except Exception:
+            if refused is not None:
+                raise refused from refused.__cause__
+            raise
+        finally:
+            before_sending.reset(token)
 
     @abstractmethod
     def _client(self, base_url: str, key: str, tenant: str) -> C:

@@ -30,13 +30,21 @@ class TimeLimits:
         self._provider = provider
         self._alive = False
         self._deadline = self._loop.time() + time_left_s
+        self._waits: asyncio.Timeout | None = None
         self.start()
 
+    def hold(self) -> None:
+        """Says that the call has not started: only the deadline counts, until `start`."""
+        self._first_token_by = self._total_by = math.inf
+
     def start(self) -> None:
-        """Says that the call starts only now: the vendor's limits begin anew, the deadline stays."""
+        """Says that the call starts only now, also for what is being waited for: the vendor's limits begin anew, the
+        deadline stays."""
         now = self._loop.time()
         self._first_token_by = now + self._timeouts.first_token_s
         self._total_by = now + self._timeouts.total_s
+        if self._waits is not None:
+            self._waits.reschedule(min(self._first_token_by, self._total_by, self._deadline))
 
     def sign_of_life(self) -> None:
         """Says that something came, be it a ping: from now on the idle limit holds."""
@@ -45,16 +53,17 @@ class TimeLimits:
     async def wait(self, what: Awaitable[T], *, at_most_s: float | None = None) -> T:
         """What `what` returns. Raises ProviderTimeout, DeadlineExceeded, or TimeoutError after `at_most_s`."""
         now = self._loop.time()
-        limit_by = now + self._timeouts.idle_s if self._alive else self._first_token_by
-        until = min(limit_by, self._total_by, self._deadline)
+        idle_by = now + self._timeouts.idle_s if self._alive else math.inf
+        until = min(idle_by if self._alive else self._first_token_by, self._total_by, self._deadline)
         if at_most_s is not None:
             until = min(until, now + at_most_s)
-        timeout = asyncio.timeout_at(until)
+        timeout = self._waits = asyncio.timeout_at(until)
         try:
             async with timeout:
                 return await what
         except TimeoutError as exc:
-            if not timeout.expired() or until not in (limit_by, self._total_by, self._deadline):
+            until = timeout.when()
+            if not timeout.expired() or until not in (idle_by, self._first_token_by, self._total_by, self._deadline):
                 raise
             if until == self._deadline:
                 text = f"the deadline passed while {self._provider} was answering"
@@ -66,6 +75,8 @@ class TimeLimits:
             else:
                 failure = f"sent nothing within {self._timeouts.first_token_s:g} s (first_token_s)"
             raise ProviderTimeout(f"{self._provider} {failure}", provider=self._provider) from exc
+        finally:
+            self._waits = None
 
 
 def connect_timeout(timeouts: Timeouts) -> httpx2.Timeout:
