@@ -1,14 +1,16 @@
 """Publishing what must not be lost: acknowledged by JetStream, repeated with the same message id until it is."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from random import random
 
 import nats.errors
 import nats.js.errors
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from contracts import jetstream_codes
 from contracts.control import EXPECTED_SUBJECT_SEQUENCE, MSG_ID
+from runtime.backoff import exponential_s
 from runtime.broker import Broker
 
 log = logging.getLogger(__name__)
@@ -70,14 +72,8 @@ class Publisher:
             headers[EXPECTED_SUBJECT_SEQUENCE] = str(expected_last)
         if wire_size(payload, headers) > self._broker.client.max_payload:
             raise TooLarge(subject)
-        jetstream = self._broker.client.jetstream()
         try:
-            async for attempt in _until_confirmed(subject):
-                with attempt:
-                    if check is not None:
-                        check()
-                    stored = await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)
-                    return stored.seq
+            return await self._until_stored(subject, payload, headers, check)
         except nats.js.errors.APIError as exc:
             if exc.err_code in jetstream_codes.LOST_COMPARE_AND_SET:
                 raise Outrun(subject) from exc
@@ -88,27 +84,31 @@ class Publisher:
             raise NotStored(f"{subject}: {exc.description}") from exc
         except _PASSING as exc:
             raise NotStored(f"{subject}: not confirmed after {_TRIES} tries") from exc
-        raise AssertionError("the last try returns or raises")
+
+    async def _until_stored(
+        self, subject: str, payload: bytes, headers: dict[str, str], check: Callable[[], None] | None
+    ) -> int:
+        """A loop of its own, where tenacity would do: what it prepares for the first try takes as long as the try."""
+        jetstream = self._broker.client.jetstream()
+        tries = 0
+        while True:
+            if check is not None:
+                check()
+            try:
+                return (await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)).seq
+            except _PASSING as exc:
+                tries += 1
+                if tries >= _most_tries(exc):
+                    raise
+                log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(exc).__name__})
+            pause_s = exponential_s(_BACKOFF_FIRST_S, failures=tries, longest_s=_BACKOFF_MAX_S, jitter=random())
+            await asyncio.sleep(pause_s)
 
 
-def _until_confirmed(subject: str) -> AsyncRetrying:
-    def note(state: RetryCallState) -> None:
-        failure = state.outcome.exception() if state.outcome else None
-        log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(failure).__name__})
-
-    def is_enough(state: RetryCallState) -> bool:
-        """Asking again makes no room in a full stream. But a server that is being stopped answers the same (2.15)."""
-        failure = state.outcome.exception() if state.outcome else None
-        is_full = isinstance(failure, nats.js.errors.APIError) and failure.err_code == jetstream_codes.STORE_FAILED
-        return state.attempt_number >= (_TRIES_IF_FULL if is_full else _TRIES)
-
-    return AsyncRetrying(
-        retry=retry_if_exception_type(_PASSING),
-        wait=wait_random_exponential(multiplier=_BACKOFF_FIRST_S, max=_BACKOFF_MAX_S),
-        stop=is_enough,
-        before_sleep=note,
-        reraise=True,
-    )
+def _most_tries(failure: Exception) -> int:
+    """Asking again makes no room in a full stream. But a server that is being stopped answers the same (2.15)."""
+    is_full = isinstance(failure, nats.js.errors.APIError) and failure.err_code == jetstream_codes.STORE_FAILED
+    return _TRIES_IF_FULL if is_full else _TRIES
 
 
 def wire_size(payload: bytes, headers: Mapping[str, str]) -> int:
