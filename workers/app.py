@@ -171,6 +171,7 @@ async def run(
                 "questions closed": _stop_when_closed(asked, stop),
             }
             running += [group.create_task(work, name=title) for title, work in background.items()]
+            role.is_set_up()
             if ready is not None:
                 ready.set()
             async with asyncio.TaskGroup() as intakes:
