@@ -120,7 +120,10 @@ async def main(seconds: float, only: str, *, markdown: bool) -> None:
     chosen = [attack for attack in attacks() if only in attack.name]
     async with _fleet(tenants=len(chosen) + 1) as fleet:
         neighbours = Neighbours(fleet, await fleet.tenant())
-        rows = [await _measure(fleet, neighbours, attack, seconds) for attack in chosen]
+        rows = list[Row]()
+        for attack in chosen:
+            rows.append(await _measure(fleet, neighbours, attack, seconds))
+            print(" | ".join(_cells(rows[-1])), file=sys.stderr, flush=True)
     if markdown:
         print(_markdown(rows))
     else:
