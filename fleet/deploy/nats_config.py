@@ -5,9 +5,10 @@ replies, and nothing else. Permissions alone would not keep tenants apart: the s
 publishes to, not the one where it wants the answer, and within one account that can be anybody's. Between accounts the
 server puts a subject of its own in the answer's place.
 
-A running server takes a new configuration at SIGHUP, without a client noticing. It has to be told `RELOADS` times:
-nats-server 2.15 gives an account that is new to it no client of its own for its imports of services, and makes good for
-it the next time (server.go, configureAccounts). Until then whoever is in that account is told that nobody responds.
+A running server takes a new configuration at SIGHUP. Clients stay connected; but it forgets who may answer what was
+asked before (`allow_responses`), and drops those answers. It has to be told `RELOADS` times: nats-server 2.15 gives an
+account that is new to it no client of its own for its imports of services, and makes good for it the next time
+(server.go, configureAccounts). Until then whoever is in that account is told that nobody responds.
 """
 
 import hashlib

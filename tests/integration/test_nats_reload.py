@@ -14,11 +14,18 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from pydantic import SecretStr, TypeAdapter
 
-from contracts import streams
+from admin_api.operations.worker_rpc import WorkerRpc
+from contracts import streams, subjects
+from contracts.rpc import Models
+from contracts.subjects import RpcMethod
 from fleet.deploy import nats_config, nats_users
 from fleet.local.process import Command, Process, StartFailed
 from fleet.local.servers import NatsServer
+from runtime import broker
+from runtime.settings import BrokerSettings
+from tests.patience import PATIENCE_S
 from tests.ports import free_port
 
 PASSWORD = "a-password"
@@ -107,6 +114,36 @@ async def test_a_tenant_that_is_added_is_served_while_the_others_go_on(tmp_path:
             assert done > 0
             assert failed == []
             assert len(moments) < done / 10
+    finally:
+        await server.kill()
+
+
+async def test_the_admin_api_is_answered_although_the_server_forgot_who_may_answer(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path / "nats", port=free_port(), accounts=accounts("acme"))
+    await server.start()
+    admin = nats_users.admin()
+    settings = BrokerSettings(nats_url=server.url, nats_user=admin.name, nats_password=SecretStr(PASSWORD))
+    asked = 0
+
+    async def answer(msg: Msg) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await server.reload(accounts("acme", "added"))
+        await worker.publish(msg.reply, b'{"models": []}')
+
+    try:
+        async with (
+            connected(server.url, nats_users.worker("mock")) as worker,
+            broker.connect(settings, name="admin", inbox_prefix=admin.inbox_prefix) as connection,
+        ):
+            await worker.subscribe(subjects.all_rpcs("mock"), cb=answer)
+            await worker.flush()
+            workers = WorkerRpc(connection, answer_timeout_s=PATIENCE_S, ask_again_s=0.2)
+            subject = subjects.rpc("mock", RpcMethod.MODELS, "acme")
+
+            assert await workers.ask(subject, b"", answers=TypeAdapter(Models)) == Models(models=())
+            assert asked > 1
     finally:
         await server.kill()
 
