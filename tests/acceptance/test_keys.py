@@ -3,12 +3,13 @@
 import asyncio
 import csv
 import json
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp import web
 from cryptography.fernet import Fernet
 
 from fleet.client import Client
@@ -19,6 +20,7 @@ from fleet.operator.key_import.plan import Wish
 from fleet.operator.key_import.rows import Reading
 from fleet.simulator import Script, Simulator
 from tests.acceptance.running import RunningStack, pools, run, running_stack
+from tests.web import serving
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +85,13 @@ def at(vendor: Simulator, tenant: str, key: str, kind: str = "openai") -> dict[s
     return {"tenant": tenant, "provider": kind, "api_key": key, "base_url": vendor.base_url(kind)}
 
 
+def assert_says(lines: Sequence[str], *words: str) -> None:
+    """Each line has its word; a failure shows them all. No line has a key in it."""
+    assert len(lines) == len(words), "\n".join(lines)
+    missing = [(word, line) for word, line in zip(words, lines, strict=True) if word not in line]
+    assert not missing, "\n".join(lines)
+
+
 async def test_an_import_adds_what_works_and_tells_of_the_rest(
     operator: Operator, vendor: Simulator, tenant: str
 ) -> None:
@@ -101,12 +110,9 @@ async def test_an_import_adds_what_works_and_tells_of_the_rest(
     done = await operator.imports(source)
     again = await operator.imports(source)
 
-    words = ("would be done", "would be done", "failed", "failed")
-    assert [word in line for word, line in zip(words, planned, strict=False)] == [True] * 4
-    words = ("done", "done", "--create-tenants", "no provider", "failed")
-    assert [word in line for word, line in zip(words, done, strict=True)] == [True] * 5
-    words = ("there already", "there already", "--create-tenants", "no provider", "failed")
-    assert [word in line for word, line in zip(words, again, strict=True)] == [True] * 5
+    assert_says(planned[:4], "would be done", "would be done", "failed", "failed")
+    assert_says(done, "done", "done", "--create-tenants", "no provider", "failed")
+    assert_says(again, "there already", "there already", "--create-tenants", "no provider", "failed")
     assert operator.provider(tenant)["key_version"] == operator.provider(tenant, "anthropic")["key_version"] == 1
     assert operator.provider(tenant)["key_fingerprint"] in done[0]
     assert "of-this-test" not in operator.said
@@ -127,6 +133,27 @@ async def test_a_key_that_the_vendor_refuses_is_taken_back(operator: Operator, v
     after = operator.provider(tenant)
     assert (after["keys"], after["config"]) == (before["keys"], before["config"])
     assert "sk-invalid-1" not in operator.said
+
+
+@pytest.mark.parametrize(("failures", "outcome"), [(2, "done"), (1000, "taken back")])
+async def test_a_key_is_not_judged_by_what_may_pass(
+    operator: Operator, tenant: str, failures: int, outcome: str
+) -> None:
+    asked = 0
+
+    async def models(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.json_response({"object": "list", "data": []}, status=503 if asked <= failures else 200)
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    async with serving(app) as port:
+        row = {"tenant": tenant, "provider": "openai", "api_key": "sk-1", "base_url": f"http://127.0.0.1:{port}/v1"}
+        lines = await operator.imports(operator.csv(row), adds_tenants=True)
+
+    assert_says(lines, outcome)
+    assert operator.provider(tenant)["is_active"] is (outcome == "done")
 
 
 async def test_an_imported_key_takes_its_share_then_all(
@@ -178,8 +205,7 @@ async def test_a_table_of_another_database_is_imported_with_its_keys_unsealed(
         env={"OLD_KEYS": f"{FERNET.decode()},{OLD_FERNET.decode()}"},
     )
 
-    words = ("done", "done", "no Fernet key that was given opens it")
-    assert [word in line for word, line in zip(words, lines, strict=True)] == [True] * 3
+    assert_says(lines, "done", "done", "no Fernet key that was given opens it")
     assert "sk-sealed" not in operator.said
     (line,) = await operator.keys("import", "--from", f"{empty_database_url}#nowhere", code=1)
     assert line.startswith("fleet: the table nowhere cannot be read")

@@ -1,14 +1,20 @@
 """Carries an import out through the admin API: each key is tried with one call through a worker before it counts."""
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 
 from contracts.subjects import token
 from fleet.admin_client import AdminApi, AdminRefused
 from fleet.operator.key_import.plan import Add, Join, Keep, Refuse, Wish, plan
 from fleet.operator.key_import.rows import Found, FoundKey, Unusable
 from runtime.sealing import fingerprint
+
+_TRIES, _PAUSE_S = 3, 2.0
+_TAKEN_BACK = "it was tried and taken back"
 
 
 class ImportOutcome(StrEnum):
@@ -44,6 +50,11 @@ class Options:
 
 class _Failed(Exception):
     """A key cannot be imported. The message says why."""
+
+
+class _Passing(_Failed):
+    """A call failed for a reason that may pass: a worker is busy or has not heard of the provider yet, or the vendor
+    cannot be reached."""
 
 
 def run(admin: AdminApi, keys: Sequence[Found], options: Options) -> Iterator[Imported]:
@@ -123,9 +134,28 @@ def _carry_out(admin: AdminApi, found: FoundKey, tenant: str, todo: Add | Join) 
 
 
 def _try(admin: AdminApi, path: str, endpoint: str | None) -> None:
-    """Makes one call through a worker to an endpoint, or to each (None). Raises _Failed with the vendor's words."""
-    result = admin.post(f"{path}/test", None)
+    """Makes one call through a worker to an endpoint, or to each (None), and makes it again where a failure says
+    nothing of the key. Raises _Failed with the vendor's words."""
+    for _ in range(_TRIES - 1):
+        with suppress(_Passing):
+            _call(admin, path, endpoint)
+            return
+        time.sleep(_PAUSE_S)
+    _call(admin, path, endpoint)
+
+
+def _call(admin: AdminApi, path: str, endpoint: str | None) -> None:
+    """Raises _Passing, _Failed, AdminRefused."""
+    try:
+        result = admin.post(f"{path}/test", None)
+    except AdminRefused as exc:
+        if exc.status in (None, HTTPStatus.SERVICE_UNAVAILABLE):
+            raise _Passing(f"{_TAKEN_BACK}: {exc}") from exc
+        raise
     checked = [e for e in result["endpoints"] if endpoint in (None, e["endpoint"])]
-    errors = [e["error"] for e in checked if e.get("error")] or ([result["error"]] if result.get("error") else [])
-    if errors or not checked:
-        raise _Failed(f"it was tried and taken back: {errors[0]['message'] if errors else 'nothing was tried'}")
+    errors = [e["error"] for e in checked if e.get("error")]
+    if not checked:
+        raise _Passing(f"{_TAKEN_BACK}: {result['error']['message'] if result.get('error') else 'nothing was tried'}")
+    if errors:
+        passing = all(error["retryable"] for error in errors)
+        raise (_Passing if passing else _Failed)(f"{_TAKEN_BACK}: {errors[0]['message']}")
