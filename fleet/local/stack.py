@@ -25,7 +25,7 @@ from fleet.local.process import PortTaken, Process, StartFailed
 from fleet.local.roles import Role, run_once
 from fleet.local.servers import NatsServer, PostgresServer, VaultServer
 from fleet.local.state import State
-from fleet.local.supervisor import Part, keep_running
+from fleet.local.supervisor import Part, keep_running, together
 from fleet.local.tenant_users import TenantUsers
 from runtime import broker
 from runtime.settings import BrokerSettings, RoleSettings
@@ -182,10 +182,8 @@ class Stack:
     async def keep_running(self) -> None:
         """Starts again what dies, and lets tenants that are added log in, until it is cancelled."""
         parts: dict[str, Part] = {**self._servers(), **{role.name: role for role in self._all_roles()}}
-        async with asyncio.TaskGroup() as group:
-            for name, part in parts.items():
-                group.create_task(keep_running(name, part, on_restart=self._write_ready), name=f"keep {name}")
-            group.create_task(self._users.keep_current(self._nats, on_change=self._write_ready), name="tenants' users")
+        work = {f"keep {name}": keep_running(name, part, on_restart=self._write_ready) for name, part in parts.items()}
+        await together({**work, "tenants' users": self._users.keep_current(self._nats, on_change=self._write_ready)})
 
     async def stop(self) -> None:
         """Ends the workers, so that nobody takes new work; then the other roles, which book what was done; then the

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 from fleet.local.process import Process, StartFailed
 from runtime.backoff import exponential_s
 from runtime.broker import Unreachable
+from runtime.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,22 @@ async def keep_running(name: str, part: Part, *, on_restart: Callable[[], None])
             await asyncio.sleep(wait_before_restart(failures))
         log.warning("part_restarted", extra={"part": name})
         on_restart()
+
+
+async def together(work: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+    """Runs all of it, by the names of its tasks, until it is cancelled or one fails, whose exception is raised; then
+    ends the rest.
+
+    In place of a TaskGroup, which cancels its tasks once and then waits: one that asks NATS may lose that cancellation
+    (see `end`), and the stack would never stop.
+    """
+    tasks = [asyncio.create_task(each, name=name) for name, each in work.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        await end(*tasks)
 
 
 async def _starts(name: str, part: Part) -> bool:

@@ -1,13 +1,15 @@
 """The local stack's decisions, and what it keeps in its folder."""
 
+import asyncio
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from fleet.local.stack import pool_sizes
 from fleet.local.state import State, StateInUse, default_folder
-from fleet.local.supervisor import wait_before_restart
+from fleet.local.supervisor import together, wait_before_restart
 from tests import compose
 from workers.settings import WorkerSettings
 
@@ -15,6 +17,43 @@ from workers.settings import WorkerSettings
 @pytest.mark.parametrize(("failures", "wait_s"), [(1, 0.1), (2, 0.2), (5, 1.6), (8, 10.0), (100, 10.0)])
 def test_waits_longer_after_each_death_up_to_a_limit(failures: int, wait_s: float) -> None:
     assert wait_before_restart(failures) == pytest.approx(wait_s)
+
+
+async def test_ends_what_loses_a_cancellation() -> None:
+    started, lost = asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        """As nats-py in Python 3.11, when an answer and the cancellation come in the same moment."""
+        with suppress(asyncio.CancelledError):
+            started.set()
+            await asyncio.Event().wait()
+        lost.set()
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(together({"deaf": deaf()}))
+    await started.wait()
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert lost.is_set()
+
+
+async def test_ends_the_rest_when_one_fails() -> None:
+    ended = asyncio.Event()
+
+    async def goes_on() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def fails() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await together({"goes on": goes_on(), "fails": fails()})
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize(
