@@ -46,6 +46,16 @@ def stack(folder: Path) -> Iterator[RunningStack]:
         yield running
 
 
+def addresses_of(stack: RunningStack) -> dict[str, Any]:
+    """Where everything is, and who may log in."""
+    return {key: value for key, value in stack.ready.items() if key != "pids"}
+
+
+def agents_of(stack: RunningStack) -> dict[str, dict[str, str]]:
+    """The logins of tenants besides the demo's, by tenant."""
+    return stack.ready.get("agents", {})
+
+
 def environment_of(pid: int) -> dict[str, str]:
     return psutil.Process(pid).environ()
 
@@ -106,8 +116,8 @@ async def test_a_tenant_that_is_added_while_it_runs_can_log_in_and_is_served(sta
     stack.admin.post("tenants", {"slug": "added"})
     stack.admin.post("llm-providers", {"tenant": "added", "provider_type": "mock", "config": {}})
 
-    agent = wait_for(lambda: stack.ready.get("agents", {}).get("added"))
-    events = await ask(stack.ready | agent | {"tenant": "added"}, "hello")
+    wait_for(lambda: "added" in agents_of(stack))
+    events = await ask(stack.ready | agents_of(stack)["added"] | {"tenant": "added"}, "hello")
 
     assert events[-1]["type"] == "completed"
     assert stack.pids("nats") == before
@@ -306,8 +316,10 @@ def test_fails_a_chat_in_one_line(stack: RunningStack, folder: Path) -> None:
 
 def test_stops_in_time_comes_back_with_its_data_and_leaves_no_orphan_when_killed(tmp_path: Path) -> None:
     with running_stack(tmp_path, *pools(mock=1, openai=1)) as first:
-        addresses = {key: value for key, value in first.ready.items() if key != "pids"}
         first.admin.post("tenants", {"slug": "acme"})
+        wait_for(lambda: "acme" in agents_of(first))
+        told = addresses_of(first)
+        first.admin.post("tenants", {"slug": "late"})  # it may get its user in this run or in the next one
         everybody = first.everybody()
 
         assert first.stop() == 0
@@ -316,8 +328,9 @@ def test_stops_in_time_comes_back_with_its_data_and_leaves_no_orphan_when_killed
         assert not first.ready_file.exists()
 
     with running_stack(tmp_path, *pools(mock=1, openai=1)) as second:
-        assert {key: value for key, value in second.ready.items() if key != "pids"} == addresses
-        assert second.admin.get("tenants/acme")["slug"] == "acme"
+        told["agents"]["late"] = wait_for(lambda: agents_of(second).get("late"))
+        assert addresses_of(second) == told
+        assert [second.admin.get(f"tenants/{slug}")["slug"] for slug in ("acme", "late")] == ["acme", "late"]
         everybody = second.everybody()
         assert len(everybody) > len(ROLES)
 
