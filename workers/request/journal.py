@@ -6,25 +6,20 @@ request came twice or a lease was lost, one is stopped before it makes it.
 """
 
 import asyncio
-import logging
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import nats.errors
-from pydantic import ValidationError
 
-from contracts import streams
-from contracts.attempts import ENTRY, Begun, Unmade
+from contracts.attempts import Begun, Unmade
 from contracts.wire import reason
 from runtime.broker import Broker
-from runtime.jetstream import direct_get
 from runtime.jetstream.publishing import NotStored, Outrun, Publisher
+from workers.jetstream import stored_attempts
 from workers.providers.shared import token_estimates
 from workers.request.job import Job
 from workers.request.usage_records import VendorCall
-
-log = logging.getLogger(__name__)
 
 _READS, _READ_AGAIN_S = 20, 0.1
 
@@ -54,18 +49,16 @@ class Journal:
         answer."""
         begun: dict[str, Begun] = {}
         last_seq = 0
-        async with aclosing(direct_get.messages(self._broker, stream=streams.ATTEMPTS, subject=subject)) as found:
-            async for stored in found:
-                last_seq = stored.sequence
-                try:
-                    entry = ENTRY.validate_json(stored.data)
-                except ValidationError as exc:
-                    log.error("journal_entry_invalid", extra={"subject": stored.subject, "errors": exc.error_count()})
-                    continue
-                if isinstance(entry, Begun):
-                    begun[entry.id] = entry
-                else:
-                    begun.pop(entry.id, None)
+        async with aclosing(stored_attempts.entries(self._broker, subject)) as found:
+            async for seq, entry in found:
+                last_seq = seq
+                match entry:
+                    case Begun():
+                        begun[entry.id] = entry
+                    case Unmade():
+                        begun.pop(entry.id, None)
+                    case None:
+                        pass
         return Written(tuple(begun.values()), last_seq)
 
     async def begin(self, job: Job, call: VendorCall, *, total_s: float) -> None:

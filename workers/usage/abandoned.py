@@ -12,17 +12,16 @@ from datetime import timedelta
 
 import nats.errors
 from nats.aio.msg import Msg
-from pydantic import ValidationError
 
 from contracts import streams
-from contracts.attempts import ENTRY, Begun, Unmade
+from contracts.attempts import Begun, Unmade
 from contracts.usage import Outcome, Usage, UsageRecord, UsageSource
 from migrations.outages import is_outage, one_line
 from runtime.broker import Broker
-from runtime.jetstream import direct_get
 from runtime.prices.pricing import price
 from workers.clock import Clock
 from workers.endpoints.configuration import Configuration
+from workers.jetstream import stored_attempts
 from workers.usage import metrics
 from workers.usage.batches import Batches
 from workers.usage.database import DatabaseHealth
@@ -106,17 +105,13 @@ class AbandonedCalls:
         begun: list[Item] = []
         unmade: set[str] = set()
         for message in messages:
-            try:
-                entry = ENTRY.validate_json(message.data)
-            except ValidationError as exc:
-                log.error("journal_entry_invalid", extra={"subject": message.subject, "errors": exc.error_count()})
-                await message.ack()
-                continue
+            entry = stored_attempts.parse(message.subject, message.data)
             if isinstance(entry, Begun):
                 begun.append((message, entry))
-            else:
+                continue
+            if entry is not None:
                 unmade.add(entry.id)
-                await message.ack()
+            await message.ack()
         booked = await self._ledger.known({entry.id: entry.started_at.date() for _, entry in begun})
         for message, entry in begun:
             if entry.id in booked or entry.id in unmade or await self._is_unmade(message.subject, entry):
@@ -150,11 +145,11 @@ class AbandonedCalls:
 
     async def _is_unmade(self, subject: str, entry: Begun) -> bool:
         """Raises TimeoutError and nats.errors.Error."""
-        async with aclosing(direct_get.messages(self._broker, stream=streams.ATTEMPTS, subject=subject)) as found:
-            async for stored in found:
-                with suppress(ValidationError):
-                    if ENTRY.validate_json(stored.data) == Unmade(id=entry.id):
-                        return True
+        unmade = Unmade(id=entry.id)
+        async with aclosing(stored_attempts.entries(self._broker, subject)) as found:
+            async for _, written in found:
+                if written == unmade:
+                    return True
         return False
 
     async def _record(self, entry: Begun) -> UsageRecord:
