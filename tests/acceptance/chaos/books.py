@@ -73,7 +73,7 @@ async def close(ready: dict[str, Any], state: Path, served: Sequence[Entry], *, 
     connection = await asyncpg.connect(ready["database_url"])
     try:
         left = await _settled(client, connection, within_s=within_s)
-        begun = await _begun(client)
+        begun, _ = await _journal(client)
         dead = (await _ask(client, f"$JS.API.STREAM.INFO.{streams.DEAD}"))["state"]["messages"]
         rows = await connection.fetch(
             f"SELECT {', '.join(field.name for field in fields(Record))} FROM llm_usage_events"
@@ -114,23 +114,29 @@ async def _settled(client: Nats, connection: Any, *, within_s: float) -> list[st
 
 
 async def _unbooked(client: Nats, connection: Any) -> list[str]:
-    """Attempts that began, of which there is no row: those that nobody ended are booked after LLM_ATTEMPT_GRACE_S."""
+    """Attempts that began, of which there is no row: those that nobody ended are booked after LLM_ATTEMPT_GRACE_S. One
+    of which nothing was sent is booked by nobody."""
+    begun, unmade = await _journal(client)
     booked = {row["id"] for row in await connection.fetch("SELECT id FROM llm_usage_events")}
     return [
         f"attempt {one.attempt} of {one.request_id} began at {one.provider} and is not booked; {one.worker} made it"
-        for one in await _begun(client)
-        if one.id not in booked
+        for one in begun
+        if one.id not in booked | unmade
     ]
 
 
-async def _begun(client: Nats) -> list[Begun]:
-    found: list[Begun] = []
+async def _journal(client: Nats) -> tuple[list[Begun], set[str]]:
+    """The attempts that began, and the ids of those of which nothing was sent."""
+    begun: list[Begun] = []
+    unmade: set[str] = set()
     async for message in _stored(client, ATTEMPTS):
         told = json.loads(base64.b64decode(message.get("data", "")) or b"{}")
         if told.get("type") == "begun":
             values = {field.name: told[field.name] for field in fields(Begun) if field.name != "started_at"}
-            found.append(Begun(**values, started_at=datetime.fromisoformat(told["started_at"])))
-    return found
+            begun.append(Begun(**values, started_at=datetime.fromisoformat(told["started_at"])))
+        elif told.get("type") == "unmade":
+            unmade.add(told["id"])
+    return begun, unmade
 
 
 async def _waiting(client: Nats) -> list[str]:
