@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import nats.errors
+from nats.aio.client import NO_RESPONDERS_STATUS, Srv
 from nats.aio.client import Client as Nats
-from nats.aio.client import Srv
+from nats.js.api import Header
 
 from contracts.wire import reason
 
@@ -68,6 +69,31 @@ async def connect_to_any(
             client.options["max_reconnect_attempts"] = options.get("max_reconnect_attempts", -1)
             return client
     raise NoServer(f"NATS cannot be used at {'; '.join(failures)}")
+
+
+async def first_answer(client: Nats, subject: str, question: bytes, *, within_s: float, again_s: float = 2.0) -> bytes:
+    """Asks, and asks again after `again_s`, then after twice that pause and so on; the first answer to any counts.
+
+    A server (2.15) that reads its configuration anew, as it does for a new tenant, forgets who may answer what was
+    asked before, and drops the answer. Raises nats.errors.Error, such as NoRespondersError and TimeoutError.
+    """
+    inbox = client.new_inbox()
+    answers = await client.subscribe(inbox)
+    pause_s, left_s = again_s, within_s
+    try:
+        while left_s > 0:
+            await client.publish(subject, question, reply=inbox)
+            with suppress(nats.errors.TimeoutError):
+                answer = await answers.next_msg(timeout=min(pause_s, left_s))
+                if answer.headers and answer.headers.get(Header.STATUS) == NO_RESPONDERS_STATUS:
+                    raise nats.errors.NoRespondersError
+                return answer.data
+            left_s -= pause_s
+            pause_s *= 2
+        raise nats.errors.TimeoutError
+    finally:
+        with suppress(nats.errors.Error):
+            await answers.unsubscribe()
 
 
 async def _try(servers: list[str], *, client: Connection, error_cb: OnError, options: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from contracts import errors, jetstream_codes, subjects
 from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume, message_id
 from contracts.errors import from_wire
 from contracts.events import Cancelled, Completed, Event, Failed, parse
-from contracts.nats_connect import Connection, NoServer, connect_to_any
+from contracts.nats_connect import Connection, NoServer, connect_to_any, first_answer
 from contracts.requests import DEFAULT_DEADLINE_S, MAX_REQUEST_BYTES, CompletionRequest, Message, RequestFields, Tool
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, Models, Refusal, TokenCount
 from contracts.subjects import AUTO, Priority, Provider, RpcMethod
@@ -276,15 +276,15 @@ class Client:
         payload = question.to_json() if question else b""
         self._must_fit(payload)
         try:
-            msg = await self._nats.request(subject, payload, timeout=self._patience.answer_s)
+            said = await first_answer(self._nats, subject, payload, within_s=self._patience.answer_s)
         except nats.errors.NoRespondersError as exc:
             raise ProviderUnavailable(f"no worker of the pool {provider} is running") from exc
         except (nats.errors.Error, TimeoutError) as exc:
             raise ProviderUnavailable(f"the pool {provider} did not answer {method}: {reason(exc)}") from exc
         try:
-            if "error" in from_json(msg.data):
-                raise from_wire(Refusal.model_validate_json(msg.data).error)
-            return answer.model_validate_json(msg.data)
+            if "error" in from_json(said):
+                raise from_wire(Refusal.model_validate_json(said).error)
+            return answer.model_validate_json(said)
         except (ValueError, TypeError) as exc:  # pydantic's and the JSON parser's, and of JSON that is no object
             raise ProviderUnavailable(f"the pool {provider} answered {method} with what is no answer") from exc
 

@@ -20,6 +20,7 @@ from admin_api.operations.worker_rpc import WorkerRpc
 from contracts import streams, subjects
 from contracts.rpc import Models
 from contracts.subjects import RpcMethod
+from fleet.client import Client as AgentClient
 from fleet.deploy import nats_config, nats_users
 from fleet.local.process import Command, Process, StartFailed
 from fleet.local.servers import NatsServer
@@ -118,24 +119,27 @@ async def test_a_tenant_that_is_added_is_served_while_the_others_go_on(tmp_path:
         await server.kill()
 
 
-async def test_the_admin_api_is_answered_although_the_server_forgot_who_may_answer(tmp_path: Path) -> None:
+async def test_who_asks_is_answered_although_the_server_forgot_who_may_answer(tmp_path: Path) -> None:
+    """The admin API and an agent."""
     server = NatsServer(tmp_path / "nats", port=free_port(), accounts=accounts("acme"))
     await server.start()
-    admin = nats_users.admin()
+    admin, agent = nats_users.admin(), nats_users.agent("acme")
     settings = BrokerSettings(nats_url=server.url, nats_user=admin.name, nats_password=SecretStr(PASSWORD))
-    asked = 0
+    tenants, asked = ["acme"], 0
 
     async def answer(msg: Msg) -> None:
         nonlocal asked
         asked += 1
-        if asked == 1:
-            await server.reload(accounts("acme", "added"))
+        if asked % 2:
+            tenants.append(f"added-{asked}")
+            await server.reload(accounts(*tenants))
         await worker.publish(msg.reply, b'{"models": []}')
 
     try:
         async with (
             connected(server.url, nats_users.worker("mock")) as worker,
             broker.connect(settings, name="admin", inbox_prefix=admin.inbox_prefix) as connection,
+            AgentClient(server.url, tenant="acme", user=agent.name, password=PASSWORD) as client,
         ):
             await worker.subscribe(subjects.all_rpcs("mock"), cb=answer)
             await worker.flush()
@@ -143,6 +147,9 @@ async def test_the_admin_api_is_answered_although_the_server_forgot_who_may_answ
             subject = subjects.rpc("mock", RpcMethod.MODELS, "acme")
 
             assert await workers.ask(subject, b"", answers=TypeAdapter(Models)) == Models(models=())
+            assert asked > 1
+            asked = 0
+            assert await client.models("mock") == ()
             assert asked > 1
     finally:
         await server.kill()
