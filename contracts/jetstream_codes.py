@@ -46,6 +46,10 @@ CONSUMER_EXISTS: Final = 10148
 WRONG_LAST_SEQUENCE_CONSTANT: Final = 10164
 """JSStreamWrongLastSequenceConstantErr: as 10071, from a cluster whose leader does not know the sequence."""
 
+TOO_MANY_REQUESTS: Final = 10167
+"""JSStreamTooManyRequests, with status 429: more messages have come than the stream has stored yet (`max_buffered_msgs`
+of the server). Whoever tries again soon finds room."""
+
 ALREADY_EXISTS: Final = frozenset({STREAM_NAME_EXISTS, CONSUMER_NAME_EXISTS, CONSUMER_IS_ACTIVE, CONSUMER_EXISTS})
 """Somebody else has created the stream or consumer in the meantime."""
 

@@ -342,7 +342,7 @@ class Client:
         perhaps_stored = False
         while (left_s := deadline - time.monotonic()) > 0:
             headers = {MSG_ID: msg_id, MSG_TTL: str(int(left_s) + patience.ttl_slack_s)}
-            is_full = False
+            is_full = is_busy = False
             try:
                 timeout_s = min(patience.puback_s, left_s)
                 stored = await self._nats.jetstream().publish(subject, payload, timeout=timeout_s, headers=headers)
@@ -354,19 +354,22 @@ class Client:
                 continue
             except nats.js.errors.APIError as exc:
                 is_full = exc.err_code == jetstream_codes.STORE_FAILED
+                is_busy = exc.err_code == jetstream_codes.TOO_MANY_REQUESTS
                 problem = exc.description or str(exc)
-                if not is_full and exc.code != 503:
+                if not (is_full or is_busy) and exc.code != 503:
                     raise InvalidRequest(f"NATS refused the request: {problem}") from exc
             except (nats.errors.Error, TimeoutError) as exc:
                 perhaps_stored = True
                 problem = str(exc) or type(exc).__name__
-            wait_s = random.uniform(0, backoff_s)
+            # While others flood the stream, room is found by asking often: there is some every few milliseconds.
+            wait_s = random.uniform(0, patience.backoff_first_s if is_busy else backoff_s)
             if time.monotonic() + wait_s >= deadline:
                 if is_full:
                     raise QueueFull(f"the queue of {subject} stayed full until the deadline")
                 break
             await asyncio.sleep(wait_s)
-            backoff_s = min(patience.backoff_max_s, backoff_s * 2)
+            if not is_busy:
+                backoff_s = min(patience.backoff_max_s, backoff_s * 2)
         raise DeadlineExceeded(f"the request could not be published before its deadline: {problem}")
 
     def _must_fit(self, payload: bytes) -> None:

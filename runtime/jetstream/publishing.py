@@ -96,7 +96,7 @@ class Publisher:
                 check()
             try:
                 return (await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)).seq
-            except _PASSING as exc:
+            except (*_PASSING, nats.js.errors.APIError) as exc:
                 tries += 1
                 if tries >= _most_tries(exc):
                     raise
@@ -107,8 +107,12 @@ class Publisher:
 
 def _most_tries(failure: Exception) -> int:
     """Asking again makes no room in a full stream. But a server that is being stopped answers the same (2.15)."""
-    is_full = isinstance(failure, nats.js.errors.APIError) and failure.err_code == jetstream_codes.STORE_FAILED
-    return _TRIES_IF_FULL if is_full else _TRIES
+    if isinstance(failure, nats.js.errors.APIError):
+        if failure.err_code == jetstream_codes.STORE_FAILED:
+            return _TRIES_IF_FULL
+        if failure.err_code != jetstream_codes.TOO_MANY_REQUESTS and not isinstance(failure, _PASSING):
+            return 1
+    return _TRIES
 
 
 def wire_size(payload: bytes, headers: Mapping[str, str]) -> int:
