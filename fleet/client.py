@@ -41,6 +41,7 @@ from contracts.subjects import AUTO, Priority, Provider, RpcMethod
 from contracts.wire import WireModel, all_without_halves, errors_in_one_line, reason, utc_now
 from fleet.errors import *  # noqa: F403 - agents import the errors from either module
 from fleet.event_stream import BEGINNING, Patience, Position, Source, Stream
+from fleet.publish_tries import Tries
 
 __all__ = ["Client", "Patience", "RequestCancelled", "RequestFields", "Stream"]
 __all__ += errors.__all__
@@ -301,6 +302,7 @@ class Client:
                     raise
                 await asyncio.sleep(self._patience.resume_again_s)
             else:
+                stream.was_fed_with_stored()
                 return
 
     def _listen(
@@ -337,39 +339,43 @@ class Client:
         payload = timed.to_json()
         self._must_fit(payload)
         subject = subjects.request(_pool_of(request.model) or AUTO, priority, request.tenant)
-        backoff_s, problem = patience.backoff_first_s, "NATS did not confirm it"
+        backoff_s, busy_s, problem = patience.backoff_first_s, patience.busy_first_s, "NATS did not confirm it"
         msg_id = message_id(request.tenant, request.agent, request.id)
         perhaps_stored = False
-        while (left_s := deadline - time.monotonic()) > 0:
-            headers = {MSG_ID: msg_id, MSG_TTL: str(int(left_s) + patience.ttl_slack_s)}
-            is_full = is_busy = False
-            try:
-                timeout_s = min(patience.puback_s, left_s)
-                stored = await self._nats.jetstream().publish(subject, payload, timeout=timeout_s, headers=headers)
-                if not stored.duplicate or perhaps_stored:
-                    return deadline
-                # Nothing of this request was sent before: so somebody else had the message id, and it is not stored.
-                # Should it be a copy all the same, workers know it by tenant, agent and id.
-                msg_id = f"{msg_id}.{uuid4().hex}"
-                continue
-            except nats.js.errors.APIError as exc:
-                is_full = exc.err_code == jetstream_codes.STORE_FAILED
-                is_busy = exc.err_code == jetstream_codes.TOO_MANY_REQUESTS
-                problem = exc.description or str(exc)
-                if not (is_full or is_busy) and exc.code != 503:
-                    raise InvalidRequest(f"NATS refused the request: {problem}") from exc
-            except (nats.errors.Error, TimeoutError) as exc:
-                perhaps_stored = True
-                problem = str(exc) or type(exc).__name__
-            # While others flood the stream, room is found by asking often: there is some every few milliseconds.
-            wait_s = random.uniform(0, patience.backoff_first_s if is_busy else backoff_s)
-            if time.monotonic() + wait_s >= deadline:
-                if is_full:
-                    raise QueueFull(f"the queue of {subject} stayed full until the deadline")
-                break
-            await asyncio.sleep(wait_s)
-            if not is_busy:
-                backoff_s = min(patience.backoff_max_s, backoff_s * 2)
+        jetstream = self._nats.jetstream()
+        async with Tries() as tries:
+            while (left_s := deadline - time.monotonic()) > 0:
+                headers = {MSG_ID: msg_id, MSG_TTL: str(int(left_s) + patience.ttl_slack_s)}
+                is_full = is_busy = False
+                try:
+                    publish = jetstream.publish(subject, payload, timeout=left_s, headers=headers)
+                    stored = await tries.one_more(publish, within_s=min(patience.puback_s, left_s))
+                    if not stored.duplicate or perhaps_stored:
+                        return deadline
+                    # Nothing of this request was sent before: so somebody else had the message id, and it is not
+                    # stored. Should it be a copy all the same, workers know it by tenant, agent and id.
+                    msg_id = f"{msg_id}.{uuid4().hex}"
+                    continue
+                except nats.js.errors.APIError as exc:
+                    is_full = exc.err_code == jetstream_codes.STORE_FAILED
+                    is_busy = exc.err_code == jetstream_codes.TOO_MANY_REQUESTS
+                    problem = exc.description or str(exc)
+                    if not (is_full or is_busy) and exc.code != 503:
+                        raise InvalidRequest(f"NATS refused the request: {problem}") from exc
+                except (nats.errors.Error, TimeoutError) as exc:
+                    perhaps_stored = True
+                    problem = str(exc) or type(exc).__name__
+                # While others flood the stream, room is found by asking often: there is some every few milliseconds.
+                wait_s = random.uniform(0, busy_s if is_busy else backoff_s)
+                if time.monotonic() + wait_s >= deadline:
+                    if is_full:
+                        raise QueueFull(f"the queue of {subject} stayed full until the deadline")
+                    break
+                await asyncio.sleep(wait_s)
+                if is_busy:
+                    busy_s = min(patience.backoff_first_s, busy_s * 2)
+                else:
+                    backoff_s = min(patience.backoff_max_s, backoff_s * 2)
         raise DeadlineExceeded(f"the request could not be published before its deadline: {problem}")
 
     def _must_fit(self, payload: bytes) -> None:
@@ -429,6 +435,8 @@ class Client:
                 async for event in stored:
                     for stream in listening:
                         stream.feed(event)
+        for stream in listening:
+            stream.was_fed_with_stored()
 
     async def _on_error(self, exc: Exception) -> None:
         log.debug("nats_error", extra={"error": reason(exc)})

@@ -27,7 +27,11 @@ class Patience:
     connect_s: int = 5
     """For a server to confirm the subscription; nats-py takes whole seconds."""
     puback_s: float = 2.0
-    """For JetStream to confirm a request; then it is published again, under the same message id."""
+    """For JetStream to confirm a request; then it is published again, under the same message id. Should the answer to
+    an earlier try come after all, it counts."""
+    busy_first_s: float = 0.01
+    """The pause before a request is published again that NATS had no time for: anything up to a bound that doubles from
+    this to `backoff_first_s`."""
     backoff_first_s: float = 0.1
     backoff_max_s: float = 5.0
     """The pause before a request is published again: anything up to a bound that doubles from the first to this."""
@@ -39,6 +43,9 @@ class Patience:
     """An event that overtook another waits this long before the missing one is asked for."""
     silence_s: float = 15.0
     """Without any event for this long, what is stored is asked for: an event may have been lost on the way."""
+    stored_again_s: float = 0.5
+    """The first such pause of a stream that was fed with what is stored, because an event is passed on before it is
+    stored. Each time that nothing new is found it doubles, up to `silence_s`."""
     lost_s: float = 5.0
     """An event that is not stored either is given up after so long. By then workers have said again what a restarted
     server had forgotten. The stream goes on without it: `completed` holds the answer."""
@@ -110,6 +117,7 @@ class Stream(AsyncIterator[Event]):
         self._arrived: asyncio.Queue[Event] = asyncio.Queue()
         self._early: dict[Position, Event] = {}
         self._gap_since: float | None = None
+        self._silence_s = patience.silence_s
         self._is_published = False
         self._is_closed = False
 
@@ -165,6 +173,10 @@ class Stream(AsyncIterator[Event]):
         """An event has arrived, in whatever order and however often."""
         self._arrived.put_nowait(event)
 
+    def was_fed_with_stored(self) -> None:
+        """What has been said until now may not have been stored yet."""
+        self._silence_s = min(self._patience.stored_again_s, self._patience.silence_s)
+
     async def _publish_once(self) -> None:
         if not self._is_published:
             self._is_published = True
@@ -192,6 +204,7 @@ class Stream(AsyncIterator[Event]):
             # A timeout costs more than the event: where events wait, none is set.
             event = await self._wait() if self._arrived.empty() else self._arrived.get_nowait()
             if event is None:
+                self._silence_s = min(2 * self._silence_s, self._patience.silence_s)
                 await self._fill()
                 continue
             position = (event.attempt, event.seq)
@@ -202,7 +215,7 @@ class Stream(AsyncIterator[Event]):
 
     async def _wait(self) -> Event | None:
         """The next event that arrives; None when it is time to ask for what is stored. Raises DeadlineExceeded."""
-        patience_s = self._patience.gap_s if self._early else self._patience.silence_s
+        patience_s = self._patience.gap_s if self._early else self._silence_s
         left_s = max(0.0, self._deadline + self._patience.last_word_s - self._clock())
         try:
             async with asyncio.timeout(min(patience_s, left_s)):

@@ -113,6 +113,17 @@ async def test_asks_after_a_silence_for_what_is_stored() -> None:
     assert fleet.asked == [BEGINNING]
 
 
+async def test_what_was_said_but_not_stored_yet_is_asked_for_soon() -> None:
+    """A request may have ended before it is resumed, and its last event may be stored a moment later."""
+    fleet = Fleet()
+    stream = fleet.stream(delta(1, 0), patience=Patience(silence_s=3600, stored_again_s=0), resumed=True)
+    stream.was_fed_with_stored()
+    fleet.kept = [end(1, 1)]
+
+    assert await read(stream) == [(1, 0), (1, 1)]
+    assert fleet.asked == [(1, 0)]
+
+
 @pytest.mark.parametrize(
     ("answer", "asks"),
     [

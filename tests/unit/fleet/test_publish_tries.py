@@ -1,0 +1,54 @@
+"""One message that is published several times: any answer that confirms it is good."""
+
+import asyncio
+
+import pytest
+from nats.js.api import PubAck
+
+from fleet.publish_tries import Tries
+
+STORED = PubAck(stream="LLM_REQUESTS", seq=1)
+LATER = PubAck(stream="LLM_REQUESTS", seq=2)
+
+
+async def answered(by: "asyncio.Future[PubAck]") -> PubAck:
+    return await by
+
+
+def a_try() -> "asyncio.Future[PubAck]":
+    return asyncio.get_running_loop().create_future()
+
+
+async def test_a_late_answer_to_an_earlier_try_counts() -> None:
+    first, second = a_try(), a_try()
+    async with Tries() as tries:
+        with pytest.raises(TimeoutError, match="no answer within"):
+            await tries.one_more(answered(first), within_s=0)
+        asyncio.get_running_loop().call_soon(first.set_result, STORED)
+
+        assert await tries.one_more(answered(second), within_s=60) == STORED
+
+    assert second.cancelled()
+
+
+async def test_what_was_confirmed_counts_more_than_what_failed() -> None:
+    first, second = a_try(), a_try()
+    async with Tries() as tries:
+        with pytest.raises(TimeoutError):
+            await tries.one_more(answered(first), within_s=0)
+        first.set_exception(ConnectionError("lost"))
+        second.set_result(LATER)
+
+        assert await tries.one_more(answered(second), within_s=60) == LATER
+
+
+async def test_a_failure_is_told_and_the_next_try_goes_on() -> None:
+    refused = a_try()
+    refused.set_exception(ConnectionError("refused"))
+    async with Tries() as tries:
+        with pytest.raises(ConnectionError, match="refused"):
+            await tries.one_more(answered(refused), within_s=60)
+        again = a_try()
+        again.set_result(STORED)
+
+        assert await tries.one_more(answered(again), within_s=60) == STORED
