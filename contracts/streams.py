@@ -110,7 +110,7 @@ class Sizes:
     """What operators tune. `replicas` counts for what must survive a node; replies stay on one."""
 
     replicas: int = 1
-    queue_limit_per_tenant: int = 10_000
+    queue_limit_per_tenant: int = 1_250
     """Waiting requests of one tenant and priority and provider; above it publishing is refused."""
     max_queue_bytes: int = 8 * _GIB
     max_usage_bytes: int = 4 * _GIB

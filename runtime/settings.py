@@ -37,7 +37,7 @@ class BrokerSettings(RoleSettings):
     nats_inbox_prefix: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
     """What this user may subscribe for answers; each role has a default of its own."""
     llm_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
-    llm_queue_limit_per_tenant: Annotated[int, Field(ge=1)] = 10_000
+    llm_queue_limit_per_tenant: Annotated[int, Field(ge=1)] = 1_250
     llm_stream_disk_gb: Annotated[int, Field(ge=14)] = 16
     """GiB that all streams may take on a NATS server's disk: half of it for requests, a quarter for usage records."""
 

@@ -73,6 +73,8 @@ max_payload: {MAX_PAYLOAD}
 {_tls(tls) if tls else ""}jetstream {{
   store_dir: {quoted(store_dir)}
   sync_interval: always
+  max_buffered_msgs: 10000
+  max_buffered_size: 64MB
   max_memory_store: 2GB
   max_file_store: 64GB
 }}
