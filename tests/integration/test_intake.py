@@ -17,6 +17,7 @@ from tests.patience import until
 from tests.proxy import Proxy
 from tests.servers import Vault
 from workers.clock import Clock
+from workers.intake import preparation
 from workers.intake.delivery import Ack, Acked, Delivery
 from workers.intake.puller import Intake, shares_of_bytes
 
@@ -39,7 +40,7 @@ async def stack(control: Plane) -> AsyncGenerator[AsyncExitStack]:
 
 @dataclass(slots=True)
 class Taker:
-    """Takes one request at a time, and keeps it until it may let it go."""
+    """Takes `slots` requests, and keeps each until it may let it go."""
 
     connection: Broker
     taken: list[Delivery] = field(default_factory=list[Delivery])
@@ -47,13 +48,13 @@ class Taker:
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
-    async def at(cls, port: int, stack: AsyncExitStack) -> "Taker":
+    async def at(cls, port: int, stack: AsyncExitStack, *, slots: int = 1) -> "Taker":
         taker = cls(await stack.enter_async_context(connected(f"nats://127.0.0.1:{port}")))
         stop = asyncio.Event()
         intake = Intake(
             taker.connection,
             provider="mock",
-            slots=1,
+            slots=slots,
             held_bytes=shares_of_bytes(64 * 1024**2),
             run=taker.run,
             interrupt=lambda: None,
@@ -74,6 +75,46 @@ class Taker:
         await self.may_end.wait()
         self.done += 1
         return Acked()
+
+
+def tenants(taker: Taker) -> list[str]:
+    return [delivery.tenant for delivery in taker.taken]
+
+
+async def test_few_requests_of_a_tenant_are_made_ready_at_once_and_others_are_between_them(
+    control: Plane, nats: NatsServer, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "LONGEST_S", 3600)
+    js = control.client.jetstream()
+    for _ in range(40):
+        await js.publish(subjects.request("mock", Priority.INTERACTIVE, "greedy"), b"request")
+    taker = await Taker.at(nats.port, stack, slots=64)
+    await until(lambda: len(taker.taken) == 11)
+    await js.publish(subjects.request("mock", Priority.INTERACTIVE, "quiet"), b"request")
+    await until(lambda: "quiet" in tenants(taker))
+
+    assert tenants(taker) == ["greedy"] * 11 + ["quiet"]
+
+    def all_are_taken() -> bool:
+        for delivery in taker.taken:
+            delivery.preparation.end()
+        return len(taker.taken) == 41
+
+    await until(all_are_taken)
+    assert not taker.done
+
+
+async def test_a_flood_of_many_times_the_slots_is_looked_through_for_others(
+    control: Plane, nats: NatsServer, stack: AsyncExitStack
+) -> None:
+    js = control.client.jetstream()
+    for _ in range(600):
+        await js.publish(subjects.request("mock", Priority.INTERACTIVE, "greedy"), b"request")
+    await js.publish(subjects.request("mock", Priority.INTERACTIVE, "quiet"), b"request")
+    taker = await Taker.at(nats.port, stack, slots=8)
+
+    await until(lambda: "quiet" in tenants(taker))
+    assert len(taker.taken) <= 8
 
 
 async def queue(control: Plane) -> ConsumerInfo:

@@ -13,6 +13,8 @@ _OF_FREE = 7
 with two that take all they can, one slot of fifteen is free, with ten one of seventy-one."""
 _SMALLEST_DIVIDED = 8
 """Of fewer slots, one that is kept free would be too many."""
+_FARTHEST_LOOK = 2048
+"""Messages. To look at one that is put off takes 0.1 ms; an answer of a server that is being flooded, half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,21 @@ class Capacity:
         of_tenant = _OF_FREE if self.slots >= _SMALLEST_DIVIDED else None
         return Shares(self.slots, of_tenant=of_tenant, of_agent=_OF_FREE)
 
-    def to_ask(self, *, running: int, parked: int) -> int:
+    def to_ask(self, *, running: int, parked: int, look: int) -> int:
         """For how many requests of a priority to ask, when all that was asked for before has come.
 
-        `running` are those of both priorities; `parked` are those of this one. Some are asked for also when there is no
-        room: one of them may be of a tenant or an agent that has nothing here yet, and then those who have the most
+        `running` are those of both priorities; `parked` are those of this one. `look` are asked for also when there is
+        no room: one of them may be of a tenant or an agent that has nothing here yet, and then those who have the most
         make room for it.
         """
-        return max(self.prefetch, self.slots - running + self.prefetch - parked)
+        return max(look, self.slots - running + self.prefetch - parked)
+
+    def next_look(self, look: int, *, put_off: bool) -> int:
+        """How far to look next; `put_off`: there was no room for some of what came for the `look` before.
+
+        A flood is looked through in ever longer steps, because each of them is an answer of the server to wait for.
+        """
+        return min(2 * look, _FARTHEST_LOOK) if put_off else self.prefetch
 
     def order(self, *, background_running: int) -> tuple[Priority, Priority]:
         """Which priority a free slot goes to, and which one when nothing of that one may start.

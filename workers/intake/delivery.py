@@ -5,6 +5,7 @@ from datetime import datetime
 
 from contracts.subjects import Priority
 from workers.intake.lease import Lease
+from workers.intake.preparation import Preparation
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Delivery:
     """When it was stored, JetStream knew the ids of all that was stored before, and would have dropped a copy."""
     lease: Lease
     """Whether it is still this worker's."""
+    preparation: Preparation = field(default_factory=Preparation)
+    """Ends when its vendor is asked."""
     tenant: str = field(init=False)
     place: str = field(init=False)
     """Names the message among all that were ever stored, also in a stream that was made anew."""

@@ -26,6 +26,7 @@ from runtime.jetstream.pull import IDLE_HEARTBEAT_S, LARGEST_MESSAGE, Pull, Pull
 from runtime.tasks import end
 from workers import telemetry
 from workers.clock import Clock
+from workers.intake import preparation
 from workers.intake.asker import Asker, who_asks
 from workers.intake.capacity import Capacity
 from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, NotAcked, Terminated
@@ -42,7 +43,7 @@ _INTERNAL_NAK_S = 5.0
 _INFO_TIMEOUT_S = 2.0
 _GIVE_BACK_S = 5.0
 """For booking what was interrupted, after the grace period."""
-_PULL_BYTES = 2 * LARGEST_MESSAGE
+_PULL_BYTES = 3 * LARGEST_MESSAGE
 """What may be on its way from one queue. It counts for nobody yet."""
 _SMALL = 4 * 1024
 """A smaller request is parsed in less than a millisecond, whatever stands in it."""
@@ -85,6 +86,10 @@ class _Source:
     pull: Pull
     leases: Leases
     timetable: Timetable
+    look: int
+    """How many requests are asked for whatever there is room for."""
+    has_put_off: bool = False
+    """There was no room for some of what came since requests were asked for."""
     parked: FairQueue[_Request] = field(default_factory=FairQueue[_Request])
     """They wait for a slot."""
     running: int = 0
@@ -112,6 +117,7 @@ class Intake:
         self._provider = provider
         self._capacity = Capacity(slots)
         self._slots = self._capacity.shares()
+        self._preparing = preparation.shares()
         self._bytes = held_bytes
         self._run = run
         self._interrupt = interrupt
@@ -130,7 +136,8 @@ class Intake:
                 max_bytes=_PULL_BYTES,
             )
             leases = Leases(clock.monotonic)
-            self._sources[priority] = _Source(consumer, priority, pull, leases, Timetable(clock))
+            timetable, look = Timetable(clock), self._capacity.prefetch
+            self._sources[priority] = _Source(consumer, priority, pull, leases, timetable, look)
         self._to_parse = 0
         """Bytes of requests that were started and have not had their first step."""
         self._parsing_since = 0.0
@@ -179,7 +186,10 @@ class Intake:
                     each.leases.lose()
         if self._server.is_settling:
             return
-        await source.pull.ask(self._capacity.to_ask(running=len(self._tasks), parked=len(source.parked)))
+        source.look = self._capacity.next_look(source.look, put_off=source.has_put_off)
+        source.has_put_off = False
+        room = {"running": len(self._tasks), "parked": len(source.parked)}
+        await source.pull.ask(self._capacity.to_ask(**room, look=source.look))
 
     async def _receive(self, priority: Priority, msg: Msg) -> None:
         source = self._sources[priority]
@@ -222,6 +232,7 @@ class Intake:
 
     async def _put_off(self, source: _Source, request: _Request) -> None:
         """Gives back what there is no room for, to come again when others had their turn."""
+        source.has_put_off = True
         delay_s = source.timetable.delay_s(request.asker.tenant, size=request.size)
         telemetry.PUT_OFF.labels(self._provider).inc()
         await self._give_back(request.delivery, delay_s=delay_s)
@@ -264,11 +275,14 @@ class Intake:
                 return
 
     def _may_start(self, request: _Request) -> bool:
-        return self._slots.may_take(request.asker) and (self._parsing_is_due or request.size < _SMALL)
+        there_is_room = self._slots.may_take(request.asker) and self._preparing.may_take(request.asker)
+        return there_is_room and (self._parsing_is_due or request.size < _SMALL)
 
     def _start(self, source: _Source, request: _Request) -> None:
         source.running += 1
         self._slots.take(request.asker)
+        self._preparing.take(request.asker)
+        request.delivery.preparation.begin(partial(self._prepared, request))
         task = asyncio.create_task(self._work(source, request), name=f"request {request.delivery.ack_subject}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -277,6 +291,11 @@ class Intake:
             self._to_parse += request.size
             self._parsing_is_due = self._to_parse < _PARSED_AT_ONCE
             asyncio.get_running_loop().call_soon(self._parsed, request.size)
+
+    def _prepared(self, request: _Request) -> None:
+        self._preparing.give_back(request.asker)
+        if not self._draining:
+            self._start_what_fits()
 
     def _parsed(self, size: int) -> None:
         """Runs after the first step of a request's task, in which the request is parsed.
@@ -319,6 +338,7 @@ class Intake:
         finally:
             self._let_go(source, request)
             self._slots.give_back(request.asker)
+            delivery.preparation.end()
             source.running -= 1
             if task := asyncio.current_task():
                 self._tasks.discard(task)

@@ -147,6 +147,7 @@ class AttemptRunner:
                 telemetry.QUEUED.labels(provider).observe(job.queued_s)
             await job.events.started(call, worker=self._worker)
             call.sent = True
+            job.delivery.preparation.end()
 
         most = job.reservation.max_tokens if job.reservation else None
         question = Call(

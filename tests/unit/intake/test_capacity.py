@@ -19,7 +19,23 @@ def test_parts_of_the_slots_are_never_nothing(slots: int, prefetch: int, backgro
     ("running", "parked", "count"), [(0, 0, 12 + 3), (4, 0, 8 + 3), (4, 2, 8 + 1), (12, 0, 3), (12, 3, 3), (12, 1, 3)]
 )
 def test_asks_for_free_slots_and_a_prefetch_and_never_for_nothing(running: int, parked: int, count: int) -> None:
-    assert Capacity(12).to_ask(running=running, parked=parked) == count
+    capacity = Capacity(12)
+
+    assert capacity.to_ask(running=running, parked=parked, look=capacity.prefetch) == count
+
+
+def test_asks_for_more_than_there_is_room_for_where_it_looks_through_a_flood() -> None:
+    assert Capacity(12).to_ask(running=12, parked=3, look=48) == 48
+
+
+def test_looks_ever_farther_through_a_flood_and_then_as_far_as_before() -> None:
+    capacity = Capacity(64)
+    looks = [capacity.prefetch]
+    for _ in range(9):
+        looks.append(capacity.next_look(looks[-1], put_off=True))
+
+    assert looks == [16, 32, 64, 128, 256, 512, 1024, 2048, 2048, 2048]
+    assert capacity.next_look(looks[-1], put_off=False) == 16
 
 
 @pytest.mark.parametrize(("background_running", "first"), [(0, "background"), (1, "background"), (2, "interactive")])
