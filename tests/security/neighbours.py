@@ -1,9 +1,10 @@
 """What an attack costs everybody else: their latency, memory of each role, disk of NATS, and whose bill is right."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -65,14 +66,18 @@ class Neighbours:
         await self.bill_is_right(self.quiet)
 
     @asynccontextmanager
-    async def watched(self) -> AsyncGenerator[Seen]:
-        """The same without the judgement, for who measures."""
+    async def watched(self, *, one_by_one: bool = True) -> AsyncGenerator[Seen]:
+        """The same without the judgement, for who measures.
+
+        Who asks `one_by_one` asks least while it waits longest; else it asks twenty times a second, come what may.
+        """
         seen = Seen()
         over = asyncio.Event()
+        asks = self._repeat if one_by_one else self._keep_the_pace
         async with self.quiet.client("quiet") as client:
             asking = [
-                asyncio.create_task(self._ask(client, seen, over), name="quiet requests"),
-                asyncio.create_task(self._question(client, seen, over), name="quiet questions"),
+                asyncio.create_task(asks(partial(self._ask, client, seen), over), name="quiet requests"),
+                asyncio.create_task(asks(partial(self._question, client, seen), over), name="quiet questions"),
                 asyncio.create_task(self._weigh(seen, over), name="weigh"),
             ]
             try:
@@ -95,21 +100,30 @@ class Neighbours:
                 assert monotonic() < give_up, f"{made} vendor calls, {booked} rows"
                 await asyncio.sleep(0.2)
 
-    async def _ask(self, client: Any, seen: Seen, over: asyncio.Event) -> None:
-        """A short stream, what is stored of it, and a stream that is cancelled."""
+    async def _repeat(self, ask: Callable[[], Coroutine[Any, Any, None]], over: asyncio.Event) -> None:
         while True:
             last = over.is_set()
-            began = monotonic()
-            events = client.stream(MODEL, "Hello", deadline_s=PATIENCE_S)
-            ended = await _read(events, seen, "first_token", began)
-            assert isinstance(ended[-1], Completed), ended[-1]
-            began = monotonic()
-            await _resume(client, ended[-1].request_id)
-            seen.waited.setdefault("resume", []).append(monotonic() - began)
-            await self._cancel(client, seen)
+            await ask()
             if last:
                 return
             await asyncio.sleep(_PAUSE_S)
+
+    async def _keep_the_pace(self, ask: Callable[[], Coroutine[Any, Any, None]], over: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            while not over.is_set():
+                group.create_task(ask())
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _ask(self, client: Any, seen: Seen) -> None:
+        """A short stream, what is stored of it, and a stream that is cancelled."""
+        began = monotonic()
+        events = client.stream(MODEL, "Hello", deadline_s=PATIENCE_S)
+        ended = await _read(events, seen, "first_token", began)
+        assert isinstance(ended[-1], Completed), ended[-1]
+        began = monotonic()
+        await _resume(client, ended[-1].request_id)
+        seen.waited.setdefault("resume", []).append(monotonic() - began)
+        await self._cancel(client, seen)
 
     async def _cancel(self, client: Any, seen: Seen) -> None:
         endless = {POOLS[0]: {"simulate": {"chunks": 10_000, "between_s": 0.1}}}
@@ -122,15 +136,10 @@ class Neighbours:
         assert began is not None
         seen.waited.setdefault("cancel", []).append(monotonic() - began)
 
-    async def _question(self, client: Any, seen: Seen, over: asyncio.Event) -> None:
-        while True:
-            last = over.is_set()
-            began = monotonic()
-            await client.count_tokens(f"{POOLS[1]}/{MODELS[POOLS[1]]}", "Hello")
-            seen.waited.setdefault("question", []).append(monotonic() - began)
-            if last:
-                return
-            await asyncio.sleep(_PAUSE_S)
+    async def _question(self, client: Any, seen: Seen) -> None:
+        began = monotonic()
+        await client.count_tokens(f"{POOLS[1]}/{MODELS[POOLS[1]]}", "Hello")
+        seen.waited.setdefault("question", []).append(monotonic() - began)
 
     async def _weigh(self, seen: Seen, over: asyncio.Event) -> None:
         memory, seen.disk_before = self._fleet.memory(), self._fleet.disk()
