@@ -1,7 +1,7 @@
 """What a quiet tenant waits while another one does its worst: on every subject that an agent may publish to, and with
 every kind of hostile vendor.
 
-    python -m benchmarks.walls [--seconds 10] [--only request] [--markdown]
+    python -m benchmarks.walls [--seconds 10] [--only request] [--rate 20000] [--markdown]
 
 The fleet's parts are processes, NATS has an account for each tenant, and each attack is made by a new tenant from a
 process of its own, as fast as that can. The quiet tenant asks for a short stream, resumes it, cancels another one and
@@ -116,13 +116,13 @@ def attacks() -> list[Attack]:
     ]
 
 
-async def main(seconds: float, only: str, *, markdown: bool) -> None:
+async def main(seconds: float, only: str, *, rate: float, markdown: bool) -> None:
     chosen = [attack for attack in attacks() if only in attack.name]
     async with _fleet(tenants=len(chosen) + 1) as fleet:
         neighbours = Neighbours(fleet, await fleet.tenant())
         rows = list[Row]()
         for attack in chosen:
-            rows.append(await _measure(fleet, neighbours, attack, seconds))
+            rows.append(await _measure(fleet, neighbours, attack, seconds, rate))
             print(" | ".join(_cells(rows[-1])), file=sys.stderr, flush=True)
     if markdown:
         print(_markdown(rows))
@@ -131,7 +131,7 @@ async def main(seconds: float, only: str, *, markdown: bool) -> None:
     print(json.dumps({"benchmark": "walls", "rows": [asdict(row) for row in rows]}))
 
 
-async def _measure(fleet: Fleet, neighbours: Neighbours, attack: Attack, seconds: float) -> Row:
+async def _measure(fleet: Fleet, neighbours: Neighbours, attack: Attack, seconds: float, rate: float) -> Row:
     tenant = await fleet.tenant()
     failure, seen, published = "", Seen(), 0
     async with AsyncExitStack() as stack:
@@ -141,7 +141,7 @@ async def _measure(fleet: Fleet, neighbours: Neighbours, attack: Attack, seconds
                 await fleet.use_vendor(tenant, provider, f"http://127.0.0.1:{port}{path}")
         try:
             async with neighbours.watched(one_by_one=False) as seen:
-                published = await _attack_from_outside(tenant, attack, seconds)
+                published = await _attack_from_outside(tenant, attack, seconds, rate)
         except (AssertionError, FleetError, TimeoutError) as exc:
             failure = f"not served: {type(exc).__name__} {str(exc)[:60]}".strip()
         await _withdraw(fleet, tenant)
@@ -156,14 +156,14 @@ async def _measure(fleet: Fleet, neighbours: Neighbours, attack: Attack, seconds
     )
 
 
-async def _attack_from_outside(tenant: Tenant, attack: Attack, seconds: float) -> int:
+async def _attack_from_outside(tenant: Tenant, attack: Attack, seconds: float, rate: float) -> int:
     """How many messages a process of its own has published."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", __spec__.name if __spec__ else __name__, "--attack",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     order = {"url": tenant.nats_url, "tenant": tenant.name, "password": tenant.password, "seconds": seconds}
-    said, _ = await process.communicate(json.dumps({**order, **asdict(attack)}).encode())
+    said, _ = await process.communicate(json.dumps({**order, "rate": rate, **asdict(attack)}).encode())
     return int(said)
 
 
@@ -173,7 +173,8 @@ async def _publish(order: Mapping[str, Any]) -> int:
     async def ignore(_: Exception) -> None:
         pass
 
-    tenant, pad, give_up = order["tenant"], b" " * order["pad"], time.monotonic() + order["seconds"]
+    tenant, pad, began = order["tenant"], b" " * order["pad"], time.monotonic()
+    give_up = began + order["seconds"]
     subject, payload = (order[name].replace("{t}", tenant) for name in ("subject", "payload"))
     most = sys.maxsize if order["most"] is None else order["most"]
     connection = await nats.connect(
@@ -190,6 +191,8 @@ async def _publish(order: Mapping[str, Any]) -> int:
         number += 1
         if number % 256 == 0 or pad:
             await connection.flush(int(PATIENCE_S))
+            if order["rate"]:
+                await asyncio.sleep(max(0.0, began + number / order["rate"] - time.monotonic()))
     await asyncio.sleep(max(0.0, give_up - time.monotonic()))
     await connection.close()
     return number
@@ -259,10 +262,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=10, help="how long each attack lasts")
     parser.add_argument("--only", default="", help="attacks whose name has this")
+    parser.add_argument("--rate", type=float, default=0, help="messages a second at most (as many as can be sent)")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--attack", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
         print(uvloop.run(_publish(json.load(sys.stdin))))
     else:
-        asyncio.run(main(options.seconds, options.only, markdown=options.markdown))
+        asyncio.run(main(options.seconds, options.only, rate=options.rate, markdown=options.markdown))
