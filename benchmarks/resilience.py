@@ -29,6 +29,7 @@ from contracts import subjects
 from contracts.control import MSG_ID
 from contracts.events import Completed, Delta, Event, Failed, Started
 from contracts.providers import Price
+from contracts.streams import Sizes
 from contracts.subjects import Priority
 from fleet.client import Client
 from fleet.local.servers import NatsServer, VaultServer
@@ -246,5 +247,6 @@ def _ms(seconds: float) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--flood", type=int, default=10_000)
-    uvloop.run(main(parser.parse_args().flood))
+    most = Sizes().queue_limit_per_tenant
+    parser.add_argument("--flood", type=int, default=most, help=f"requests of one tenant that wait, at most {most}")
+    uvloop.run(main(min(most, parser.parse_args().flood)))
