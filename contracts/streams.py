@@ -69,6 +69,7 @@ _DEAD_PER_POOL_AND_TENANT = 500
 """A tenant that sends malformed requests to all seven pools keeps 438 MiB of them: less than half of `LLM_DEAD`."""
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _NOT_FOUND = 404
+_UNBOUNDED = -1
 _ASYNC = "async"
 
 Request = Callable[[str, bytes], Awaitable[bytes]]
@@ -111,7 +112,7 @@ class Sizes:
 
     replicas: int = 1
     queue_limit_per_tenant: int = 1_250
-    """Waiting requests of one tenant and priority and provider; above it publishing is refused."""
+    """Requests of one tenant and priority and provider that wait or run; above it publishing is refused."""
     max_queue_bytes: int = 8 * _GIB
     max_usage_bytes: int = 4 * _GIB
     """Usage records that are not booked yet, about a million of them in a gibibyte; above it no request ends."""
@@ -391,6 +392,9 @@ _CONSUMER_TUNABLE = ("ack_wait", "max_deliver", "max_ack_pending")
 async def ensure(request: Request, sizes: Sizes) -> None:
     """Create what is missing, update what differs harmlessly. Safe to run by every role at every start.
 
+    How many requests a tenant may have is not lowered below what one has: the server would drop the oldest, which it
+    has confirmed (nats-server 2.15). Then it is lowered at a later start.
+
     Raises StreamMismatch when a stream exists in a form that would lose data, JetStreamError when the server
     refuses.
     """
@@ -403,7 +407,8 @@ async def ensure(request: Request, sizes: Sizes) -> None:
 async def _ensure_stream(request: Request, config: Config) -> None:
     name = config["name"]
     try:
-        found = (await _call(request, f"$JS.API.STREAM.INFO.{name}"))["config"]
+        info = await _call(request, f"$JS.API.STREAM.INFO.{name}")
+        found = info["config"]
     except JetStreamError as exc:
         if exc.code != _NOT_FOUND:
             raise
@@ -422,8 +427,26 @@ async def _ensure_stream(request: Request, config: Config) -> None:
         remedy = "delete it once and start again, by which the cancels of the last hour are lost"
         raise StreamMismatch(name, "persist_mode", _ASYNC, "default", remedy=remedy)
     changed = {f: config[f] for f in _TUNABLE if f in config and found.get(f) != config[f]}
+    most = changed.get("max_msgs_per_subject", _UNBOUNDED)
+    if config["discard"] == "new" and 0 < most < info["state"]["messages"]:
+        counts = await subject_counts(request, name, subjects_filter=">")
+        if max(counts.values(), default=0) > most:
+            del changed["max_msgs_per_subject"]
     if changed:
         await _call(request, f"$JS.API.STREAM.UPDATE.{name}", {**found, **changed})
+
+
+async def subject_counts(request: Request, stream: str, *, subjects_filter: str) -> dict[str, int]:
+    """How many messages a stream has, by subject. Raises JetStreamError."""
+    counts = dict[str, int]()
+    offset, total = 0, 1
+    while offset < total:
+        body = {"subjects_filter": subjects_filter, "offset": offset}
+        page = await _call(request, f"$JS.API.STREAM.INFO.{stream}", body)
+        found: dict[str, int] = page["state"].get("subjects") or {}
+        counts |= found
+        offset, total = offset + max(1, len(found)), page.get("total", 0)
+    return counts
 
 
 async def _ensure_consumer(request: Request, stream: str, config: Config) -> None:

@@ -101,15 +101,10 @@ class QueueGuard:
 
     async def _counts(self) -> Mapping[str, Mapping[str, int]]:
         """How many messages there are, by tenant and subject."""
+        found = await streams.subject_counts(self._broker.request, streams.REQUESTS, subjects_filter=subjects.REQUESTS)
         counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        offset, total = 0, 1
-        while offset < total:
-            body = {"subjects_filter": subjects.REQUESTS, "offset": offset}
-            page = await self._ask(_INFO, body)
-            found: dict[str, int] = page["state"].get("subjects") or {}
-            for subject, count in found.items():
-                counts[subject.rsplit(".", 1)[-1]][subject] = count
-            offset, total = offset + max(1, len(found)), page.get("total", 0)
+        for subject, count in found.items():
+            counts[subject.rsplit(".", 1)[-1]][subject] = count
         return counts
 
     async def _estimate(self, queues: Mapping[str, int], state: Mapping[str, Any], *, places: int) -> int:

@@ -331,6 +331,35 @@ async def test_a_tenant_that_floods_is_stopped_and_others_are_not(client: Client
     await js.publish(subjects.request("openai", Priority.BACKGROUND, "acme"), b"{}", headers={MSG_ID: "b0"})
 
 
+async def test_a_lower_limit_drops_no_request_that_was_confirmed(client: Client, request_api: streams.Request) -> None:
+    """The server drops the oldest of each subject when its limit is lowered."""
+    await streams.ensure(request_api, Sizes(queue_limit_per_tenant=4))
+    js = client.jetstream()
+    for _ in range(4):
+        await js.publish(SUBJECT, b"{}")
+
+    await streams.ensure(request_api, Sizes(queue_limit_per_tenant=3))
+    info = await js.stream_info("LLM_REQUESTS")
+    assert (info.state.messages, info.config.max_msgs_per_subject) == (4, 4)
+
+    await js.purge_stream("LLM_REQUESTS", keep=3)
+    await streams.ensure(request_api, Sizes(queue_limit_per_tenant=3))
+    info = await js.stream_info("LLM_REQUESTS")
+    assert (info.state.messages, info.config.max_msgs_per_subject) == (3, 3)
+
+
+async def test_fewer_bytes_drop_no_request_that_was_confirmed(client: Client, request_api: streams.Request) -> None:
+    await streams.ensure(request_api, Sizes(max_queue_bytes=100_000))
+    js = client.jetstream()
+    for _ in range(9):
+        await js.publish(SUBJECT, b"x" * 10_000)
+
+    await streams.ensure(request_api, Sizes(max_queue_bytes=20_000))
+
+    info = await js.stream_info("LLM_REQUESTS")
+    assert (info.state.messages, info.config.max_bytes) == (9, 20_000)
+
+
 async def test_a_publisher_says_soon_that_a_queue_is_full(
     client: Client, request_api: streams.Request, caplog: pytest.LogCaptureFixture
 ) -> None:
