@@ -348,7 +348,7 @@ class Client:
                 headers = {MSG_ID: msg_id, MSG_TTL: str(int(left_s) + patience.ttl_slack_s)}
                 is_full = is_busy = False
                 try:
-                    publish = jetstream.publish(subject, payload, timeout=left_s, headers=headers)
+                    publish = partial(jetstream.publish, subject, payload, timeout=left_s, headers=headers)
                     stored = await tries.one_more(publish, within_s=min(patience.puback_s, left_s))
                     if not stored.duplicate or perhaps_stored:
                         return deadline
@@ -367,11 +367,11 @@ class Client:
                     problem = str(exc) or type(exc).__name__
                 # While others flood the stream, room is found by asking often: there is some every few milliseconds.
                 wait_s = random.uniform(0, busy_s if is_busy else backoff_s)
-                if time.monotonic() + wait_s >= deadline:
+                if time.monotonic() + wait_s >= deadline and not tries.are_open:
                     if is_full:
                         raise QueueFull(f"the queue of {subject} stayed full until the deadline")
                     break
-                await asyncio.sleep(wait_s)
+                await tries.pause(min(wait_s, max(0.0, deadline - time.monotonic())))
                 if is_busy:
                     busy_s = min(patience.backoff_first_s, busy_s * 2)
                 else:

@@ -45,7 +45,7 @@ class Patience:
     """Without any event for this long, what is stored is asked for: an event may have been lost on the way."""
     stored_again_s: float = 0.5
     """The first such pause of a stream that was fed with what is stored, because an event is passed on before it is
-    stored. Each time that nothing new is found it doubles, up to `silence_s`."""
+    stored. Each time that nothing is found it doubles, up to `silence_s`."""
     lost_s: float = 5.0
     """An event that is not stored either is given up after so long. By then workers have said again what a restarted
     server had forgotten. The stream goes on without it: `completed` holds the answer."""
@@ -114,10 +114,12 @@ class Stream(AsyncIterator[Event]):
         self._deadline = deadline
         self._patience = patience
         self._clock = clock
-        self._arrived: asyncio.Queue[Event] = asyncio.Queue()
+        self._arrived: asyncio.Queue[Event | None] = asyncio.Queue()
+        """None: what was waited for is to be waited for anew, and not as long."""
         self._early: dict[Position, Event] = {}
         self._gap_since: float | None = None
-        self._silence_s = patience.silence_s
+        self._quiet_for_s = patience.silence_s
+        """How long nothing may arrive before what is stored is asked for."""
         self._is_published = False
         self._is_closed = False
 
@@ -175,7 +177,8 @@ class Stream(AsyncIterator[Event]):
 
     def was_fed_with_stored(self) -> None:
         """What has been said until now may not have been stored yet."""
-        self._silence_s = min(self._patience.stored_again_s, self._patience.silence_s)
+        self._quiet_for_s = min(self._patience.stored_again_s, self._patience.silence_s)
+        self._arrived.put_nowait(None)
 
     async def _publish_once(self) -> None:
         if not self._is_published:
@@ -202,10 +205,15 @@ class Stream(AsyncIterator[Event]):
             if self._early and self._is_next(first := min(self._early)):
                 return self._early.pop(first)
             # A timeout costs more than the event: where events wait, none is set.
-            event = await self._wait() if self._arrived.empty() else self._arrived.get_nowait()
-            if event is None:
-                self._silence_s = min(2 * self._silence_s, self._patience.silence_s)
+            try:
+                event = await self._wait() if self._arrived.empty() else self._arrived.get_nowait()
+            except TimeoutError:
+                was_quiet = not self._early
                 await self._fill()
+                if was_quiet and not self._early:
+                    self._quiet_for_s = min(2 * self._quiet_for_s, self._patience.silence_s)
+                continue
+            if event is None:
                 continue
             position = (event.attempt, event.seq)
             if self._is_next(position) and not self._early:
@@ -214,8 +222,9 @@ class Stream(AsyncIterator[Event]):
                 self._early[position] = event
 
     async def _wait(self) -> Event | None:
-        """The next event that arrives; None when it is time to ask for what is stored. Raises DeadlineExceeded."""
-        patience_s = self._patience.gap_s if self._early else self._silence_s
+        """The next event that arrives. Raises TimeoutError when it is time to ask for what is stored, and
+        DeadlineExceeded."""
+        patience_s = self._patience.gap_s if self._early else self._quiet_for_s
         left_s = max(0.0, self._deadline + self._patience.last_word_s - self._clock())
         try:
             async with asyncio.timeout(min(patience_s, left_s)):
@@ -223,7 +232,7 @@ class Stream(AsyncIterator[Event]):
         except TimeoutError:
             if left_s <= patience_s:
                 raise DeadlineExceeded(f"request {self.request_id} did not end by its deadline") from None
-            return None
+            raise
 
     def _is_next(self, position: Position) -> bool:
         """Whether no event can be missing between the last one that was yielded and this one.

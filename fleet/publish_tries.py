@@ -1,7 +1,7 @@
 """Publishing one message again and again until it is confirmed: the answer to any of the tries counts."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,12 +24,25 @@ class Tries:
             each.cancel()
         await asyncio.gather(*self._unanswered, return_exceptions=True)
 
-    async def one_more(self, publish: Coroutine[Any, Any, PubAck], *, within_s: float) -> PubAck:
-        """The answer to it, or to one before it.
+    @property
+    def are_open(self) -> bool:
+        """Whether there are tries whose answers are still to be looked at."""
+        return bool(self._unanswered)
+
+    async def pause(self, seconds: float) -> None:
+        """Until the next try, or until an answer comes to one before it."""
+        if self._unanswered:
+            await asyncio.wait(self._unanswered, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(seconds)
+
+    async def one_more(self, publish: Callable[[], Coroutine[Any, Any, PubAck]], *, within_s: float) -> PubAck:
+        """The answer to it, or to one before it. When one is there already, nothing is published.
 
         Raises what one of them failed with when none was confirmed, and TimeoutError when none was answered in time.
         """
-        self._unanswered.add(asyncio.create_task(publish, name="publish"))
+        if not any(each.done() for each in self._unanswered):
+            self._unanswered.add(asyncio.create_task(publish(), name="publish"))
         answered, self._unanswered = await asyncio.wait(
             self._unanswered, timeout=within_s, return_when=asyncio.FIRST_COMPLETED
         )

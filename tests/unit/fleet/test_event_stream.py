@@ -124,6 +124,19 @@ async def test_what_was_said_but_not_stored_yet_is_asked_for_soon() -> None:
     assert fleet.asked == [(1, 0)]
 
 
+async def test_who_waits_already_asks_soon_as_well() -> None:
+    """As after a reconnect, in the middle of a silence."""
+    fleet = Fleet()
+    stream = fleet.stream(delta(1, 0), patience=Patience(silence_s=3600, stored_again_s=0), resumed=True)
+    assert await anext(stream) == delta(1, 0)
+    reading = asyncio.create_task(read(stream))
+    await asyncio.sleep(0)
+    fleet.kept = [end(1, 1)]
+    stream.was_fed_with_stored()
+
+    assert await reading == [(1, 1)]
+
+
 @pytest.mark.parametrize(
     ("answer", "asks"),
     [

@@ -1,6 +1,7 @@
 """One message that is published several times: any answer that confirms it is good."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from nats.js.api import PubAck
@@ -23,10 +24,10 @@ async def test_a_late_answer_to_an_earlier_try_counts() -> None:
     first, second = a_try(), a_try()
     async with Tries() as tries:
         with pytest.raises(TimeoutError, match="no answer within"):
-            await tries.one_more(answered(first), within_s=0)
+            await tries.one_more(partial(answered, first), within_s=0)
         asyncio.get_running_loop().call_soon(first.set_result, STORED)
 
-        assert await tries.one_more(answered(second), within_s=60) == STORED
+        assert await tries.one_more(partial(answered, second), within_s=60) == STORED
 
     assert second.cancelled()
 
@@ -35,11 +36,11 @@ async def test_what_was_confirmed_counts_more_than_what_failed() -> None:
     first, second = a_try(), a_try()
     async with Tries() as tries:
         with pytest.raises(TimeoutError):
-            await tries.one_more(answered(first), within_s=0)
+            await tries.one_more(partial(answered, first), within_s=0)
         first.set_exception(ConnectionError("lost"))
         second.set_result(LATER)
 
-        assert await tries.one_more(answered(second), within_s=60) == LATER
+        assert await tries.one_more(partial(answered, second), within_s=60) == LATER
 
 
 async def test_a_failure_is_told_and_the_next_try_goes_on() -> None:
@@ -47,8 +48,24 @@ async def test_a_failure_is_told_and_the_next_try_goes_on() -> None:
     refused.set_exception(ConnectionError("refused"))
     async with Tries() as tries:
         with pytest.raises(ConnectionError, match="refused"):
-            await tries.one_more(answered(refused), within_s=60)
+            await tries.one_more(partial(answered, refused), within_s=60)
         again = a_try()
         again.set_result(STORED)
 
-        assert await tries.one_more(answered(again), within_s=60) == STORED
+        assert await tries.one_more(partial(answered, again), within_s=60) == STORED
+
+
+async def test_an_answer_that_comes_in_a_pause_ends_it_and_nothing_more_is_published() -> None:
+    first = a_try()
+    async with Tries() as tries:
+        with pytest.raises(TimeoutError):
+            await tries.one_more(partial(answered, first), within_s=0)
+        asyncio.get_running_loop().call_soon(first.set_result, STORED)
+        await tries.pause(3600)
+
+        assert await tries.one_more(_unexpected, within_s=60) == STORED
+        assert not tries.are_open
+
+
+async def _unexpected() -> PubAck:
+    raise AssertionError("published once more")
