@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5
 RECONNECT_WAIT_S = 0.5
 REQUEST_TIMEOUT_S = 10
-_PEERS_S, _PEERS_AGAIN_S = 30.0, 0.5
+_CLUSTER_S, _PEERS_AGAIN_S = 30.0, 0.5
 _PENDING_BYTES = 64 * 1024 * 1024
 _HEADER_BYTES = 128 * 1024
 """Of more headers than that, the first are read. No stored message has more than 64 KiB (nats-server 2.15); of those
@@ -229,10 +229,10 @@ async def connect(
 async def ensure_streams(broker: Broker, settings: BrokerSettings) -> None:
     """Every role calls this at start. Raises Unreachable, contracts.streams.StreamMismatch or JetStreamError.
 
-    The nodes of a cluster that was just started have to find each other first, and get some seconds for it. Nor does
-    it answer what is asked while it elects a leader.
+    The nodes of a cluster that was just started have to find each other first, and while it elects a leader it does
+    not answer. It gets half a minute for either.
     """
-    give_up = time.monotonic() + _PEERS_S
+    give_up = time.monotonic() + _CLUSTER_S
     while True:
         try:
             return await streams.ensure(broker.request, settings.sizes())
@@ -242,6 +242,7 @@ async def ensure_streams(broker: Broker, settings: BrokerSettings) -> None:
         except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as exc:
             is_electing = broker.in_cluster and isinstance(exc, nats.errors.TimeoutError)
             if is_electing and time.monotonic() <= give_up:
+                log.warning("jetstream_unanswered", extra={"error": reason(exc)})
                 continue  # the time that it was waited for is pause enough
             raise Unreachable(
                 f"NATS at {address(settings.nats_url)} does not answer for JetStream: {reason(exc)}; "

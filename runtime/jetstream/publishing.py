@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 _ACK_TIMEOUT_S = 2.0
 _TRIES, _TRIES_IF_FULL = 20, 3
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 1.0
+_BUSY_FIRST_S = 0.01
+"""While others flood the stream, room is found by asking often."""
 
 _PASSING = (nats.errors.TimeoutError, nats.js.errors.NoStreamResponseError, nats.js.errors.ServiceUnavailableError)
 
@@ -101,7 +103,8 @@ class Publisher:
                 if tries >= _most_tries(exc):
                     raise
                 log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(exc).__name__})
-            pause_s = exponential_s(_BACKOFF_FIRST_S, failures=tries, longest_s=_BACKOFF_MAX_S, jitter=random())
+                first_s = _BUSY_FIRST_S if _is_busy(exc) else _BACKOFF_FIRST_S
+            pause_s = exponential_s(first_s, failures=tries, longest_s=_BACKOFF_MAX_S, jitter=random())
             await asyncio.sleep(pause_s)
 
 
@@ -110,9 +113,13 @@ def _most_tries(failure: Exception) -> int:
     if isinstance(failure, nats.js.errors.APIError):
         if failure.err_code == jetstream_codes.STORE_FAILED:
             return _TRIES_IF_FULL
-        if failure.err_code != jetstream_codes.TOO_MANY_REQUESTS and not isinstance(failure, _PASSING):
+        if not _is_busy(failure) and not isinstance(failure, _PASSING):
             return 1
     return _TRIES
+
+
+def _is_busy(failure: Exception) -> bool:
+    return isinstance(failure, nats.js.errors.APIError) and failure.err_code == jetstream_codes.TOO_MANY_REQUESTS
 
 
 def wire_size(payload: bytes, headers: Mapping[str, str]) -> int:

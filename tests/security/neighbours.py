@@ -10,7 +10,7 @@ from typing import Any
 
 from contracts.errors import InvalidRequest
 from contracts.events import Completed, Event, Started
-from runtime.tasks import end
+from runtime.tasks import end, leaves
 from tests.patience import PATIENCE_S
 from tests.security.fleet import MODELS, POOLS, Fleet, Tenant
 
@@ -89,7 +89,7 @@ class Neighbours:
                 problems = [task.exception() for task in asking if not task.cancelled()]
         assert not late, f"not served within {PATIENCE_S:.0f} s: {', '.join(task.get_name() for task in late)}"
         for problem in filter(None, problems):
-            raise problem
+            raise leaves(problem)[0]
 
     async def bill_is_right(self, *tenants: Tenant) -> None:
         """Waits until each tenant's rows are its vendor calls, one for one."""

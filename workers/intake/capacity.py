@@ -53,11 +53,17 @@ class Capacity:
         """
         return min(2 * look, _FARTHEST_LOOK) if put_off else self.prefetch
 
-    def order(self, *, background_running: int) -> tuple[Priority, Priority]:
+    def to_park(self, *, running: int) -> int:
+        """How many requests of a priority may wait here when so many of both run."""
+        return self.prefetch + max(0, self.slots - running)
+
+    def order(self, *, running: int, preparing: int) -> tuple[Priority, Priority]:
         """Which priority a free slot goes to, and which one when nothing of that one may start.
 
-        Interactive requests go first, except where background has less than its share.
+        Interactive requests go first, except where background has less than its share. Of background requests so many
+        are `running`. While one of them is `preparing` the next place is an interactive one's: else background requests
+        that end at once would have each place, and never their share of the slots.
         """
-        if background_running < self.background_share:
+        if running < self.background_share and not preparing:
             return Priority.BACKGROUND, Priority.INTERACTIVE
         return Priority.INTERACTIVE, Priority.BACKGROUND

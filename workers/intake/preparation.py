@@ -1,8 +1,9 @@
-"""How many requests a worker makes ready for their vendors at the same time.
+"""How many requests of a pool a worker makes ready for their vendors at the same time.
 
 Most of what a request costs is spent before its vendor is asked, in some thirty rounds of the event loop with answers
 of NATS and Vault between them. Of two hundred requests that start together each round takes two hundred times as long,
-for everybody. So only a few are made ready at once, which costs no throughput, and who comes next is in turn.
+for everybody. So only a few are made ready at once, and who comes next is in turn. A loop that is busy loses nothing by
+it; where answers take long, places are left to others after LONGEST_S, and 80 requests a second start at least.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ AT_ONCE = 16
 OF_FREE = 3
 """One tenant alone has twelve of sixteen at most."""
 LONGEST_S = 0.2
-"""A request that takes longer waits for something, not for the loop, and leaves its place to others."""
+"""A request that takes longer leaves its place to others: most likely it waits for something else than the loop."""
 
 
 def shares() -> Shares:

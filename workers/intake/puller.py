@@ -1,14 +1,15 @@
 """Credit → pull → slot → run → settle: how requests get from JetStream into a worker, and never twice or not at all.
 
 FastStream's pull subscriber lets messages wait behind a busy handler until `ack_wait` passes and they run twice, so
-this is a puller of our own. It says every three seconds that it still has what it has, and always asks for a little
-more than it has room for: what lies deeper in the stream may be of somebody who has nothing here yet. What there is no
-room for goes back, to come again later. The protocol is in runtime/jetstream/pull.py, how much is asked for in
-capacity.py, what one tenant and one agent may have in shares.py, whose turn it is in fair_queue.py, when something
-comes again in timetable.py, what a restarted server forgets in known_server.py.
+this is a puller of our own. It says every three seconds that it still has what it has, and always asks for more than
+it has room for: what lies deeper in the stream may be of somebody who has nothing here yet. What there is no room for
+goes back, to come again later. The protocol is in runtime/jetstream/pull.py, how much is asked for in capacity.py, what
+one tenant and one agent may have in shares.py, whose turn it is in fair_queue.py, how many are made ready at once in
+preparation.py, when something comes again in timetable.py, what a restarted server forgets in known_server.py.
 """
 
 import asyncio
+import contextvars
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -93,6 +94,8 @@ class _Source:
     parked: FairQueue[_Request] = field(default_factory=FairQueue[_Request])
     """They wait for a slot."""
     running: int = 0
+    preparing: int = 0
+    """Of those that run: how many have not asked their vendors."""
     held: dict[int, _Request] = field(default_factory=dict[int, _Request])
     """Parked or running, by their place in the stream."""
 
@@ -143,6 +146,8 @@ class Intake:
         self._parsing_since = 0.0
         self._parsing_is_due = True
         self._tasks: set[asyncio.Task[None]] = set()
+        self._context = contextvars.copy_context()
+        """Of each request's task: one is often started by another one's step, whose context is not its own."""
         self._draining = False
 
     @property
@@ -224,7 +229,7 @@ class Intake:
             self._start_what_fits()
         else:
             await self._put_off(source, request)
-        while len(source.parked) > self._capacity.prefetch:
+        while len(source.parked) > self._capacity.to_park(running=len(self._tasks)):
             longest = source.parked.take_from_longest()
             self._let_go(source, longest)
             await self._put_off(source, longest)
@@ -265,8 +270,8 @@ class Intake:
 
     def _start_what_fits(self) -> None:
         while len(self._tasks) < self._capacity.slots:
-            background_running = self._sources[Priority.BACKGROUND].running
-            for priority in self._capacity.order(background_running=background_running):
+            background = self._sources[Priority.BACKGROUND]
+            for priority in self._capacity.order(running=background.running, preparing=background.preparing):
                 source = self._sources[priority]
                 if (request := source.parked.take(self._may_start)) is not None:
                     self._start(source, request)
@@ -281,9 +286,11 @@ class Intake:
     def _start(self, source: _Source, request: _Request) -> None:
         source.running += 1
         self._slots.take(request.asker)
+        source.preparing += 1
         self._preparing.take(request.asker)
-        request.delivery.preparation.begin(partial(self._prepared, request))
-        task = asyncio.create_task(self._work(source, request), name=f"request {request.delivery.ack_subject}")
+        request.delivery.preparation.begin(partial(self._prepared, source, request))
+        name = f"request {request.delivery.ack_subject}"
+        task = asyncio.create_task(self._work(source, request), name=name, context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if request.size >= _SMALL:
@@ -292,7 +299,8 @@ class Intake:
             self._parsing_is_due = self._to_parse < _PARSED_AT_ONCE
             asyncio.get_running_loop().call_soon(self._parsed, request.size)
 
-    def _prepared(self, request: _Request) -> None:
+    def _prepared(self, source: _Source, request: _Request) -> None:
+        source.preparing -= 1
         self._preparing.give_back(request.asker)
         if not self._draining:
             self._start_what_fits()
@@ -338,10 +346,10 @@ class Intake:
         finally:
             self._let_go(source, request)
             self._slots.give_back(request.asker)
-            delivery.preparation.end()
             source.running -= 1
             if task := asyncio.current_task():
                 self._tasks.discard(task)
+            delivery.preparation.end()
             self._start_what_fits()
         await self._ask(source)
 

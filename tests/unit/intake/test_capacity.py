@@ -38,9 +38,22 @@ def test_looks_ever_farther_through_a_flood_and_then_as_far_as_before() -> None:
     assert capacity.next_look(looks[-1], put_off=False) == 16
 
 
-@pytest.mark.parametrize(("background_running", "first"), [(0, "background"), (1, "background"), (2, "interactive")])
-def test_interactive_goes_first_except_for_the_share_of_background(background_running: int, first: str) -> None:
-    order = Capacity(20).order(background_running=background_running)
+@pytest.mark.parametrize(
+    ("running", "preparing", "first"),
+    [
+        (0, 0, "background"),
+        (1, 0, "background"),
+        (2, 0, "interactive"),
+        (0, 1, "interactive"),
+    ],
+)
+def test_interactive_goes_first_except_for_the_share_of_background(running: int, preparing: int, first: str) -> None:
+    order = Capacity(20).order(running=running, preparing=preparing)
 
     assert order[0] == first
     assert set(order) == set(Priority)
+
+
+@pytest.mark.parametrize(("running", "parked"), [(0, 12 + 3), (10, 2 + 3), (12, 3), (13, 3)])
+def test_what_a_free_slot_waits_for_is_parked(running: int, parked: int) -> None:
+    assert Capacity(12).to_park(running=running) == parked
