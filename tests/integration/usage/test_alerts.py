@@ -268,7 +268,7 @@ async def test_rows_stay_few(alerts: Alerts, clock: DrivenClock) -> None:
 async def test_evaluators_that_meet_tell_once(alerts: Alerts) -> None:
     others = [alerts.another_evaluator() for _ in range(4)]
     await asyncio.gather(
-        *(alerts.ledger.book([record(cost="30")]) for _ in range(6)),
+        *(alerts.ledger.book([record(cost="100")]) for _ in range(6)),
         *(alerts.another_ledger().book([record(**REFUSED)]) for _ in range(3)),
         *(evaluator.evaluate() for evaluator in others * 5),
     )
