@@ -172,6 +172,8 @@ class CompletionRequest(StrictWireModel):
     deadline: UtcTime | None = optional()
     """Bounds queueing and calling together; ten minutes after publishing when not given."""
     on_interrupt: OnInterrupt = "restart"
+    coalesce_ms: int = Field(default=0, ge=0, le=1000)
+    """Deltas leave at most every so many milliseconds, merged; the first one of an attempt never waits."""
     provider_options: dict[str, JsonObject] = Field(default_factory=dict)
     """Further fields for the vendor's request body, by provider."""
     metadata: JsonObject = Field(default_factory=dict)
@@ -222,5 +224,6 @@ class RequestFields(TypedDict, total=False):
     reasoning_effort: ReasoningEffort | None
     fallbacks: Sequence[str]
     on_interrupt: OnInterrupt
+    coalesce_ms: int
     provider_options: Mapping[str, Mapping[str, Any]]
     metadata: Mapping[str, Any]

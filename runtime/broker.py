@@ -15,6 +15,7 @@ from typing import Any
 import nats
 import nats.errors
 from nats.aio.client import Client as Nats
+from nats.aio.transport import TcpTransport
 
 from contracts import jetstream_codes, streams
 from contracts.nats_connect import Connection, NoServer, address, connect_to_any
@@ -28,6 +29,8 @@ RECONNECT_WAIT_S = 0.5
 REQUEST_TIMEOUT_S = 10
 _CLUSTER_S, _PEERS_AGAIN_S = 30.0, 0.5
 _PENDING_BYTES = 64 * 1024 * 1024
+_BACKLOG_BYTES = 1024 * 1024
+"""A server that is so far behind is waited for."""
 _HEADER_BYTES = 128 * 1024
 """Of more headers than that, the first are read. No stored message has more than 64 KiB (nats-server 2.15); of those
 that are not stored an agent may send 8 MB, and short ones took 0.7 s to read."""
@@ -53,13 +56,56 @@ class Headers(dict[str, str]):
         self.size = size
 
 
-class _Connection(Connection):
+class BrokerConnection(Connection):
     """nats-py takes the server's word for whether it wants TLS, and would tell anybody who it is."""
 
     def __init__(self, *, by_tls: bool, header_bytes: int = _HEADER_BYTES) -> None:
         super().__init__()
         self._by_tls = by_tls
         self._header_bytes = header_bytes
+        self._flush_is_due = False
+        self.is_behind = False
+        """The server takes less than is published; `until_sent` waits for it."""
+
+    def say(self, subject: str, payload: bytes, header: bytes = b"") -> None:
+        """Publishes behind all that was published before, without a task that is woken for it: what is said in one turn
+        of the event loop leaves in one write at its end. `header` is a whole block of headers, or none.
+
+        The caller answers for `subject`. Raises nats.errors.Error when the connection is closed for good, or too much
+        waits for a new one.
+        """
+        if header:
+            size = len(header)
+            command = b"HPUB %b %d %d\r\n%b%b\r\n" % (subject.encode(), size, size + len(payload), header, payload)
+        else:
+            command = b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload)
+        if not self.is_connected:
+            if self.is_closed:
+                raise nats.errors.ConnectionClosedError
+            if self._pending_data_size + len(command) > self._max_pending_size:
+                raise nats.errors.OutboundBufferLimitError
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    async def until_sent(self) -> None:
+        """Returns when little of what was published is left here, or there is no connection."""
+        if self.is_connected and self._transport is not None:
+            with suppress(OSError):
+                await self._transport.drain()
+        self.is_behind = False
+
+    def _flush(self) -> None:
+        """Writes what waits. What waits without a connection is written by nats-py when there is one again."""
+        self._flush_is_due = False
+        if self._pending and self.is_connected and self._transport is not None:
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            self._transport.write(b"".join(pending))
+            if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:  # pyright: ignore[reportPrivateUsage] - nats-py does not tell how much waits
+                unsent = self._transport._io_writer.transport.get_write_buffer_size()  # pyright: ignore[reportPrivateUsage]
+                self.is_behind = unsent > _BACKLOG_BYTES
 
     def _connect_command(self) -> bytes:
         if self._by_tls and not self._server_info.get("tls_required"):
@@ -123,6 +169,15 @@ class Broker:
         """How often the connection was made anew; what was said on another one may have been lost."""
         return self.client.stats["reconnects"]
 
+    def say(self, subject: str, payload: bytes, *, header: bytes = b"") -> None:
+        """Publishes without waiting; see `BrokerConnection.say`."""
+        self._connection.say(subject, payload, header)
+
+    def backlog(self) -> Awaitable[None] | None:
+        """What to wait for before more is published, because the server takes less than is said; None: nothing."""
+        connection = self._connection
+        return connection.until_sent() if connection.is_behind else None
+
     async def reconnected(self) -> None:
         """Calls everybody in `on_reconnect`, each in a task of its own, and returns when all of them are done.
 
@@ -145,6 +200,12 @@ class Broker:
             for callback in self.on_reconnect:
                 name = getattr(callback, "__qualname__", repr(callback))
                 tasks.create_task(_after_reconnect(callback, name=name), name=f"reconnected {name}")
+
+    @property
+    def _connection(self) -> BrokerConnection:
+        if not isinstance(self.client, BrokerConnection):
+            raise TypeError("only a connection that `connect` made can say what is not awaited")
+        return self.client
 
     @property
     def _server(self) -> dict[str, Any]:
@@ -174,11 +235,11 @@ async def connect(
     Of the headers of a message the first `header_bytes` are read.
     """
     by_tls = settings.nats_by_tls
-    broker = Broker(_Connection(by_tls=by_tls, header_bytes=header_bytes))
+    broker = Broker(BrokerConnection(by_tls=by_tls, header_bytes=header_bytes))
     where = address(settings.nats_url)
 
-    def another_try() -> _Connection:
-        broker.client = _Connection(by_tls=by_tls, header_bytes=header_bytes)
+    def another_try() -> BrokerConnection:
+        broker.client = BrokerConnection(by_tls=by_tls, header_bytes=header_bytes)
         return broker.client
 
     async def on_error(exc: Exception) -> None:

@@ -55,7 +55,7 @@ from workers.intake.lease import Leases
 from workers.intake.waiting_room import WaitingRoom
 from workers.interruption import Interruption
 from workers.jetstream.server_memory import ServerMemory
-from workers.providers.base import Call, Chunk, Finish, StreamItem
+from workers.providers.base import Call, Chunk, Finish, Stated, StreamItem, Take
 from workers.providers.mock.adapter import Mock
 from workers.quotas.budgets import Budgets, Reservation
 from workers.quotas.cost_bounds import BudgetedCall
@@ -104,7 +104,7 @@ class MemoryPublisher(Publisher):
         self.refuses: dict[str, Exception] = {}
         self.before_each: Callable[[Message], None] = lambda _: None
 
-    async def event(self, subject: str, payload: bytes) -> None:
+    def delta(self, subject: str, payload: bytes) -> None:
         self._take(Message(subject, payload))
 
     async def durable(
@@ -205,8 +205,8 @@ class MemoryBudgets(Budgets):
         self.owed.append(hold)
 
 
-Step = StreamItem | BaseException | Callable[[], None]
-"""What a vendor yields, what it raises, or what happens meanwhile."""
+Step = StreamItem | Finish | BaseException | Callable[[], None]
+"""What a vendor says, what it raises, or what happens meanwhile."""
 
 
 class ScriptedAdapter(Mock):
@@ -222,17 +222,22 @@ class ScriptedAdapter(Mock):
         """From now on."""
         self._calls = list(calls)
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+    async def stream_completion(self, call: Call, take: Take) -> Finish:
         self.asked.append(call)
         await call.may_send()
         for step in self._calls.pop(0) if len(self._calls) > 1 else self._calls[0]:
-            if isinstance(step, BaseException):
-                raise step
-            if callable(step):
-                step()
-                await asyncio.sleep(0)
-            else:
-                yield cast("Chunk | Finish", step)
+            match step:
+                case BaseException():
+                    raise step
+                case Finish():
+                    return step
+                case Chunk() | Stated():
+                    if (until_taken := take(step)) is not None:
+                        await until_taken
+                case _:
+                    step()
+                    await asyncio.sleep(0)
+        raise AssertionError("a call ends with a Finish, or with what it raises")
 
 
 @dataclass(slots=True)
@@ -319,6 +324,7 @@ class Way:
                 journal=self.journal,
                 worker="w1",
                 max_event_bytes=lambda: 1024,
+                backlog=lambda: None,
                 clock=self.clock,
             ),
             takeover=self.takeover(),
@@ -396,7 +402,7 @@ class Way:
             "journal_subject": subjects.attempt("acme", "a", "r1"),
             "handover": None,
             "events": EventStream(
-                self.publisher.event, subject=subjects.reply("acme", "a", "r1"), request_id="r1", attempt=1
+                self.publisher, subject=subjects.reply("acme", "a", "r1"), request_id="r1", attempt=1
             ),
             "queued_at": NOON,
             "deadline": asked.deadline or NOON + timedelta(seconds=DEFAULT_DEADLINE_S),

@@ -232,6 +232,7 @@ def build(
             journal=journal,
             worker=name,
             max_event_bytes=lambda: nats.client.max_payload,
+            backlog=nats.backlog,
             clock=clock,
         )
 

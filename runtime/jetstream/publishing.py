@@ -48,9 +48,13 @@ class Publisher:
 
     async def event(self, subject: str, payload: bytes) -> None:
         """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it. Raises TooLarge."""
+        self.delta(subject, payload)
+
+    def delta(self, subject: str, payload: bytes) -> None:
+        """The same, for events that never wait."""
         if len(payload) > self._broker.client.max_payload:
             raise TooLarge(subject)
-        await self._broker.client.publish(subject, payload)
+        self._broker.say(subject, payload)
 
     async def durable(
         self,

@@ -47,7 +47,7 @@ class Worker:
         async with self.live.track(events):
             if deltas:
                 for at in range(0, len(text), DELTA):
-                    await events.delta(Chunk(text=text[at : at + DELTA]))
+                    events.delta(Chunk(text=text[at : at + DELTA]))
             await self.publisher.event(events.subject, b'{"text": "%b"}' % text.encode())
             events.ended = True
 
@@ -120,7 +120,7 @@ async def test_what_is_passed_on_reaches_the_agent_and_is_not_stored(nats_url: s
     heard = await client.subscribe("llm.v1.reply.quiet.>")
     await client.flush()
 
-    await workers[0].publisher.pass_on("llm.v1.reply.quiet.a.r1", b"live")
+    workers[0].publisher.pass_on("llm.v1.reply.quiet.a.r1", b"live")
     await workers[0].publisher.event("llm.v1.reply.quiet.a.r1", b"stored")
 
     assert [(await heard.next_msg(timeout=30)).data for _ in range(2)] == [b"live", b"stored"]

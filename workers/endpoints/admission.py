@@ -1,5 +1,6 @@
 """From a candidate to the right to call one of its endpoints: in service, not too busy, and with its key."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -77,6 +78,7 @@ class CallPermit:
         self._slot = slot
         self._slots = slots
         self._load_balancer = load_balancer
+        self._telling: asyncio.Task[None] | None = None
         self._in_flight = ExitStack()
         self._in_flight.enter_context(load_balancer.calling(name))
 
@@ -88,9 +90,11 @@ class CallPermit:
     ) -> None:
         await self.give_back()
 
-    async def first_output(self, after_s: float) -> None:
+    def first_output(self, after_s: float) -> None:
+        """Tells the circuits in a task of its own, because nothing of the answer is to wait for it."""
         self._load_balancer.observe_latency(self._name, after_s)
-        await self.completed()
+        if self._token is not None:
+            self._telling = asyncio.create_task(self.completed(), name="tell circuits")
 
     async def completed(self) -> None:
         if self._token is not None:
@@ -103,6 +107,8 @@ class CallPermit:
 
     async def give_back(self) -> None:
         self._in_flight.close()
+        if self._telling is not None:
+            await self._telling
         if self._token is not None:
             await self._token.dropped()
         if self._slot is not None:

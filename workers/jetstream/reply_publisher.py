@@ -1,11 +1,11 @@
 """Publishing events within each tenant's share of what is stored."""
 
 from runtime.broker import Broker
-from runtime.jetstream.publishing import Publisher, TooLarge, wire_size
+from runtime.jetstream.publishing import Publisher, TooLarge
 from workers.jetstream.reply_shares import ReplyShares
 
 _LARGE_END_BYTES = 64 * 1024
-_NOT_STORED = {"Nats-Expected-Stream": "none"}
+_NOT_STORED = b"NATS/1.0\r\nNats-Expected-Stream: none\r\n\r\n"
 
 
 class ReplyPublisher(Publisher):
@@ -23,7 +23,7 @@ class ReplyPublisher(Publisher):
             raise TooLarge(subject)
         has_room = self.shares.has_room(subject)
         if not has_room and not self.shares.is_running(subject):
-            await self.pass_on(subject, payload)
+            self.pass_on(subject, payload)
         elif not has_room and len(payload) > _LARGE_END_BYTES:
             async with self.shares.turn(subject):
                 self.shares.note(subject, payload)
@@ -32,9 +32,9 @@ class ReplyPublisher(Publisher):
             self.shares.note(subject, payload)
             await super().event(subject, payload)
 
-    async def pass_on(self, subject: str, payload: bytes) -> None:
+    def pass_on(self, subject: str, payload: bytes) -> None:
         """To whoever listens, and stored by nobody: the stream refuses what is meant for another one. Raises
         TooLarge."""
-        if wire_size(payload, _NOT_STORED) > self._broker.client.max_payload:
+        if len(_NOT_STORED) + len(payload) > self._broker.client.max_payload:
             raise TooLarge(subject)
-        await self._broker.client.publish(subject, payload, headers=_NOT_STORED)
+        self._broker.say(subject, payload, header=_NOT_STORED)

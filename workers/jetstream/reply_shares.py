@@ -84,6 +84,15 @@ class _Stored:
     runs: int = 0
     """How many deliveries of it are worked on."""
 
+    def add(self, size: int, *, at: float) -> int:
+        """An event is about to be stored. Returns by how many bytes it grows what is stored."""
+        added = size if self.events else size + REQUEST_OVERHEAD_BYTES
+        self.size += added
+        self.last_size = size + REQUEST_OVERHEAD_BYTES
+        self.events += 1
+        self.at = at
+        return added
+
 
 @dataclass(slots=True)
 class _Account:
@@ -122,6 +131,30 @@ class _Account:
         return self.whole.pop(subject, None) or self.ends.pop(subject, None) or self.elsewhere.pop(subject, None)
 
 
+class RunningReply:
+    """What is stored of a request that is worked on, at hand for each of its deltas."""
+
+    def __init__(
+        self, account: _Account, stored: _Stored, subject_bytes: int, *, clock: Clock, is_over: asyncio.Event
+    ) -> None:
+        self._account = account
+        self._stored = stored
+        self._around_a_payload = subject_bytes + EVENT_OVERHEAD_BYTES
+        self._clock = clock
+        self._is_over = is_over
+
+    def has_room(self) -> bool:
+        """Whether the tenant has no more than it may."""
+        return not self._account.is_over
+
+    def note(self, payload_bytes: int) -> None:
+        """A delta is about to be stored."""
+        account = self._account
+        account.size += self._stored.add(payload_bytes + self._around_a_payload, at=self._clock.monotonic())
+        if account.is_over:
+            self._is_over.set()
+
+
 class ReplyShares:
     def __init__(self, broker: Broker, *, worker: str, share: int, clock: Clock) -> None:
         """`share`: the bytes that one tenant may have, over all workers."""
@@ -141,12 +174,14 @@ class ReplyShares:
             broker, subjects.HEALTH_BUCKET, keys="replies.>", take=self._take, forget_all_but=self._forget_all_but
         )
 
-    def begin(self, subject: str) -> None:
+    def begin(self, subject: str) -> "RunningReply":
         """A request with this reply subject is worked on."""
         account = self._account(subject)
         if subject not in account.running:
             account.running[subject] = account.take(subject) or _Stored()
-        account.running[subject].runs += 1
+        stored = account.running[subject]
+        stored.runs += 1
+        return RunningReply(account, stored, len(subject), clock=self._clock, is_over=self._is_over)
 
     def end(self, subject: str, *, has_ended: bool) -> None:
         """It is worked on no more. `has_ended`: its last event is its end, and nobody goes on with it."""
@@ -174,12 +209,7 @@ class ReplyShares:
         stored, goes_on = account.running.get(subject), subject in account.elsewhere
         if stored is None:
             stored = account.take(subject) or _Stored()
-        added = size if stored.events else size + REQUEST_OVERHEAD_BYTES
-        stored.size += added
-        stored.last_size = size + REQUEST_OVERHEAD_BYTES
-        stored.events += 1
-        stored.at = self._clock.monotonic()
-        account.size += added
+        account.size += stored.add(size, at=self._clock.monotonic())
         if subject not in account.running:
             account.put(subject, stored, has_ended=not goes_on)
         if account.is_over:

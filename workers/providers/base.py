@@ -5,7 +5,7 @@ and a key, and yields chunks. It raises `contracts.errors` only, never a library
 """
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -61,9 +61,12 @@ class NotReached(ProviderUnavailable):
     """The call never came to the vendor, whatever model it was for: no address, no connection, no TLS, or no token."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
-    """Output that arrived together: everything that one read from the vendor's connection brought."""
+    """Output that arrived together: everything that one read from the vendor's connection brought.
+
+    Nobody changes it; to be frozen would cost three times as much for each token.
+    """
 
     text: str = ""
     reasoning: str = ""
@@ -111,7 +114,7 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The vendor's end marker was seen: the reply is whole. Always the last thing that a stream yields."""
+    """The vendor's end marker was seen: the reply is whole."""
 
     finish_reason: FinishReason
     usage: Usage | None
@@ -134,7 +137,11 @@ class Completion:
     finish: Finish
 
 
-StreamItem = Chunk | Stated | Finish
+StreamItem = Chunk | Stated
+"""What a reply says before its Finish."""
+Take = Callable[[StreamItem], Awaitable[None] | None]
+"""Is given each item as it arrives, in the event loop's callback that read it. What it returns, if anything, is awaited
+before more is read."""
 
 
 class Provider(Protocol):
@@ -149,11 +156,11 @@ class Provider(Protocol):
         """Raises UnsupportedFeature when the vendor cannot do what is asked; makes no call."""
         ...
 
-    def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
-        """Chunks as they arrive, what is stated between them, then exactly one Finish.
+    async def stream_completion(self, call: Call, take: Take) -> Finish:
+        """Gives the chunks to `take` as they arrive, and what is stated between them; returns when the reply is whole.
 
-        A reply that ends without the vendor's end marker raises StreamInterrupted. Closing the generator closes the
-        vendor's connection at once.
+        A reply that ends without the vendor's end marker raises StreamInterrupted. What `take` raises ends the call and
+        is raised. Cancelling it closes the vendor's connection at once.
         """
         ...
 
@@ -259,14 +266,3 @@ class Gathering:
             tool_calls=calls or None,
             provider_data=provider_data,
         )
-
-
-async def gather(stream: AsyncGenerator[StreamItem]) -> Completion:
-    """The whole reply of a stream."""
-    gathering = Gathering()
-    async for item in stream:
-        if isinstance(item, Finish):
-            return Completion(gathering.message(item.provider_data), item)
-        if isinstance(item, Chunk):
-            gathering.add(item)
-    raise AssertionError("a stream ends with a Finish or raises")

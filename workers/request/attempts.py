@@ -7,14 +7,13 @@ kept free of the tenant's budget was given back.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from contracts.attempts import new_id
-from contracts.errors import DeadlineExceeded, FleetError, InternalError, InvalidRequest
+from contracts.errors import DeadlineExceeded, FleetError, InternalError
 from contracts.providers import Timeouts
-from runtime.jetstream.publishing import NotStored, TooLarge
+from runtime.jetstream.publishing import NotStored
 from workers import telemetry
 from workers.clock import Clock
 from workers.endpoints.admission import CallPermit, CandidateTries, EndpointGate
@@ -22,9 +21,11 @@ from workers.endpoints.circuit_breaker import OutOfService
 from workers.endpoints.router import Router
 from workers.intake.lease import Lost
 from workers.interruption import Interrupted
-from workers.providers.base import Call, Chunk, Finish, NotToBeSent, Provider, Stated, Target
+from workers.providers.base import Call, NotToBeSent, Provider, Target
 from workers.quotas.budgets import Budgets
 from workers.quotas.cost_bounds import BudgetedCall
+from workers.request.answer import Answer
+from workers.request.coalescing import Moments
 from workers.request.job import Job
 from workers.request.journal import Contested, Journal
 from workers.request.outcome import Cancelled, Completed, GivenBack, TakenAway, of_interruption
@@ -32,8 +33,6 @@ from workers.request.settlement import Settlement
 from workers.request.usage_records import VendorCall
 
 log = logging.getLogger(__name__)
-
-TOO_LONG = "the answer is larger than one message may be; bound it with max_tokens"
 
 _ROUNDS_TO_SEND = 2
 """Rounds of the event loop until the journal's entry is on its way: its task writes it, and nats-py's sends it. What
@@ -62,9 +61,11 @@ class AttemptRunner:
         journal: Journal,
         worker: str,
         max_event_bytes: Callable[[], int],
+        backlog: Callable[[], Awaitable[None] | None],
         clock: Clock,
     ) -> None:
-        """`max_event_bytes` is what a message may hold; the server says so whenever a connection is made."""
+        """`max_event_bytes` is what a message may hold; the server says so whenever a connection is made. `backlog`:
+        what to wait for before more is published, if anything."""
         self._adapter = adapter
         self._router = router
         self._endpoints = endpoints
@@ -73,6 +74,8 @@ class AttemptRunner:
         self._journal = journal
         self._worker = worker
         self._max_event_bytes = max_event_bytes
+        self._backlog = backlog
+        self._moments = Moments()
         self._clock = clock
 
     async def make(
@@ -159,12 +162,13 @@ class AttemptRunner:
             time_left_s=job.time_left_s(call.started_at),
             may_send=may_send,
         )
+        answer = self._answer(job, call, permit)
         try:
             try:
                 async with job.interruption.scope():
                     for _ in range(_ROUNDS_TO_SEND):
                         await asyncio.sleep(0)
-                    finish = await self._stream(job, call, question, permit)
+                    finish = await answer.read(self._adapter, question)
             finally:
                 call.duration_s = self._clock.monotonic() - call.started
                 if not call.sent:
@@ -197,30 +201,17 @@ class AttemptRunner:
             job.reservation = None
         return AttemptFailed(failed, output_sent=call.gathering.started)
 
-    async def _stream(self, job: Job, call: VendorCall, question: Call, permit: CallPermit) -> Finish:
-        """Passes the answer on as it arrives, and gathers it in `call`."""
-        most = self._max_event_bytes()
-        async with aclosing(self._adapter.stream_completion(question)) as items:
-            async for item in items:
-                if isinstance(item, Chunk):
-                    if call.time_to_first_token_s is None:
-                        call.time_to_first_token_s = self._clock.monotonic() - call.started
-                        await permit.first_output(call.time_to_first_token_s)
-                    call.gathering.add(item)
-                    if call.gathering.characters > most:
-                        raise InvalidRequest(TOO_LONG)
-                    if job.request.stream:
-                        try:
-                            await job.events.delta(item)
-                        except TooLarge:
-                            raise InvalidRequest(TOO_LONG) from None
-                elif isinstance(item, Stated):
-                    call.stated = item
-                else:
-                    call.finish = item
-        if call.finish is None or not call.sent:
-            raise AssertionError("an adapter ended without a Finish and without an error, or sent before it might")
-        return call.finish
+    def _answer(self, job: Job, call: VendorCall, permit: CallPermit) -> Answer:
+        return Answer(
+            call,
+            permit=permit,
+            events=job.events if job.request.stream else None,
+            coalesce_s=job.request.coalesce_ms / 1000,
+            moments=self._moments,
+            backlog=self._backlog,
+            most_characters=self._max_event_bytes(),
+            clock=self._clock,
+        )
 
 
 def _too_late(provider: str) -> DeadlineExceeded:

@@ -42,7 +42,7 @@ from workers import telemetry
 from workers.endpoints.names import Candidate
 from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, NotAcked, Terminated
 from workers.intake.lease import Lost
-from workers.request.attempts import TOO_LONG
+from workers.request.answer import TOO_LONG
 from workers.request.events import EventStream
 from workers.request.handover import Handovers
 from workers.request.job import Job
@@ -181,7 +181,7 @@ class Ending:
         if address := reply_address(delivery) if kept else who_asks(delivery):
             agent, request_id = address
             subject = subjects.reply(delivery.tenant, agent, request_id)
-            events = EventStream(self._publisher.event, subject=subject, request_id=request_id, attempt=1)
+            events = EventStream(self._publisher, subject=subject, request_id=request_id, attempt=1)
             await events.failed(error.to_wire(), attempts=(), bill=Bill())
         telemetry.REQUESTS.labels(self._pool, "failed", error.code).inc()
         return Terminated()

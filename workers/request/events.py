@@ -5,9 +5,9 @@ take twice the room of Chinese, and three times that of emoji). The models in `c
 a test holds the two together.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -30,7 +30,17 @@ from runtime.jetstream.publishing import TooLarge
 from workers.providers.base import Chunk, Finish
 from workers.request.usage_records import MOST_NAME_CHARS, Bill, VendorCall
 
-Publish = Callable[[str, bytes], Awaitable[None]]
+
+class Publishes(Protocol):
+    """Publishes on reply subjects. Raises TooLarge; nothing was published then."""
+
+    async def event(self, subject: str, payload: bytes) -> None:
+        """Publishes an event other than a delta; a large one may wait for room."""
+        ...
+
+    def delta(self, subject: str, payload: bytes) -> None:
+        """Publishes a delta, behind everything that was published before."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +48,10 @@ class Share:
     """How much of what a request says may be stored."""
 
     has_room: Callable[[], bool]
-    pass_on: Publish
-    """Publishes to those who listen at present, and to nobody else."""
+    note: Callable[[int], None]
+    """Counts a delta of so many bytes that is about to be stored."""
+    pass_on: Callable[[str, bytes], None]
+    """Publishes to those who listen at present, and to nobody else. Raises TooLarge."""
 
 
 _MOST_DELIVERIES = 20
@@ -59,8 +71,8 @@ class EventStream:
     Raises TooLarge for an event that no message can hold; nothing was published then.
     """
 
-    def __init__(self, publish: Publish, *, subject: str, request_id: str, attempt: int) -> None:
-        self._publish = publish
+    def __init__(self, publisher: Publishes, *, subject: str, request_id: str, attempt: int) -> None:
+        self._publisher = publisher
         self.subject = subject
         self._request_id = request_id
         self.attempt = attempt
@@ -87,7 +99,7 @@ class EventStream:
             at=call.started_at,
         )
 
-    async def delta(self, chunk: Chunk) -> None:
+    def delta(self, chunk: Chunk) -> None:
         """Published as several events, in order, when it is more than one message can hold."""
         if not self._prefix:
             self._prefix = b'{"request_id":%b,"attempt":%d,"seq":' % (_quote(self._request_id), self.attempt)
@@ -109,13 +121,13 @@ class EventStream:
                 without_halves(chunk.refusal),
                 tuple(map(ToolCallDelta.model_validate, calls)),
             )
-            await self.delta(mended)
+            self.delta(mended)
             return
         try:
-            await self._send(event + b"}", is_delta=True)
+            self._send_delta(event + b"}")
         except TooLarge:
             for smaller in _split(chunk):
-                await self.delta(smaller)
+                self.delta(smaller)
 
     async def retrying(self, error: Error, *, delay_s: float, provider: str, model: str) -> None:
         """Ends this attempt; whatever comes next is the next attempt."""
@@ -173,8 +185,12 @@ class EventStream:
         end = len(sent) - 1 if self.ended else None
         for number, event in enumerate(sent):
             is_delta = number not in (0, end)
-            publish = self.share.pass_on if is_delta and self.share and not self.share.has_room() else self._publish
-            await publish(self.subject, event)
+            if not is_delta:
+                await self._publisher.event(self.subject, event)
+            elif self.share and not self.share.has_room():
+                self.share.pass_on(self.subject, event)
+            else:
+                self._publish_delta(event)
 
     async def _publish_event(self, event: Callable[..., Any], **fields: Any) -> None:
         if self.ended:
@@ -185,23 +201,36 @@ class EventStream:
             self.continue_after(built.attempt)
         self.ended = isinstance(built, Terminal)
 
-    async def _send(self, event: bytes, *, is_delta: bool = False) -> None:
-        share, has_room = self.share, True
-        if is_delta and share is not None:
-            has_room = not self._is_cut and (self.seq <= _FIRST_DELTA or share.has_room())
-            self._is_cut = not has_room
-        publish = self._publish if has_room or share is None else share.pass_on
+    async def _send(self, event: bytes) -> None:
         self.seq += 1
         try:
-            await publish(self.subject, event)
+            await self._publisher.event(self.subject, event)
         except TooLarge:
             self.seq -= 1
             raise
+        self._note_sent(event)
+
+    def _send_delta(self, event: bytes) -> None:
+        share = self.share
+        has_room = share is None or (not self._is_cut and (self.seq <= _FIRST_DELTA or share.has_room()))
+        self._is_cut = not has_room
+        if has_room or share is None:
+            self._publish_delta(event)
+            self._note_sent(event)
+        else:
+            share.pass_on(self.subject, event)
+        self.seq += 1
+
+    def _publish_delta(self, event: bytes) -> None:
+        self._publisher.delta(self.subject, event)
+        if self.share is not None:
+            self.share.note(len(event))
+
+    def _note_sent(self, event: bytes) -> None:
         if self.is_between_attempts:
             self.sent.clear()
             self.is_between_attempts = False
-        if has_room:
-            self.sent.append(event)
+        self.sent.append(event)
 
 
 def _tool_call(delta: ToolCallDelta) -> bytes:

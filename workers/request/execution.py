@@ -115,7 +115,7 @@ class Execution:
             handover=handover,
             journal_subject=subjects.attempt(request.tenant, request.agent, request.id),
             events=EventStream(
-                self._publisher.event,
+                self._publisher,
                 subject=subjects.reply(request.tenant, request.agent, request.id),
                 request_id=request.id,
                 attempt=handover.attempt if handover else 1,

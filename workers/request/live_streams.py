@@ -9,7 +9,6 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 from contracts import subjects
 from workers.jetstream.reply_publisher import ReplyPublisher
@@ -56,8 +55,8 @@ class LiveStreams:
         reconnects = self._reconnects()
         self._running.add(stream)
         if (replies := self._replies) is not None:
-            replies.shares.begin(stream.subject)
-            stream.share = Share(partial(replies.shares.has_room, stream.subject), replies.pass_on)
+            running = replies.shares.begin(stream.subject)
+            stream.share = Share(running.has_room, running.note, replies.pass_on)
         try:
             yield
             if self._reconnects() != reconnects:

@@ -40,11 +40,12 @@ class Ring:
         self.is_silent = False
 
     async def publish(self, subject: str, payload: bytes, *, headers: dict[str, str] | None = None) -> None:
-        if subject.startswith("$KV"):
-            self.announced.append(json.loads(payload))
-            return
+        assert subject.startswith("$KV")
+        self.announced.append(json.loads(payload))
+
+    def say(self, subject: str, payload: bytes, *, header: bytes = b"") -> None:
         self.heard.append(payload)
-        if not headers:
+        if not header:
             self.stored[subject].append(payload)
             self.most = max(self.most, self.size)
 
@@ -156,11 +157,11 @@ async def test_a_running_answer_beyond_the_share_is_said_and_not_stored() -> Non
     ring = Ring()
     publisher = ReplyPublisher(ring.broker, shares_of(ring))
     live = LiveStreams(reconnects=lambda: 0, until_kept=ring_is_kept, replies=publisher)
-    events = EventStream(publisher.event, subject=subject(0), request_id="r0", attempt=1)
+    events = EventStream(publisher, subject=subject(0), request_id="r0", attempt=1)
     async with live.track(events):
-        await events.delta(Chunk(text="y"))
+        events.delta(Chunk(text="y"))
         for _ in range(29):
-            await events.delta(Chunk(text="y" * 500_000))
+            events.delta(Chunk(text="y" * 500_000))
         assert len(ring.heard) == 30
         assert ring.most < SHARE + MB
         assert events.sent == ring.stored[subject(0)], "what is not stored takes no memory here either"
@@ -183,11 +184,11 @@ async def test_the_first_delta_of_an_attempt_is_stored_whatever_there_is() -> No
     await publisher.event(subject(7), b"x" * (SHARE - 1))
     await publisher.event(subject(7), b"x" * 1000)
     live = LiveStreams(reconnects=lambda: 0, until_kept=ring_is_kept, replies=publisher)
-    events = EventStream(publisher.event, subject=subject(0), request_id="r0", attempt=1)
+    events = EventStream(publisher, subject=subject(0), request_id="r0", attempt=1)
     async with live.track(events):
         events.seq = 1
-        await events.delta(Chunk(text="first"))
-        await events.delta(Chunk(text="second"))
+        events.delta(Chunk(text="first"))
+        events.delta(Chunk(text="second"))
 
     assert [b"first" in event for event in ring.stored[subject(0)]] == [True]
 

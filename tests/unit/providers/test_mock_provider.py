@@ -19,7 +19,7 @@ from contracts.providers import Endpoint, Timeouts
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens, EstimateCost
 from contracts.usage import UsageSource
-from workers.providers.base import Call, Chunk, Finish, Target
+from workers.providers.base import Call, Chunk, Finish, StreamItem, Target
 from workers.providers.mock.adapter import Mock
 
 TARGET = Target(endpoint=Endpoint(), timeouts=Timeouts(), key=None)
@@ -41,10 +41,9 @@ def call(*, request_id: str = "r1", time_left_s: float = 30, timeouts: Timeouts 
 
 
 async def read(mock: Mock, asked: Call) -> tuple[list[Chunk], Finish]:
-    items = [item async for item in mock.stream_completion(asked)]
-    *chunks, finish = items
-    assert isinstance(finish, Finish)
-    return [chunk for chunk in chunks if isinstance(chunk, Chunk)], finish
+    items: list[StreamItem] = []
+    finish = await mock.stream_completion(asked, items.append)
+    return [item for item in items if isinstance(item, Chunk)], finish
 
 
 async def test_echoes_the_last_user_message_word_by_word() -> None:
@@ -145,10 +144,9 @@ async def test_says_when_to_come_back() -> None:
     ],
 )
 async def test_fails_in_mid_stream(script: dict[str, Any], error: type[FleetError]) -> None:
-    stream = Mock().stream_completion(call(**script))
-    before = [await anext(stream), await anext(stream)]
+    before: list[StreamItem] = []
     with pytest.raises(error):
-        await anext(stream)
+        await Mock().stream_completion(call(**script), before.append)
     assert [item.text for item in before if isinstance(item, Chunk)] == ["You", " said:"]
 
 

@@ -1,9 +1,10 @@
 """The path on which every reply is read: what ends it, and what still comes then."""
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,31 +20,42 @@ from workers.providers.ollama.errors import ERRORS as OLLAMA
 from workers.providers.ollama.reply import OllamaReader
 from workers.providers.openai.errors import ERRORS as OPENAI
 from workers.providers.openai.reply import ChatReader
-from workers.providers.shared.http.reading import MAX_KEPT_LEVELS, read
+from workers.providers.shared.http.client import ConnectionBroken, HttpReply
+from workers.providers.shared.http.reading import MAX_KEPT_LEVELS, receive
 from workers.providers.shared.http.sse import MAX_EVENT_BYTES
 from workers.providers.shared.http.time_limits import TimeLimits
-from workers.providers.shared.http.transport import ConnectionBroken
 from workers.providers.shared.replies.reader import Reader
 
 
-class BrokenOff:
-    """A reply whose connection breaks after what it holds."""
+class Arriving:
+    """A reply whose pieces arrive at once; then its connection breaks, unless `how` it ends is another."""
 
-    headers: Mapping[str, str] = {}
+    status = 200
 
-    def __init__(self, *pieces: bytes) -> None:
-        self._pieces = list(pieces)
+    def __init__(self, *pieces: bytes, ends_with: Exception | None, headers: Mapping[str, str] | None = None) -> None:
+        self.headers: Mapping[str, str] = headers or {}
+        self._pieces = pieces
+        self._ends_with = ends_with
+        self.closed = False
+        self.delivering: asyncio.Task[None] | None = None
 
-    async def read(self) -> bytes:
-        if not self._pieces:
-            raise ConnectionBroken("reset by peer")
-        return self._pieces.pop(0)
+    def deliver(
+        self, take: Callable[[bytes], Awaitable[None] | None], ended: Callable[[Exception | None], None]
+    ) -> None:
+        async def deliver() -> None:
+            for piece in self._pieces:
+                try:
+                    if (until_taken := take(piece)) is not None:
+                        await until_taken
+                except Exception as exc:
+                    ended(exc)
+                    return
+            ended(self._ends_with)
 
-    def charge(self, work_s: float) -> None: ...
+        self.delivering = asyncio.create_task(deliver())
 
-    async def drain(self) -> None: ...
-
-    async def aclose(self) -> None: ...
+    def close(self) -> None:
+        self.closed = True
 
 
 def event(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
@@ -62,9 +74,14 @@ def google() -> Reader:
     return ReplyReader(provider="google", classify=lambda body: GOOGLE.from_body(body, provider="google", key=None))
 
 
-async def items_of(*pieces: bytes, reader: Reader | None = None) -> list[StreamItem]:
+async def items_of(*pieces: bytes, reader: Reader | None = None) -> list[StreamItem | Finish]:
+    """What a reply says whose connection breaks behind the pieces."""
     limits = TimeLimits(Timeouts(), time_left_s=60, provider="openai")
-    return [item async for item in read(BrokenOff(*pieces), reader or openai(), limits=limits, provider="openai")]
+    reply, items = Arriving(*pieces, ends_with=ConnectionBroken("reset by peer")), list[StreamItem | Finish]()
+    finish = await receive(
+        cast(HttpReply, reply), reader or openai(), limits=limits, provider="openai", take=items.append
+    )
+    return [*items, finish]
 
 
 def ollama() -> Reader:

@@ -41,7 +41,10 @@ class Wire:
         self.sent: list[bytes] = []
         self._most = most
 
-    async def publish(self, subject: str, payload: bytes) -> None:
+    async def event(self, subject: str, payload: bytes) -> None:
+        self.delta(subject, payload)
+
+    def delta(self, subject: str, payload: bytes) -> None:
         assert subject == "llm.v1.reply.t.a.r1"
         if len(payload) > self._most:
             raise TooLarge(subject)
@@ -52,13 +55,13 @@ class Wire:
 
 
 def stream(wire: Wire) -> EventStream:
-    return EventStream(wire.publish, subject="llm.v1.reply.t.a.r1", request_id="r1", attempt=1)
+    return EventStream(wire, subject="llm.v1.reply.t.a.r1", request_id="r1", attempt=1)
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 async def test_a_delta_is_what_the_model_says(chunk: Chunk) -> None:
     wire = Wire()
-    await stream(wire).delta(chunk)
+    stream(wire).delta(chunk)
 
     assert wire.events() == [
         Delta(
@@ -86,8 +89,8 @@ async def test_a_delta_is_what_the_model_says(chunk: Chunk) -> None:
 )
 async def test_half_a_character_is_replaced(chunk: Chunk, arrives: Chunk) -> None:
     wire, whole = Wire(), Wire()
-    await stream(wire).delta(chunk)
-    await stream(whole).delta(arrives)
+    stream(wire).delta(chunk)
+    stream(whole).delta(arrives)
 
     assert wire.sent == whole.sent
 
@@ -114,8 +117,8 @@ LARGE = [
 @pytest.mark.parametrize("most", [150, 400, 1500])
 async def test_a_delta_that_no_message_can_hold_is_several(chunk: Chunk, most: int) -> None:
     wire, whole = Wire(most=most), Wire()
-    await stream(wire).delta(chunk)
-    await stream(whole).delta(chunk)
+    stream(wire).delta(chunk)
+    stream(whole).delta(chunk)
 
     events = wire.events()
     assert len(events) > 1
@@ -136,7 +139,7 @@ async def test_what_has_no_halves_is_too_large_and_nothing_was_said() -> None:
     wire = Wire(most=300)
     events = stream(wire)
     with pytest.raises(TooLarge):
-        await events.delta(Chunk(tool_calls=(ToolCallDelta(index=0, id="c" * 300, name="f"),)))
+        events.delta(Chunk(tool_calls=(ToolCallDelta(index=0, id="c" * 300, name="f"),)))
     with pytest.raises(TooLarge):
         await events.failed(Overloaded("full" * 100).to_wire(), attempts=(), bill=Bill())
 
@@ -149,10 +152,10 @@ async def test_numbers_events_within_an_attempt_and_attempts_within_a_request() 
     wire = Wire()
     events = stream(wire)
     await events.started(CALL, worker="w")
-    await events.delta(Chunk(text="a"))
+    events.delta(Chunk(text="a"))
     await events.retrying(Overloaded("full").to_wire(), delay_s=0.1, provider="mock", model="m")
     await events.started(CALL, worker="w")
-    await events.delta(Chunk(text="b"))
+    events.delta(Chunk(text="b"))
 
     assert [(e.attempt, e.seq) for e in wire.events()] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
 
@@ -169,7 +172,7 @@ async def test_goes_on_after_the_last_event_of_a_dead_worker() -> None:
     wire = Wire()
     events = stream(wire)
     events.continue_after(3)
-    await events.delta(Chunk(text="y"))
+    events.delta(Chunk(text="y"))
 
     assert [(e.attempt, e.seq) for e in wire.events()] == [(4, 0)]
 
@@ -178,19 +181,16 @@ async def test_takes_no_number_that_an_earlier_delivery_can_have_used() -> None:
     wire = Wire()
     events = stream(wire)
     events.skip_attempts(2)
-    await events.delta(Chunk(text="x"))
+    events.delta(Chunk(text="x"))
 
     assert [e.attempt for e in wire.events()] == [201]
 
 
 async def test_an_attempt_is_said_again_until_the_next_one_has_said_something() -> None:
     """A server that is restarted while a request waits for its next try would have forgotten the last one."""
-    published: list[bytes] = []
-
-    async def publish(_: str, event: bytes) -> None:
-        published.append(event)
-
-    events = EventStream(publish, subject="s", request_id="r1", attempt=1)
+    wire = Wire()
+    published = wire.sent
+    events = stream(wire)
     await events.started(CALL, worker="w")
     await events.retrying(Overloaded("full").to_wire(), delay_s=1, provider="openai", model="m")
     first = list(published)

@@ -1,28 +1,26 @@
 """That each vendor call is in the journal before it is made, and only then."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from datetime import timedelta
 
 from contracts.attempts import Begun, Unmade
 from contracts.errors import InvalidRequest
 from contracts.events import Cancelled, Failed
 from runtime.jetstream.publishing import NotStored, Outrun
-from tests.memory import ECHO, FINISH, NOON, Message, ScriptedAdapter, Way, a_hold, begun
+from tests.memory import ECHO, NOON, Message, ScriptedAdapter, Way, a_hold, begun
 from workers.intake.delivery import Acked, GaveBack
-from workers.providers.base import Call, Chunk, Finish
+from workers.providers.base import Call, Finish, Take
 from workers.request.ending import UNCONFIRMED_S
 
 
 class RefusesBeforeItSends(ScriptedAdapter):
     """Finds something wrong with the request before it asks the vendor, or does something else."""
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+    async def stream_completion(self, call: Call, take: Take) -> Finish:
         self.asked.append(call)
         self.before()
         await asyncio.sleep(0)
         raise InvalidRequest("it cannot be written down", provider=self.name)
-        yield FINISH
 
     def before(self) -> None:
         return

@@ -14,12 +14,15 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
 
-    async def publish(self, _: str, payload: bytes) -> None:
+    async def event(self, subject: str, payload: bytes) -> None:
+        self.delta(subject, payload)
+
+    def delta(self, subject: str, payload: bytes) -> None:
         self.sent.append(payload)
 
 
 def stream(wire: Wire, *, tenant: str = "t") -> EventStream:
-    return EventStream(wire.publish, subject=f"llm.v1.reply.{tenant}.a.r1", request_id="r1", attempt=1)
+    return EventStream(wire, subject=f"llm.v1.reply.{tenant}.a.r1", request_id="r1", attempt=1)
 
 
 async def until_kept() -> None:
@@ -30,10 +33,10 @@ async def test_says_an_attempts_events_again_as_they_were() -> None:
     wire, live = Wire(), LiveStreams(reconnects=lambda: 0, until_kept=until_kept)
     events = stream(wire)
     async with live.track(events):
-        await events.delta(Chunk(text="of the first attempt"))
+        events.delta(Chunk(text="of the first attempt"))
         await events.retrying(Overloaded("full").to_wire(), delay_s=0, provider="mock", model="m")
-        await events.delta(Chunk(text="a"))
-        await events.delta(Chunk(text="b"))
+        events.delta(Chunk(text="a"))
+        events.delta(Chunk(text="b"))
         said = wire.sent[2:]
         wire.sent.clear()
         await live.republish_all()
@@ -47,7 +50,7 @@ async def test_what_ended_last_is_said_again_as_well() -> None:
     for text in ("one", "x" * 5_000_000, "y" * 5_000_000):
         events = stream(wire)
         async with live.track(events):
-            await events.delta(Chunk(text=text))
+            events.delta(Chunk(text=text))
     last = wire.sent[-1]
     wire.sent.clear()
 
@@ -61,7 +64,7 @@ async def test_a_tenants_large_answers_push_out_no_other_tenants_end() -> None:
     for tenant, text in (("quiet", "one"), *(("loud", "x" * 3_000_000),) * 5):
         events = stream(wire, tenant=tenant)
         async with live.track(events):
-            await events.delta(Chunk(text=text))
+            events.delta(Chunk(text=text))
     quiet, *loud = wire.sent
     wire.sent.clear()
 
@@ -75,7 +78,7 @@ async def test_says_before_its_ack_again_what_was_said_on_another_connection() -
     wire, live = Wire(), LiveStreams(reconnects=lambda: reconnects, until_kept=until_kept)
     events = stream(wire)
     async with live.track(events):
-        await events.delta(Chunk(text="a"))
+        events.delta(Chunk(text="a"))
     said = list(wire.sent)
     assert len(said) == 1, "the connection is still the same"
 
@@ -93,7 +96,7 @@ async def test_agents_that_come_back_hear_it_though_nobody_keeps_it() -> None:
     wire, live = Wire(), LiveStreams(reconnects=lambda: 0, until_kept=until_it_is_kept, agents_are_back_s=0.01)
     events = stream(wire)
     async with live.track(events):
-        await events.delta(Chunk(text="a"))
+        events.delta(Chunk(text="a"))
         repeating = asyncio.create_task(live.repeat_after_reconnects())
         await live.reconnected()
         await until(lambda: len(wire.sent) == 1 + 2)
@@ -109,7 +112,7 @@ async def test_what_was_left_between_two_attempts_is_said_again_while_it_waits_a
     wire, live = Wire(), LiveStreams(reconnects=lambda: 0, until_kept=until_kept)
     events = stream(wire)
     async with live.track(events):
-        await events.delta(Chunk(text="a"))
+        events.delta(Chunk(text="a"))
         await events.retrying(Overloaded("full").to_wire(), delay_s=1, provider="mock", model="m")
         said = list(wire.sent)
         wire.sent.clear()

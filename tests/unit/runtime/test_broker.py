@@ -7,7 +7,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as Nats
 
-from runtime.broker import Broker, Headers, _Connection, message_bytes  # pyright: ignore[reportPrivateUsage]
+from runtime.broker import Broker, BrokerConnection, Headers, message_bytes
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def test_a_callback_that_fails_fails_alone(
 async def test_of_more_headers_than_anybody_needs_the_first_are_read(line: bytes) -> None:
     many = b"\r\n".join(line % number if b"%d" in line else line for number in range(500_000))
     cpu = time.process_time()
-    headers = await _Connection(by_tls=False)._process_headers(  # pyright: ignore[reportPrivateUsage]
+    headers = await BrokerConnection(by_tls=False)._process_headers(  # pyright: ignore[reportPrivateUsage]
         b"NATS/1.0\r\nNats-Msg-Id: m1\r\nother: o\r\n" + many + b"\r\n\r\n"
     )
 
@@ -90,11 +90,11 @@ async def test_of_more_headers_than_anybody_needs_the_first_are_read(line: bytes
 async def test_one_header_that_is_too_long_is_not_read() -> None:
     long = b"NATS/1.0\r\nlong: " + b"x" * 1_000_000 + b"\r\n\r\n"
 
-    assert not await _Connection(by_tls=False)._process_headers(long)  # pyright: ignore[reportPrivateUsage]
+    assert not await BrokerConnection(by_tls=False)._process_headers(long)  # pyright: ignore[reportPrivateUsage]
 
 
 async def read(raw: bytes) -> dict[str, str] | None:
-    return await _Connection(by_tls=False)._process_headers(raw)  # pyright: ignore[reportPrivateUsage]
+    return await BrokerConnection(by_tls=False)._process_headers(raw)  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("line", [b"k%d: v", b"k: v", b":", b""])

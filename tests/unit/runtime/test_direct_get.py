@@ -9,7 +9,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-from runtime.broker import Broker, _Connection  # pyright: ignore[reportPrivateUsage]
+from runtime.broker import Broker, BrokerConnection
 from runtime.jetstream import direct_get
 
 OF_THE_SERVER = (
@@ -38,7 +38,7 @@ class Server:
 
     async def publish(self, subject: str, payload: bytes, *, reply: str) -> None:
         for raw in self._answers:
-            headers = await _Connection(by_tls=False)._process_headers(raw)  # pyright: ignore[reportPrivateUsage]
+            headers = await BrokerConnection(by_tls=False)._process_headers(raw)  # pyright: ignore[reportPrivateUsage]
             await self._to(Msg(cast(Nats, self), subject=reply, headers=headers))
 
     async def next_msg(self, timeout: float) -> Msg:

@@ -16,7 +16,7 @@ import asyncio
 import json
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
@@ -29,13 +29,15 @@ from contracts.rpc import CountTokens, ModelInfo, TokenCount
 from contracts.usage import Tokens, Usage, UsageSource
 from contracts.wire import StrictWireModel, errors_in_one_line, optional
 from runtime.egress import Egress
-from workers.providers.base import Call, Chunk, Finish, Gathering, Target
+from workers.providers.base import Call, Chunk, Finish, Gathering, Take, Target
 from workers.providers.mock.models import MODELS
 from workers.providers.shared import token_estimates
 from workers.providers.shared.adapter import Adapter
 from workers.providers.shared.http.time_limits import TimeLimits
 
 _REMEMBERED_REQUESTS = 10_000
+_CHUNKS_AT_ONCE = 64
+"""So many chunks without a pause between them are said before others get the event loop."""
 
 
 def _possible_at_a_vendor(code: ErrorCode) -> ErrorCode:
@@ -172,7 +174,7 @@ class Mock(Adapter):
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         """The mock takes everything."""
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+    async def stream_completion(self, call: Call, take: Take) -> Finish:
         script = MockScript.of(call.request)
         limits = TimeLimits(call.target.timeouts, time_left_s=call.time_left_s, provider=self.name)
         await call.may_send()
@@ -185,17 +187,18 @@ class Mock(Adapter):
                 raise failure.to_error()
             if script.cut_after_chunks == number:
                 raise StreamInterrupted("mock cut its stream, as scripted", provider=self.name)
-            if pause_s:
+            if pause_s or number % _CHUNKS_AT_ONCE == 0:
                 await limits.wait(asyncio.sleep(pause_s))
             limits.sign_of_life()
             pause_s = script.between_s
             said.add(chunk)
-            yield chunk
+            if (until_taken := take(chunk)) is not None:
+                await until_taken
         if failure:
             raise failure.to_error()
         if script.cut_after_chunks is not None:
             raise StreamInterrupted("mock ended its stream without an end marker, as scripted", provider=self.name)
-        yield Finish(
+        return Finish(
             finish_reason=script.finish_reason or ("tool_calls" if script.tool_calls else "stop"),
             usage=script.bill(call.request, said.output_text()),
             response_model=call.model,

@@ -1,14 +1,13 @@
 """What every adapter does in the same way, whatever its vendor."""
 
 from collections.abc import Mapping
-from contextlib import aclosing
 
 from contracts.providers import Price
 from contracts.rpc import CostEstimate, EstimateCost
 from contracts.usage import Cost, Usage, UsageSource
 from contracts.wire import utc_now
 from runtime.prices import pricing
-from workers.providers.base import Call, Completion, Provider, Target, gather
+from workers.providers.base import Call, Chunk, Completion, Gathering, Provider, StreamItem, Target
 from workers.providers.shared.models import Models
 
 
@@ -18,8 +17,14 @@ class Adapter(Provider):
     models: Models
 
     async def complete(self, call: Call) -> Completion:
-        async with aclosing(self.stream_completion(call)) as stream:
-            return await gather(stream)
+        gathering = Gathering()
+
+        def take(item: StreamItem) -> None:
+            if isinstance(item, Chunk):
+                gathering.add(item)
+
+        finish = await self.stream_completion(call, take)
+        return Completion(gathering.message(finish.provider_data), finish)
 
     async def estimate_cost(
         self, question: EstimateCost, *, model: str, target: Target, prices: Mapping[str, Price]

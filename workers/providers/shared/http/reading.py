@@ -1,28 +1,24 @@
 """The one path on which every vendor's reply is read, streamed or not."""
 
+import asyncio
 import re
-import time
-from collections.abc import AsyncGenerator
+from collections.abc import Awaitable
 from dataclasses import replace
 
 from pydantic import JsonValue
 
-from contracts.errors import (
-    DeadlineExceeded,
-    FleetError,
-    InvalidRequest,
-    ProviderTimeout,
-    ProviderUnavailable,
-    StreamInterrupted,
-)
-from workers.providers.base import Finish, Stated, StreamItem
+from contracts.errors import FleetError, InvalidRequest, ProviderUnavailable, StreamInterrupted
+from workers.providers.base import Chunk, Finish, Stated, Take
+from workers.providers.shared.http.client import ConnectionBroken, HttpReply
 from workers.providers.shared.http.sse import EventTooLarge
 from workers.providers.shared.http.time_limits import TimeLimits
-from workers.providers.shared.http.transport import ConnectionBroken, Reply
 from workers.providers.shared.replies.reader import Reader
 
 TRAILER_S = 5.0
 """How long after a reply's end its usage may still come."""
+_DRAIN_S = 0.1
+_CLOCK_S = 0.001
+"""The least time that the loop's clock tells apart."""
 
 MAX_KEPT_LEVELS = 100
 """How deep what a vendor wants back may be nested. Agents and workers read it within a message; Rust's readers of JSON
@@ -35,48 +31,166 @@ _FIELDS = (b"data:", b"event:", b"id:", b"retry:")
 _STREAMS = frozenset({"text/event-stream", "application/x-ndjson"})
 
 
-async def read(reply: Reply, reader: Reader, *, limits: TimeLimits, provider: str) -> AsyncGenerator[StreamItem]:
-    """The chunks of a reply and its Finish. Raises FleetError; the caller closes the reply."""
-    stated: Stated | None = None
-    received = _Received(reply.headers.get("content-type", ""))
-    while not reader.done:
+async def receive(reply: HttpReply, reader: Reader, *, limits: TimeLimits, provider: str, take: Take) -> Finish:
+    """Gives what a reply says to `take` as it arrives, and returns its end. Closes the reply.
+
+    Raises FleetError, and what `take` raises.
+    """
+    receiving = _Receiving(reply, reader, limits=limits, provider=provider, take=take)
+    try:
+        return await receiving.finish
+    finally:
+        receiving.stop()
+
+
+class _Receiving:
+    """One reply while it arrives. All of it runs in the callbacks of the event loop in which the bytes are read: no task
+    is woken for a token, and no timer is set for one."""
+
+    def __init__(self, reply: HttpReply, reader: Reader, *, limits: TimeLimits, provider: str, take: Take) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.finish: asyncio.Future[Finish] = self._loop.create_future()
+        self._reply = reply
+        self._reader = reader
+        self._limits = limits
+        self._provider = provider
+        self._pass_on = take
+        self._stated: Stated | None = None
+        self._received = _Received(reply.headers.get("content-type", ""))
+        self._is_held_up = False
+        """What was passed on last is awaited: the time that passes is not the vendor's."""
+        self._is_over = False
+        """The reply has ended, or broke."""
+        self._last: asyncio.Task[None] | None = None
+        """Waits for the last of it to be taken."""
+        self._timer = self._loop.call_at(limits.ends_at, self._look_at_time)
+        reply.deliver(self._take, self._ended)
+
+    def stop(self) -> None:
+        """What little may be left behind a whole reply is read away, so that the connection can be used again."""
+        self._timer.cancel()
+        if self._last is not None:
+            self._last.cancel()
+        if self._is_over or self.finish.cancelled() or self.finish.exception() is not None:
+            self._reply.close()
+        else:
+            self._timer = self._loop.call_later(_DRAIN_S, self._reply.close)
+
+    def _take(self, data: bytes) -> Awaitable[None] | None:
+        if self.finish.done():
+            return None
+        self._limits.sign_of_life()
+        if not self._received.size:
+            self._look_at_time()  # from now on the idle limit holds
+        self._received.add(data)
         try:
-            data = await limits.wait(reply.read(), at_most_s=TRAILER_S if reader.finished else None)
-        except (ConnectionBroken, EventTooLarge, ProviderTimeout, DeadlineExceeded, TimeoutError) as exc:
-            # Behind the end marker only usage is missing: a reply is whole without it.
-            if not reader.finished:
-                if isinstance(exc, FleetError):
-                    raise
-                raise _broken_off(exc, provider=provider) from exc
-            data = b""
-        limits.sign_of_life()
-        received.add(data)
-        begun = time.perf_counter()
-        try:
-            chunk = reader.feed(data) if data else reader.end()
+            return self._said(self._reader.feed(data))
         except EventTooLarge as exc:
-            if received.is_foreign:
-                raise received.to_error(provider) from exc
-            raise _broken_off(exc, provider=provider) from exc
-        reply.charge(time.perf_counter() - begun)
-        if reader.stated is not None and reader.stated is not stated:
-            stated = reader.stated
-            yield stated
-        if chunk:
-            yield chunk
+            error = self._received.to_error(self._provider) if self._received.is_foreign else None
+            self._fail(error or _broken_off(exc, provider=self._provider), cause=exc)
+        except Exception as exc:  # noqa: BLE001 - raised by whoever awaits the reply
+            self._fail(exc)
+        return None
+
+    def _said(self, chunk: Chunk | None, *, is_over: bool = False) -> Awaitable[None] | None:
+        """Passes on what the reader has found. `is_over`: nothing more will come."""
+        reader = self._reader
+        until_taken: Awaitable[None] | None = None
+        if reader.stated is not self._stated and reader.stated is not None:
+            self._stated = reader.stated
+            until_taken = self._pass_on(reader.stated)
+        if chunk is not None:
+            until_chunk_taken = self._pass_on(chunk)
+            until_taken = _both(until_taken, until_chunk_taken) if until_taken else until_chunk_taken
+        is_over = is_over or reader.done or reader.error is not None
+        if until_taken is not None:
+            return self._held_up(until_taken, is_over=is_over)
+        if is_over:
+            self._conclude()
+        elif reader.finished:
+            self._look_at_time()
+        return None
+
+    async def _held_up(self, until_taken: Awaitable[None], *, is_over: bool) -> None:
+        self._is_held_up = True
+        try:
+            await until_taken
+        finally:
+            self._is_held_up = False
+            self._limits.sign_of_life()
+        if is_over:
+            self._conclude()
+
+    def _ended(self, exc: Exception | None) -> None:
+        """The reply has ended, or broke. Behind the end marker only usage is missing: a reply is whole without it."""
+        self._is_over = True
+        if self.finish.done():
+            self._timer.cancel()
+            self._reply.close()
+            return
+        if exc is not None and not self._reader.finished:
+            is_broken = isinstance(exc, ConnectionBroken | EventTooLarge)
+            self._fail(_broken_off(exc, provider=self._provider) if is_broken else exc, cause=exc)
+            return
+        try:
+            until_taken = self._said(self._reader.end(), is_over=True)
+        except Exception as bug:  # noqa: BLE001 - raised by whoever awaits the reply
+            self._fail(bug)
+            return
+        if until_taken is not None:
+            self._last = self._loop.create_task(self._until_concluded(until_taken), name="end of a reply")
+
+    async def _until_concluded(self, until_taken: Awaitable[None]) -> None:
+        try:
+            await until_taken
+        except Exception as exc:  # noqa: BLE001 - raised by whoever awaits the reply
+            self._fail(exc)
+
+    def _conclude(self) -> None:
+        """Decides what became of the reply, of which nothing more will come."""
+        reader, received = self._reader, self._received
         # What a reader cannot read may be no API's answer at all; then it says more what came than how it ended.
         if isinstance(reader.error, StreamInterrupted) and received.is_foreign:
-            raise received.to_error(provider) from reader.error
-        if reader.error:
-            raise reader.error
-        if not data:
-            break
-    if not reader.finished and received.is_foreign:
-        raise received.to_error(provider)
-    if not reader.finished:
-        raise StreamInterrupted(f"{provider}'s stream ended without its end marker", provider=provider)
-    await reply.drain()
-    yield _returnable(reader, provider=provider)
+            self._fail(received.to_error(self._provider), cause=reader.error)
+        elif reader.error is not None:
+            self._fail(reader.error)
+        elif not reader.finished and received.is_foreign:
+            self._fail(received.to_error(self._provider))
+        elif not reader.finished:
+            text = f"{self._provider}'s stream ended without its end marker"
+            self._fail(StreamInterrupted(text, provider=self._provider))
+        elif not self.finish.done():
+            self.finish.set_result(_returnable(reader, provider=self._provider))
+
+    def _fail(self, exc: Exception, *, cause: Exception | None = None) -> None:
+        if not self.finish.done():
+            if cause is not exc:
+                exc.__cause__ = cause
+            self.finish.set_exception(exc)
+
+    def _look_at_time(self) -> None:
+        """Ends a call that took too long. There is one timer for a call: what came meanwhile moves it when it is due."""
+        self._timer.cancel()
+        if self.finish.done():
+            return
+        if self._is_held_up:
+            self._limits.sign_of_life()
+        ends_at, now = self._limits.ends_at, self._loop.time()
+        is_finished = self._reader.finished
+        if is_finished:
+            ends_at = min(ends_at, self._limits.alive_at + TRAILER_S)
+        if now < ends_at:
+            self._timer = self._loop.call_at(max(ends_at, now + _CLOCK_S), self._look_at_time)
+        elif is_finished:
+            self._ended(None)
+        else:
+            self._fail(self._limits.exceeded())
+
+
+async def _both(first: Awaitable[None], second: Awaitable[None] | None) -> None:
+    await first
+    if second is not None:
+        await second
 
 
 def _broken_off(exc: Exception, *, provider: str) -> FleetError:
@@ -118,12 +232,12 @@ class _Received:
     def __init__(self, content_type: str) -> None:
         self._media_type = re.split(r"[;\s]", content_type[:64].strip().lower(), maxsplit=1)[0]
         self._opening = b""
-        self._size = 0
+        self.size = 0
 
     def add(self, data: bytes) -> None:
         if len(self._opening) < _OPENING_BYTES:
             self._opening += data[: _OPENING_BYTES - len(self._opening)]
-        self._size += len(data)
+        self.size += len(data)
 
     @property
     def is_foreign(self) -> bool:
@@ -135,7 +249,7 @@ class _Received:
 
     def to_error(self, provider: str) -> ProviderUnavailable:
         """Says what came, and nothing of its text, which can repeat a prompt or a key."""
-        what = f"{self._size} bytes of {self._media_type or 'no named type'}" if self._size else "an empty body"
+        what = f"{self.size} bytes of {self._media_type or 'no named type'}" if self.size else "an empty body"
         return ProviderUnavailable(
             f"{provider} answered with {what} where JSON or an event stream should be; is the base_url right?",
             provider=provider,

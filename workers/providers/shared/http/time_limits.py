@@ -28,7 +28,8 @@ class TimeLimits:
         self._loop = asyncio.get_running_loop()
         self._timeouts = timeouts
         self._provider = provider
-        self._alive = False
+        self.alive_at = math.inf
+        """When something came last, by the loop's clock; infinite before anything has come."""
         self._deadline = self._loop.time() + time_left_s
         self._waits: asyncio.Timeout | None = None
         self.start()
@@ -48,33 +49,44 @@ class TimeLimits:
 
     def sign_of_life(self) -> None:
         """Says that something came, be it a ping: from now on the idle limit holds."""
-        self._alive = True
+        self.alive_at = self._loop.time()
 
-    async def wait(self, what: Awaitable[T], *, at_most_s: float | None = None) -> T:
-        """What `what` returns. Raises ProviderTimeout, DeadlineExceeded, or TimeoutError after `at_most_s`."""
-        now = self._loop.time()
-        idle_by = now + self._timeouts.idle_s if self._alive else math.inf
-        until = min(idle_by if self._alive else self._first_token_by, self._total_by, self._deadline)
-        if at_most_s is not None:
-            until = min(until, now + at_most_s)
-        timeout = self._waits = asyncio.timeout_at(until)
+    @property
+    def _is_alive(self) -> bool:
+        return self.alive_at != math.inf
+
+    @property
+    def ends_at(self) -> float:
+        """When the call has taken too long, by the loop's clock, if nothing more comes."""
+        next_by = self.alive_at + self._timeouts.idle_s if self._is_alive else self._first_token_by
+        return min(next_by, self._total_by, self._deadline)
+
+    def exceeded(self) -> ProviderTimeout | DeadlineExceeded:
+        """Why the call ends at `ends_at`."""
+        ends_at = self.ends_at
+        if ends_at == self._deadline:
+            text = f"the deadline passed while {self._provider} was answering"
+            return DeadlineExceeded(text, provider=self._provider)
+        if ends_at == self._total_by:
+            failure = f"did not finish within {self._timeouts.total_s:g} s (total_s)"
+        elif self._is_alive:
+            failure = f"sent nothing for {self._timeouts.idle_s:g} s (idle_s)"
+        else:
+            failure = f"sent nothing within {self._timeouts.first_token_s:g} s (first_token_s)"
+        return ProviderTimeout(f"{self._provider} {failure}", provider=self._provider)
+
+    async def wait(self, what: Awaitable[T]) -> T:
+        """What `what` returns. Raises ProviderTimeout, DeadlineExceeded."""
+        if self._is_alive:
+            self.sign_of_life()  # it was the caller that took its time
+        timeout = self._waits = asyncio.timeout_at(self.ends_at)
         try:
             async with timeout:
                 return await what
         except TimeoutError as exc:
-            until = timeout.when()
-            if not timeout.expired() or until not in (idle_by, self._first_token_by, self._total_by, self._deadline):
+            if not timeout.expired():
                 raise
-            if until == self._deadline:
-                text = f"the deadline passed while {self._provider} was answering"
-                raise DeadlineExceeded(text, provider=self._provider) from exc
-            if until == self._total_by:
-                failure = f"did not finish within {self._timeouts.total_s:g} s (total_s)"
-            elif self._alive:
-                failure = f"sent nothing for {self._timeouts.idle_s:g} s (idle_s)"
-            else:
-                failure = f"sent nothing within {self._timeouts.first_token_s:g} s (first_token_s)"
-            raise ProviderTimeout(f"{self._provider} {failure}", provider=self._provider) from exc
+            raise self.exceeded() from exc
         finally:
             self._waits = None
 

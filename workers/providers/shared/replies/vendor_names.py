@@ -13,7 +13,7 @@ import msgspec
 
 from contracts.rpc import ModelInfo
 from contracts.usage import Usage
-from workers.providers.base import Chunk, Finish, Stated, StreamItem
+from workers.providers.base import Chunk, Finish, StreamItem
 from workers.providers.shared.errors.redaction import Secrets, looks_like_a_key
 from workers.providers.shared.replies.token_counts import plausible
 
@@ -44,21 +44,18 @@ class VendorNames:
         self._checked: dict[str, bool] = {asked: True}
 
     def without_secrets(self, item: StreamItem) -> StreamItem:
-        """What a stream yields. Of a chunk, which is the answer itself, only the ids of tool calls are looked at."""
-        match item:
-            case Chunk():
-                return self._chunk(item)
-            case Stated():
-                return replace(
-                    item,
-                    usage=self._usage(item.usage),
-                    service_tier=self._tier(item.service_tier),
-                    response_model=self._model(item.response_model),
-                )
-            case Finish():
-                return self._finish(item)
+        """What a reply says. Of a chunk, which is the answer itself, only the ids of tool calls are looked at."""
+        if isinstance(item, Chunk):
+            return self._chunk(item) if item.tool_calls else item
+        return replace(
+            item,
+            usage=self._usage(item.usage),
+            service_tier=self._tier(item.service_tier),
+            response_model=self._model(item.response_model),
+        )
 
-    def _finish(self, finish: Finish) -> Finish:
+    def finish_without_secrets(self, finish: Finish) -> Finish:
+        """The end of a reply, likewise."""
         provider_data, response_id = finish.provider_data, finish.response_id
         warnings = tuple(map(self._secrets.redact, finish.warnings))
         if provider_data and self._secrets.stand_in(msgspec.json.encode(provider_data).decode()):
