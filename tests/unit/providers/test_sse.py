@@ -66,6 +66,29 @@ def test_no_cut_changes_what_is_read(texts: list[str], line_end: bytes, cuts: li
     assert [event.data for event in read(pieces)] == data
 
 
+_LINES = st.sampled_from(
+    [
+        'data: {"a": 1}',
+        "data: {}",
+        "data: { }",
+        "data: {",
+        "data: {\ra}",
+        "data:{}",
+        "data: [DONE]",
+        "data: }",
+        "event: x",
+        "id: 1",
+        ": ping",
+        "",
+    ]
+)
+
+
+@given(st.lists(st.lists(_LINES, max_size=3).map(lambda lines: "\n".join([*lines, "", ""]).encode()), max_size=8))
+def test_an_event_for_each_read_is_read_like_one_that_comes_byte_by_byte(reads: list[bytes]) -> None:
+    assert read(reads) == read([bytes([byte]) for byte in b"".join(reads)])
+
+
 def test_an_event_is_out_as_soon_as_its_blank_line_is_in() -> None:
     decoder = Decoder()
     assert decoder.feed(b"data: a\r\n\r") == [Event("", b"a")]

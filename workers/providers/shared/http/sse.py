@@ -60,6 +60,8 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes. Raises EventTooLarge."""
+        if (event := self._one_event(data)) is not None:
+            return [event]
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
@@ -86,6 +88,19 @@ class Decoder:
         self._size = sum(map(len, self._data))
         self._keep(rest)
         return events
+
+    def _one_event(self, data: bytes) -> Event | None:
+        """What nearly every read of a stream brings: one event of one line, whole."""
+        if (
+            data.startswith(b"data: {")
+            and data.find(b"\n") == len(data) - 2
+            and data.endswith(b"}\n\n")
+            and self._begun
+            and not (self._tail or self._data or self._name or self._after_cr)
+            and b"\r" not in data
+        ):
+            return Event("", data[6:-2])
+        return None
 
     def end(self) -> list[Event]:
         """The event that lacks only its blank line; servers leave it out at the end of a stream."""
