@@ -43,7 +43,7 @@ from workers.jetstream.reply_publisher import ReplyPublisher
 from workers.jetstream.reply_shares import ReplyShares, share_of
 from workers.jetstream.server_memory import replies_kept_since, until_kept
 from workers.providers import registry
-from workers.providers.base import Prepares, Provider
+from workers.providers.base import Provider
 from workers.quotas.budgets import Budgets
 from workers.quotas.holds import Holds
 from workers.quotas.orphaned_holds import OrphanedHolds
@@ -303,9 +303,6 @@ def _open_adapters(settings: WorkerSettings, providers: Sequence[str], stack: As
     adapters = {provider: registry.load(provider, egress) for provider in providers}
     for adapter in adapters.values():
         stack.push_async_callback(adapter.aclose)
-        if isinstance(adapter, Prepares):
-            preparing = asyncio.create_task(asyncio.to_thread(adapter.prepare), name="prepare adapter")
-            stack.push_async_callback(end, preparing)
     return adapters
 
 

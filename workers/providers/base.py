@@ -7,7 +7,7 @@ and a key, and yields chunks. It raises `contracts.errors` only, never a library
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from pydantic import JsonValue, SecretStr
 
@@ -188,15 +188,6 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        ...
-
-
-@runtime_checkable
-class Prepares(Protocol):
-    """An adapter that loads something before it is asked for it the first time."""
-
-    def prepare(self) -> None:
-        """Blocks until it is loaded, so it is called in a thread that nothing waits for."""
         ...
 
 

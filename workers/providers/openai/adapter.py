@@ -9,7 +9,6 @@ name that all compatible servers know. `provider_options.openai` can hold the ot
 servers of the format is in servers.py.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,14 +20,15 @@ from openai import AsyncOpenAI, AsyncStream, Omit, OpenAIError, RequestOptions
 from contracts.providers import Endpoint
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens, ModelInfo, TokenCount
+from runtime.egress import Egress
 from runtime.prices import catalogue
 from workers.providers.base import Call, Target
-from workers.providers.openai import tokens
 from workers.providers.openai.errors import ERRORS
 from workers.providers.openai.models import MODELS
 from workers.providers.openai.reply import ChatReader
 from workers.providers.openai.request import REASONING_FIELD, check, ignored, request_body
 from workers.providers.openai.servers import OPENAI_MODEL, is_openais, server_at
+from workers.providers.openai.token_counter import TokenCounter
 from workers.providers.shared.errors.vendor_errors import Classify
 from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest
 from workers.providers.shared.http.time_limits import connect_timeout
@@ -63,6 +63,14 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
     errors = ERRORS
     raised = (OpenAIError,)
 
+    def __init__(self, egress: Egress) -> None:
+        super().__init__(egress)
+        self._counter = TokenCounter()
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self._counter.aclose()
+
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         """The request's vocabulary is OpenAI's own; what a single model lacks, only the vendor knows.
 
@@ -71,11 +79,7 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
         check(request, provider=self.name)
 
     async def count_tokens(self, question: CountTokens, *, model: str, target: Target) -> TokenCount:
-        return await asyncio.to_thread(tokens.count, question, model=model)
-
-    def prepare(self) -> None:
-        """Loads the vocabulary, for which the first count would have to wait."""
-        tokens.load()
+        return await self._counter.count(question, model=model)
 
     async def check_health(self, target: Target) -> None:
         await self._list_models(target)

@@ -1,14 +1,13 @@
 """Input tokens of OpenAI's models, counted offline with the vocabularies of bpe-openai.
 
-A vocabulary is loaded with the first count that needs it, or before by `load`. That of today's models takes 140 MB and
-up to some seconds (bpe-openai 0.1.4), an older one 35 MB more. What a chat costs around its texts is from OpenAI's
+A vocabulary is loaded with the first count that needs it. That of today's models takes 140 MB and up to some seconds
+(bpe-openai 0.1.4), an older one 35 MB more; see token_counter.py. What a chat costs around its texts is from OpenAI's
 cookbook ("How to count tokens with tiktoken"); for reasoning models it was read off their bills.
 """
 
 import re
 import warnings
 from functools import cache
-from threading import Lock
 from typing import Protocol
 
 from contracts.rpc import CountTokens, TokenCount
@@ -60,9 +59,9 @@ def count(question: CountTokens, *, model: str) -> TokenCount:
     )
 
 
-def load() -> None:
-    """Loads the vocabulary of today's models. Blocks until it is loaded, so it is for a thread."""
-    _encoding(_TODAYS)
+def has_vocabulary(model: str) -> bool:
+    """Whether counting needs a vocabulary; without one it is an estimate, which takes neither time nor memory."""
+    return encoding_of(model.removeprefix("openai/")) is not None
 
 
 def encoding_of(model: str) -> str | None:
@@ -72,17 +71,8 @@ def encoding_of(model: str) -> str | None:
     return _TODAYS if _O200K.match(model) else None
 
 
-_loading = Lock()
-"""Two threads that need one vocabulary would load it twice."""
-
-
-def _encoding(name: str) -> _Encoding:
-    with _loading:
-        return _loaded(name)
-
-
 @cache
-def _loaded(name: str) -> _Encoding:
+def _encoding(name: str) -> _Encoding:
     with warnings.catch_warnings():
         # Python 3.11 and 3.12 deprecate the call by which it reads its data; 3.13 took that back.
         warnings.filterwarnings("ignore", "open_binary is deprecated", DeprecationWarning)
