@@ -9,8 +9,6 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, Generator
 from typing import Any
 
-import httpx2
-
 from runtime.fair_queue import Flow
 from runtime.paced_stream import work_of
 
@@ -32,37 +30,41 @@ _EMPTY_MEMBERS = 100
 """So many may stand one behind the other."""
 
 
+class UndecodableBody(Exception):
+    """A body is not packed as its head says, or in a way that no server packs it."""
+
+
 def window_bits(content_encoding: str) -> int | None:
     """How zlib undoes the coding that a header names; None when there is nothing to undo.
 
-    Raises httpx2.DecodingError for several codings.
+    Raises UndecodableBody for several codings.
     """
     named = [word for given in content_encoding.split(",") if (word := given.strip().lower()) in _CODINGS]
     if len(named) > 1:
-        raise httpx2.DecodingError("several content codings, where one was asked for")
+        raise UndecodableBody("several content codings, where one was asked for")
     return _WINDOW_BITS.get(named[0]) if named else None
 
 
 async def unpacked(parts: AsyncIterable[bytes], bits: int, flow: Flow | None) -> AsyncGenerator[bytes]:
-    """The body whose packed `parts` arrive. Raises httpx2.DecodingError."""
-    unpacking = _Unpacking(bits)
+    """The body whose packed `parts` arrive. Raises UndecodableBody."""
+    unpacking = Unpacking(bits)
     async for part in parts:
-        for at in range(0, len(part), _PACKED_BYTES):
-            for piece in unpacking.feed(part[at : at + _PACKED_BYTES]):
-                if flow and flow.owes(work_of(lines=_MEMBER_LINES, size=len(piece))):
-                    await flow.settle()
-                if piece:
-                    yield piece
-            if unpacking.ended:
-                return
+        for piece in unpacking.feed(part):
+            if flow and flow.owes(work_of(lines=_MEMBER_LINES, size=len(piece))):
+                await flow.settle()
+            if piece:
+                yield piece
+        if unpacking.ended:
+            return
 
 
-class _Unpacking:
+class Unpacking:
     """A gzip may have several members (RFC 1952, 2.2), of which httpx2 2.16 leaves out all but the first; what is no
     member behind one is padding. A deflate comes with zlib's header (RFC 9110, 8.4.1.2), or without, as some send it.
     """
 
     def __init__(self, bits: int) -> None:
+        """`bits`: see `window_bits`."""
         self._bits = bits
         self._member: Any = None
         """The decompressor; None until it is known which one it takes."""
@@ -70,9 +72,19 @@ class _Unpacking:
         self._may_be_padding = False
         self._empty_members = 0
         self.ended = False
+        """Whether the rest is padding."""
 
     def feed(self, packed: bytes) -> Generator[bytes]:
-        """What `packed` becomes, a piece at a time; an empty piece for a member that added nothing."""
+        """What `packed` becomes, UNPACKED_BYTES at a time at most; an empty piece for a member that added nothing.
+
+        Raises UndecodableBody.
+        """
+        for at in range(0, len(packed), _PACKED_BYTES):
+            if self.ended:
+                return
+            yield from self._feed(packed[at : at + _PACKED_BYTES])
+
+    def _feed(self, packed: bytes) -> Generator[bytes]:
         if self._member is None:
             self._head += packed
             if len(self._head) < _HEAD_BYTES:
@@ -90,7 +102,7 @@ class _Unpacking:
                 piece = self._member.decompress(packed, UNPACKED_BYTES)
             except zlib.error as exc:
                 if not self._may_be_padding:
-                    raise httpx2.DecodingError(str(exc)) from exc
+                    raise UndecodableBody(str(exc)) from exc
                 self.ended = True
                 return
             self._count_empty(piece)
@@ -106,4 +118,4 @@ class _Unpacking:
         self._may_be_padding = self._may_be_padding and not piece
         self._empty_members = self._empty_members + 1 if self._member.eof and not piece else 0
         if self._empty_members > _EMPTY_MEMBERS:
-            raise httpx2.DecodingError("nothing but empty members of a gzip")
+            raise UndecodableBody("nothing but empty members of a gzip")

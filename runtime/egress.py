@@ -16,13 +16,14 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
+from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 import httpcore2
 import httpx2
 
-from runtime.content_coding import ACCEPTED, unpacked, window_bits
+from runtime.content_coding import ACCEPTED, UndecodableBody, unpacked, window_bits
 from runtime.fair_queue import FairQueue, Flow
 from runtime.networks import Address, ForbiddenAddress, Network, is_allowed
 from runtime.paced_stream import MAX_UNREAD_BYTES, PacedStream
@@ -49,7 +50,12 @@ between a caller and its client, such as a vendor's SDK, has no place for it. Wh
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 """The addresses of a host's name. Raises OSError when it has none."""
-_Connect = Callable[[Address], Coroutine[Any, Any, httpcore2.AsyncNetworkStream]]
+C = TypeVar("C")
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class NotConnected(Exception):
+    """There is no connection to a host; says why, without an address behind its name."""
 
 
 class Egress:
@@ -58,8 +64,11 @@ class Egress:
     def __init__(self, allowed: Sequence[Network] = (), *, resolve: Resolve | None = None) -> None:
         self.tls = httpx2.create_ssl_context()
         """Shared, because each one takes some 30 ms and 1 MB."""
+        self.tls.set_alpn_protocols(["http/1.1"])
+        self._allowed = allowed
+        self._resolve = resolve or resolved
         self._turns = FairQueue()
-        self._network = GuardedNetwork(allowed, resolve=resolve or resolved, turns=self._turns)
+        self._network = GuardedNetwork(allowed, resolve=self._resolve, turns=self._turns)
 
     def client(
         self,
@@ -83,6 +92,22 @@ class Egress:
             follow_redirects=False,
             trust_env=False,
         )
+
+    async def connect(self, protocol: Callable[[], P], host: str, port: int, *, tls: bool, timeout_s: float) -> P:
+        """A protocol that is connected to an allowed address of the host: the first one that answers. With `tls` the
+        server has shown a certificate for the host.
+
+        `host` is a name in ASCII, or an address without brackets. Raises ForbiddenAddress, NotConnected.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                addresses = permitted(host, await self._resolve(host, port), allowed=self._allowed)
+                connected = await _first_to_connect(partial(_connected, port=port), addresses, close=_close)
+                return await _begun(protocol, connected, tls=self.tls if tls else None, host=host)
+        except TimeoutError:
+            raise NotConnected(f"no connection within {timeout_s:g} s") from None
+        except OSError as exc:
+            raise NotConnected(_reason(exc)) from None
 
     def flow(self, tenant: str) -> Flow:
         """A share of the event loop for what is done with a reply for `tenant`, beyond reading it."""
@@ -124,7 +149,7 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
         try:
             async with asyncio.timeout(timeout):
                 addresses = permitted(host, await self._resolve(host, port), allowed=self._allowed)
-                made = await _first_to_connect(connect, addresses)
+                made = await _first_to_connect(connect, addresses, close=httpcore2.AsyncNetworkStream.aclose)
         except TimeoutError:
             raise httpcore2.ConnectTimeout(f"no connection within {timeout} s") from None
         except (OSError, httpcore2.ConnectError) as exc:
@@ -219,15 +244,18 @@ class _Response(httpx2.Response):
             async for part in super().aiter_bytes(chunk_size):
                 yield part
             return
-        bits = window_bits(self.headers.get("content-encoding", ""))
-        async with aclosing(self.aiter_raw()) as parts:
-            if bits is None:
-                async for part in parts:
-                    yield part
-            else:
-                async with aclosing(unpacked(parts, bits, self.flow)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+        try:
+            bits = window_bits(self.headers.get("content-encoding", ""))
+            async with aclosing(self.aiter_raw()) as parts:
+                if bits is None:
+                    async for part in parts:
+                        yield part
+                else:
+                    async with aclosing(unpacked(parts, bits, self.flow)) as pieces:
+                        async for piece in pieces:
+                            yield piece
+        except UndecodableBody as exc:
+            raise httpx2.DecodingError(str(exc), request=self.request) from exc
 
     @property
     def charset_encoding(self) -> str | None:
@@ -235,13 +263,18 @@ class _Response(httpx2.Response):
         return named if named and named.lower() in _CHARSETS else None
 
 
-async def _first_to_connect(connect: _Connect, addresses: Sequence[Address]) -> httpcore2.AsyncNetworkStream:
+async def _first_to_connect(
+    connect: Callable[[Address], Coroutine[Any, Any, C]],
+    addresses: Sequence[Address],
+    *,
+    close: Callable[[C], Awaitable[None]],
+) -> C:
     """The connection that is made first; another address is tried when one failed or takes long.
 
     Raises what the last one raised.
     """
     waiting = list(reversed(addresses))
-    trying: set[asyncio.Task[httpcore2.AsyncNetworkStream]] = set()
+    trying: set[asyncio.Task[C]] = set()
     try:
         while True:
             if waiting:
@@ -257,8 +290,37 @@ async def _first_to_connect(connect: _Connect, addresses: Sequence[Address]) -> 
             attempt.cancel()
         # One that has connected in spite of it would stay open.
         for made in await asyncio.gather(*trying, return_exceptions=True):
-            if isinstance(made, httpcore2.AsyncNetworkStream):
-                await made.aclose()
+            if not isinstance(made, BaseException):
+                await close(made)
+
+
+async def _connected(address: Address, *, port: int) -> socket.socket:
+    connecting = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(connecting, (str(address), port))
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+async def _close(connected: socket.socket) -> None:
+    connected.close()
+
+
+async def _begun(protocol: Callable[[], P], connected: socket.socket, *, tls: ssl.SSLContext | None, host: str) -> P:
+    """The protocol, with what is connected. The certificate of a server is checked for `host`, which is shown to it
+    (SNI) when it is a name."""
+    try:
+        _, made = await asyncio.get_running_loop().create_connection(
+            protocol, sock=connected, ssl=tls, server_hostname=host.rstrip(".") if tls else None
+        )
+    except BaseException:
+        connected.close()
+        raise
+    return made
 
 
 def _reason(exc: BaseException) -> str:
@@ -267,4 +329,8 @@ def _reason(exc: BaseException) -> str:
         exc = exc.__cause__
     if isinstance(exc, socket.gaierror):
         return "the name cannot be resolved"
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {exc.verify_message}"
+    if isinstance(exc, ssl.SSLError):
+        return f"TLS failed: {(exc.reason or 'it was broken off').replace('_', ' ').lower()}"
     return os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else "the connection failed"

@@ -117,12 +117,18 @@ class Flow:
         self._owed_s += work_s
         return self._owed_s >= ACCOUNTED_S
 
+    def settles(self) -> bool:
+        """Settles what was done when that is within a share; False when it is not: then `settle` is to be awaited."""
+        now = asyncio.get_running_loop().time()
+        if min(free.left_s(now) for free in self._free) < self._owed_s:
+            return False
+        for free in self._free:
+            free.take(self._owed_s)
+        self._owed_s = 0.0
+        return True
+
     async def settle(self) -> None:
         """Waits until what was done is within a share. Does not give the loop back when it is."""
-        work_s, self._owed_s = self._owed_s, 0.0
-        now = asyncio.get_running_loop().time()
-        if min(free.left_s(now) for free in self._free) < work_s:
+        if not self.settles():
+            work_s, self._owed_s = self._owed_s, 0.0
             await self._queue.turn(self._tenant, work_s)
-            return
-        for free in self._free:
-            free.take(work_s)
