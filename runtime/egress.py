@@ -40,7 +40,7 @@ MAX_BODY_BYTES = 8 * 1024**2
 MAX_ERROR_BYTES = 64 * 1024
 """Of the body of an error; what is longer is cut. A long message may stand before the code that decides what follows,
 where a server shows the prompt that it refuses."""
-_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"})
+CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"})
 """What bodies may say they are written in. Some of Python's codecs take minutes for what others read at once
 (`punycode`); whatever else is said, a body is read as UTF-8."""
 
@@ -260,7 +260,7 @@ class _Response(httpx2.Response):
     @property
     def charset_encoding(self) -> str | None:
         named = super().charset_encoding
-        return named if named and named.lower() in _CHARSETS else None
+        return named if named and named.lower() in CHARSETS else None
 
 
 async def _first_to_connect(

@@ -3,6 +3,7 @@
 Source: https://cloud.google.com/apis/design/errors and "Troubleshooting" of the Gemini API.
 """
 
+import json
 import re
 from collections.abc import Mapping
 
@@ -19,6 +20,7 @@ from contracts.errors import (
     RateLimited,
     StreamInterrupted,
 )
+from workers.providers.shared.errors.answer import text_of
 from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.vendor_errors import BY_STATUS, ErrorAnswer, Kind, VendorErrors, first_of
 
@@ -90,6 +92,15 @@ def _answer_in(exc: Exception) -> ErrorAnswer | None:
     return ErrorAnswer(exc.details, exc.code, getattr(exc.response, "headers", None) or {})
 
 
+def _decoded(body: bytes, headers: Mapping[str, str]) -> object:
+    """An answer that is no JSON is a message. One error may stand in a list by itself."""
+    try:
+        answer: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return {"message": text_of(body, headers)}
+    return answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
+
+
 def _read(body: object, _headers: Mapping[str, str]) -> Reported:
     """A reply that says no more than why the prompt was blocked is an error as well."""
     match body:
@@ -114,6 +125,7 @@ def _vague(said: Reported, status: int | None, _headers: Mapping[str, str]) -> K
 ERRORS = VendorErrors(
     by_class=BY_SDK_CLASS,
     answer_in=_answer_in,
+    decoded=_decoded,
     read=_read,
     certain=_certain,
     vague=_vague,

@@ -7,7 +7,6 @@ cloud passes on the words of others.
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import httpx2
 import msgspec
@@ -22,6 +21,7 @@ from contracts.errors import (
     UnsupportedFeature,
 )
 from workers.providers.base import NotReached
+from workers.providers.shared.errors.answer import text_of
 from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.vendor_errors import ErrorAnswer, Kind, VendorErrors
 from workers.providers.shared.json_text import NO_JSON
@@ -55,11 +55,14 @@ def _answer_in(exc: Exception) -> ErrorAnswer | None:
     if not isinstance(exc, httpx2.HTTPStatusError):
         return None
     response = exc.response
+    return ErrorAnswer(_decoded(response.content, response.headers), response.status_code, response.headers)
+
+
+def _decoded(body: bytes, headers: Mapping[str, str]) -> object:
     try:
-        body: Any = msgspec.json.decode(response.content)
+        return msgspec.json.decode(body)
     except NO_JSON:
-        body = response.text
-    return ErrorAnswer(body, response.status_code, response.headers)
+        return text_of(body, headers)
 
 
 def _read(body: object, _headers: Mapping[str, str]) -> Reported:
@@ -77,6 +80,7 @@ def _certain(said: Reported, status: int | None) -> Kind | None:
 ERRORS = VendorErrors(
     by_class=BY_HTTPX2_CLASS,
     answer_in=_answer_in,
+    decoded=_decoded,
     read=_read,
     certain=_certain,
     shows_names=False,

@@ -13,6 +13,7 @@ from contracts.errors import (
     ProviderUnavailable,
     RateLimited,
 )
+from workers.providers.shared.errors.answer import json_or_text, text_of
 from workers.providers.shared.errors.body import Reported
 from workers.providers.shared.errors.vendor_errors import STAINLESS_CLASSES, ErrorAnswer, Kind, VendorErrors, first_of
 
@@ -85,6 +86,14 @@ def _answer_in(exc: Exception) -> ErrorAnswer | None:
     return ErrorAnswer(body, exc.status_code, exc.response.headers)
 
 
+def _decoded(body: bytes, headers: Mapping[str, str]) -> object:
+    """What is in `error`, where there is one, as the SDK has it; but of xAI's {"code": …, "error": "…"}, and where
+    `error` is only `true`, all of the text."""
+    answer = json_or_text(body, headers)
+    inner = answer.get("error", answer) if isinstance(answer, dict) else answer
+    return inner if isinstance(inner, dict | list) else text_of(body, headers)
+
+
 def _certain(said: Reported, _status: int | None) -> Kind | None:
     return first_of(_BY_CODE, map(str.lower, said.names))
 
@@ -97,6 +106,7 @@ def _vague(said: Reported, status: int | None, _headers: Mapping[str, str]) -> K
 ERRORS = VendorErrors(
     by_class=BY_SDK_CLASS,
     answer_in=_answer_in,
+    decoded=_decoded,
     certain=_certain,
     vague=_vague,
 )

@@ -25,6 +25,7 @@ from contracts.errors import (
 from contracts.wire import utc_now
 from workers.providers.base import NotReached
 from workers.providers.shared.errors import words
+from workers.providers.shared.errors.answer import json_or_text
 from workers.providers.shared.errors.body import Reported, reported
 from workers.providers.shared.errors.redaction import redact, repeats
 from workers.providers.shared.errors.retry_after import retry_after_s
@@ -126,6 +127,8 @@ class VendorErrors:
     """From what was reported and the status (None: inside a stream)."""
     vague: Callable[[Reported, int | None, Mapping[str, str]], Kind | None] = _says_nothing
     """From what was reported, the status, and the headers of the answer."""
+    decoded: Callable[[bytes, Mapping[str, str]], object] = json_or_text
+    """The body of an answer with an error, as `from_body` takes it, from its bytes and the headers of the answer."""
     read: Callable[[object, Mapping[str, str]], Reported] = _reported
     """From an error's body and the headers of the answer."""
     shows_names: bool = True
