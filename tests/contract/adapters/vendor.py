@@ -1,5 +1,6 @@
 """What the suite over all adapters calls: an adapter, pointed at the simulator."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,8 @@ from fleet.simulator import Script, Simulator
 from fleet.simulator.ledger import Entry
 from runtime.egress import Egress
 from runtime.networks import parse_networks
-from workers.providers.base import Call, Chunk, Completion, Gathering, Provider, StreamItem, Target
+from runtime.tasks import end
+from workers.providers.base import Call, Chunk, Completion, Finish, Gathering, Provider, StreamItem, Target
 
 KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
 MODEL = "gpt-4o"
@@ -116,8 +118,17 @@ class Vendor:
         )
         return Call(request=request, model=model, target=target or self.target(), time_left_s=time_left_s)
 
-    def stream(self, **how: Any) -> AsyncGenerator[StreamItem]:
-        return self.adapter.stream_completion(self.call(**how))
+    async def stream(self, **how: Any) -> AsyncGenerator[StreamItem | Finish]:
+        """What a reply says as it arrives, then its end. Closing this cancels the call."""
+        said = asyncio.Queue[StreamItem | None]()
+        call = asyncio.create_task(self.adapter.stream_completion(self.call(**how), said.put_nowait), name="call")
+        call.add_done_callback(lambda _: said.put_nowait(None))
+        try:
+            while (item := await said.get()) is not None:
+                yield item
+            yield await call
+        finally:
+            await end(call)
 
     async def complete(self, **how: Any) -> Completion:
         return await self.adapter.complete(self.call(**how))

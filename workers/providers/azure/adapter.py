@@ -5,13 +5,15 @@ token of Entra ID to both.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import httpx2
-import openai
-from openai import Omit, RequestOptions
 from pydantic import SecretStr
 
+from contracts.errors import FleetError
 from contracts.providers import Endpoint
 from contracts.rpc import ModelInfo
 from runtime.egress import Egress
@@ -19,7 +21,7 @@ from runtime.prices import catalogue
 from workers.providers.azure import entra
 from workers.providers.azure.addresses import (
     base_url,
-    chat_path,
+    chat_url,
     deployment_of,
     knows_stream_options,
     max_tokens_field,
@@ -28,11 +30,19 @@ from workers.providers.azure.addresses import (
 )
 from workers.providers.azure.models import MODELS
 from workers.providers.base import Call, CredentialReplaced, Target
-from workers.providers.openai.adapter import Headers, OpenAI, encode, given_limit
+from workers.providers.openai.adapter import OpenAI, encode, given_limit
 from workers.providers.openai.request import ignored, request_body
 from workers.providers.openai.servers import server_of_azure
 from workers.providers.shared.errors.redaction import Secrets
-from workers.providers.shared.http.adapter import VendorRequest
+from workers.providers.shared.http.adapter import VendorRequest, json_headers
+from workers.providers.shared.http.client import HttpReply
+
+if TYPE_CHECKING:
+    from openai import RequestOptions
+
+    from workers.providers.openai.adapter import Headers
+
+_UNAUTHORIZED = 401
 
 
 class Azure(OpenAI):
@@ -90,39 +100,74 @@ class Azure(OpenAI):
             server=server_of_azure(model_and_deployment(call)),
         )
         return VendorRequest(
-            chat_path(endpoint, call.model),
+            chat_url(endpoint, call.model),
+            {**json_headers(call), **self._authorization(call.target)},
             encode(body, further),
-            warnings=ignored(call.request, provider=self.name),
+            ignored(call.request, provider=self.name),
         )
 
-    def _options(self, target: Target, headers: Headers) -> RequestOptions:
+    def _authorization(self, target: Target) -> dict[str, str]:
+        """The headers of a key; a token of Entra ID has to be awaited."""
+        if target.endpoint.auth == "entra_id":
+            return {}
+        if not target.endpoint.api_version:
+            return super()._authorization(target)
+        key = self._usable_key(target)
+        return {"api-key": key} if key else {}
+
+    def _options(self, target: Target, headers: "Headers") -> "RequestOptions":
         version = target.endpoint.api_version
         query: RequestOptions = {"params": {"api-version": version}} if version else {}
         return {**super()._options(target, headers), **query}
 
+    async def _send(
+        self,
+        sent: VendorRequest,
+        target: Target,
+        may_send: Callable[[], Awaitable[None]],
+        *,
+        refuse: Callable[..., FleetError],
+    ) -> HttpReply:
+        if target.endpoint.auth == "api_key":
+            return await super()._send(sent, target, may_send, refuse=refuse)
+        async with self._token(target) as bearer:
+            sent = replace(sent, headers={**sent.headers, **bearer})
+            return await super()._send(sent, target, may_send, refuse=refuse)
+
     async def _authenticated(
-        self, target: Target, send: Callable[[Headers], Awaitable[httpx2.Response]]
+        self, target: Target, send: Callable[["Headers"], Awaitable[httpx2.Response]]
     ) -> httpx2.Response:
-        """Raises CredentialReplaced when a token is refused that was good before, and another one is there."""
-        endpoint = target.endpoint
-        if endpoint.auth == "api_key" and not endpoint.api_version:
+        if target.endpoint.auth == "api_key":
             return await super()._authenticated(target, send)
-        if endpoint.auth == "api_key":
-            key = {"api-key": target.key.get_secret_value()} if target.key else {}
-            return await send({"Authorization": Omit(), **key})
+        async with self._token(target) as bearer:
+            return await send(bearer)
+
+    @asynccontextmanager
+    async def _token(self, target: Target) -> AsyncGenerator[dict[str, str]]:
+        """The header with a token of Entra ID for one call.
+
+        Raises CredentialReplaced when the token is refused that was good before, and another one is there.
+        """
         credentials = entra.credentials_of(target.key)
         asked_at = time.monotonic()
         token = await self._tokens.get(credentials)
         try:
-            return await send({"Authorization": f"Bearer {token.value}"})
-        except openai.AuthenticationError as exc:
-            if token.obtained_at >= asked_at or not await self._tokens.replace(credentials, token):
+            yield {"Authorization": f"Bearer {token.value}"}
+        except Exception as exc:
+            if _status_of(exc) != _UNAUTHORIZED or token.obtained_at >= asked_at:
+                raise
+            if not await self._tokens.replace(credentials, token):
                 raise
             raise CredentialReplaced(
                 f"{self.name} refused a token of Entra ID before its time; it was replaced",
                 provider=self.name,
-                status=exc.status_code,
+                status=_UNAUTHORIZED,
             ) from exc
 
 
 ADAPTER = Azure
+
+
+def _status_of(exc: Exception) -> int | None:
+    """The status with which the vendor refused a call, as an error of ours or of the SDK has it."""
+    return exc.status if isinstance(exc, FleetError) else getattr(exc, "status_code", None)

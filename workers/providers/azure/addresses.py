@@ -19,7 +19,7 @@ from contracts.errors import NoProvider
 from contracts.providers import Endpoint
 from workers.providers.base import Call
 from workers.providers.openai.servers import is_of_another_maker
-from workers.providers.shared.http.paths import in_path
+from workers.providers.shared.http.paths import in_path, url_behind
 
 _REASONING_MODEL = re.compile(r"^(?:o\d|gpt-[5-9]|codex-)")
 _STREAM_OPTIONS_SINCE = "2024-09-01"
@@ -40,11 +40,12 @@ def base_url(endpoint: Endpoint) -> str:
     return root if endpoint.api_version else f"{root}/v1"
 
 
-def chat_path(endpoint: Endpoint, model: str) -> str:
-    """The path of a chat completion behind the base URL."""
-    if not endpoint.api_version or _is_complete(base_url(endpoint)):
-        return "/chat/completions"
-    return f"/deployments/{in_path(deployment_of(endpoint, model), provider='azure')}/chat/completions"
+def chat_url(endpoint: Endpoint, model: str) -> str:
+    """Where a model is asked for a chat completion."""
+    url, path = base_url(endpoint), "chat/completions"
+    if endpoint.api_version and not _is_complete(url):
+        path = f"deployments/{in_path(deployment_of(endpoint, model), provider='azure')}/{path}"
+    return url_behind(url, path, query=f"api-version={endpoint.api_version}" if endpoint.api_version else "")
 
 
 def models_url(endpoint: Endpoint) -> str:

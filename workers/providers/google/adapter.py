@@ -1,13 +1,11 @@
 """Google's Gemini API, and every host that speaks it (`base_url`).
 
-google-genai offers no reply whose bytes are read by its caller, and its iterator costs over ten times as much a token.
-So its inner client builds the URL and the headers with the key (`_build_request`), and sends and raises
-(`_async_request_once`), which hands out the HTTP response unread; the body is ours, and so is the reading. Of version
-3.4.0 these are the only ways to it: `async_request` reads the whole body, `async_request_streamed` parses each line,
-and `BaseApiClient` and the error for a key that it cannot use are exported nowhere. The client is given all that it
-would otherwise look up in the environment (key, base URL, API version, Vertex and its projects), and an HTTP client,
-without which it would take aiohttp and reconnect by itself. Its retries, and the loop in which its `generate_content`
-asks on when a reply ends with `CONTINUATION`, are above what is used here.
+A completion is written, sent and read here, because that costs the SDK many times as much; the SDK is the oracle of
+what is sent, lists the models, and asks for counts. For that its inner client builds the URL and the headers with the
+key (`_build_request`), and sends and raises (`_async_request_once`), which hands out the HTTP response unread, so that
+our bounds hold. `BaseApiClient` and the error for a key that it cannot use are exported nowhere (version 3.4.0). The
+client is given all that it would otherwise look up in the environment (key, base URL, API version, Vertex and its
+projects), and an HTTP client, without which it would take aiohttp and reconnect by itself.
 
 The API version: of the base URL when it ends with one, else the endpoint's `api_version`, else `v1`, and `v1beta` for
 `-latest` aliases, which v1 does not know.
@@ -15,19 +13,14 @@ The API version: of the base URL when it ends with one, else the endpoint's `api
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
 import msgspec
-from google.genai._api_client import (  # pyright: ignore[reportPrivateUsage]
-    BaseApiClient,
-    EphemeralTokenAPIKeyError,
-)
-from google.genai.errors import APIError, UnknownApiResponseError
-from google.genai.types import HttpOptions, ResourceScope
 
-from contracts.errors import ProviderUnavailable
+from contracts.errors import AuthenticationFailed, ProviderUnavailable
 from contracts.requests import CompletionRequest
 from contracts.rpc import CountTokens, ModelInfo, TokenCount
 from runtime.egress import Egress
@@ -38,8 +31,8 @@ from workers.providers.google.models import MODELS
 from workers.providers.google.reply import ReplyReader
 from workers.providers.google.request import NAME, check_supported, ignored, prompt, request_body
 from workers.providers.shared.errors.vendor_errors import Classify
-from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest
-from workers.providers.shared.http.paths import in_path
+from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest, json_headers
+from workers.providers.shared.http.paths import in_path, url_behind
 from workers.providers.shared.http.time_limits import connect_timeout
 from workers.providers.shared.replies.token_counts import Count
 from workers.providers.shared.requests.options import merged
@@ -51,6 +44,7 @@ MAX_PAGES = 20
 
 _VERSIONED = re.compile(r"/v\d+(?:(?:alpha|beta|main)\d*)?/?$")
 _NO_KEY = "none"
+_LIVE_KEY = "auth_tokens/"
 
 T = TypeVar("T")
 
@@ -74,7 +68,10 @@ class _Client:
     """The SDK's client of one base URL and key."""
 
     def __init__(self, base_url: str, key: str, tenant: str, *, egress: Egress, unused: httpx2.Client) -> None:
-        self._http = egress.client(tenant=tenant, asks_first=True)
+        from google.genai._api_client import BaseApiClient  # pyright: ignore[reportPrivateUsage]
+        from google.genai.types import HttpOptions, ResourceScope
+
+        self._http = egress.client(tenant=tenant)
         self._key = key
         self._api = BaseApiClient(
             vertexai=False,
@@ -88,17 +85,13 @@ class _Client:
             ),
         )
 
-    async def send(
-        self, method: str, path: str, target: Target, body: bytes, *, request_id: str | None = None
-    ) -> httpx2.Response:
+    async def send(self, method: str, path: str, target: Target, body: bytes) -> httpx2.Response:
         """A response with status 200 whose body is not read yet."""
         asked: Any = self._api._build_request(method, path, {})  # pyright: ignore[reportPrivateUsage]
         asked.data = body
         asked.timeout = connect_timeout(target.timeouts)
         if not self._key:
             del asked.headers["x-goog-api-key"]
-        if request_id:
-            asked.headers["X-Client-Request-Id"] = request_id
         try:
             response: Any = await self._api._async_request_once(asked, stream=True)  # pyright: ignore[reportPrivateUsage]
         except (ValueError, RecursionError) as exc:  # the SDK reads the body of an error
@@ -118,12 +111,12 @@ class Google(HttpAdapter[_Client]):
     name = NAME
     models = MODELS
     errors = ERRORS
-    raised = (APIError, UnknownApiResponseError, EphemeralTokenAPIKeyError)
+    sdk = "google.genai._api_client"
 
-    def __init__(self, egress: Egress) -> None:
-        super().__init__(egress)
-        self._unused = httpx2.Client(verify=egress.tls, trust_env=False)
-        """The SDK would make one for each client."""
+    @cached_property
+    def _unused(self) -> httpx2.Client:
+        """A client of which the SDK would make one for each of its own."""
+        return httpx2.Client(verify=self._egress.tls, trust_env=False)
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         check_supported(request, model=model)
@@ -164,7 +157,8 @@ class Google(HttpAdapter[_Client]):
 
     async def aclose(self) -> None:
         await super().aclose()
-        self._unused.close()
+        if "_unused" in vars(self):
+            self._unused.close()
 
     def _client(self, base_url: str, key: str, tenant: str) -> _Client:
         return _Client(base_url, key, tenant, egress=self._egress, unused=self._unused)
@@ -173,18 +167,28 @@ class Google(HttpAdapter[_Client]):
         return versioned_url(target, model=model)
 
     def _request(self, call: Call) -> VendorRequest:
-        """`provider_options.google.stream: false` is for hosts that cannot stream."""
+        """`provider_options.google.stream: false` is for hosts that cannot stream.
+
+        Raises AuthenticationFailed for a key of the Live API, which has a form of its own and goes elsewhere.
+        """
         further = call.request.provider_options.get(NAME, {})
         body = merged(request_body(call.request, model=call.model), further)
-        method = "streamGenerateContent?alt=sse" if body.pop("stream", True) else "generateContent"
+        method, query = ("streamGenerateContent", "alt=sse") if body.pop("stream", True) else ("generateContent", "")
+        headers = {**json_headers(call), "Accept": "*/*"}
+        if key := self._usable_key(call.target):
+            if key.startswith(_LIVE_KEY):
+                raise AuthenticationFailed(f"the stored key for {NAME} is one of its Live API only", provider=NAME)
+            headers["x-goog-api-key"] = key
+        base_url = self._base_url(call.target, model=call.model)
         return VendorRequest(
-            f"{_path(call.model)}:{method}",
+            url_behind(base_url, f"{_path(call.model)}:{method}", query=query),
+            headers,
             msgspec.json.encode(body),
-            warnings=ignored(call.request, model=call.model),
+            ignored(call.request, model=call.model),
         )
 
-    async def _send(self, client: _Client, call: Call, sent: VendorRequest) -> httpx2.Response:
-        return await client.send("post", sent.path, call.target, sent.body, request_id=call.request.id)
+    def _is_success(self, status: int) -> bool:
+        return status == 200
 
     def _reader(
         self, call: Call, sent: VendorRequest, *, headers: Mapping[str, str], classify: Classify
@@ -195,6 +199,12 @@ class Google(HttpAdapter[_Client]):
             warnings=sent.warnings,
             served_as=headers.get("x-gemini-service-tier"),
         )
+
+    def _raised(self) -> tuple[type[Exception], ...]:
+        from google.genai._api_client import EphemeralTokenAPIKeyError  # pyright: ignore[reportPrivateUsage]
+        from google.genai.errors import APIError, UnknownApiResponseError
+
+        return APIError, UnknownApiResponseError, EphemeralTokenAPIKeyError
 
     async def _ask(
         self,

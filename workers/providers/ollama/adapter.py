@@ -22,7 +22,8 @@ from workers.providers.ollama.models import MODELS
 from workers.providers.ollama.reply import OllamaReader
 from workers.providers.ollama.request import NAME, chat_body, check, ignored
 from workers.providers.shared.errors.vendor_errors import Classify
-from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest
+from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest, json_headers
+from workers.providers.shared.http.paths import url_behind
 from workers.providers.shared.http.time_limits import connect_timeout, lookup_limits
 from workers.providers.shared.http.transport import CONNECTION_ERRORS
 from workers.providers.shared.token_estimates import estimate_input
@@ -54,37 +55,15 @@ class _Client:
             base_url=base_url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             tenant=tenant,
-            asks_first=True,
         )
-
-    async def send(
-        self, method: str, path: str, timeouts: Timeouts, *, body: bytes | None = None, request_id: str | None = None
-    ) -> httpx2.Response:
-        """A reply with a status of success whose body is still arriving.
-
-        Raises httpx2.HTTPStatusError for any other one, whose body was read.
-        """
-        headers = {"Content-Type": "application/json"} if body else {}
-        named = {"X-Request-Id": request_id} if request_id else {}
-        request = self._http.build_request(
-            method, path, content=body, headers={**headers, **named}, timeout=connect_timeout(timeouts)
-        )
-        response = await self._http.send(request, stream=True)
-        if response.is_success:
-            return response
-        try:
-            await response.aread()
-        finally:
-            await response.aclose()
-        return response.raise_for_status()
 
     async def fetch(self, method: str, path: str, timeouts: Timeouts, *, body: bytes | None = None) -> bytes:
-        """The whole body of a reply. Raises httpx2.HTTPStatusError as `send` does."""
-        response = await self.send(method, path, timeouts, body=body)
-        try:
-            return await response.aread()
-        finally:
-            await response.aclose()
+        """The whole body of a reply. Raises httpx2.HTTPStatusError for one without success."""
+        headers = {"Content-Type": "application/json"} if body else {}
+        response = await self._http.request(
+            method, path, content=body, headers=headers, timeout=connect_timeout(timeouts)
+        )
+        return response.raise_for_status().content
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -96,7 +75,6 @@ class Ollama(HttpAdapter[_Client]):
     name = NAME
     models = MODELS
     errors = ERRORS
-    raised = (httpx2.HTTPStatusError, *CONNECTION_ERRORS)
 
     def check_supported(self, request: CompletionRequest, *, model: str) -> None:
         check(request)
@@ -133,12 +111,16 @@ class Ollama(HttpAdapter[_Client]):
         return (target.endpoint.base_url or BASE_URL).rstrip("/").removesuffix("/api")
 
     def _request(self, call: Call) -> VendorRequest:
+        headers = json_headers(call)
+        headers["X-Request-Id"] = headers.pop("X-Client-Request-Id")
+        if key := self._usable_key(call.target):
+            headers["Authorization"] = f"Bearer {key}"
+        url = url_behind(self._base_url(call.target, model=call.model), "api/chat")
         body = msgspec.json.encode(chat_body(call.request, model=call.model))
-        return VendorRequest("/api/chat", body, warnings=ignored(call.request))
+        return VendorRequest(url, headers, body, ignored(call.request))
 
-    async def _send(self, client: _Client, call: Call, sent: VendorRequest) -> httpx2.Response:
-        timeouts = call.target.timeouts
-        return await client.send("POST", sent.path, timeouts, body=sent.body, request_id=call.request.id)
+    def _raised(self) -> tuple[type[Exception], ...]:
+        return httpx2.HTTPStatusError, *CONNECTION_ERRORS
 
     def _reader(
         self, call: Call, sent: VendorRequest, *, headers: Mapping[str, str], classify: Classify

@@ -1,7 +1,7 @@
 """OpenAI and every server that speaks its chat completions API (`base_url`).
 
-The SDK builds, authenticates and sends the request; the reply's bytes are read by us, because the SDK's own iterator
-costs five times as much a token.
+A completion is written, sent and read here, because that costs the SDK many times as much; the SDK is the oracle of
+what is sent, and lists the models.
 
 The output limit: `max_completion_tokens` for OpenAI's own hosts, and for OpenAI's model names behind any other URL
 (gateways pass them on, and reasoning models refuse `max_tokens`); `max_tokens` for everything else, which is the only
@@ -10,12 +10,11 @@ servers of the format is in servers.py.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
-from openai import AsyncOpenAI, AsyncStream, Omit, OpenAIError, RequestOptions
 
 from contracts.providers import Endpoint
 from contracts.requests import CompletionRequest
@@ -30,13 +29,17 @@ from workers.providers.openai.request import REASONING_FIELD, check, ignored, re
 from workers.providers.openai.servers import OPENAI_MODEL, is_openais, server_at
 from workers.providers.openai.token_counter import TokenCounter
 from workers.providers.shared.errors.vendor_errors import Classify
-from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest
+from workers.providers.shared.http.adapter import HttpAdapter, VendorRequest, json_headers
+from workers.providers.shared.http.paths import url_behind
 from workers.providers.shared.http.time_limits import connect_timeout
 from workers.providers.shared.requests.options import overlaid
 
-BASE_URL = "https://api.openai.com/v1"
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, Omit, RequestOptions
 
-Headers = Mapping[str, str | Omit]
+    Headers = Mapping[str, str | Omit]
+
+BASE_URL = "https://api.openai.com/v1"
 
 
 class _Model(msgspec.Struct):
@@ -55,13 +58,13 @@ class _Models(msgspec.Struct):
             self.data = [_Model(self.model_name)]
 
 
-class OpenAI(HttpAdapter[AsyncOpenAI]):
+class OpenAI(HttpAdapter["AsyncOpenAI"]):
     """The adapter of the provider `openai`. Azure's is a subclass, which overrides the methods where the two differ."""
 
     name = "openai"
     models = MODELS
     errors = ERRORS
-    raised = (OpenAIError,)
+    sdk = "openai"
 
     def __init__(self, egress: Egress) -> None:
         super().__init__(egress)
@@ -91,18 +94,20 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
             for model in found.data or ()
         )
 
-    def _client(self, base_url: str, key: str, tenant: str) -> AsyncOpenAI:
+    def _client(self, base_url: str, key: str, tenant: str) -> "AsyncOpenAI":
         """A client that takes nothing from the environment.
 
         The SDK looks there for an admin key, an organization and a project that it is not given, and would send the
         calls of every tenant under them.
         """
+        from openai import AsyncOpenAI
+
         client = AsyncOpenAI(
             api_key=key,
             admin_api_key="",
             base_url=base_url,
             max_retries=0,
-            http_client=self._egress.client(tenant=tenant, asks_first=True),
+            http_client=self._egress.client(tenant=tenant),
             _enforce_credentials=False,
         )
         client.organization = None
@@ -126,28 +131,22 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
             server=server_at(urlsplit(base_url).hostname or "", model=call.model),
         )
         return VendorRequest(
-            "/chat/completions", encode(body, further), warnings=ignored(call.request, provider=self.name)
+            url_behind(base_url, "chat/completions"),
+            {**json_headers(call), **self._authorization(call.target)},
+            encode(body, further),
+            ignored(call.request, provider=self.name),
         )
 
-    async def _send(self, client: AsyncOpenAI, call: Call, sent: VendorRequest) -> httpx2.Response:
-        async def post(headers: Headers) -> httpx2.Response:
-            response: Any = await client.post(
-                sent.path,
-                cast_to=httpx2.Response,
-                content=sent.body,
-                options=self._options(call.target, {**headers, "X-Client-Request-Id": call.request.id}),
-                stream=True,
-                stream_cls=AsyncStream[Any],
-            )
-            return response
-
-        return await self._authenticated(call.target, post)
+    def _authorization(self, target: Target) -> dict[str, str]:
+        """The headers that say who asks."""
+        key = self._usable_key(target)
+        return {"Authorization": f"Bearer {key}"} if key else {}
 
     def _reader(self, call: Call, sent: VendorRequest, *, headers: Mapping[str, str], classify: Classify) -> ChatReader:
         return ChatReader(provider=self.name, classify=classify, warnings=sent.warnings)
 
     async def _list_models(self, target: Target) -> _Models:
-        async def get(client: AsyncOpenAI) -> bytes:
+        async def get(client: "AsyncOpenAI") -> bytes:
             path = self._models_path(target.endpoint)
             response = await self._authenticated(
                 target,
@@ -158,15 +157,20 @@ class OpenAI(HttpAdapter[AsyncOpenAI]):
         return await self._look_up(target, get, _Models, what="with a list of models")
 
     async def _authenticated(
-        self, target: Target, send: Callable[[Headers], Awaitable[httpx2.Response]]
+        self, target: Target, send: Callable[["Headers"], Awaitable[httpx2.Response]]
     ) -> httpx2.Response:
-        """Calls `send` with the headers that say who asks, beside those of the SDK, and returns its response.
+        """Calls `send` with the headers that say who asks, in place of the SDK's own, and returns its response."""
+        from openai import Omit
 
-        The SDK sends the key as a bearer token. Without a key it would send an empty one.
-        """
-        return await send({} if target.key else {"Authorization": Omit()})
+        # Without a key the SDK would send an empty bearer token.
+        return await send({"Authorization": Omit(), **self._authorization(target)})
 
-    def _options(self, target: Target, headers: Headers) -> RequestOptions:
+    def _raised(self) -> tuple[type[Exception], ...]:
+        from openai import OpenAIError
+
+        return (OpenAIError,)
+
+    def _options(self, target: Target, headers: "Headers") -> "RequestOptions":
         return {
             "headers": headers,
             "timeout": connect_timeout(target.timeouts),

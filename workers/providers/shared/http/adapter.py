@@ -4,28 +4,37 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import version
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
-import httpx2
 import msgspec
 from pydantic import SecretStr
 
-from contracts.errors import FleetError, ProviderUnavailable
+from contracts.errors import FleetError, NoProvider, ProviderUnavailable
 from contracts.rpc import ModelInfo
 from contracts.wire import reason
-from runtime.egress import Egress, before_sending
-from workers.providers.base import Call, Chunk, NotReached, NotToBeSent, StreamItem, Target
+from runtime.egress import MAX_ERROR_BYTES, Egress
+from runtime.networks import ForbiddenAddress
+from workers.providers.base import Call, Finish, NotReached, NotToBeSent, StreamItem, Take, Target
 from workers.providers.shared.adapter import Adapter
 from workers.providers.shared.errors.redaction import DISGUISED, Secrets
 from workers.providers.shared.errors.vendor_errors import Classify, VendorErrors
+from workers.providers.shared.http.client import (
+    ConnectionBroken,
+    HttpClient,
+    HttpReply,
+    HttpRequest,
+    NotConnected,
+)
 from workers.providers.shared.http.client_pool import ClientPool, Closable, usable_key
-from workers.providers.shared.http.reading import read
+from workers.providers.shared.http.reading import receive
 from workers.providers.shared.http.time_limits import TimeLimits, lookup_limits
-from workers.providers.shared.http.transport import CONNECTION_ERRORS, Httpx2Reply, describe
+from workers.providers.shared.http.transport import CONNECTION_ERRORS, describe
 from workers.providers.shared.json_text import NO_JSON, refuse_too_many
 from workers.providers.shared.replies.reader import Reader
 from workers.providers.shared.replies.vendor_names import VendorNames, models_with_names
@@ -46,11 +55,10 @@ _MODELS_AT_ONCE = 100
 class VendorRequest:
     """What is sent to a vendor for one request."""
 
-    path: str
-    """Behind the base URL."""
+    url: str
+    headers: Mapping[str, str]
+    """All but those of the connection and of the body's length."""
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Beside those that the client sends by itself."""
     warnings: tuple[str, ...] = ()
     """What the caller asked for and could not be sent."""
 
@@ -59,36 +67,57 @@ class AdapterCrashed(Exception):
     """An exception that an adapter does not expect. Its words are those of the exception, without secrets."""
 
 
-class HttpAdapter(Adapter, Generic[C]):
-    """An adapter whose vendor is reached with clients of the class `C`, one for each base URL, key and tenant.
+class _Taker:
+    """Takes what a reply says, without secrets, and knows what whoever takes it has raised: it is no error of ours."""
 
-    A vendor's adapter adds its addresses, the request and how it is sent, the reader of the reply, and its errors.
+    def __init__(self, take: Take, names: VendorNames) -> None:
+        self._take = take
+        self._names = names
+        self.raised: Exception | None = None
+
+    def take(self, item: StreamItem) -> Awaitable[None] | None:
+        item = self._names.without_secrets(item)
+        try:
+            until_taken = self._take(item)
+        except Exception as exc:
+            self.raised = exc
+            raise
+        return None if until_taken is None else self._wait(until_taken)
+
+    async def _wait(self, until_taken: Awaitable[None]) -> None:
+        try:
+            await until_taken
+        except Exception as exc:
+            self.raised = exc
+            raise
+
+
+class HttpAdapter(Adapter, Generic[C]):
+    """An adapter that writes and sends completions itself, and looks other things up with clients of the class `C`,
+    mostly of the vendor's SDK, one for each base URL, key and tenant.
+
+    A vendor's adapter adds its addresses, the request, the reader of the reply, its errors, and the look-ups. SDKs are
+    imported with the first look-up: they take up to a second and dozens of megabytes.
     """
 
     errors: VendorErrors
-    raised: tuple[type[Exception], ...]
-    """What the SDK raises, or the HTTP client in its place; `errors` says what it means."""
+    sdk: str | None = None
+    """The module in which the clients are."""
 
     def __init__(self, egress: Egress) -> None:
         self._egress = egress
+        self._http = HttpClient(egress)
         self._clients = ClientPool(self._client)
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
-        target = call.target
-        limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
-        prompt = [text for message in call.request.messages for text in texts_of(message)]
-        classify = partial(
-            self.errors.from_body, provider=self.name, key=self._secret(target), prompt=prompt, model=call.model
-        )
-        async with self._lease(target, model=call.model, prompt=prompt) as client:
-            sent = self._request(call)
-            response = await self._when_it_may_be_sent(client, call, sent, limits)
-            async with aclosing(Httpx2Reply(response, self._egress.flow(target.tenant))) as reply:
-                reader = self._reader(call, sent, headers=reply.headers, classify=classify)
-                names = VendorNames(self._secrets(target), asked=call.model)
-                async with aclosing(read(reply, reader, limits=limits, provider=self.name)) as items:
-                    async for item in items:
-                        yield item if isinstance(item, Chunk) and not item.tool_calls else names.without_secrets(item)
+    async def stream_completion(self, call: Call, take: Take) -> Finish:
+        names = VendorNames(self._secrets(call.target), asked=call.model)
+        taker = _Taker(take, names)
+        try:
+            return names.finish_without_secrets(await self._completion(call, taker.take))
+        except Exception as exc:
+            if exc is taker.raised or isinstance(exc, NotToBeSent):
+                raise
+            raise self._without_secrets(exc, call.target) from None
 
     async def get_supported_models(self, target: Target) -> tuple[ModelInfo, ...]:
         listed = await self._listed_models(target)
@@ -101,34 +130,70 @@ class HttpAdapter(Adapter, Generic[C]):
         return tuple(found)
 
     async def aclose(self) -> None:
+        await self._http.aclose()
         await self._clients.aclose()
 
-    async def _when_it_may_be_sent(
-        self, client: C, call: Call, sent: VendorRequest, limits: TimeLimits
-    ) -> httpx2.Response:
-        """What `_send` returns. Leave to send is asked for at the last moment, so that whoever gives it has the time
-        that an SDK takes over a request. Raises what it raises, also where an SDK makes a connection error of it."""
-        refused: Exception | None = None
+    async def _completion(self, call: Call, take: Take) -> Finish:
+        target = call.target
+        limits = TimeLimits(target.timeouts, time_left_s=call.time_left_s, provider=self.name)
+        limits.hold()
+        classify = partial(
+            self.errors.from_body,
+            provider=self.name,
+            key=self._secret(target),
+            prompt=[text for message in call.request.messages for text in texts_of(message)],
+            model=call.model,
+        )
+        sent = self._request(call)
 
-        async def ask() -> None:
-            nonlocal refused
-            try:
-                await call.may_send()
-            except Exception as exc:
-                refused = exc
-                raise
+        async def may_send() -> None:
+            await call.may_send()
             limits.start()
 
-        limits.hold()
-        token = before_sending.set(ask)
         try:
-            return await limits.wait(self._send(client, call, sent))
-        except Exception:
-            if refused is not None:
-                raise refused from refused.__cause__
+            reply = await limits.wait(self._send(sent, target, may_send, refuse=classify))
+        except ForbiddenAddress as exc:
+            raise NoProvider(str(exc)) from exc
+        except NotConnected as exc:
+            host = urlsplit(sent.url).netloc
+            raise NotReached(f"{self.name} cannot be used at {host}: {exc}", provider=self.name) from exc
+        except ConnectionBroken as exc:
+            host = urlsplit(sent.url).netloc
+            raise NotReached(f"{self.name} broke the connection at {host}: {exc}", provider=self.name) from exc
+        try:
+            reader = self._reader(call, sent, headers=reply.headers, classify=classify)
+        except BaseException:
+            reply.close()
             raise
+        return await receive(reply, reader, limits=limits, provider=self.name, take=take)
+
+    async def _send(
+        self,
+        sent: VendorRequest,
+        target: Target,
+        may_send: Callable[[], Awaitable[None]],
+        *,
+        refuse: Callable[..., FleetError],
+    ) -> HttpReply:
+        """The reply with a status of success to a request. Leave to send is asked for at the last moment, so that
+        whoever gives it has the time that a connection takes.
+
+        Raises what `refuse` makes of a reply with another status, what HttpClient raises, and what `may_send` raises.
+        """
+        request = HttpRequest("POST", sent.url, sent.headers, sent.body)
+        reply = await self._http.send(
+            request, tenant=target.tenant, connect_s=target.timeouts.connect_s, may_send=may_send
+        )
+        if self._is_success(reply.status):
+            return reply
+        try:
+            body = await reply.body(most=MAX_ERROR_BYTES, cut=True)
         finally:
-            before_sending.reset(token)
+            reply.close()
+        raise refuse(self.errors.decoded(body, reply.headers), status=reply.status, headers=reply.headers)
+
+    def _is_success(self, status: int) -> bool:
+        return 200 <= status < 300
 
     @abstractmethod
     def _client(self, base_url: str, key: str, tenant: str) -> C:
@@ -140,11 +205,8 @@ class HttpAdapter(Adapter, Generic[C]):
 
     @abstractmethod
     def _request(self, call: Call) -> VendorRequest:
-        """The call in the vendor's format. Raises InvalidRequest when that cannot hold it."""
-
-    @abstractmethod
-    async def _send(self, client: C, call: Call, sent: VendorRequest) -> httpx2.Response:
-        """A reply with a status of success whose body is still arriving; for another status it raises."""
+        """The call in the vendor's format. Raises InvalidRequest when that cannot hold it, AuthenticationFailed when no
+        header can hold the key."""
 
     @abstractmethod
     def _reader(self, call: Call, sent: VendorRequest, *, headers: Mapping[str, str], classify: Classify) -> Reader:
@@ -166,18 +228,28 @@ class HttpAdapter(Adapter, Generic[C]):
         """The key with which the client of a target is made."""
         return target.key.get_secret_value() if target.key else ""
 
+    def _usable_key(self, target: Target) -> str:
+        """The key of a target; empty without one. Raises AuthenticationFailed when no header can hold it."""
+        return usable_key(self._client_key(target), provider=self.name)
+
+    def _raised(self) -> tuple[type[Exception], ...]:
+        """What the client of a look-up raises, of which `errors` says what it means."""
+        return ()
+
     @asynccontextmanager
     async def _lease(self, target: Target, *, model: str = "", prompt: Sequence[str] = ()) -> AsyncGenerator[C]:
-        """The client of a target. All that is raised while it is used becomes an error of the contract, here alone, and
-        no exception leaves with a secret in its own words or in those of what caused it."""
-        key = usable_key(self._client_key(target), provider=self.name)
+        """The client of a target, for look-ups. All that is raised while it is used becomes an error of the contract,
+        and no exception leaves with a secret in its own words or in those of what caused it."""
+        key = self._usable_key(target)
         base_url = self._base_url(target, model=model)
         host = urlsplit(base_url).netloc
+        if self.sdk:
+            await asyncio.to_thread(import_module, self.sdk)
         try:
             try:
                 async with self._clients.client(base_url, key, target.tenant) as client:
                     yield client
-            except self.raised as exc:
+            except self._raised() as exc:
                 raise self.errors.from_sdk(
                     exc, provider=self.name, key=self._secret(target), host=host, prompt=prompt, model=model
                 ) from exc
@@ -185,16 +257,19 @@ class HttpAdapter(Adapter, Generic[C]):
                 raise NotReached(
                     f"{self.name} broke the connection at {host}: {describe(exc)}", provider=self.name
                 ) from exc
-        except NotToBeSent:
-            raise
-        except FleetError as error:
-            words = self._secrets(target).redact(error.message)
-            error.message = f"{self.name} answered with {DISGUISED}" if words == DISGUISED else words
-            error.args = (error.message,)
-            raise error from None
-        except Exception as exc:  # noqa: BLE001 - a bug, raised again with its traceback; its words may be the vendor's
-            words = self._secrets(target).redact(reason(exc))
-            raise AdapterCrashed(words).with_traceback(exc.__traceback__) from None
+        except Exception as exc:  # noqa: BLE001 - raised again, with other words
+            raise self._without_secrets(exc, target) from None
+
+    def _without_secrets(self, exc: Exception, target: Target) -> Exception:
+        """The error of the contract that an exception is, or AdapterCrashed for a bug, with its traceback; the words of
+        either may be the vendor's."""
+        words = exc.message if isinstance(exc, FleetError) else reason(exc)
+        words = self._secrets(target).redact(words)
+        if not isinstance(exc, FleetError):
+            return AdapterCrashed(words).with_traceback(exc.__traceback__)
+        exc.message = f"{self.name} answered with {DISGUISED}" if words == DISGUISED else words
+        exc.args = (exc.message,)
+        return exc
 
     async def _look_up(
         self,
@@ -224,3 +299,18 @@ class HttpAdapter(Adapter, Generic[C]):
             raise ProviderUnavailable(
                 f"{self.name} did not answer {what} at {host}; is the base_url right?", provider=self.name
             ) from exc
+
+
+def json_headers(call: Call) -> dict[str, str]:
+    """The headers of a JSON request that say nothing of who asks."""
+    return {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        "User-Agent": user_agent(),
+        "X-Client-Request-Id": call.request.id,
+    }
+
+
+@cache
+def user_agent() -> str:
+    return f"fleet/{version('fleet')}"
