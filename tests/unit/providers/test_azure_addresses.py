@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 from contracts.errors import NoProvider
 from contracts.providers import Endpoint, EntraCredentials, Timeouts
 from contracts.requests import CompletionRequest
-from workers.providers.azure.addresses import base_url, chat_path, max_tokens_field, models_url
+from workers.providers.azure.addresses import base_url, chat_url, max_tokens_field, models_url
 from workers.providers.base import Call, Target
 
 HOST = "https://res.openai.azure.com"
@@ -22,8 +22,8 @@ HOST = "https://res.openai.azure.com"
         (f"{HOST}/openai", None, f"{HOST}/openai/v1/chat/completions", f"{HOST}/openai/v1/models"),
         (f"{HOST}/openai/v1/", None, f"{HOST}/openai/v1/chat/completions", f"{HOST}/openai/v1/models"),
         (f"{HOST}/openai/v1", "preview", f"{HOST}/openai/v1/chat/completions", f"{HOST}/openai/v1/models"),
-        (HOST, "2024-10-21", f"{HOST}/openai/deployments/my%3Agpt%2F4o/chat/completions", f"{HOST}/openai/models"),
-        (f"{HOST}/openai/", "v", f"{HOST}/openai/deployments/my%3Agpt%2F4o/chat/completions", f"{HOST}/openai/models"),
+        (HOST, "2024-10-21", f"{HOST}/openai/deployments/my:gpt%2F4o/chat/completions", f"{HOST}/openai/models"),
+        (f"{HOST}/openai/", "v", f"{HOST}/openai/deployments/my:gpt%2F4o/chat/completions", f"{HOST}/openai/models"),
         (
             f"{HOST}/openai/deployments/given",
             "2024-10-21",
@@ -37,7 +37,8 @@ HOST = "https://res.openai.azure.com"
 )
 def test_an_address_leads_to_its_api(given: str, version: str | None, chat: str, models: str | None) -> None:
     endpoint = Endpoint(base_url=given, api_version=version, deployments={"gpt-4o": "my:gpt/4o"})
-    assert base_url(endpoint) + chat_path(endpoint, "gpt-4o") == chat
+    query = f"?api-version={version}" if version else ""
+    assert chat_url(endpoint, "gpt-4o") == f"{chat}{query}"
     assert models is None or models_url(endpoint) == models
 
 

@@ -22,6 +22,8 @@ from workers.providers.openai.servers import is_of_another_maker
 from workers.providers.shared.http.paths import in_path, url_behind
 
 _REASONING_MODEL = re.compile(r"^(?:o\d|gpt-[5-9]|codex-)")
+_SEGMENT_SAFE = "!$&'()*+,;=:@"
+"""What is not quoted in a deployment's name, beside letters and digits (RFC 3986, 3.3)."""
 _STREAM_OPTIONS_SINCE = "2024-09-01"
 
 
@@ -44,7 +46,8 @@ def chat_url(endpoint: Endpoint, model: str) -> str:
     """Where a model is asked for a chat completion."""
     url, path = base_url(endpoint), "chat/completions"
     if endpoint.api_version and not _is_complete(url):
-        path = f"deployments/{in_path(deployment_of(endpoint, model), provider='azure')}/{path}"
+        deployment = in_path(deployment_of(endpoint, model), provider="azure", safe=_SEGMENT_SAFE)
+        path = f"deployments/{deployment}/{path}"
     return url_behind(url, path, query=f"api-version={endpoint.api_version}" if endpoint.api_version else "")
 
 
