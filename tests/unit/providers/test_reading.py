@@ -75,9 +75,10 @@ def google() -> Reader:
 
 
 async def items_of(*pieces: bytes, reader: Reader | None = None) -> list[StreamItem | Finish]:
-    """What a reply says whose connection breaks behind the pieces."""
+    """What a reply says. Its connection breaks behind the pieces, unless the last one is empty."""
+    broken = None if pieces[-1:] == (b"",) else ConnectionBroken("reset by peer")
     limits = TimeLimits(Timeouts(), time_left_s=60, provider="openai")
-    reply, items = Arriving(*pieces, ends_with=ConnectionBroken("reset by peer")), list[StreamItem | Finish]()
+    reply, items = Arriving(*filter(None, pieces), ends_with=broken), list[StreamItem | Finish]()
     finish = await receive(
         cast(HttpReply, reply), reader or openai(), limits=limits, provider="openai", take=items.append
     )

@@ -61,9 +61,8 @@ NO_NAMES = [
 
 
 def finish(**fields: Any) -> Finish:
-    item = VendorNames(SECRETS, asked="gpt-4o").without_secrets(Finish("stop", fields.pop("usage", None), **fields))
-    assert isinstance(item, Finish)
-    return item
+    said = Finish("stop", fields.pop("usage", None), **fields)
+    return VendorNames(SECRETS, asked="gpt-4o").finish_without_secrets(said)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -132,8 +131,8 @@ def test_the_model_that_was_asked_for_is_no_secret() -> None:
 
 def test_a_part_of_the_usage_that_names_no_model_has_no_price() -> None:
     parts = (UsagePart(input_tokens=1, model=KEY), UsagePart(input_tokens=2), UsagePart(input_tokens=3, model="m-1"))
-    for item in (finish(usage=Usage(parts=parts)), Stated(Usage(parts=parts))):
-        item = VendorNames(SECRETS).without_secrets(item)
+    stated = VendorNames(SECRETS).without_secrets(Stated(Usage(parts=parts)))
+    for item in (finish(usage=Usage(parts=parts)), stated):
         assert isinstance(item, Finish | Stated)
         assert item.usage is not None
         assert [part.model for part in item.usage.parts] == [UNKNOWN, None, "m-1"]

@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -83,8 +84,11 @@ class _Receiving:
         if not self._received.size:
             self._look_at_time()  # from now on the idle limit holds
         self._received.add(data)
+        return self._read(partial(self._reader.feed, data))
+
+    def _read(self, read: Callable[[], Chunk | None], *, is_over: bool = False) -> Awaitable[None] | None:
         try:
-            return self._said(self._reader.feed(data))
+            return self._said(read(), is_over=is_over)
         except EventTooLarge as exc:
             error = self._received.to_error(self._provider) if self._received.is_foreign else None
             self._fail(error or _broken_off(exc, provider=self._provider), cause=exc)
@@ -132,11 +136,7 @@ class _Receiving:
             is_broken = isinstance(exc, ConnectionBroken | EventTooLarge)
             self._fail(_broken_off(exc, provider=self._provider) if is_broken else exc, cause=exc)
             return
-        try:
-            until_taken = self._said(self._reader.end(), is_over=True)
-        except Exception as bug:  # noqa: BLE001 - raised by whoever awaits the reply
-            self._fail(bug)
-            return
+        until_taken = self._read(self._reader.end, is_over=True)
         if until_taken is not None:
             self._last = self._loop.create_task(self._until_concluded(until_taken), name="end of a reply")
 
