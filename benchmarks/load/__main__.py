@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -36,11 +36,10 @@ from benchmarks.load.gateways import (
     Session,
     direct,
     peers,
-    ready_s,
-    running_fleet,
     running_peer,
     session,
 )
+from benchmarks.load.local_fleet import ready_s, running_fleet
 from benchmarks.load.processes import quiet, running_on, used_by_others_s
 from benchmarks.load.scenarios import SOAK, Run, Scenario, chosen, memory, run_of, soak, warming
 from benchmarks.load.table import Results
@@ -112,10 +111,11 @@ async def main(wishes: Wishes) -> Results:
             if wishes.has("fleet") and wishes.wants(READY):
                 results.ready_s = [await ready_s(shared) for _ in range(wishes.rounds)]
             for _ in range(wishes.rounds):
-                async for gateway in _each(shared, wishes, scenarios):
-                    await _measure(gateway, scenarios, results, patience)
-                    if wishes.soak_s and gateway.name == "fleet":
-                        await _soak(gateway, wishes.soak_s, results)
+                async with aclosing(_each(shared, wishes, scenarios)) as each:
+                    async for gateway in each:
+                        await _measure(gateway, scenarios, results, patience)
+                        if wishes.soak_s and gateway.name == "fleet":
+                            await _soak(gateway, wishes.soak_s, results)
             if wishes.has("fleet") and wishes.wants(AGENT) and find_spec("benchmarks.agent"):
                 results.agent = await asyncio.to_thread(_agent, shared)
     return results
@@ -138,9 +138,9 @@ async def _each(shared: Session, wishes: Wishes, scenarios: Sequence[Scenario]) 
                 else:
                     yield gateway
     if wishes.has("fleet"):
-        async with running_fleet(
-            shared, {scenario.load.provider for scenario in scenarios} | {Provider.OPENAI}
-        ) as fleet:
+        providers = {scenario.load.provider for scenario in scenarios} | {str(Provider.OPENAI)}
+        callers = max((scenario.load.callers for scenario in scenarios), default=1)
+        async with running_fleet(shared, providers, callers=callers) as fleet:
             yield fleet
 
 
@@ -186,7 +186,7 @@ def _say(run: Run) -> None:
     cpu = "" if token is None else f", {token:.1f} µs a token" if streamed else f", {request or 0:.3f} ms a request"
     share = f", share {run.share:.3f}" if run.share else ""
     doubt = f", others used {run.others_percent:.0f} %" if run.disturbed else ""
-    limit = ", the callers' core was the limit" if run.harness_percent > 95 else ""
+    limit = ", the callers' core was the limit" if run.harness_percent > 95 and run.gateway != "direct" else ""
     wrong = f", not whole: {dict(run.errors)}" if run.errors else ""
     print(f"{run.gateway} {run.scenario}{share}{cpu}{doubt}{limit}{wrong}", file=sys.stderr, flush=True)
 

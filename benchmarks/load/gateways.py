@@ -1,17 +1,14 @@
-"""What is measured, all with one interface: the fleet, the vendor itself, the relay, and gateways of others."""
+"""Gateways with one interface, and those that are called over HTTP: the vendor itself, the relay, and peers."""
 
 import asyncio
-import json
 import os
 import re
-import shutil
 import sys
-import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 import psutil
@@ -20,10 +17,8 @@ from benchmarks.load.callers import Load, Seen, Tally, measure
 from benchmarks.load.http_callers import Address, HttpCaller
 from benchmarks.load.nats_callers import NatsCaller
 from benchmarks.load.processes import (
-    STOP_WITHIN_S,
     Cores,
     Used,
-    move,
     running_on,
     start,
     stolen_s,
@@ -31,16 +26,11 @@ from benchmarks.load.processes import (
     used,
 )
 from benchmarks.load.vendor import Script
-from contracts.subjects import Provider
 from fleet.local.process import Process, free_port
 
 START_WITHIN_S = 120
-_HOST = "http://127.0.0.1"
-_KEY = "sk-benchmark-0123456789"
-_CONCURRENCY = 4000
-"""Requests that a worker works on at the same time; more than any scenario has."""
+HOST = "http://127.0.0.1"
 _CONNECTING_AT_ONCE = 100
-_AZURE_API = "2024-10-21"
 _OF_THE_REPOSITORY = {"PYTHONPATH": str(Path(__file__).parents[2])}
 """For modules of this package that run as processes."""
 _FIRST = Script(tokens=16)
@@ -98,9 +88,6 @@ async def session(folder: Path) -> AsyncGenerator[Session]:
             await vendor.kill()
 
 
-# Over HTTP
-
-
 @dataclass(frozen=True, slots=True)
 class HttpGateway:
     """Anything that speaks OpenAI's chat completions; without processes, the vendor itself."""
@@ -113,7 +100,7 @@ class HttpGateway:
     async def load(self, load: Load) -> Seen[Probe]:
         tally = Tally(load)
         callers = [HttpCaller(tally, self.address) for _ in range(load.callers)]
-        await _connect(callers)
+        await connect(callers)
         return await measure(tally, callers, lambda: self.session.probe(self.parts()))
 
     def parts(self) -> Parts:
@@ -153,7 +140,7 @@ def _tensorzero(session: Session, program: Path, _port: int, models: Iterable[st
     lines = ["[gateway]", "observability.enabled = false", "disable_pseudonymous_usage_analytics = true"]
     for model in models:
         lines += [f"[models.{model}]", 'routing = ["fake"]', f"[models.{model}.providers.fake]", 'type = "openai"']
-        lines += [f'model_name = "{model}"', f'api_base = "{_HOST}:{session.vendor_port}/v1/"']
+        lines += [f'model_name = "{model}"', f'api_base = "{HOST}:{session.vendor_port}/v1/"']
         lines += ['api_key_location = "none"']
     config = session.folder / "tensorzero.toml"
     config.write_text("\n".join(lines))
@@ -167,7 +154,7 @@ def _smg(session: Session, program: Path, port: int) -> Sequence[str]:
         "--prometheus-host": "127.0.0.1",
         "--prometheus-port": str(free_port()),
         "--backend": "openai",
-        "--worker-urls": f"{_HOST}:{session.vendor_port}",
+        "--worker-urls": f"{HOST}:{session.vendor_port}",
         "--log-level": "error",
     }
     return [
@@ -240,7 +227,7 @@ async def _answers(process: Process, address: Address) -> None:
     """Returns when a whole reply came. Raises StartFailed."""
     head, _, body = address.request(Load(_FIRST, 1, 1, stream=False)).partition(b"\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
-    async with httpx.AsyncClient(base_url=f"{_HOST}:{address.port}", trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=f"{HOST}:{address.port}", trust_env=False) as client:
 
         async def whole() -> bool:
             try:
@@ -252,105 +239,7 @@ async def _answers(process: Process, address: Address) -> None:
         await process.wait_until(whole, timeout_s=START_WITHIN_S)
 
 
-async def _connect(callers: Sequence[HttpCaller | NatsCaller]) -> None:
+async def connect(callers: Sequence[HttpCaller | NatsCaller]) -> None:
     """Some at a time, so that none is lost in a full backlog."""
     for first in range(0, len(callers), _CONNECTING_AT_ONCE):
         await asyncio.gather(*(caller.connect() for caller in callers[first : first + _CONNECTING_AT_ONCE]))
-
-
-# The fleet
-
-
-class Fleet:
-    """`fleet up`: one worker and nats-server on the measured core, every other role on the other one."""
-
-    name = "fleet"
-
-    def __init__(self, session: Session, ready: Mapping[str, Any]) -> None:
-        self._session = session
-        self._ready = ready
-        self._roles = {role: [p for pid in pids for p in tree(pid)] for role, pids in ready["pids"].items()}
-        self._measured = ""
-        self._loads = 0
-
-    async def load(self, load: Load) -> Seen[Probe]:
-        self._measure(f"worker-{load.provider}")
-        self._loads += 1
-        tally = Tally(load)
-        callers = [NatsCaller(tally, self._ready, f"a{self._loads}-{number}") for number in range(load.callers)]
-        await _connect(callers)
-        return await measure(tally, callers, lambda: self._session.probe(self.parts()))
-
-    def parts(self) -> Parts:
-        worker, server = used(self._roles[self._measured]), used(self._roles["nats"])
-        apart = [p for role, ps in self._roles.items() if role not in (self._measured, "nats") for p in ps]
-        whole = Used(worker.cpu_s + server.cpu_s, worker.rss_mb + server.rss_mb)
-        return {"all": whole, "worker": worker, "nats": server, "rest": used(apart)}
-
-    def _measure(self, role: str) -> None:
-        """Puts the worker that a load is for beside nats-server, and the one before out of their way."""
-        if role == self._measured:
-            return
-        if self._measured:
-            move((p.pid for p in self._roles[self._measured]), self._session.cores.others)
-        move((p.pid for p in (*self._roles[role], *self._roles["nats"])), self._session.cores.measured)
-        self._measured = role
-
-    async def configure(self, providers: Iterable[str]) -> None:
-        """Takes the tenant's limits away, and makes the vendor theirs."""
-        headers = {"Authorization": f"Bearer {self._ready['admin_token']}"}
-        async with httpx.AsyncClient(base_url=self._ready["admin_url"], headers=headers, trust_env=False) as admin:
-            limits = {"requests_per_minute": 0, "requests_per_day": 0}
-            (await admin.put(f"/api/v1/tenants/{self._ready['tenant']}", json={"limits": limits})).raise_for_status()
-            for provider in providers:
-                config = {"endpoints": [_endpoint(provider, self._session.vendor_port)]}
-                body = {"tenant": self._ready["tenant"], "provider_type": provider, "api_key": _KEY, "config": config}
-                (await admin.post("/api/v1/llm-providers", json=body)).raise_for_status()
-
-
-def _endpoint(provider: str, port: int) -> Mapping[str, str]:
-    match provider:
-        case Provider.OPENAI:
-            return {"base_url": f"{_HOST}:{port}/v1"}
-        case Provider.AZURE:
-            return {"base_url": f"{_HOST}:{port}", "api_version": _AZURE_API}
-        case _:
-            return {"base_url": f"{_HOST}:{port}"}
-
-
-@asynccontextmanager
-async def running_fleet(session: Session, providers: Iterable[str]) -> AsyncGenerator[Fleet]:
-    """With a worker for each of these providers, and none for the others."""
-    wanted = set(providers)
-    sizes = [f"{provider}={int(provider in wanted)}" for provider in Provider]
-    options = [word for size in sizes for word in ("--workers", size)]
-    async with _fleet_up(session, *options, cores={session.cores.others}) as ready:
-        fleet = Fleet(session, ready)
-        await fleet.configure(sorted(wanted))
-        yield fleet
-
-
-async def ready_s(session: Session) -> float:
-    """How long `fleet up` takes, with all of its workers and on all cores, until its ready file is there."""
-    begun = time.monotonic()
-    async with _fleet_up(session, cores=session.cores.all):
-        return time.monotonic() - begun
-
-
-@asynccontextmanager
-async def _fleet_up(session: Session, *options: str, cores: Collection[int]) -> AsyncGenerator[Mapping[str, Any]]:
-    """Gives what its ready file says."""
-    state, ready_file = session.folder / "fleet", session.folder / "ready.json"
-    argv = [sys.executable, "-m", "fleet", "up", "--state", str(state), "--ready-file", str(ready_file), *options]
-    env = {"LLM_WORKER_CONCURRENCY": str(_CONCURRENCY)}
-    process = start("fleet-up", argv, cores=cores, folder=session.folder, env=env)
-
-    async def is_ready() -> bool:
-        return ready_file.exists()
-
-    try:
-        await process.wait_until(is_ready, timeout_s=START_WITHIN_S)
-        yield json.loads(ready_file.read_text())
-    finally:
-        await process.stop(timeout_s=STOP_WITHIN_S)
-        shutil.rmtree(state, ignore_errors=True)

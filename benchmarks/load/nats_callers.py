@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -20,17 +21,27 @@ _TOKEN = re.compile(rb"tok\d+")
 _SEQ = re.compile(rb'"seq":(\d+)')
 _DELTA = b'"type":"delta"'
 _ENDS = re.compile(rb'"type":"(?:completed|failed|cancelled)"')
-_REPLIES, _ACKS = b"1", b"2"
-"""Of the two subscriptions of a caller."""
+_ACKS = b"2"
+"""The second of the two subscriptions of a caller; the first one is for replies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """As whom a tenant's agents connect."""
+
+    url: str
+    tenant: str
+    user: str
+    password: str
 
 
 class NatsCaller(asyncio.Protocol):
-    """A `Caller`; `connect` before it begins. `ready`: what the ready file of `fleet up` says."""
+    """A `Caller`; `connect` before it begins."""
 
-    def __init__(self, tally: Tally, ready: Mapping[str, Any], agent: str) -> None:
-        load, tenant = tally.load, ready["tenant"]
+    def __init__(self, tally: Tally, login: Login, agent: str) -> None:
+        load, tenant = tally.load, login.tenant
         self._tally = tally
-        self._ready_file = ready
+        self._login = login
         self._agent = agent
         self._inbox = f"{subjects.inbox_prefix(tenant)}.{secrets.token_hex(6)}"
         self._replies = subjects.replies_of_agent(tenant, agent)
@@ -49,7 +60,9 @@ class NatsCaller(asyncio.Protocol):
 
     async def connect(self) -> None:
         """Returns when the server has taken the subscriptions."""
-        server = urlsplit(self._ready_file["nats_url"])
+        server = urlsplit(self._login.url)
+        assert server.hostname
+        assert server.port
         await self._loop.create_connection(lambda: self, server.hostname, server.port)
         await self._is_ready
 
@@ -118,8 +131,8 @@ class NatsCaller(asyncio.Protocol):
             "headers": True,
             "no_responders": True,
             "name": self._agent,
-            "user": self._ready_file["nats_user"],
-            "pass": self._ready_file["nats_password"],
+            "user": self._login.user,
+            "pass": self._login.password,
         }
         lines = [f"CONNECT {json.dumps(options)}", f"SUB {self._replies} 1", f"SUB {self._inbox}.* 2", "PING", ""]
         return "\r\n".join(lines).encode()
@@ -127,7 +140,7 @@ class NatsCaller(asyncio.Protocol):
     def _message(self, subject: bytes, subscription: bytes, payload: bytes, at: float) -> None:
         if subscription == _ACKS:
             if b'"error"' in payload or b'"duplicate"' in payload or not payload:
-                self._tally.wrong(f"the request was not stored: {payload[:200].decode(errors='replace')}")
+                self._end(f"the request was not stored: {payload[:200].decode(errors='replace')}", at)
         elif self._reply is None or not subject.endswith(b"." + self._id):
             self._tally.wrong("an event after the one that ended its request")
         else:
@@ -138,8 +151,11 @@ class NatsCaller(asyncio.Protocol):
         if _DELTA in event:
             self._tally.came(reply, event.count(b"tok"), at)
         elif _ENDS.search(event):
-            why = what_is_wrong(self._events, self._expected, streamed=self._tally.load.stream)
-            self._reply = None
+            self._end(what_is_wrong(self._events, self._expected, streamed=self._tally.load.stream), at)
+
+    def _end(self, why: str | None, at: float) -> None:
+        if self._reply:
+            reply, self._reply = self._reply, None
             self._tally.ended(reply, why, at)
             go_on(self, whole=why is None)
 
