@@ -13,7 +13,7 @@ help:
 	@echo "make fmt      format the code"
 	@echo "make docs     write the generated documents anew"
 	@echo "make sbom     write build/sbom.json: what the image is made of"
-	@echo "make bench    measure"
+	@echo "make bench    the fleet under load on one core: the table of docs/performance.md"
 	@echo "make install  make $(VENV) with everything pinned"
 	@echo "make clean    remove what was made"
 
@@ -49,8 +49,9 @@ sbom: dev
 	@mkdir -p build
 	@$(BIN)/python requirements/sbom.py > build/sbom.json
 
+# LOAD has its options, as in make bench LOAD="--rounds 3 --peers DIR".
 bench: dev
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.load $(LOAD)
 
 install: dev
 
