@@ -41,7 +41,7 @@ from benchmarks.load.gateways import (
 )
 from benchmarks.load.local_fleet import ready_s, running_fleet
 from benchmarks.load.processes import quiet, running_on, used_by_others_s
-from benchmarks.load.scenarios import SOAK, Run, Scenario, chosen, memory, run_of, soak, warming
+from benchmarks.load.scenarios import Run, Scenario, chosen, memory, run_of, soak, warming
 from benchmarks.load.table import Results
 from contracts.subjects import Provider
 from fleet.local.process import StartFailed
@@ -53,6 +53,7 @@ _PIECE_S = 60
 """How long the callers of a soak stay before others take their places."""
 _REST_S = 1
 _OPEN_FILES = 16_384
+_PATIENCE_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,30 +216,34 @@ def report(results: Results) -> dict[str, Any]:
     }
 
 
-def _options() -> tuple[Wishes, bool, Path | None]:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ", ".join(scenario.name for scenario in chosen((), quick=False, most_callers=None))
-    parser.add_argument(
-        "--only", default="", help=f"scenarios, by how their names begin: {names}, {SOAK}, {READY}, {AGENT}"
-    )
+    names = [scenario.name for scenario in chosen((), quick=False, most_callers=None)]
+    known = ", ".join((*names, READY, AGENT))
+    parser.add_argument("--only", default="", help=f"scenarios, by how their names begin: {known}")
     parser.add_argument("--gateways", default="", help="of direct, relay, tensorzero, smg, fleet")
-    parser.add_argument("--peers", type=Path, help="where TensorZero and smg are installed")
+    parser.add_argument("--peers", type=Path, metavar="DIR", help="where TensorZero and smg are installed")
     parser.add_argument("--rounds", type=int, default=1, help="how often each is measured; figures are medians")
-    parser.add_argument(
-        "--soak", type=float, default=0, metavar="SECONDS", help="how long memory is watched under load"
-    )
-    parser.add_argument("--quick", action="store_true", help="short windows, to try it")
+    parser.add_argument("--soak", type=float, default=0, metavar="SECONDS", help="for how long memory is watched")
+    parser.add_argument("--quick", action="store_true", help="short windows and no patience, to try it")
     parser.add_argument("--callers", type=int, help="at most so many at once, to try it")
-    parser.add_argument(
-        "--patience", type=float, metavar="SECONDS", help="how long it waits for a quiet machine in all"
-    )
+    parser.add_argument("--patience", type=float, metavar="SECONDS", help="for a quiet machine, in all (600)")
     parser.add_argument("--markdown", action="store_true", help="the table of docs/performance.md, and nothing else")
-    parser.add_argument("--json", type=Path, help="a file for the figures and for every run")
-    asked = parser.parse_args()
-    patience_s = asked.patience if asked.patience is not None else 0 if asked.quick else 600
+    parser.add_argument("--before", type=Path, metavar="FILE", help="the JSON of a session to set beside this one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="gets the figures and every run")
+    return parser
+
+
+def _wishes(asked: argparse.Namespace) -> Wishes:
     only, gateways = (tuple(filter(None, text.split(","))) for text in (asked.only, asked.gateways))
-    wishes = Wishes(only, gateways, asked.peers, asked.rounds, asked.soak, asked.quick, asked.callers, patience_s)
-    return wishes, asked.markdown, asked.json
+    patience_s = asked.patience if asked.patience is not None else 0 if asked.quick else _PATIENCE_S
+    return Wishes(only, gateways, asked.peers, asked.rounds, asked.soak, asked.quick, asked.callers, patience_s)
+
+
+def _figures_of(file: Path) -> dict[str, float]:
+    """The fleet's, from what `--json` wrote."""
+    figures = json.loads(file.read_text())["figures"]
+    return {title: row["fleet"] for title, row in figures.items() if "fleet" in row}
 
 
 async def _until_told_to_end(wishes: Wishes) -> Results:
@@ -250,13 +255,15 @@ async def _until_told_to_end(wishes: Wishes) -> Results:
 
 
 if __name__ == "__main__":
-    wishes, as_markdown, json_file = _options()
-    results = uvloop.run(_until_told_to_end(wishes))
-    if as_markdown:
-        print(table.markdown(results))
+    asked = _parser().parse_args()
+    before = _figures_of(asked.before) if asked.before else None
+    results = uvloop.run(_until_told_to_end(_wishes(asked)))
+    text = table.markdown(results, before=before)
+    if asked.json:
+        asked.json.write_text(json.dumps(report(results), indent=1))
+    if asked.markdown:
+        print(text)
     else:
-        Console().print(Markdown(table.markdown(results)))
+        Console().print(Markdown(text))
         print(json.dumps({"benchmark": "load", "figures": table.as_json(results)}))
-    if json_file:
-        json_file.write_text(json.dumps(report(results), indent=1))
     sys.exit(any(run.errors for run in results.runs))

@@ -95,12 +95,15 @@ def gateways(results: Results) -> list[str]:
     return ["fleet", *found]
 
 
-def markdown(results: Results) -> str:
-    """The table as docs/performance.md has it."""
+def markdown(results: Results, *, before: Mapping[str, float] | None = None) -> str:
+    """The table as docs/performance.md has it. `before`: the fleet's figures of another session, by their titles."""
     names = gateways(results)
-    lines = [["figure", "goal", *names], ["---", *["---:"] * (len(names) + 1)]]
+    lines = [["figure", "goal", *(["fleet before"] if before else []), *names]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
     for figure in figures():
         cells = [_cell(results, figure, name) for name in names]
+        if before:
+            cells = [_number(before[figure.title]) if figure.title in before else _ABSENT, *cells]
         if any(cell != _ABSENT for cell in cells):
             lines.append([figure.title, str(figure.goal or ""), *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

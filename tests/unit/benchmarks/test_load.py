@@ -166,6 +166,13 @@ def test_what_was_not_measured_is_no_line() -> None:
     }
 
 
+def test_an_earlier_session_stands_beside_this_one() -> None:
+    title = "as fast as the vendor sends: CPU µs a token, worker"
+    lines = markdown(Results(runs=[run(us_a_token=9)]), before={title: 88.04}).splitlines()
+    assert lines[0] == "| figure | goal | fleet before | fleet |"
+    assert f"| {title} | ≤ 12 | 88.0 | 9.00 |" in lines
+
+
 def test_a_goal_is_met_at_its_limit() -> None:
     assert Goal(5).is_met(5)
     assert not Goal(5).is_met(5.1)
