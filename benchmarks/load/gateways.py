@@ -28,7 +28,7 @@ from benchmarks.load.processes import (
 from benchmarks.load.vendor import Script
 from fleet.local.process import Process, free_port
 
-START_WITHIN_S = 120
+START_WITHIN_S = 180
 HOST = "http://127.0.0.1"
 _CONNECTING_AT_ONCE = 100
 _OF_THE_REPOSITORY = {"PYTHONPATH": str(Path(__file__).parents[2])}
