@@ -20,6 +20,8 @@ async def main(provider):
     async with Simulator() as simulator:
         vendor = Vendor(adapter, simulator)
         assert (await vendor.complete()).message.content
+        schema = {"type": "object", "properties": {"x": {"type": "string"}}}
+        await vendor.complete(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}})
         loaded["streaming"] = set(sys.modules)
         clients = [made for made in gc.get_objects() if isinstance(made, (httpx2.AsyncClient, httpx2.Client))]
         assert not clients, clients

@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ import ollama
 import openai
 import pytest
 from google.genai import Client, errors, types
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from contracts.errors import FleetError
@@ -28,6 +31,7 @@ from tests.contract.adapters import test_anthropic, test_google, test_openai
 from tests.contract.adapters.test_google import camel
 from tests.contract.adapters.vendor import KEY, LOCAL, PATIENT
 from workers.providers import registry
+from workers.providers.anthropic.schemas import enforceable
 from workers.providers.base import Call, Target
 from workers.providers.shared.http.adapter import user_agent
 
@@ -322,6 +326,66 @@ async def test_anthropic(recorder: Recorder, asked: str) -> None:
     endpoint = Endpoint(base_url=recorder.url)
     sent = await ours(recorder, "anthropic", key=key, endpoint=endpoint, **fields_of("anthropic", asked))
     assert_same("anthropic", sent, await anthropics(recorder, recorder.url, sent, api_key=key))
+
+
+WORDS = st.sampled_from(["date-time", "x", "", "string"])
+SCHEMAS: st.SearchStrategy[Any] = st.recursive(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["string", "integer", "number", "boolean", "null", "array", "odd", ["string"]]),
+            "enum": st.lists(st.one_of(st.integers(), st.none(), st.just({})), max_size=2),
+            "const": st.one_of(st.booleans(), st.just([1])),
+            "description": WORDS,
+            "title": WORDS,
+            "format": st.one_of(WORDS, st.none(), st.just({})),
+            "minItems": st.one_of(st.integers(0, 3), st.none(), st.booleans()),
+            "pattern": WORDS,
+            "$ref": st.just("#/$defs/a"),
+        },
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["object", "array"]),
+            "properties": st.one_of(st.dictionaries(WORDS, inner, max_size=2), st.none()),
+            "required": st.one_of(st.lists(WORDS, max_size=2), WORDS),
+            "additionalProperties": st.one_of(st.booleans(), inner),
+            "items": inner,
+            "anyOf": st.lists(inner, max_size=2),
+            "oneOf": st.one_of(st.lists(inner, max_size=2), st.just({})),
+            "allOf": st.lists(inner, max_size=2),
+            "$defs": st.dictionaries(WORDS, inner, max_size=2),
+            "maximum": st.integers(0, 9),
+            "format": WORDS,
+            "minItems": st.integers(0, 3),
+            "maxItems": st.integers(0, 3),
+        },
+    ),
+    max_leaves=6,
+)
+
+
+@given(SCHEMAS)
+@settings(max_examples=500, deadline=None)
+def test_a_schema_is_fitted_as_the_sdk_fits_it(schema: dict[str, Any]) -> None:
+    asked = deepcopy(schema)
+    try:
+        theirs = anthropic.transform_schema(deepcopy(schema))
+    except (ValueError, TypeError, AttributeError, AssertionError):
+        theirs = schema
+    ours = enforceable(schema)
+    assert schema == asked
+    assert ours == (asked if takes_more(schema) else theirs)
+
+
+def takes_more(schema: object) -> bool:
+    """Whether an object of the schema takes keys that are not listed: then it is sent as it is."""
+    if isinstance(schema, list):
+        return any(map(takes_more, schema))
+    if not isinstance(schema, dict):
+        return False
+    return bool(schema.get("additionalProperties")) or any(map(takes_more, schema.values()))
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -27,6 +27,7 @@ from contracts.requests import (
     UserMessage,
 )
 from workers.providers.anthropic.models import Abilities, abilities
+from workers.providers.anthropic.schemas import enforceable
 from workers.providers.shared.requests import images
 from workers.providers.shared.requests.options import overlaid, present
 from workers.providers.shared.requests.tool_arguments import as_object
@@ -257,7 +258,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
         {
             "name": function.name,
             "description": function.description,
-            "input_schema": _enforceable(schema) if function.strict else schema,
+            "input_schema": enforceable(schema) if function.strict else schema,
             "strict": function.strict,
         }
     )
@@ -322,32 +323,10 @@ def _output_format(request: CompletionRequest, warnings: list[str]) -> dict[str,
         return None
     schema = asked.json_schema.get("schema")
     given = schema if isinstance(schema, dict) else {"type": "object", "properties": {}}
-    enforced = _enforceable(given)
+    enforced = enforceable(given)
     if enforced != given:
         warnings.append(f"{PROVIDER} enforces only a part of JSON Schema; the rest was moved into descriptions")
     return {"type": "json_schema", "schema": enforced}
-
-
-def _enforceable(schema: dict[str, Any]) -> dict[str, Any]:
-    """`schema` as the SDK fits it to what the API accepts; as it is when that would change its meaning."""
-    if _has_open_objects(schema):
-        return schema
-    # Here, because the SDK takes a second to import, and most of this module needs nothing of it.
-    from anthropic import transform_schema
-
-    try:
-        return transform_schema(schema)
-    except (ValueError, TypeError, AttributeError, AssertionError):
-        return schema
-
-
-def _has_open_objects(schema: object) -> bool:
-    """Whether an object takes keys that are not listed, which the SDK would close."""
-    if isinstance(schema, list):
-        return any(map(_has_open_objects, schema))
-    if not isinstance(schema, dict):
-        return False
-    return bool(schema.get("additionalProperties")) or any(map(_has_open_objects, schema.values()))
 
 
 def _ignored(request: CompletionRequest, further: Mapping[str, Any]) -> list[str]:
