@@ -5,6 +5,7 @@ Nothing here knows of NATS: the client feeds a stream with what arrives, and ans
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -114,8 +115,13 @@ class Stream(AsyncIterator[Event]):
         self._deadline = deadline
         self._patience = patience
         self._clock = clock
-        self._arrived: asyncio.Queue[Event | None] = asyncio.Queue()
-        """None: what was waited for is to be waited for anew, and not as long."""
+        self._arrived = deque[Event]()
+        self._readers: list[asyncio.Future[bool]] = []
+        """Who waits for an event, hardly ever more than one; the answer is whether it was quiet for too long."""
+        self._due = 0.0
+        """When a reader has waited long enough, as a time of the clock."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._early: dict[Position, Event] = {}
         self._gap_since: float | None = None
         self._quiet_for_s = patience.silence_s
@@ -149,7 +155,11 @@ class Stream(AsyncIterator[Event]):
         try:
             if not self._is_published:
                 await self._publish_once()
-            event = await self._next()
+            while (event := self._next()) is None:
+                if self._is_closed:
+                    raise StopAsyncIteration
+                if await self._is_quiet():
+                    await self._ask()
         except asyncio.CancelledError:
             await self._abandon()
             raise
@@ -170,15 +180,21 @@ class Stream(AsyncIterator[Event]):
         """Stops listening. The request itself goes on; `cancel` stops it."""
         self._is_closed = True
         self._source.forget(self)
+        self._wake()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def feed(self, event: Event) -> None:
         """An event has arrived, in whatever order and however often."""
-        self._arrived.put_nowait(event)
+        self._arrived.append(event)
+        if self._readers:
+            self._wake()
 
     def was_fed_with_stored(self) -> None:
         """What has been said until now may not have been stored yet."""
         self._quiet_for_s = min(self._patience.stored_again_s, self._patience.silence_s)
-        self._arrived.put_nowait(None)
+        self._wake()
 
     async def _publish_once(self) -> None:
         if not self._is_published:
@@ -200,39 +216,63 @@ class Stream(AsyncIterator[Event]):
                 async with asyncio.timeout(self._patience.cancel_s):
                     await self._source.cancel()
 
-    async def _next(self) -> Event:
+    def _next(self) -> Event | None:
+        """The next event in order, if it has arrived."""
         while True:
             if self._early and self._is_next(first := min(self._early)):
                 return self._early.pop(first)
-            # A timeout costs more than the event: where events wait, none is set.
-            try:
-                event = await self._wait() if self._arrived.empty() else self._arrived.get_nowait()
-            except TimeoutError:
-                was_quiet = not self._early
-                await self._fill()
-                if was_quiet and not self._early:
-                    self._quiet_for_s = min(2 * self._quiet_for_s, self._patience.silence_s)
-                continue
-            if event is None:
-                continue
+            if not self._arrived:
+                return None
+            event = self._arrived.popleft()
             position = (event.attempt, event.seq)
             if self._is_next(position) and not self._early:
                 return event
             if position > self.position:
                 self._early[position] = event
 
-    async def _wait(self) -> Event | None:
-        """The next event that arrives. Raises TimeoutError when it is time to ask for what is stored, and
+    async def _is_quiet(self) -> bool:
+        """Waits until an event arrives, or none has for so long that it is time to ask for what is stored, and says
+        which it was. It also returns when the stream is closed, and when less patience is asked for. Raises
         DeadlineExceeded."""
-        patience_s = self._patience.gap_s if self._early else self._quiet_for_s
-        left_s = max(0.0, self._deadline + self._patience.last_word_s - self._clock())
-        try:
-            async with asyncio.timeout(min(patience_s, left_s)):
-                return await self._arrived.get()
-        except TimeoutError:
-            if left_s <= patience_s:
-                raise DeadlineExceeded(f"request {self.request_id} did not end by its deadline") from None
-            raise
+        now, ends = self._clock(), self._deadline + self._patience.last_word_s
+        self._due = min(ends, now + (self._patience.gap_s if self._early else self._quiet_for_s))
+        if self._timer is None or self._due < self._timer_at:
+            self._set_timer(now)
+        reader: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._readers.append(reader)
+        is_quiet = await reader
+        if is_quiet and self._due >= ends:
+            raise DeadlineExceeded(f"request {self.request_id} did not end by its deadline")
+        return is_quiet
+
+    def _set_timer(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._due
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, self._due - now), self._on_timer)
+
+    def _on_timer(self) -> None:
+        """Events only move `_due` on: a timer that is set for each of them costs more than the event."""
+        self._timer = None
+        if not self._readers:
+            return
+        if (now := self._clock()) < self._due:
+            self._set_timer(now)
+        else:
+            self._wake(is_quiet=True)
+
+    def _wake(self, *, is_quiet: bool = False) -> None:
+        for reader in self._readers:
+            if not reader.done():
+                reader.set_result(is_quiet)
+        self._readers.clear()
+
+    async def _ask(self) -> None:
+        """Asks for what is stored; where that brings nothing, the next pause is longer."""
+        was_quiet = not self._early
+        await self._fill()
+        if was_quiet and not self._early:
+            self._quiet_for_s = min(2 * self._quiet_for_s, self._patience.silence_s)
 
     def _is_next(self, position: Position) -> bool:
         """Whether no event can be missing between the last one that was yielded and this one.

@@ -34,6 +34,8 @@ class Fleet:
         self.asked: list[Position] = []
         self.kept: list[Event] | FleetError = []
         self.answers_cancels = True
+        self.looked = 0
+        """How often the clock was looked at."""
         self.passes_s = 0.0
         """How far time moves whenever the fleet is asked for what is stored."""
         self._refuses = refuses
@@ -42,10 +44,14 @@ class Fleet:
     def stream(self, *events: Event, patience: Patience = AT_ONCE, resumed: bool = False) -> Stream:
         source = Source(stored=self._stored, cancel=self._cancel, forget=self._forget)
         publish = None if resumed else self._publish
-        stream = Stream("r1", source, publish=publish, patience=patience, clock=lambda: self.now)
+        stream = Stream("r1", source, publish=publish, patience=patience, clock=self._clock)
         for event in events:
             stream.feed(event)
         return stream
+
+    def _clock(self) -> float:
+        self.looked += 1
+        return self.now
 
     async def _publish(self) -> float:
         self.published += 1
@@ -135,6 +141,54 @@ async def test_who_waits_already_asks_soon_as_well() -> None:
     stream.was_fed_with_stored()
 
     assert await reading == [(1, 1)]
+
+
+async def test_nobody_asks_before_the_silence_has_lasted() -> None:
+    """The timer is looked at again and again; what counts is the clock."""
+    fleet = Fleet()
+    fleet.kept = [end(1, 1)]
+    stream = fleet.stream(delta(1, 0), patience=Patience(silence_s=0.001))
+    reading = asyncio.create_task(read(stream))
+    await until(lambda: fleet.looked > 5)
+    assert fleet.asked == []
+    fleet.now = 1
+
+    assert await reading == [(1, 0), (1, 1)]
+    assert fleet.asked == [(1, 0)]
+
+
+async def test_a_gap_is_asked_for_sooner_than_a_silence() -> None:
+    fleet = Fleet()
+    fleet.kept = [delta(1, 0)]
+    stream = fleet.stream(patience=Patience(silence_s=3600, gap_s=0))
+    reading = asyncio.create_task(read(stream))
+    await until(lambda: fleet.looked > 0)
+    stream.feed(end(1, 1))
+
+    assert await reading == [(1, 0), (1, 1)]
+
+
+async def test_two_readers_share_the_events() -> None:
+    fleet = Fleet()
+    stream = fleet.stream(patience=Patience())
+    reading = [asyncio.create_task(read(stream)) for _ in range(2)]
+    await until(lambda: fleet.looked > 1)
+    for event in (delta(1, 0), delta(1, 1), end(1, 2)):
+        stream.feed(event)
+
+    first, second = await asyncio.gather(*reading)
+    assert sorted(first + second) == [(1, 0), (1, 1), (1, 2)]
+
+
+async def test_who_waits_for_a_stream_that_is_closed_waits_no_longer() -> None:
+    fleet = Fleet()
+    stream = fleet.stream(patience=Patience())
+    reading = asyncio.create_task(read(stream))
+    await until(lambda: fleet.looked > 0)
+    await stream.aclose()
+
+    assert await reading == []
+    assert fleet.cancelled == 0
 
 
 @pytest.mark.parametrize(
