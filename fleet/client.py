@@ -34,11 +34,12 @@ from contracts import errors, jetstream_codes, subjects
 from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume, message_id
 from contracts.errors import from_wire
 from contracts.events import Cancelled, Completed, Event, Failed, parse
-from contracts.nats_connect import Connection, NoServer, connect_to_any, first_answer
+from contracts.nats_connect import NoServer, connect_to_any, first_answer
 from contracts.requests import DEFAULT_DEADLINE_S, MAX_REQUEST_BYTES, CompletionRequest, Message, RequestFields, Tool
 from contracts.rpc import CostEstimate, CountTokens, EstimateCost, ModelInfo, Models, Refusal, TokenCount
 from contracts.subjects import AUTO, Priority, Provider, RpcMethod
 from contracts.wire import WireModel, all_without_halves, errors_in_one_line, reason, utc_now
+from fleet.direct_connection import DirectConnection
 from fleet.errors import *  # noqa: F403 - agents import the errors from either module
 from fleet.event_stream import BEGINNING, Patience, Position, Source, Stream
 from fleet.publish_tries import Tries
@@ -108,21 +109,21 @@ class Client:
             **options,
         }
         self._patience = patience
-        self._nats = Connection()
+        self._nats = DirectConnection()
         self._streams: dict[str, set[Stream]] = {}
         self._refill: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """One try of each server. Raises ProviderUnavailable when none answers."""
 
-        async def listen_to_all(connection: Connection) -> None:
-            subject = subjects.replies_of_agent(self.tenant, self.agent)
-            await connection.subscribe(subject, cb=self._on_event)
+        async def listen_to_all(connection: DirectConnection) -> None:
+            await connection.listen_for_acks()
+            await connection.listen(subjects.replies_of_agent(self.tenant, self.agent), self._on_event)
             await connection.flush(self._patience.connect_s)
 
         try:
             self._nats = await connect_to_any(
-                Connection,
+                DirectConnection,
                 self._servers,
                 prepare=listen_to_all,
                 error_cb=self._on_error,
@@ -342,13 +343,12 @@ class Client:
         backoff_s, busy_s, problem = patience.backoff_first_s, patience.busy_first_s, "NATS did not confirm it"
         msg_id = message_id(request.tenant, request.agent, request.id)
         perhaps_stored = False
-        jetstream = self._nats.jetstream()
         async with Tries() as tries:
             while (left_s := deadline - time.monotonic()) > 0:
                 headers = {MSG_ID: msg_id, MSG_TTL: str(int(left_s) + patience.ttl_slack_s)}
                 is_full = is_busy = False
                 try:
-                    publish = partial(jetstream.publish, subject, payload, timeout=left_s, headers=headers)
+                    publish = partial(self._nats.publish_to_stream, subject, payload, headers=headers)
                     stored = await tries.one_more(publish, within_s=min(patience.puback_s, left_s))
                     if not stored.duplicate or perhaps_stored:
                         return deadline
@@ -411,11 +411,11 @@ class Client:
             if subscription and not self._nats.is_closed:
                 await subscription.unsubscribe()
 
-    async def _on_event(self, msg: Msg) -> None:
-        request_id = msg.subject.rpartition(".")[2]
+    def _on_event(self, subject: bytes, data: bytes) -> None:
+        request_id = subject.rpartition(b".")[2].decode()
         if (listening := self._streams.get(request_id)) is None:
             return
-        if (event := _event(msg.data)) is not None:
+        if (event := _event(data)) is not None:
             for stream in listening:
                 stream.feed(event)
 

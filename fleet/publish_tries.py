@@ -1,9 +1,9 @@
 """Publishing one message again and again until it is confirmed: the answer to any of the tries counts."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from nats.js.api import PubAck
 
@@ -12,7 +12,7 @@ class Tries:
     """Whoever only waits for the answer to the last try waits for ever at a server that takes longer than one try."""
 
     def __init__(self) -> None:
-        self._unanswered: set[asyncio.Task[PubAck]] = set()
+        self._unanswered: set[asyncio.Future[PubAck]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -22,7 +22,8 @@ class Tries:
     ) -> None:
         for each in self._unanswered:
             each.cancel()
-        await asyncio.gather(*self._unanswered, return_exceptions=True)
+        if self._unanswered:
+            await asyncio.gather(*self._unanswered, return_exceptions=True)
 
     @property
     def are_open(self) -> bool:
@@ -36,13 +37,14 @@ class Tries:
         else:
             await asyncio.sleep(seconds)
 
-    async def one_more(self, publish: Callable[[], Coroutine[Any, Any, PubAck]], *, within_s: float) -> PubAck:
+    async def one_more(self, publish: Callable[[], Awaitable[asyncio.Future[PubAck]]], *, within_s: float) -> PubAck:
         """The answer to it, or to one before it. When one is there already, nothing is published.
 
-        Raises what one of them failed with when none was confirmed, and TimeoutError when none was answered in time.
+        `publish` returns the answer that is to come. Raises what it raises, what one of them failed with when none was
+        confirmed, and TimeoutError when none was answered in time.
         """
         if not any(each.done() for each in self._unanswered):
-            self._unanswered.add(asyncio.create_task(publish(), name="publish"))
+            self._unanswered.add(await publish())
         answered, self._unanswered = await asyncio.wait(
             self._unanswered, timeout=within_s, return_when=asyncio.FIRST_COMPLETED
         )

@@ -12,8 +12,8 @@ STORED = PubAck(stream="LLM_REQUESTS", seq=1)
 LATER = PubAck(stream="LLM_REQUESTS", seq=2)
 
 
-async def answered(by: "asyncio.Future[PubAck]") -> PubAck:
-    return await by
+async def answered(by: "asyncio.Future[PubAck]") -> "asyncio.Future[PubAck]":
+    return by
 
 
 def a_try() -> "asyncio.Future[PubAck]":
@@ -37,8 +37,9 @@ async def test_what_was_confirmed_counts_more_than_what_failed() -> None:
     async with Tries() as tries:
         with pytest.raises(TimeoutError):
             await tries.one_more(partial(answered, first), within_s=0)
-        first.set_exception(ConnectionError("lost"))
-        second.set_result(LATER)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(first.set_exception, ConnectionError("lost"))
+        loop.call_soon(second.set_result, LATER)
 
         assert await tries.one_more(partial(answered, second), within_s=60) == LATER
 
@@ -67,5 +68,5 @@ async def test_an_answer_that_comes_in_a_pause_ends_it_and_nothing_more_is_publi
         assert not tries.are_open
 
 
-async def _unexpected() -> PubAck:
+async def _unexpected() -> "asyncio.Future[PubAck]":
     raise AssertionError("published once more")
