@@ -7,7 +7,7 @@ another's credentials.
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -160,23 +160,26 @@ class Stack:
         return AdminApi(self.admin_url, SecretStr(self._admin_token))
 
     async def start(self) -> None:
-        """Returns when every part answers and the demo tenant is ready. Raises StartFailed, Unreachable."""
+        """Returns when every part answers and the demo tenant is ready. Each part starts as soon as what it needs
+        answers. Raises a group of StartFailed, Unreachable, AdminRefused."""
         self._state.forget_ready(self._wishes.ready_file)
         if self._wished_drain_s > self.drain_s:
             wished = f"LLM_DRAIN_GRACE_S={self._wished_drain_s:g}"
             self._say(f"{wished}: workers get {LONGEST_DRAIN_S} s, because everything stops within {STOP_WITHIN_S} s")
-        await self._start_servers()
-        database_url = await self._postgres.ensure_database(DATABASE)
-        self._say("the database is brought up to date")
-        env = {**_of_environment(_PASSED_ON), "DATABASE_URL": database_url}
-        await run_once("migrate", ["migrate"], env=env, log=self._state.log("migrate"))
-        self._roles = self._make_roles(database_url)
         async with asyncio.TaskGroup() as group:
-            for role in self._all_roles():
-                group.create_task(self._start(role.name, role.start), name=f"start {role.name}")
-        self._say(f"tenant {DEMO_TENANT} is set up")
-        openai_key = os.environ.get("OPENAI_API_KEY")
-        await asyncio.to_thread(set_up, self.admin, openai_key=SecretStr(openai_key) if openai_key else None)
+
+            def begin(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+                return group.create_task(work, name=f"start {name}")
+
+            nats = begin("nats", self._start_server("nats", wanted=self._wishes.ports.nats))
+            vault = begin("vault", self._start_server("vault", wanted=self._wishes.ports.vault))
+            postgres = begin("postgres", self._start_server("postgres", wanted=self._wishes.ports.postgres))
+            tables = begin("tables", self._make_tables(after=postgres))
+            begin("admin", self._start_admin(after=(nats, vault, tables)))
+            begin("usage", self._start_roles("usage", self._usage, after=(nats, tables)))
+            for provider in self._wishes.pools:
+                pool = self._start_roles(f"worker-{provider}", partial(self._pool, provider), after=(nats, vault))
+                begin(f"worker-{provider}", pool)
         self._write_ready()
 
     async def keep_running(self) -> None:
@@ -224,28 +227,47 @@ class Stack:
     def _all_roles(self) -> list[Role]:
         return [role for roles in self._roles.values() for role in roles]
 
-    async def _start_servers(self) -> None:
-        """Starts the servers side by side. One whose port another program has taken since it was chosen gets another:
-        that is possible because nobody has been told of the port yet. A port that was asked for stays, and the start
-        fails."""
-        servers = {
-            "nats": (self._nats, self._wishes.ports.nats),
-            "vault": (self._vault, self._wishes.ports.vault),
-            "postgres": (self._postgres, self._wishes.ports.postgres),
-        }
+    async def _start_server(self, name: str, *, wanted: int | None) -> None:
+        """Starts a server at the port that was chosen for it. When another program has taken that since, it gets
+        another one: nobody is told of the port before the server answers. But a port that was `wanted` stays, and
+        the start fails."""
+        server = {"nats": self._nats, "vault": self._vault, "postgres": self._postgres}[name]
 
-        async def start(name: str, part: Part) -> None:
+        async def start() -> None:
             try:
-                await part.start()
+                await self._servers()[name].start()
             except PortTaken:
-                server, wanted = servers[name]
                 if wanted is None:
                     server.port = self._state.port(name)
                 raise
 
+        await self._start(name, start)
+
+    async def _make_tables(self, *, after: Awaitable[None]) -> None:
+        """Brings the database up to date, once the server answers."""
+        await after
+        database_url = await self._postgres.ensure_database(DATABASE)
+        env = {**_of_environment(_PASSED_ON), "DATABASE_URL": database_url}
+        await run_once("migrate", ["migrate"], env=env, log=self._state.log("migrate"))
+        self._say("the database is up to date")
+
+    async def _start_roles(
+        self, name: str, make: Callable[[], list[Role]], *, after: Iterable[Awaitable[None]]
+    ) -> None:
+        """Makes and starts the processes of a role, once what they need answers."""
+        for need in after:
+            await need
+        self._roles[name] = make()
         async with asyncio.TaskGroup() as group:
-            for name, part in self._servers().items():
-                group.create_task(self._start(name, partial(start, name, part)), name=f"start {name}")
+            for role in self._roles[name]:
+                group.create_task(self._start(role.name, role.start), name=f"start {role.name}")
+
+    async def _start_admin(self, *, after: Iterable[Awaitable[None]]) -> None:
+        """Starts the admin API, and by it makes the demo tenant."""
+        await self._start_roles("admin", self._admin, after=after)
+        openai_key = os.environ.get("OPENAI_API_KEY")
+        await asyncio.to_thread(set_up, self.admin, openai_key=SecretStr(openai_key) if openai_key else None)
+        self._say(f"tenant {DEMO_TENANT} is set up")
 
     async def _start(self, name: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Tries more than once: a predecessor that was killed may still be letting go of its files and ports."""
@@ -261,30 +283,32 @@ class Stack:
                     self._say(f"{name} answers")
                     return
 
-    def _make_roles(self, database_url: str) -> dict[str, list[Role]]:
-        admin_env = {
+    def _admin(self) -> list[Role]:
+        env = {
             **self._vendor_env(vault_policies.ADMIN_ROLE),
-            "DATABASE_URL": database_url,
+            "DATABASE_URL": self._postgres.url(DATABASE),
             "LLM_ADMIN_TOKEN": self._admin_token,
             **_of_environment(map(str.upper, MailSettings.model_fields)),
         }
-        admin = self._role("admin", ["admin"], user=nats_users.admin(), env=admin_env, listener=self._admin_listener)
-        usage = self._role("usage", ["usage"], user=nats_users.usage(), env={"DATABASE_URL": database_url})
-        roles = {"admin": [admin], "usage": [usage]}
-        for provider, count in self._wishes.pools.items():
-            pool = f"worker-{provider}"
-            vendor_env = self._vendor_env(vault_policies.role_of_worker(provider))
-            roles[pool] = [
-                self._role(
-                    pool if number == 1 else f"{pool}-{number}",
-                    ["worker", "--provider", provider],
-                    user=nats_users.worker(provider),
-                    env={**vendor_env, "LLM_DRAIN_GRACE_S": str(self.drain_s)},
-                    stop_within_s=_WORKER_STOP_S,
-                )
-                for number in range(1, count + 1)
-            ]
-        return roles
+        return [self._role("admin", ["admin"], user=nats_users.admin(), env=env, listener=self._admin_listener)]
+
+    def _usage(self) -> list[Role]:
+        env = {"DATABASE_URL": self._postgres.url(DATABASE)}
+        return [self._role("usage", ["usage"], user=nats_users.usage(), env=env)]
+
+    def _pool(self, provider: str) -> list[Role]:
+        pool = f"worker-{provider}"
+        vendor_env = self._vendor_env(vault_policies.role_of_worker(provider))
+        return [
+            self._role(
+                pool if number == 1 else f"{pool}-{number}",
+                ["worker", "--provider", provider],
+                user=nats_users.worker(provider),
+                env={**vendor_env, "LLM_DRAIN_GRACE_S": str(self.drain_s)},
+                stop_within_s=_WORKER_STOP_S,
+            )
+            for number in range(1, self._wishes.pools[provider] + 1)
+        ]
 
     def _role(
         self,
