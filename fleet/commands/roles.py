@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from fleet.commands import loading
 from fleet.commands.options import Refused
 
 
@@ -12,8 +13,9 @@ def worker(
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests at the same time.")] = None,
 ) -> int:
     """Run one worker process of a pool."""
-    from workers import app as worker_app
-    from workers.providers import registry
+    with loading.for_good():
+        from workers import app as worker_app
+        from workers.providers import registry
 
     for name in provider:
         if name not in registry.available():
@@ -23,15 +25,17 @@ def worker(
 
 def admin() -> int:
     """Run the admin API."""
-    from admin_api import app as admin_app
+    with loading.for_good():
+        from admin_api import app as admin_app
 
     return admin_app.main()
 
 
 def migrate() -> None:
     """Bring the database's schema up to date. Safe to run by several at once."""
-    from migrations import upgrade
-    from runtime.settings import DatabaseSettings
+    with loading.for_good():
+        from migrations import upgrade
+        from runtime.settings import DatabaseSettings
 
     upgrade(DatabaseSettings.model_validate({}).database_url.get_secret_value())
     typer.echo("The database is up to date.")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fleet.commands import loading
 from fleet.commands.options import Refused, StateOption
 
 
@@ -22,10 +23,11 @@ def up(
     admin_port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
 ) -> int:
     """Start the whole stack on this machine: servers, control plane, usage consumer, worker pools."""
-    from fleet.local import up as stack_up
-    from fleet.local.stack import Ports, Wishes, pool_sizes
-    from fleet.local.state import default_folder
-    from workers.providers import registry
+    with loading.for_good():
+        from fleet.local import up as stack_up
+        from fleet.local.stack import Ports, Wishes, pool_sizes
+        from fleet.local.state import default_folder
+        from workers.providers import registry
 
     if ready_file and not ready_file.absolute().parent.is_dir():
         raise Refused(f"--ready-file {ready_file}: there is no such folder")

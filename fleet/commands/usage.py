@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fleet.commands import loading
 from fleet.commands.options import FirstDayOption, LastDayOption, Refused, StateOption
 
 app = typer.Typer(invoke_without_command=True, help="Book usage; report, check and price anew what was booked.")
@@ -23,7 +24,8 @@ def consume(
     """Run the usage consumer, which books what the workers report. The commands look after what is booked."""
     if context.invoked_subcommand is not None:
         return None
-    from workers.usage import app as usage_app
+    with loading.for_good():
+        from workers.usage import app as usage_app
 
     return usage_app.main(retention_days=retention_days)
 
