@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import nats
 import uvloop
@@ -36,7 +36,7 @@ from runtime import broker, logs, role
 from runtime.vault import VaultSession
 from tests.ports import free_port
 from workers import app
-from workers.providers.base import Call, Chunk, Finish, StreamItem
+from workers.providers.base import Call, Chunk, Finish
 from workers.providers.mock.adapter import Mock
 from workers.settings import WorkerSettings
 
@@ -53,7 +53,7 @@ class Instant(Mock):
 
     name = PROVIDER.value
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[StreamItem]:
+    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
         await call.may_send()
         yield Chunk(text="tok " * 16)
         yield Finish("stop", USAGE, response_model=MODEL, response_id="chatcmpl-1")
