@@ -12,6 +12,7 @@ from contracts import jetstream_codes
 from contracts.control import EXPECTED_SUBJECT_SEQUENCE, MSG_ID
 from runtime.backoff import exponential_s
 from runtime.broker import Broker
+from runtime.jetstream.pub_acks import PubAcks
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Publisher:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._pub_acks = PubAcks(broker, within_s=_ACK_TIMEOUT_S)
 
     async def event(self, subject: str, payload: bytes) -> None:
         """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it. Raises TooLarge."""
@@ -95,13 +97,12 @@ class Publisher:
         self, subject: str, payload: bytes, headers: dict[str, str], check: Callable[[], None] | None
     ) -> int:
         """A loop of its own, where tenacity would do: what it prepares for the first try takes as long as the try."""
-        jetstream = self._broker.client.jetstream()
         tries = 0
         while True:
             if check is not None:
                 check()
             try:
-                return (await jetstream.publish(subject, payload, timeout=_ACK_TIMEOUT_S, headers=headers)).seq
+                return await self._pub_acks.publish(subject, payload, headers)
             except (*_PASSING, nats.js.errors.APIError) as exc:
                 tries += 1
                 if tries >= _most_tries(exc):
@@ -128,5 +129,5 @@ def _is_busy(failure: Exception) -> bool:
 
 def wire_size(payload: bytes, headers: Mapping[str, str]) -> int:
     """What the server counts: the payload and the header block (ADR-4)."""
-    lines = sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
-    return len(payload) + len(b"NATS/1.0\r\n") + lines + len(b"\r\n")
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return len(payload) + len(b"NATS/1.0\r\n") + (len(lines) if lines.isascii() else len(lines.encode())) + len(b"\r\n")

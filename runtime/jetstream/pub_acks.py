@@ -1,0 +1,100 @@
+"""JetStream's answers to what is published, all at one inbox.
+
+nats-py's own request makes an inbox name, a timer and a table entry by name for each message. Here an answer is known
+by a number, and one timer gives up all that are due.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from nats.aio.client import NO_RESPONDERS_STATUS
+from nats.aio.msg import Msg
+from nats.js.api import Header
+
+from runtime.broker import Broker
+
+
+class _PubAck(msgspec.Struct):
+    """What the server (2.15.1) answers: the place of the message in its stream, or an error."""
+
+    seq: int = 0
+    error: dict[str, str | int] | None = None
+
+
+_read = msgspec.json.Decoder(_PubAck).decode
+
+
+class PubAcks:
+    """Publishes, and waits for the answer. Listens from the first message on."""
+
+    def __init__(self, broker: Broker, *, within_s: float) -> None:
+        """`within_s` bounds each wait for an answer."""
+        self._broker = broker
+        self._within_s = within_s
+        self._subscribing: asyncio.Task[str] | None = None
+        self._inbox = ""
+        self._number = 0
+        self._waiting: dict[str, tuple[asyncio.Future[Msg], float]] = {}
+        """What is waited for, by the subject of its answer, and until when; the one that is due first stands first."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> int:
+        """The message's sequence when it is stored.
+
+        Raises nats.js.errors.APIError for what the server refuses, NoStreamResponseError where no stream answers,
+        nats.errors.TimeoutError without an answer, and what nats-py raises for a connection that is closed.
+        """
+        inbox = self._inbox or await self._listen()
+        self._number += 1
+        reply = f"{inbox}.{self._number}"
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Msg] = loop.create_future()
+        self._waiting[reply] = answer, loop.time() + self._within_s
+        if self._timer is None:
+            self._timer = loop.call_later(self._within_s, self._give_up)
+        try:
+            await self._broker.client.publish(subject, payload, reply=reply, headers=dict(headers))
+            told = await answer
+        finally:
+            self._waiting.pop(reply, None)
+        if told.headers and told.headers.get(Header.STATUS) == NO_RESPONDERS_STATUS:
+            raise nats.js.errors.NoStreamResponseError
+        ack = _read(told.data)
+        if ack.error is not None:
+            nats.js.errors.APIError.from_error(ack.error)  # raises
+        return ack.seq
+
+    async def _listen(self) -> str:
+        """Subscribes once, however many are the first to publish."""
+        if self._subscribing is None:
+            self._subscribing = asyncio.create_task(self._subscribe(), name="listen for PubAcks")
+        subscribing = self._subscribing
+        try:
+            return await asyncio.shield(subscribing)
+        finally:
+            if subscribing.done() and not self._inbox:
+                self._subscribing = None
+
+    async def _subscribe(self) -> str:
+        inbox = self._broker.client.new_inbox()
+        await self._broker.client.subscribe(f"{inbox}.*", cb=self._take)
+        self._inbox = inbox
+        return inbox
+
+    async def _take(self, msg: Msg) -> None:
+        if (waiting := self._waiting.get(msg.subject)) is not None and not waiting[0].done():
+            waiting[0].set_result(msg)
+
+    def _give_up(self) -> None:
+        """Gives up what is due, and looks again when the next one is."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for answer, due in self._waiting.values():
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._give_up)
+                return
+            if not answer.done():
+                answer.set_exception(nats.errors.TimeoutError())
