@@ -3,6 +3,7 @@
 import re
 from datetime import date
 from decimal import Decimal
+from functools import cached_property
 from ipaddress import IPv4Address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -106,7 +107,11 @@ class ProviderConfig(StrictWireModel):
         return self
 
     def all_endpoints(self) -> tuple[Endpoint, ...]:
-        return self.endpoints or (Endpoint(base_url=self.base_url),)
+        return self.endpoints or self._one_endpoint
+
+    @cached_property
+    def _one_endpoint(self) -> tuple[Endpoint, ...]:
+        return (Endpoint(base_url=self.base_url),)
 
 
 class PublishedProvider(WireModel):

@@ -6,6 +6,7 @@ Every token is checked before it enters a subject, so that no tenant, agent or r
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from contracts.wire import TOKEN_PATTERN
 
@@ -55,6 +56,8 @@ class RpcMethod(StrEnum):
     ESTIMATE_COST = "estimate_cost"
 
 
+# Those of a request stand in several subjects, and those of its tenant and agent in every request's.
+@lru_cache(maxsize=4096)
 def token(value: str) -> str:
     """`value`, if it may stand in a subject. Raises ValueError."""
     if not _TOKEN.fullmatch(value):
@@ -141,6 +144,7 @@ class RequestAddress:
     tenant: str
 
 
+@lru_cache(maxsize=1024)
 def parse_request(subject: str) -> RequestAddress:
     """Raises ValueError when `subject` is no request subject or names no known provider or priority."""
     match subject.split("."):

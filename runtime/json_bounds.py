@@ -26,7 +26,7 @@ def check(data: bytes, *, most: int = MOST_VALUES) -> None:
 
     What is no JSON passes or not, and costs no more: 8 MB take some 30 ms.
     """
-    if _at_most(data) <= most:
+    if len(data) <= most or _at_most(data) <= most:  # each value takes a byte at least
         return
     # Commas and brackets may be those of texts, so these are left out. There are two texts to a value at most, its own
     # and its name; each has two quotes of its own, one of which may look escaped: "\\" ends in a backslash.

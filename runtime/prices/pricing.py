@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 
 from contracts.providers import Price
 from contracts.subjects import Provider
@@ -80,15 +81,29 @@ class _Split:
 
     def used(self, rates: Rates, *, catalogue: str | None) -> UsedPrice:
         """The rates that the cost was made with; of cached tokens and reasoning only where there were any."""
-        return UsedPrice(
-            input_mtok=rates.input,
-            output_mtok=rates.output,
-            cache_read_mtok=rates.cache_read if self.cache_read else None,
-            cache_write_mtok=rates.cache_write if self.cache_write else None,
-            cache_write_1h_mtok=rates.cache_write_1h if self.cache_write_1h else None,
-            reasoning_mtok=rates.reasoning if self.reasoning else None,
-            catalogue=catalogue,
+        return _used(
+            rates,
+            catalogue,
+            cache_read=self.cache_read > 0,
+            cache_write=self.cache_write > 0,
+            cache_write_1h=self.cache_write_1h > 0,
+            reasoning=self.reasoning > 0,
         )
+
+
+@lru_cache(maxsize=4096)
+def _used(
+    rates: Rates, catalogue: str | None, *, cache_read: bool, cache_write: bool, cache_write_1h: bool, reasoning: bool
+) -> UsedPrice:
+    return UsedPrice(
+        input_mtok=rates.input,
+        output_mtok=rates.output,
+        cache_read_mtok=rates.cache_read if cache_read else None,
+        cache_write_mtok=rates.cache_write if cache_write else None,
+        cache_write_1h_mtok=rates.cache_write_1h if cache_write_1h else None,
+        reasoning_mtok=rates.reasoning if reasoning else None,
+        catalogue=catalogue,
+    )
 
 
 def price(

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from contracts.errors import NoProvider, UnknownTenant
 from contracts.providers import PublishedProvider, PublishedTenant
 from contracts.requests import CompletionRequest
-from contracts.subjects import AUTO, Provider
+from contracts.subjects import AUTO
 from runtime.prices.catalogue import provider_of_model
 from workers.endpoints.configuration import Configuration
 from workers.endpoints.names import Candidate
-from workers.endpoints.routing import Routes
+from workers.endpoints.routing import PROVIDERS, Routes
 
 
 class Router:
@@ -43,8 +43,8 @@ class Router:
         the request names first.
         """
         named = (request.model, *(request.fallbacks or tenant.fallbacks))
-        for prefix in dict.fromkeys(model.partition("/")[0] for model in named):
-            if prefix in list(Provider):
+        for prefix in {model.partition("/")[0]: None for model in named}:
+            if prefix in PROVIDERS:
                 await self._config.provider(tenant.slug, prefix)  # a miss is looked up before it counts
         providers = self._config.providers_of(tenant.slug)
         routes = Routes(tenant, providers, default_models=self._default_models, vendor_of=provider_of_model)

@@ -10,7 +10,8 @@ from contracts.subjects import Provider
 from workers.endpoints.names import Candidate
 from workers.providers.registry import vendor_named_by
 
-_PROVIDERS = frozenset(p.value for p in Provider)
+PROVIDERS = frozenset(p.value for p in Provider)
+"""What a model's name may begin with to say whose it is."""
 _SENTENCE_CHARS, _MOST_SENTENCES = 250, 16
 """Bounds of the sentences that say why fallbacks were left out: they travel in a header, and NATS bounds those."""
 
@@ -63,7 +64,7 @@ class Routes:
     def _target(self, model: str, *, pool: str | None) -> Candidate:
         """What a name stands for that is no alias: the provider is named in it, or is the pool's, or is looked for."""
         prefix, _, rest = model.partition("/")
-        if prefix in _PROVIDERS:
+        if prefix in PROVIDERS:
             return self._of_provider(prefix, rest)
         if pool is not None:
             return self._of_provider(pool, model)

@@ -80,9 +80,9 @@ class RateLimiter:
     async def count_tokens(self, tenant: PublishedTenant, usage: Usage, *, key: str) -> None:
         """Books what an attempt used, for the requests that come after. `key` names the attempt."""
         amount = usage.input_tokens + usage.output_tokens
-        now = self._clock.now()
         for limit in in_force(tenant.limits, self._defaults):
             if limit.unit is Unit.TOKENS and amount:
+                now = self._clock.now()
                 await self._post(tenant.slug, limit, window(limit.span, now), amount, msg_id=_msg_id(limit, key))
 
     async def _count(self, tenant: str, limit: Limit, in_window: str, *, key: str) -> Count | None:

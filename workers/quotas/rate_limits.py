@@ -27,6 +27,10 @@ class Span(StrEnum):
     DAY = "day"
 
 
+_LIMITS = tuple((f"{unit}_per_{span}", unit, span) for unit in Unit for span in Span)
+"""Each with its name in `Limits`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     unit: Unit
@@ -77,14 +81,12 @@ class Count:
 def in_force(own: Limits, defaults: Limits) -> tuple[Limit, ...]:
     """The tenant's own setting wins; 0, or none anywhere, is no limit."""
     found: list[Limit] = []
-    for unit in Unit:
-        for span in Span:
-            name = f"{unit}_per_{span}"
-            most: int | None = getattr(own, name)
-            if most is None:
-                most = getattr(defaults, name)
-            if most:
-                found.append(Limit(unit, span, most))
+    for name, unit, span in _LIMITS:
+        most: int | None = getattr(own, name)
+        if most is None:
+            most = getattr(defaults, name)
+        if most:
+            found.append(Limit(unit, span, most))
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from contracts.requests import CompletionRequest
 from contracts.subjects import RequestAddress
 from contracts.wire import TOKEN_PATTERN, errors_in_one_line
 from runtime import lenient_json
+from workers.endpoints.routing import PROVIDERS
 from workers.intake import asker
 from workers.intake.delivery import Delivery
 from workers.request.handover import Handovers
@@ -50,7 +51,7 @@ def parse(delivery: Delivery, handovers: Handovers) -> ParsedRequest:
             f"the request says tenant {request.tenant}, its subject says {address.tenant}; they must be the same"
         )
     named = request.model.partition("/")[0]
-    if told is None and address.provider not in (subjects.AUTO, named) and named in list(subjects.Provider):
+    if told is None and address.provider not in (subjects.AUTO, named) and named in PROVIDERS:
         raise MalformedRequest(
             f"the model is of {named}, but the request was sent to {address.provider}; "
             f"send it to {subjects.request(named, address.priority, address.tenant)}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from operator import attrgetter
 
 from contracts.attempts import Begun
 from contracts.error_rules import RULES
@@ -112,8 +113,12 @@ def usage_of(call: VendorCall, request: CompletionRequest, error: FleetError | N
 
 def _is_plausible(usage: Usage) -> bool:
     """Whether a reply can have been counted as this at all."""
-    counts = (getattr(part, name) for part in (usage, *usage.parts) for name in TokenCounts.model_fields)
-    return len(usage.parts) <= MAX_PARTS and all(plausible(count) is not None for count in counts)
+    if len(usage.parts) > MAX_PARTS:
+        return False
+    return all(plausible(count) is not None for part in (usage, *usage.parts) for count in _counts_of(part))
+
+
+_counts_of = attrgetter(*TokenCounts.model_fields)
 
 
 def usage_record(
@@ -137,7 +142,7 @@ def usage_record(
         overrides=prices,
         service_tier=service_tier,
     )
-    return UsageRecord(
+    return UsageRecord.of_valid(
         id=call.id,
         request_id=request.id,
         attempt=call.number,
