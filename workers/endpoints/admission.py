@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -79,8 +78,8 @@ class CallPermit:
         self._slots = slots
         self._load_balancer = load_balancer
         self._telling: asyncio.Task[None] | None = None
-        self._in_flight = ExitStack()
-        self._in_flight.enter_context(load_balancer.calling(name))
+        self._is_in_flight = True
+        load_balancer.begin(name)
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,7 +105,9 @@ class CallPermit:
             await self._token.failed(error)
 
     async def give_back(self) -> None:
-        self._in_flight.close()
+        if self._is_in_flight:
+            self._is_in_flight = False
+            self._load_balancer.end(self._name)
         if self._telling is not None:
             await self._telling
         if self._token is not None:

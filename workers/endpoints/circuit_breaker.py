@@ -40,7 +40,7 @@ from workers.endpoints.circuit import (
     ProbeDue,
 )
 from workers.endpoints.known_circuits import KnownCircuits
-from workers.endpoints.names import CircuitId, EndpointId
+from workers.endpoints.names import CircuitId, EndpointId, circuits_of
 from workers.jetstream.signal import Signal, wait_for
 from workers.providers.base import NotReached
 
@@ -87,10 +87,10 @@ class CircuitBreaker:
 
     async def allow(self, endpoint: EndpointId, model: str, *, revision: int) -> "BreakerToken":
         """A token for one call. Raises OutOfService. `revision` is that of the provider's configuration."""
-        all_models, this_model = CircuitId(endpoint), CircuitId(endpoint, model)
+        all_models, this_model = circuits_of(endpoint, model)
         # Before a probe is taken that could not be made, because the other circuit is open.
-        refusals = [self._refusal(of, revision=revision) for of in (all_models, this_model)]
-        if refused := [refusal for refusal in refusals if refusal]:
+        refusals = self._refusal(all_models, revision=revision), self._refusal(this_model, revision=revision)
+        if refused := list(filter(None, refusals)):
             raise max(refused, key=lambda refusal: refusal.retry_after_s)
         of_endpoint, of_model = await self._allow(all_models, revision=revision), None
         if self._known.has_room_for(this_model):
@@ -102,7 +102,7 @@ class CircuitBreaker:
         return BreakerToken(self, of_endpoint, of_model)
 
     def _refusal(self, of: CircuitId, *, revision: int) -> OutOfService | None:
-        if (circuit := self._known.find(of)) is None:
+        if (circuit := self._known.find(of)) is None or circuit.entry is None:
             return None
         match circuit.state(self._clock.now(), revision=revision):
             case Open(reason, left_s):
@@ -114,9 +114,11 @@ class CircuitBreaker:
 
     async def _allow(self, of: CircuitId, *, revision: int) -> AllowedCall:
         """Leave for one call by one of its circuits. Raises OutOfService."""
+        circuit = self._known.use(of)
+        if circuit.entry is None:
+            return AllowedCall(of, circuit.epoch, revision, None)
         if refusal := self._refusal(of, revision=revision):
             raise refusal
-        circuit = self._known.use(of)
         probes: datetime | None = None
         match circuit.state(self._clock.now(), revision=revision):
             case Outdated():

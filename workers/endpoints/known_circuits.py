@@ -43,14 +43,16 @@ class KnownCircuits:
 
     def has_room_for(self, circuit_id: CircuitId) -> bool:
         """Whether it is known, or can be beside all others of its tenant that are out of service."""
-        return circuit_id.key in self._beside(circuit_id) or self._make_room(self._beside(circuit_id))
+        beside = self._beside(circuit_id)
+        return circuit_id.key in beside or self._make_room(beside)
 
     def use(self, circuit_id: CircuitId) -> Circuit:
         """The circuit, closed if it was not known."""
-        if (circuit := self.find(circuit_id)) is None:
+        beside, key = self._beside(circuit_id), circuit_id.key
+        if (circuit := beside.get(key)) is None:
             circuit = self.new(circuit_id)
             self.put(circuit)
-        self._beside(circuit_id).move_to_end(circuit_id.key)
+        beside.move_to_end(key)
         return circuit
 
     def new(self, circuit_id: CircuitId) -> Circuit:

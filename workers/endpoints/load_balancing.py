@@ -7,8 +7,7 @@ fleet keeps to the weights, and a slow or stuck endpoint gets less.
 
 import random
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.providers import Endpoint
@@ -35,6 +34,8 @@ class LoadBalancer:
 
     def order(self, endpoints: Sequence[tuple[EndpointId, Endpoint]]) -> list[Endpoint]:
         """The order in which to try them; those of weight 0 come after all others."""
+        if len(endpoints) == 1:
+            return [endpoints[0][1]]
         loads = [self._loads.get(name, _NO_LOAD) for name, _ in endpoints]
         fastest_s = min((load.latency_s for load in loads if load.latency_s is not None), default=0.0)
 
@@ -52,19 +53,19 @@ class LoadBalancer:
     def in_flight(self, endpoint: EndpointId) -> int:
         return self._loads.get(endpoint, _NO_LOAD).in_flight
 
-    @contextmanager
-    def calling(self, endpoint: EndpointId) -> Generator[None]:
-        """A call counts as in flight while the block runs."""
-        load = self._loads.setdefault(endpoint, _Load())
+    def begin(self, endpoint: EndpointId) -> None:
+        """A call counts as in flight from now on, until its `end`."""
+        if (load := self._loads.get(endpoint)) is None:
+            load = self._loads[endpoint] = _Load()
         self._loads.move_to_end(endpoint)
         load.in_flight += 1
-        try:
-            yield
-        finally:
-            load.in_flight -= 1
-            # The endpoints that were called least recently stand first.
-            while len(self._loads) > _MOST_KEPT and not next(iter(self._loads.values())).in_flight:
-                self._loads.popitem(last=False)
+
+    def end(self, endpoint: EndpointId) -> None:
+        """To be said once for each `begin`."""
+        self._loads[endpoint].in_flight -= 1
+        # The endpoints that were called least recently stand first.
+        while len(self._loads) > _MOST_KEPT and not next(iter(self._loads.values())).in_flight:
+            self._loads.popitem(last=False)
 
     def observe_latency(self, endpoint: EndpointId, seconds: float) -> None:
         """A call that is in flight has had its first output after so many seconds."""

@@ -1,7 +1,7 @@
 """What a request may be sent to, a candidate and an endpoint of its provider; and what of it has a circuit."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from contracts import health
 
@@ -51,3 +51,10 @@ class CircuitId:
         """Where it is in the bucket `llm_health`."""
         of = self.endpoint
         return health.key_of_circuit(of.tenant, of.provider, of.endpoint, self.model)
+
+
+@lru_cache(maxsize=4096)
+def circuits_of(endpoint: EndpointId, model: str) -> tuple[CircuitId, CircuitId]:
+    """What a call is held up by: the circuit of all models there, and that of this one. They are kept with their keys,
+    of which one is a hash."""
+    return CircuitId(endpoint), CircuitId(endpoint, model)

@@ -2,7 +2,8 @@
 
 import random
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -30,6 +31,15 @@ def balance() -> LoadBalancer:
     return LoadBalancer(random.Random(7))
 
 
+@contextmanager
+def calling(balance: LoadBalancer, endpoint: EndpointId) -> Generator[None]:
+    balance.begin(endpoint)
+    try:
+        yield
+    finally:
+        balance.end(endpoint)
+
+
 def test_idle_endpoints_come_first_as_often_as_they_weigh(balance: LoadBalancer) -> None:
     chosen = Counter(first(balance, HEAVY, LIGHT, SPARE).name for _ in range(4000))
 
@@ -44,23 +54,23 @@ def test_an_endpoint_without_weight_comes_last(balance: LoadBalancer) -> None:
 def test_the_one_with_the_least_in_flight_for_its_weight_comes_first(balance: LoadBalancer) -> None:
     with ExitStack() as calls:
         for _ in range(2):
-            calls.enter_context(balance.calling(name(HEAVY)))
+            calls.enter_context(calling(balance, name(HEAVY)))
         assert first(balance, HEAVY, LIGHT) is LIGHT
 
-        calls.enter_context(balance.calling(name(LIGHT)))
+        calls.enter_context(calling(balance, name(LIGHT)))
         assert first(balance, HEAVY, LIGHT) is HEAVY
 
 
 def test_calls_at_the_same_time_spread_as_the_weights_say(balance: LoadBalancer) -> None:
     with ExitStack() as calls:
         for _ in range(40):
-            calls.enter_context(balance.calling(name(first(balance, HEAVY, LIGHT))))
+            calls.enter_context(calling(balance, name(first(balance, HEAVY, LIGHT))))
         assert {e.name: balance.in_flight(name(e)) for e in (HEAVY, LIGHT)} == {"heavy": 30, "light": 10}
 
 
 def test_a_slow_endpoint_gets_less(balance: LoadBalancer) -> None:
     twin = Endpoint(name="twin", weight=1)
-    with balance.calling(name(LIGHT)), balance.calling(name(twin)):
+    with calling(balance, name(LIGHT)), calling(balance, name(twin)):
         balance.observe_latency(name(LIGHT), 4.0)
         balance.observe_latency(name(twin), 0.2)
 
@@ -72,7 +82,7 @@ def test_a_slow_endpoint_gets_less(balance: LoadBalancer) -> None:
 
 def test_latency_is_a_moving_average(balance: LoadBalancer) -> None:
     twin = Endpoint(name="twin", weight=1)
-    with balance.calling(name(LIGHT)), balance.calling(name(twin)):
+    with calling(balance, name(LIGHT)), calling(balance, name(twin)):
         balance.observe_latency(name(twin), 0.5)
         balance.observe_latency(name(LIGHT), 60.0)
         for _ in range(40):
