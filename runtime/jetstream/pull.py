@@ -18,6 +18,8 @@ A message has a reply subject, to which it is acked; what the server itself says
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
@@ -35,11 +37,35 @@ LARGEST_MESSAGE = 8 * 1024 * 1024 + 64 * 1024
 next one."""
 
 _IDLE_HEARTBEAT = "100"
+_ACK_TOKENS, _ACK_TOKENS_OF_DOMAINS = 9, 11
 
 
 def nanoseconds(seconds: float) -> int:
     """A duration as the JetStream API writes it."""
     return int(seconds * 1_000_000_000)
+
+
+class Delivered(NamedTuple):
+    """What the server says of a message that it delivers."""
+
+    stream_seq: int
+    deliveries: int
+    """1 the first time."""
+    stored_at: datetime
+
+
+def delivered(ack_subject: str) -> Delivered:
+    """Read from where the message is acked (ADR-15), in both of its forms:
+
+    `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<nanoseconds>.<pending>`, and the same with
+    `<domain>.<account>` before the stream and further tokens at the end. Raises ValueError for anything else.
+    """
+    tokens = ack_subject.split(".")
+    if tokens[:2] != ["$JS", "ACK"] or (len(tokens) != _ACK_TOKENS and len(tokens) < _ACK_TOKENS_OF_DOMAINS):
+        raise ValueError(f"not where a message is acked: {ack_subject[:200]!r}")
+    first = 4 if len(tokens) == _ACK_TOKENS else 6
+    deliveries, stream_seq, _, nanoseconds = map(int, tokens[first : first + 4])
+    return Delivered(stream_seq, deliveries, datetime.fromtimestamp(nanoseconds / 1e9, UTC))
 
 
 @dataclass(slots=True)

@@ -70,8 +70,12 @@ def _at_end(data: bytes) -> dict[bytes, bytes]:
 
 
 def _told(text: bytes) -> dict[bytes, bytes]:
-    found = ((member["name"], member["text"]) for member in _members(text))
-    return {name: value for name, value in found if name in _TOLD and value is not None}
+    found: dict[bytes, bytes] = {}
+    for member in _members(text):
+        name, value = member.groups()
+        if name in _TOLD and value is not None:
+            found[name] = value
+    return found
 
 
 def _members(text: bytes) -> Iterator[re.Match[bytes]]:

@@ -7,6 +7,7 @@ it; where answers take long, places are left to others after LONGEST_S, and 80 r
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from workers.intake.shares import Shares
@@ -31,10 +32,32 @@ class Preparation:
     def begin(self, on_end: Callable[[], None]) -> None:
         """`on_end` is called once."""
         self._on_end = on_end
-        asyncio.get_running_loop().call_later(LONGEST_S, self.end)
 
     def end(self) -> None:
         """May be said again, and before it has begun."""
         if self._on_end is not None:
             on_end, self._on_end = self._on_end, None
             on_end()
+
+
+class Overdue:
+    """Ends preparations that take too long, with one timer for all of them."""
+
+    def __init__(self) -> None:
+        self._begun: deque[tuple[float, Preparation]] = deque()
+        """With when each is due, by the event loop's clock; the first one is due first."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def end_in_time(self, preparation: Preparation) -> None:
+        """To be said when it begins."""
+        loop = asyncio.get_running_loop()
+        self._begun.append((loop.time() + LONGEST_S, preparation))
+        if self._timer is None:
+            self._timer = loop.call_later(LONGEST_S, self._end_due)
+
+    def _end_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._begun and self._begun[0][0] <= now:
+            self._begun.popleft()[1].end()
+        self._timer = loop.call_at(self._begun[0][0], self._end_due) if self._begun else None

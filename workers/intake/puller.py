@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 from contracts import streams
 from contracts.subjects import Priority
 from runtime.broker import Broker, message_bytes
-from runtime.jetstream.pull import IDLE_HEARTBEAT_S, LARGEST_MESSAGE, Pull, PullEnd, nanoseconds
+from runtime.jetstream.pull import IDLE_HEARTBEAT_S, LARGEST_MESSAGE, Pull, PullEnd, delivered, nanoseconds
 from runtime.tasks import end
 from workers import telemetry
 from workers.clock import Clock
@@ -121,6 +121,7 @@ class Intake:
         self._capacity = Capacity(slots)
         self._slots = self._capacity.shares()
         self._preparing = preparation.shares()
+        self._overdue = preparation.Overdue()
         self._bytes = held_bytes
         self._run = run
         self._interrupt = interrupt
@@ -198,18 +199,18 @@ class Intake:
 
     async def _receive(self, priority: Priority, msg: Msg) -> None:
         source = self._sources[priority]
-        meta = msg.metadata
+        told = delivered(msg.reply)
         delivery = Delivery(
             subject=msg.subject,
             data=msg.data,
             headers=msg.headers or {},
             ack_subject=msg.reply,
-            deliveries=meta.num_delivered,
-            queued_at=meta.timestamp,
+            deliveries=told.deliveries,
+            queued_at=told.stored_at,
             priority=priority,
-            stream_seq=meta.sequence.stream,
-            may_be_again=self._server.may_have_given(meta.timestamp),
-            ids_known=self._server.knew_ids(meta.timestamp),
+            stream_seq=told.stream_seq,
+            may_be_again=self._server.may_have_given(told.stored_at),
+            ids_known=self._server.knew_ids(told.stored_at),
             lease=source.leases.grant(),
         )
         # What we hold may be given to us again, by a server that was killed or that heard our signs of life too late.
@@ -289,6 +290,7 @@ class Intake:
         source.preparing += 1
         self._preparing.take(request.asker)
         request.delivery.preparation.begin(partial(self._prepared, source, request))
+        self._overdue.end_in_time(request.delivery.preparation)
         name = f"request {request.delivery.ack_subject}"
         task = asyncio.create_task(self._work(source, request), name=name, context=self._context.copy())
         self._tasks.add(task)

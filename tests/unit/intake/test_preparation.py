@@ -4,7 +4,7 @@ import asyncio
 
 from workers.intake import preparation
 from workers.intake.asker import Asker
-from workers.intake.preparation import Preparation
+from workers.intake.preparation import Overdue, Preparation
 
 
 def test_one_tenant_leaves_places_to_others() -> None:
@@ -32,7 +32,17 @@ async def test_ends_once() -> None:
 
 
 async def test_who_waits_for_something_leaves_the_place_to_others() -> None:
-    ended = asyncio.Event()
-    Preparation().begin(ended.set)
+    ended = [asyncio.Event() for _ in range(3)]
+    overdue = Overdue()
+    for each in ended[:2]:
+        begun = Preparation()
+        begun.begin(each.set)
+        overdue.end_in_time(begun)
 
-    await ended.wait()
+    await ended[0].wait()
+    await ended[1].wait()
+
+    later = Preparation()  # after the timer of those before it
+    later.begin(ended[2].set)
+    overdue.end_in_time(later)
+    await ended[2].wait()
