@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from datetime import datetime
 from functools import partial
+from types import TracebackType
 
 import nats.errors
 
@@ -82,28 +83,31 @@ class Cancellations:
         """How many cancelled ids are in memory."""
         return self._ids
 
-    @asynccontextmanager
-    async def watch(self, tenant: str, request_id: str, interruption: Interruption) -> AsyncGenerator[None]:
-        """While the block runs, a cancel reaches `interruption`; one of the last hour reaches it before.
+    def watch(self, tenant: str, request_id: str, interruption: Interruption) -> "Watch":
+        """For `async with`: while the block runs, a cancel reaches `interruption`; one of the last hour reaches it
+        before.
 
         When the stream cannot be read, the block runs all the same; then an earlier cancel is found once it can.
         """
-        this = (tenant, request_id)
-        self._running.setdefault(this, set()).add(interruption)
-        try:
-            known = self._known.get(tenant)
-            if known is None or not known.is_complete:
-                known = await asyncio.shield(self._read(tenant))
-            else:
-                self._known.move_to_end(tenant)
-            if known.has(request_id, now=self._clock.monotonic()):
-                interruption.request(Reason.CANCELLED)
-            yield
-        finally:
-            watching = self._running[this]
-            watching.discard(interruption)
-            if not watching:
-                del self._running[this]
+        return Watch(self, tenant, request_id, interruption)
+
+    async def begin(self, tenant: str, request_id: str, interruption: Interruption) -> None:
+        """For `Watch`."""
+        self._running.setdefault((tenant, request_id), set()).add(interruption)
+        known = self._known.get(tenant)
+        if known is None or not known.is_complete:
+            known = await asyncio.shield(self._read(tenant))
+        else:
+            self._known.move_to_end(tenant)
+        if known.has(request_id, now=self._clock.monotonic()):
+            interruption.request(Reason.CANCELLED)
+
+    def end(self, tenant: str, request_id: str, interruption: Interruption) -> None:
+        """For `Watch`."""
+        watching = self._running[tenant, request_id]
+        watching.discard(interruption)
+        if not watching:
+            del self._running[tenant, request_id]
 
     def cancel(self, tenant: str, request_id: str) -> None:
         """Stops the request if it runs here, and should it come later."""
@@ -189,3 +193,23 @@ class Cancellations:
             self._forget(max(self._known, key=lambda tenant: len(self._known[tenant])))
         while len(self._known) > _MOST_TENANTS:
             self._forget(next(iter(self._known)))
+
+
+class Watch:
+    """For the cancels of one request while it runs; made by `Cancellations.watch`."""
+
+    def __init__(self, cancellations: Cancellations, tenant: str, request_id: str, interruption: Interruption) -> None:
+        self._cancellations = cancellations
+        self._of = tenant, request_id, interruption
+
+    async def __aenter__(self) -> None:
+        try:
+            await self._cancellations.begin(*self._of)
+        except BaseException:
+            self._cancellations.end(*self._of)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._cancellations.end(*self._of)

@@ -7,8 +7,8 @@ reconnect every running request publishes its attempt's events again, and so do 
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 
 from contracts import subjects
 from workers.jetstream.reply_publisher import ReplyPublisher
@@ -43,31 +43,38 @@ class LiveStreams:
         """The last streams that ended, each with the size of its events."""
         self._ended_bytes = Counter[str]()
         """By tenant."""
+        self._all_ended_bytes = 0
         self._reconnected = asyncio.Event()
 
-    @asynccontextmanager
-    async def track(self, stream: EventStream) -> AsyncGenerator[None]:
-        """The stream counts as running while the block runs, and as ended after it.
+    def track(self, stream: EventStream) -> "Tracked":
+        """For `async with`: the stream counts as running while the block runs, and as ended after it.
 
         At the end of the block its events are published again if the connection was made anew meanwhile, so that they
         precede the ack, which follows the block, on the present connection as well.
         """
-        reconnects = self._reconnects()
+        return Tracked(self, stream)
+
+    def begin(self, stream: EventStream) -> int:
+        """For `Tracked`: how often the connection was made anew so far."""
         self._running.add(stream)
         if (replies := self._replies) is not None:
             running = replies.shares.begin(stream.subject)
             stream.share = Share(running.has_room, running.note, replies.pass_on)
-        try:
-            yield
-            if self._reconnects() != reconnects:
-                await stream.republish()
-        finally:
-            self._running.remove(stream)
-            if replies is not None:
-                replies.shares.end(stream.subject, has_ended=stream.ended)
-            # Left between two attempts, it is another worker's: what that one says since must not be said over.
-            if stream.sent and not stream.is_between_attempts:
-                self._keep((stream, sum(map(len, stream.sent))))
+        return self._reconnects()
+
+    async def say_again(self, stream: EventStream, *, since: int) -> None:
+        """For `Tracked`: publishes its events again unless the connection is that of its beginning."""
+        if self._reconnects() != since:
+            await stream.republish()
+
+    def end(self, stream: EventStream) -> None:
+        """For `Tracked`."""
+        self._running.remove(stream)
+        if (replies := self._replies) is not None:
+            replies.shares.end(stream.subject, has_ended=stream.ended)
+        # Left between two attempts, it is another worker's: what that one says since must not be said over.
+        if stream.sent and not stream.is_between_attempts:
+            self._keep((stream, sum(map(len, stream.sent))))
 
     def _keep(self, ended: tuple[EventStream, int]) -> None:
         """Keeps a stream that has ended, with the size of its events, and drops the oldest of the tenant that has most
@@ -75,11 +82,13 @@ class LiveStreams:
         stream, size = ended
         self._ended.append(ended)
         self._ended_bytes[subjects.tenant_of_reply(stream.subject)] += size
-        while len(self._ended) > _ENDED_KEPT or self._ended_bytes.total() > _ENDED_BYTES_KEPT:
+        self._all_ended_bytes += size
+        while len(self._ended) > _ENDED_KEPT or self._all_ended_bytes > _ENDED_BYTES_KEPT:
             most, _ = self._ended_bytes.most_common(1)[0]
             oldest = next(e for e in self._ended if subjects.tenant_of_reply(e[0].subject) == most)
             self._ended.remove(oldest)
             self._ended_bytes[most] -= oldest[1]
+            self._all_ended_bytes -= oldest[1]
             if not self._ended_bytes[most]:
                 del self._ended_bytes[most]
 
@@ -106,3 +115,24 @@ class LiveStreams:
     async def republish_all(self) -> None:
         for stream in [*(stream for stream, _ in self._ended), *self._running]:
             await stream.republish()
+
+
+class Tracked:
+    """One stream while it runs; made by `LiveStreams.track`."""
+
+    def __init__(self, live: LiveStreams, stream: EventStream) -> None:
+        self._live = live
+        self._stream = stream
+        self._reconnects = 0
+
+    async def __aenter__(self) -> None:
+        self._reconnects = self._live.begin(self._stream)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            if exc is None:
+                await self._live.say_again(self._stream, since=self._reconnects)
+        finally:
+            self._live.end(self._stream)
