@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _to_json(line)
 
 
 class PlainFormatter(logging.Formatter):
@@ -42,8 +42,13 @@ class PlainFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+_to_json = json.JSONEncoder(default=str, ensure_ascii=False).encode
+
+
 def configure(settings: LogSettings) -> None:
     """Logs of this process go to stderr; libraries speak from WARNING on."""
+    # What no line of ours shows is not to be found out for each (logging's HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(JsonFormatter() if settings.llm_log_format == "json" else PlainFormatter())
     root = logging.getLogger()

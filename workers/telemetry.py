@@ -1,6 +1,10 @@
 """The metrics of a worker, all in one place. Labels hold providers, outcomes and codes; never tenants or models."""
 
+from functools import lru_cache
+from typing import TypeVar, cast
+
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 from contracts.usage import UsageRecord
 
@@ -34,11 +38,24 @@ IN_FLIGHT = Gauge("fleet_in_flight", "Requests being worked on", ["provider"])
 PARKED = Gauge("fleet_parked", "Requests pulled and waiting for a slot", ["provider"])
 
 
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+@lru_cache(maxsize=4096)
+def _labelled(metric: MetricWrapperBase, values: tuple[str, ...]) -> MetricWrapperBase:
+    return metric.labels(*values)
+
+
+def of(metric: M, *values: str) -> M:
+    """The metric with these labels. It is kept, because `labels` takes longer than counting."""
+    return cast("M", _labelled(metric, values))
+
+
 def count_attempt(record: UsageRecord) -> None:
     """Counts one attempt, as it was booked."""
-    ATTEMPTS.labels(record.provider, record.outcome, record.error_code or "").inc()
-    INPUT_TOKENS.labels(record.provider, record.usage.source).inc(record.usage.input_tokens)
-    OUTPUT_TOKENS.labels(record.provider, record.usage.source).inc(record.usage.output_tokens)
-    DURATION.labels(record.provider, record.outcome).observe(record.duration_s)
+    of(ATTEMPTS, record.provider, record.outcome, record.error_code or "").inc()
+    of(INPUT_TOKENS, record.provider, record.usage.source).inc(record.usage.input_tokens)
+    of(OUTPUT_TOKENS, record.provider, record.usage.source).inc(record.usage.output_tokens)
+    of(DURATION, record.provider, record.outcome).observe(record.duration_s)
     if record.time_to_first_token_s is not None:
-        FIRST_TOKEN.labels(record.provider).observe(record.time_to_first_token_s)
+        of(FIRST_TOKEN, record.provider).observe(record.time_to_first_token_s)

@@ -201,7 +201,9 @@ class Ending:
         log.warning("request_dead", extra=facts)
 
     def _note_end(self, job: Job, outcome: str, *, code: str = "") -> None:
-        telemetry.REQUESTS.labels(self._pool, outcome, code).inc()
+        telemetry.of(telemetry.REQUESTS, self._pool, outcome, code).inc()
+        if not log.isEnabledFor(logging.INFO):
+            return
         facts = {
             **job.log_facts(),
             "outcome": outcome,
