@@ -4,7 +4,7 @@ A call ends with its usage record, which has the same `id`. When its worker died
 the call from here and, when nobody does, the usage consumer. So a call is on the bill whatever dies.
 """
 
-import secrets
+import os
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -52,4 +52,4 @@ ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="ty
 
 def new_id(at: datetime) -> str:
     """An id for a vendor call that nobody else can have or guess; later ones sort behind earlier ones."""
-    return f"{int(at.timestamp() * 1000):012x}{secrets.token_hex(10)}"
+    return f"{int(at.timestamp() * 1000):012x}{os.urandom(10).hex()}"

@@ -20,6 +20,7 @@ confirm of an outcome, and a lease that was lost meanwhile, end in ending.py.
 import logging
 import random
 from datetime import timedelta
+from functools import lru_cache
 from typing import assert_never
 
 from contracts import subjects
@@ -123,7 +124,7 @@ class Execution:
             queued_at=queued_at,
             deadline=request.deadline or queued_at + timedelta(seconds=DEFAULT_DEADLINE_S),
             queued_s=max(0.0, (self._clock.now() - delivery.queued_at).total_seconds()),
-            tenant=PublishedTenant(slug=asked.address.tenant),
+            tenant=_bare(asked.address.tenant),
         )
         async with (
             self._live.track(job.events),
@@ -254,3 +255,9 @@ class Execution:
         facts = {"attempt": job.events.attempt, "code": failed.error.code, "then": then}
         log.debug("attempt_failed", extra={**job.log_facts(), **facts})
         return decision
+
+
+@lru_cache(maxsize=1024)
+def _bare(tenant: str) -> PublishedTenant:
+    """A tenant whose settings have not been asked for."""
+    return PublishedTenant(slug=tenant)
