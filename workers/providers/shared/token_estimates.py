@@ -47,7 +47,8 @@ def estimate_input(prompt: Prompt) -> int:
 
 def estimate_output(text: str) -> int:
     """Tokens of a text, rounded up."""
-    return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
+    size = len(text) if text.isascii() else len(text.encode(errors="replace"))
+    return -(-size // BYTES_PER_TOKEN)
 
 
 def estimate(prompt: Prompt, output: str, *, at_least: int = 0) -> Usage:
@@ -80,4 +81,9 @@ def texts_of(message: Message) -> list[str]:
 
 def tool_texts(prompt: Prompt) -> list[str]:
     """The definition of each tool as JSON, which a vendor counts as a text."""
-    return [json.dumps(tool.function.model_dump(mode="json"), separators=(",", ":")) for tool in prompt.tools or ()]
+    return [_in_ascii(tool.function.to_json()) for tool in prompt.tools or ()]
+
+
+def _in_ascii(written: bytes) -> str:
+    """JSON as many libraries send it, with escapes for all that is not ASCII."""
+    return written.decode() if written.isascii() else json.dumps(json.loads(written), separators=(",", ":"))
