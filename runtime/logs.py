@@ -48,6 +48,7 @@ _to_json = json.JSONEncoder(default=str, ensure_ascii=False).encode
 def configure(settings: LogSettings) -> None:
     """Logs of this process go to stderr; libraries speak from WARNING on."""
     # What no line of ours shows is not to be found out for each (logging's HOWTO, "Optimization").
+    logging._srcfile = None  # pyright: ignore[reportAttributeAccessIssue,reportPrivateUsage]
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(JsonFormatter() if settings.llm_log_format == "json" else PlainFormatter())
