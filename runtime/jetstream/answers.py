@@ -1,15 +1,12 @@
-"""JetStream's answers to what is published, all at one inbox.
+"""What a server answers to what is published with a reply subject: PubAcks, totals of counters.
 
-nats-py's own request makes an inbox name, a timer and a table entry by name for each message. Here an answer is known
-by a number, and one timer gives up all that are due.
+nats-py's own request makes a random name, a task's timeout and a table entry with a callback for each message. Here all
+answers come to one inbox, each is known by a number, and one timer gives up all that are due.
 """
 
 import asyncio
-from collections.abc import Mapping
 
-import msgspec
 import nats.errors
-import nats.js.errors
 from nats.aio.client import NO_RESPONDERS_STATUS
 from nats.aio.msg import Msg
 from nats.js.api import Header
@@ -17,18 +14,8 @@ from nats.js.api import Header
 from runtime.broker import Broker
 
 
-class _PubAck(msgspec.Struct):
-    """What the server (2.15.1) answers: the place of the message in its stream, or an error."""
-
-    seq: int = 0
-    error: dict[str, str | int] | None = None
-
-
-_read = msgspec.json.Decoder(_PubAck).decode
-
-
-class PubAcks:
-    """Publishes, and waits for the answer. Listens from the first message on."""
+class Answers:
+    """Asks, and waits for the answer. Listens from the first question on."""
 
     def __init__(self, broker: Broker, *, within_s: float) -> None:
         """`within_s` bounds each wait for an answer."""
@@ -41,11 +28,11 @@ class PubAcks:
         """What is waited for, by the subject of its answer, and until when; the one that is due first stands first."""
         self._timer: asyncio.TimerHandle | None = None
 
-    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> int:
-        """The message's sequence when it is stored.
+    async def ask(self, subject: str, payload: bytes, headers: dict[str, str]) -> bytes:
+        """The answer's payload.
 
-        Raises nats.js.errors.APIError for what the server refuses, NoStreamResponseError where no stream answers,
-        nats.errors.TimeoutError without an answer, and what nats-py raises for a connection that is closed.
+        Raises nats.errors.NoRespondersError where nobody answers, TimeoutError without an answer, and what nats-py
+        raises for a connection that is closed.
         """
         inbox = self._inbox or await self._listen()
         self._number += 1
@@ -56,22 +43,19 @@ class PubAcks:
         if self._timer is None:
             self._timer = loop.call_later(self._within_s, self._give_up)
         try:
-            await self._broker.client.publish(subject, payload, reply=reply, headers=dict(headers))
+            await self._broker.client.publish(subject, payload, reply=reply, headers=headers)
             told = await answer
         finally:
             self._waiting.pop(reply, None)
         if told.headers and told.headers.get(Header.STATUS) == NO_RESPONDERS_STATUS:
-            raise nats.js.errors.NoStreamResponseError
-        ack = _read(told.data)
-        if ack.error is not None:
-            nats.js.errors.APIError.from_error(ack.error)  # raises
-        return ack.seq
+            raise nats.errors.NoRespondersError
+        return told.data
 
     async def _listen(self) -> str:
-        """Subscribes once, however many are the first to publish."""
-        if self._subscribing is None:
-            self._subscribing = asyncio.create_task(self._subscribe(), name="listen for PubAcks")
+        """Subscribes once, however many are the first to ask."""
         subscribing = self._subscribing
+        if subscribing is None:
+            subscribing = self._subscribing = asyncio.create_task(self._subscribe(), name="listen for answers")
         try:
             return await asyncio.shield(subscribing)
         finally:

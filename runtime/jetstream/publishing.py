@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from random import random
 
+import msgspec
 import nats.errors
 import nats.js.errors
 
@@ -12,7 +13,7 @@ from contracts import jetstream_codes
 from contracts.control import EXPECTED_SUBJECT_SEQUENCE, MSG_ID
 from runtime.backoff import exponential_s
 from runtime.broker import Broker
-from runtime.jetstream.pub_acks import PubAcks
+from runtime.jetstream.answers import Answers
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 1.0
 _BUSY_FIRST_S = 0.01
 """While others flood the stream, room is found by asking often."""
 
-_PASSING = (nats.errors.TimeoutError, nats.js.errors.NoStreamResponseError, nats.js.errors.ServiceUnavailableError)
+_PASSING = (nats.errors.TimeoutError, nats.errors.NoRespondersError, nats.js.errors.ServiceUnavailableError)
 
 
 class NotStored(Exception):
@@ -46,7 +47,7 @@ class Publisher:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._pub_acks = PubAcks(broker, within_s=_ACK_TIMEOUT_S)
+        self._answers = Answers(broker, within_s=_ACK_TIMEOUT_S)
 
     async def event(self, subject: str, payload: bytes) -> None:
         """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it. Raises TooLarge."""
@@ -102,7 +103,7 @@ class Publisher:
             if check is not None:
                 check()
             try:
-                return await self._pub_acks.publish(subject, payload, headers)
+                return await self._store(subject, payload, headers)
             except (*_PASSING, nats.js.errors.APIError) as exc:
                 tries += 1
                 if tries >= _most_tries(exc):
@@ -111,6 +112,23 @@ class Publisher:
                 first_s = _BUSY_FIRST_S if _is_busy(exc) else _BACKOFF_FIRST_S
             pause_s = exponential_s(first_s, failures=tries, longest_s=_BACKOFF_MAX_S, jitter=random())
             await asyncio.sleep(pause_s)
+
+    async def _store(self, subject: str, payload: bytes, headers: dict[str, str]) -> int:
+        """One try. Raises APIError for what JetStream refuses, and what `Answers.ask` raises."""
+        ack = _read_ack(await self._answers.ask(subject, payload, headers))
+        if ack.error is not None:
+            nats.js.errors.APIError.from_error(ack.error)  # raises the class that is the code's
+        return ack.seq
+
+
+class _PubAck(msgspec.Struct):
+    """What JetStream (nats-server 2.15.1) answers: the place of the message in its stream, or an error."""
+
+    seq: int = 0
+    error: dict[str, str | int] | None = None
+
+
+_read_ack = msgspec.json.Decoder(_PubAck).decode
 
 
 def _most_tries(failure: Exception) -> int:

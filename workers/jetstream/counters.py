@@ -11,6 +11,7 @@ import nats.errors
 
 from contracts.control import MSG_ID
 from runtime.broker import Broker
+from runtime.jetstream.answers import Answers
 
 INCREMENT = "Nats-Incr"
 
@@ -23,7 +24,7 @@ class Counters:
     def __init__(self, broker: Broker, *, within_s: float) -> None:
         """`within_s` bounds each wait for an answer."""
         self._broker = broker
-        self._within_s = within_s
+        self._answers = Answers(broker, within_s=within_s)
 
     async def add(self, subject: str, amount: int, *, msg_id: str) -> int | None:
         """The total with this. None: in the last minutes this was counted already, under the same `msg_id` and
@@ -44,10 +45,9 @@ class Counters:
 
     async def _ask(self, subject: str, headers: dict[str, str]) -> dict[str, Any]:
         try:
-            answer = await self._broker.client.request(subject, timeout=self._within_s, headers=headers)
+            found: dict[str, Any] = json.loads(await self._answers.ask(subject, b"", headers))
         except nats.errors.Error as exc:
             raise Unanswered(f"{subject}: {type(exc).__name__}") from exc
-        found = json.loads(answer.data)
         if error := found.get("error"):
             raise Unanswered(f"{subject}: {error.get('description')}")
         return found

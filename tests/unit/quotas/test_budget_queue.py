@@ -3,12 +3,14 @@
 import asyncio
 import json
 import random
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, cast
 
 import nats.errors
 import pytest
+from nats.aio.msg import Msg
 
 from contracts.budget import UNITS_PER_USD, Hold
 from contracts.errors import BudgetExceeded, DeadlineExceeded
@@ -35,6 +37,8 @@ class Server:
         self.counted: dict[str, int] = {}
         self.held: dict[tuple[str, int], Hold] = {}
         self.is_silent = False
+        self._inboxes = 0
+        self._listening: dict[str, Callable[[Msg], Awaitable[None]]] = {}
 
     @property
     def usd(self) -> Decimal:
@@ -50,14 +54,22 @@ class Server:
         self.total += amount
         return True
 
-    async def request(self, subject: str, *, timeout: float, headers: dict[str, str]) -> Any:
+    def new_inbox(self) -> str:
+        self._inboxes += 1
+        return f"_INBOX.{self._inboxes}"
+
+    async def subscribe(self, subject: str, *, cb: Callable[[Msg], Awaitable[None]]) -> None:
+        self._listening[subject.removesuffix(".*")] = cb
+
+    async def publish(self, subject: str, payload: bytes, *, reply: str, headers: dict[str, str]) -> None:
         """As the connection's, for the counters."""
         if self.is_silent:
             raise nats.errors.TimeoutError
         amount = int(headers["Nats-Incr"])
         is_new = not amount or self.count(amount, headers["Nats-Msg-Id"])
         answer = {"val": str(self.total)} if is_new else {"duplicate": True}
-        return type("Answer", (), {"data": json.dumps(answer).encode()})
+        told = Msg(cast(Any, self), subject=reply, data=json.dumps(answer).encode())
+        await self._listening[reply.rpartition(".")[0]](told)
 
     async def durable(self, subject: str, payload: bytes, *, msg_id: str, headers: dict[str, str]) -> None:
         """As the publisher's, for steps that need no total."""
