@@ -24,29 +24,41 @@ class Answers:
         self._subscribing: asyncio.Task[str] | None = None
         self._inbox = ""
         self._number = 0
-        self._waiting: dict[str, tuple[asyncio.Future[Msg], float]] = {}
+        self._waiting: dict[str, tuple[asyncio.Future[Msg | None], float]] = {}
         """What is waited for, by the subject of its answer, and until when; the one that is due first stands first."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def ask(self, subject: str, payload: bytes, headers: dict[str, str]) -> bytes:
-        """The answer's payload.
+        """The answer's payload. Raises what `begin` and `wait` raise."""
+        return await self.wait(await self.begin(subject, payload, headers))
 
-        Raises nats.errors.NoRespondersError where nobody answers, TimeoutError without an answer, and what nats-py
-        raises for a connection that is closed.
+    async def begin(self, subject: str, payload: bytes, headers: dict[str, str]) -> asyncio.Future[Msg | None]:
+        """Asks, and returns what `wait` is to wait for, so that several can be asked before one is waited for.
+
+        Raises what nats-py raises for a connection that is closed.
         """
         inbox = self._inbox or await self._listen()
         self._number += 1
         reply = f"{inbox}.{self._number}"
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Msg] = loop.create_future()
+        answer: asyncio.Future[Msg | None] = loop.create_future()
         self._waiting[reply] = answer, loop.time() + self._within_s
         if self._timer is None:
             self._timer = loop.call_later(self._within_s, self._give_up)
         try:
             await self._broker.client.publish(subject, payload, reply=reply, headers=headers)
-            told = await answer
-        finally:
+        except BaseException:
             self._waiting.pop(reply, None)
+            raise
+        return answer
+
+    @staticmethod
+    async def wait(answer: asyncio.Future[Msg | None]) -> bytes:
+        """The answer's payload. Raises nats.errors.NoRespondersError where nobody answers, and TimeoutError when it
+        did not come in time."""
+        told = await answer
+        if told is None:
+            raise nats.errors.TimeoutError
         if told.headers and told.headers.get(Header.STATUS) == NO_RESPONDERS_STATUS:
             raise nats.errors.NoRespondersError
         return told.data
@@ -69,16 +81,18 @@ class Answers:
         return inbox
 
     async def _take(self, msg: Msg) -> None:
-        if (waiting := self._waiting.get(msg.subject)) is not None and not waiting[0].done():
+        if (waiting := self._waiting.pop(msg.subject, None)) is not None and not waiting[0].done():
             waiting[0].set_result(msg)
 
     def _give_up(self) -> None:
         """Gives up what is due, and looks again when the next one is."""
         loop = asyncio.get_running_loop()
         self._timer = None
-        for answer, due in self._waiting.values():
+        while self._waiting:
+            reply, (answer, due) = next(iter(self._waiting.items()))
             if due > loop.time():
                 self._timer = loop.call_at(due, self._give_up)
                 return
+            del self._waiting[reply]
             if not answer.done():
-                answer.set_exception(nats.errors.TimeoutError())
+                answer.set_result(None)

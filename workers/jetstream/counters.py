@@ -4,10 +4,11 @@ Source of the protocol: nats-server 2.12, ADR-49. An increment of 0 reads a coun
 a direct get from a replica would not.
 """
 
-import json
-from typing import Any
+import asyncio
 
+import msgspec
 import nats.errors
+from nats.aio.msg import Msg
 
 from contracts.control import MSG_ID
 from runtime.broker import Broker
@@ -29,12 +30,22 @@ class Counters:
     async def add(self, subject: str, amount: int, *, msg_id: str) -> int | None:
         """The total with this. None: in the last minutes this was counted already, under the same `msg_id` and
         whatever subject. Raises Unanswered."""
-        answer = await self._ask(subject, {INCREMENT: str(amount), MSG_ID: msg_id})
-        return None if answer.get("duplicate") else int(answer["val"])
+        return await (await self.begin(subject, amount, msg_id=msg_id)).total()
 
     async def read(self, subject: str) -> int:
         """Raises Unanswered."""
-        return int((await self._ask(subject, {INCREMENT: "0"}))["val"])
+        total = await (await self.begin(subject, 0)).total()
+        if total is None:
+            raise Unanswered(f"{subject}: a read without an id was taken for another one")
+        return total
+
+    async def begin(self, subject: str, amount: int, *, msg_id: str | None = None) -> "Asked":
+        """As `add`, and as `read` with 0 and no `msg_id`, but it does not wait for the total. Raises Unanswered."""
+        headers = {INCREMENT: str(amount)} if msg_id is None else {INCREMENT: str(amount), MSG_ID: msg_id}
+        try:
+            return Asked(subject, await self._answers.begin(subject, b"", headers))
+        except nats.errors.Error as exc:
+            raise Unanswered(f"{subject}: {type(exc).__name__}") from exc
 
     async def post(self, subject: str, amount: int, *, msg_id: str) -> None:
         """Adds without waiting. Raises Unanswered when it cannot even be sent."""
@@ -43,11 +54,31 @@ class Counters:
         except nats.errors.Error as exc:
             raise Unanswered(f"{subject}: {type(exc).__name__}") from exc
 
-    async def _ask(self, subject: str, headers: dict[str, str]) -> dict[str, Any]:
+
+class _Total(msgspec.Struct):
+    """A counter's PubAck (nats-server 2.15.1)."""
+
+    val: str = ""
+    duplicate: bool = False
+    error: dict[str, str | int] | None = None
+
+
+_read = msgspec.json.Decoder(_Total).decode
+
+
+class Asked:
+    """A counter that was asked."""
+
+    def __init__(self, subject: str, answer: asyncio.Future[Msg | None]) -> None:
+        self._subject = subject
+        self._answer = answer
+
+    async def total(self) -> int | None:
+        """None: it had counted this already. Raises Unanswered."""
         try:
-            found: dict[str, Any] = json.loads(await self._answers.ask(subject, b"", headers))
+            told = _read(await Answers.wait(self._answer))
         except nats.errors.Error as exc:
-            raise Unanswered(f"{subject}: {type(exc).__name__}") from exc
-        if error := found.get("error"):
-            raise Unanswered(f"{subject}: {error.get('description')}")
-        return found
+            raise Unanswered(f"{self._subject}: {type(exc).__name__}") from exc
+        if told.error is not None:
+            raise Unanswered(f"{self._subject}: {told.error.get('description')}")
+        return None if told.duplicate else int(told.val)

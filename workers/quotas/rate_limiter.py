@@ -5,7 +5,6 @@ says; the day takes a refused one back. When the counters do not answer, request
 spending, it is no reason to stop the fleet.
 """
 
-import asyncio
 import logging
 from datetime import datetime
 from typing import NoReturn
@@ -16,7 +15,7 @@ from contracts.usage import Usage
 from runtime.broker import Broker
 from workers import telemetry
 from workers.clock import Clock
-from workers.jetstream.counters import Counters, Unanswered
+from workers.jetstream.counters import Asked, Counters, Unanswered
 from workers.quotas.rate_limits import Count, Limit, Unit, in_force, longest_exceeded, refusal, window
 
 log = logging.getLogger(__name__)
@@ -46,8 +45,9 @@ class RateLimiter:
         windows = {limit: window(limit.span, now) for limit in limits}
         if not delivered_before:
             self.check_used_up(tenant)
-        asked = (self._count(tenant.slug, limit, windows[limit], key=key) for limit in limits)
-        counts = [count for count in await asyncio.gather(*asked) if count is not None]
+        asked = [(limit, await self._ask(tenant.slug, limit, windows[limit], key=key)) for limit in limits]
+        counted = [await self._count(limit, windows[limit], counter) for limit, counter in asked]
+        counts = [count for count in counted if count is not None]
         if (exceeded := longest_exceeded(counts, now)) is None:
             return
         if exceeded.exceeded_for_good:
@@ -85,14 +85,22 @@ class RateLimiter:
                 now = self._clock.now()
                 await self._post(tenant.slug, limit, window(limit.span, now), amount, msg_id=_msg_id(limit, key))
 
-    async def _count(self, tenant: str, limit: Limit, in_window: str, *, key: str) -> Count | None:
-        """None when the counter has no objection: it has this request already, or does not answer."""
+    async def _ask(self, tenant: str, limit: Limit, in_window: str, *, key: str) -> Asked | Unanswered:
+        """Asks the limit's counter, and does not wait for the answer: all are asked before one is waited for."""
         subject = subjects.limit(limit.unit, tenant, in_window)
         try:
             if limit.unit is Unit.REQUESTS:
-                total = await self._counters.add(subject, 1, msg_id=_msg_id(limit, key))
-            else:
-                total = await self._counters.read(subject)
+                return await self._counters.begin(subject, 1, msg_id=_msg_id(limit, key))
+            return await self._counters.begin(subject, 0)
+        except Unanswered as exc:
+            return exc
+
+    async def _count(self, limit: Limit, in_window: str, asked: Asked | Unanswered) -> Count | None:
+        """None when the counter has no objection: it has this request already, or does not answer."""
+        try:
+            if isinstance(asked, Unanswered):
+                raise asked
+            total = await asked.total()
         except Unanswered as exc:
             telemetry.UNCHECKED_LIMITS.labels(limit.name).inc()
             self._note_unchecked(str(exc))
