@@ -33,6 +33,11 @@ class Preparation:
         """`on_end` is called once."""
         self._on_end = on_end
 
+    @property
+    def has_ended(self) -> bool:
+        """Also before it has begun."""
+        return self._on_end is None
+
     def end(self) -> None:
         """May be said again, and before it has begun."""
         if self._on_end is not None:
@@ -58,6 +63,6 @@ class Overdue:
     def _end_due(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        while self._begun and self._begun[0][0] <= now:
+        while self._begun and (self._begun[0][0] <= now or self._begun[0][1].has_ended):
             self._begun.popleft()[1].end()
         self._timer = loop.call_at(self._begun[0][0], self._end_due) if self._begun else None
