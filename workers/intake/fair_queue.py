@@ -29,9 +29,14 @@ class FairQueue(Generic[T]):
         insort(agents.setdefault(asker.agent, []), (place, item), key=itemgetter(0))
         self._size += 1
 
-    def take(self, may_be: Callable[[T], bool]) -> T | None:
-        """The next item whose turn it is and that may be taken; None when there is none."""
+    def take(self, may_be: Callable[[T], bool], *, tenant_may: Callable[[str], bool] = lambda _: True) -> T | None:
+        """The next item whose turn it is and that may be taken; None when there is none.
+
+        `tenant_may`: whether anything of a tenant may be taken, so that not each of its agents is looked at in vain.
+        """
         for tenant, agents in self._tenants.items():
+            if not tenant_may(tenant):
+                continue
             for agent, waiting in agents.items():
                 if may_be(waiting[0][1]):
                     agents.move_to_end(agent)

@@ -274,11 +274,14 @@ class Intake:
             background = self._sources[Priority.BACKGROUND]
             for priority in self._capacity.order(running=background.running, preparing=background.preparing):
                 source = self._sources[priority]
-                if (request := source.parked.take(self._may_start)) is not None:
+                if (request := source.parked.take(self._may_start, tenant_may=self._may_start_any)) is not None:
                     self._start(source, request)
                     break
             else:
                 return
+
+    def _may_start_any(self, tenant: str) -> bool:
+        return self._slots.tenant_may_take(tenant) and self._preparing.tenant_may_take(tenant)
 
     def _may_start(self, request: _Request) -> bool:
         there_is_room = self._slots.may_take(request.asker) and self._preparing.may_take(request.asker)

@@ -30,15 +30,22 @@ class Shares:
 
     def may_take(self, asker: Asker, amount: int = 1) -> bool:
         """Whether there is room for it. Who has nothing yet may have whatever is free."""
-        free = self._total - self.taken
-        has = self._of_tenants[asker.tenant]
-        if self._of_tenant is None or amount > free or not has:
-            return amount <= free
-        left = self._of_tenant * free - has
-        if amount > left:
+        if not self.tenant_may_take(asker.tenant, amount):
             return False
-        left_after = left - amount * (1 + self._of_tenant)
-        return not self._of_agents[asker] or self._of_agents[asker] + amount <= self._of_agent * left_after
+        has = self._of_tenants.get(asker.tenant, 0)
+        of_agent = self._of_agents.get(asker, 0)
+        if self._of_tenant is None or not has or not of_agent:
+            return True
+        left = self._of_tenant * (self._total - self.taken) - has
+        return of_agent + amount <= self._of_agent * (left - amount * (1 + self._of_tenant))
+
+    def tenant_may_take(self, tenant: str, amount: int = 1) -> bool:
+        """Whether there is room for it with at least one of the tenant's agents: one that has nothing yet."""
+        free = self._total - self.taken
+        has = self._of_tenants.get(tenant, 0)
+        if self._of_tenant is None or not has:
+            return amount <= free
+        return amount <= free and amount <= self._of_tenant * free - has
 
     def take(self, asker: Asker, amount: int = 1) -> None:
         self._change(asker, amount)
