@@ -20,6 +20,7 @@ from runtime.tasks import end, leaves
 log = logging.getLogger(__name__)
 
 CANNOT_START = 1
+_OPEN_FILES = 65_536
 _GC_THRESHOLDS = 20_000, 10, 50
 """How many new objects make the collector look through the youngest generation, and how often through the others."""
 
@@ -36,6 +37,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
 
     # A core file, this process' memory, would hold the keys that are in it.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _allow_open_files()
     try:
         uvloop.run(with_signals())
     except ValidationError as exc:
@@ -48,6 +50,14 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
             raise
         return _refuse("; ".join(str(exc) for exc in leaves(known)))
     return 0
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets this process have: each stream has a connection, and 1,024 is a common default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def is_set_up() -> None:

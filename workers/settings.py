@@ -20,7 +20,7 @@ from runtime.settings import (
 class WorkerSettings(
     BrokerSettings, VaultSettings, SealingSettings, NetworkSettings, PriceSettings, ProbeSettings, LogSettings
 ):
-    llm_worker_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 256
+    llm_worker_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 2500
     """Requests that one process works on at the same time."""
     llm_worker_requests_mib: Annotated[int, Field(ge=64)] = 256
     """MiB of requests, waiting or worked on, that one process holds at the same time; a tenant alone has a quarter of

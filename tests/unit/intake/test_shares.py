@@ -21,12 +21,12 @@ def fill(shares: Shares, *askers: Asker, amount: int = 1) -> list[int]:
     return has
 
 
-@pytest.mark.parametrize(("slots", "most"), [(1, 1), (4, 4), (7, 7), (8, 6), (64, 55), (256, 220)])
+@pytest.mark.parametrize(("slots", "most"), [(1, 1), (4, 4), (7, 7), (8, 6), (64, 55), (256, 220), (2500, 2149)])
 def test_one_agent_alone_has_nearly_all_slots(slots: int, most: int) -> None:
     assert fill(Capacity(slots).shares(), A) == [most]
 
 
-@pytest.mark.parametrize("slots", [8, 64, 256])
+@pytest.mark.parametrize("slots", [8, 64, 256, 2500])
 def test_another_agent_of_the_same_tenant_has_a_slot_whatever_the_first_one_does(slots: int) -> None:
     shares = Capacity(slots).shares()
     fill(shares, A)
@@ -34,7 +34,7 @@ def test_another_agent_of_the_same_tenant_has_a_slot_whatever_the_first_one_does
     assert shares.may_take(Asker("a", "chat"))
 
 
-@pytest.mark.parametrize("slots", [8, 64, 256])
+@pytest.mark.parametrize("slots", [8, 64, 256, 2500])
 def test_another_tenant_has_a_slot_whatever_ten_thousand_agents_of_the_first_one_do(slots: int) -> None:
     shares = Capacity(slots).shares()
     crowd = fill(shares, *(Asker("a", f"n{number}") for number in range(10_000)))
