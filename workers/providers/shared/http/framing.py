@@ -107,7 +107,7 @@ class ReplyParser:
         if self.status or self.is_over:
             return  # of trailers, or of what nobody asked for
         key = name.decode("latin-1").strip().lower()
-        text = " ".join(value.decode("latin-1").split("\r\n")).strip()
+        text = value.decode("latin-1").strip()
         self._fields[key] = f"{self._fields[key]}, {text}" if key in self._fields else text
 
     def on_headers_complete(self) -> None:
