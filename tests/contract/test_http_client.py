@@ -23,6 +23,8 @@ from fleet.simulator.tcp import listening
 from runtime.egress import Egress
 from runtime.networks import Address, ForbiddenAddress, parse_networks
 from runtime.tasks import end
+from tests.contract.adapters.test_hostile_pace import CHUNKED, ENDLESS, HELD_S, watched
+from tests.contract.adapters.test_hostile_pace import answering as flooding
 from tests.ports import free_port
 from workers.providers.shared.http.client import (
     ConnectionBroken,
@@ -376,6 +378,53 @@ def test_a_request_that_would_be_read_as_another_is_refused(request_: HttpReques
     with pytest.raises(ValueError) as refused:
         encoded(request_)
     assert "secret-1" not in str(refused.value)
+
+
+async def passed_on(reply: HttpReply) -> int:
+    """How many bytes came until the reply's end. Raises what it ends with."""
+    size = 0
+    ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def take(data: bytes) -> None:
+        nonlocal size
+        size += len(data)
+
+    reply.deliver(take, ended.set_result)
+    try:
+        if failure := await ended:
+            raise failure
+    finally:
+        reply.close()
+    return size
+
+
+@pytest.mark.parametrize("what", [what for what in ENDLESS if what not in ("comments", "empty data", "a line")])
+@on_both_loops
+async def test_a_flood_is_broken_off_and_does_not_hold_the_loop(what: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtime.paced_stream.SHORT_LINES", 20_000)
+        async with flooding(*ENDLESS[what]) as url, watched() as held, client() as http:
+            with pytest.raises(ConnectionBroken):
+                await passed_on(await ask(http, url))
+    assert held.seconds < HELD_S
+
+
+@on_both_loops
+async def test_floods_leave_the_loop_to_others() -> None:
+    event = b"data: " + b"x" * 60 + b"\n\n"
+    async with (
+        flooding(CHUNKED, b"%x\r\n%b\r\n" % (len(event), event)) as url,
+        answering(*[OK] * 20) as server,
+        watched() as held,
+        client() as http,
+    ):
+        floods = [asyncio.create_task(passed_on(await ask(http, url)), name=f"flood {number}") for number in range(6)]
+        for _ in range(20):
+            assert await said(http, server.url(), tenant="other") == b"hi"
+        running = [flood for flood in floods if not flood.done()]
+        await end(*floods)
+    assert len(running) == len(floods)
+    assert held.seconds < HELD_S
 
 
 class Authority:
