@@ -249,6 +249,21 @@ async def test_a_reply_arrives_as_it_is_sent() -> None:
 
 
 @on_both_loops
+async def test_a_client_that_is_closed_breaks_replies_off() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhi")
+        await reader.read()
+
+    async with listening(talk) as port, client() as http:
+        reply = await ask(http, f"http://127.0.0.1:{port}")
+        reading = asyncio.create_task(reply.body(most=100), name="read")
+        await http.aclose()
+        with pytest.raises(ConnectionBroken):
+            await reading
+
+
+@on_both_loops
 async def test_leave_to_send_is_asked_for_while_a_connection_is_made() -> None:
     async with answering(OK, OK) as server, client() as http:
         connected = asyncio.Event()

@@ -102,6 +102,7 @@ WHOLE = {
         TEXT,
         True,
     ),
+    "an odd version": (b"HTTP/1.2 200 OK\r\ncontent-length: 22\r\n\r\n" + TEXT, 200, TEXT, True),
     "until the connection ends": (OK + b"content-type: text/event-stream\r\n\r\n" + TEXT, 200, TEXT, False),
     "no reason": (b"HTTP/1.1 200\r\ncontent-length: 22\r\n\r\n" + TEXT, 200, TEXT, True),
     "a reason in UTF-8": ("HTTP/1.1 404 né\r\ncontent-length: 22\r\n\r\n".encode() + TEXT, 404, TEXT, True),

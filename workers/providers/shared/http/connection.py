@@ -65,7 +65,9 @@ class Connection(asyncio.Protocol):
         return reply
 
     def close(self) -> None:
-        """At once."""
+        """At once; a reply that is arriving is broken off."""
+        if self._reply is not None:
+            self._reply.received_all(ConnectionAbortedError("the client was closed"))
         if self._transport is not None:
             self._transport.abort()
             self._transport = None

@@ -1,8 +1,8 @@
 """A reply over HTTP/1.1, as its bytes arrive: its head, and what of the bytes is its body. Parsed by llhttp.
 
 llhttp is told to read what h11 reads, and what real servers send: lines that end in LF, continued lines of a header,
-control characters in values, a Content-Length beside chunks, blanks behind a chunk's size. None of them leads a client
-astray: what follows a reply is never read as another one.
+control characters in values, a Content-Length beside chunks, blanks behind a chunk's size, odd versions. None of them
+leads a client astray: what follows a reply is never read as another one.
 """
 
 from collections.abc import Mapping
@@ -54,6 +54,7 @@ class ReplyParser:
             lenient_keep_alive=True,  # an interim response may say `Connection: close`
             lenient_optional_cr_before_lf=True,
             lenient_spaces_after_chunk_size=True,
+            lenient_version=True,
         )
 
     @property
