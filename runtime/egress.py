@@ -15,7 +15,6 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from contextvars import ContextVar
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -43,10 +42,6 @@ where a server shows the prompt that it refuses."""
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"})
 """What bodies may say they are written in. Some of Python's codecs take minutes for what others read at once
 (`punycode`); whatever else is said, a body is read as UTF-8."""
-
-before_sending: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("before_sending", default=None)
-"""Awaited by clients that are made with `asks_first`, when a request is ready and nothing of it is sent: a library
-between a caller and its client, such as a vendor's SDK, has no place for it. What it raises, the library may wrap."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 """The addresses of a host's name. Raises OSError when it has none."""
@@ -77,18 +72,17 @@ class Egress:
         headers: Mapping[str, str] | None = None,
         timeout: httpx2.Timeout | float | None = None,
         tenant: str = "",
-        asks_first: bool = False,
     ) -> httpx2.AsyncClient:
         """Its requests raise ForbiddenAddress besides what httpx2 raises, or an error of an SDK that it is a cause of.
 
         `timeout` None: the caller bounds the whole call. `tenant`: who has chosen the address, and shares the event
-        loop with others. `asks_first`: see `before_sending`.
+        loop with others.
         """
         return httpx2.AsyncClient(
             base_url=base_url,
             headers={"Accept-Encoding": ACCEPTED, **(headers or {})},
             timeout=timeout,
-            transport=_Transport(self.tls, self._network.of(tenant), asks_first=asks_first),
+            transport=_Transport(self.tls, self._network.of(tenant)),
             follow_redirects=False,
             trust_env=False,
         )
@@ -194,9 +188,8 @@ def addresses_of(found: Iterable[tuple[Any, Any, Any, Any, tuple[Any, ...]]]) ->
 class _Transport(httpx2.AsyncHTTPTransport):
     """httpx2's own, with connections of ours: it has no argument for them, its pool has."""
 
-    def __init__(self, tls: ssl.SSLContext, network: httpcore2.AsyncNetworkBackend, *, asks_first: bool) -> None:
+    def __init__(self, tls: ssl.SSLContext, network: httpcore2.AsyncNetworkBackend) -> None:
         super().__init__(verify=tls, trust_env=False)
-        self._asks_first = asks_first
         # httpcore2 (2.16.2) has no argument for it.
         httpcore2.AsyncHTTP11Connection.MAX_INCOMPLETE_EVENT_SIZE = MAX_UNREAD_BYTES  # pyright: ignore[reportAttributeAccessIssue] - it is no constant by its name alone
         self._pool = httpcore2.AsyncConnectionPool(
@@ -208,8 +201,6 @@ class _Transport(httpx2.AsyncHTTPTransport):
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if self._asks_first and (ask := before_sending.get()):
-            await ask()
         made = await super().handle_async_request(request)
         response = _Response(made.status_code, headers=made.headers, stream=made.stream, extensions=made.extensions)
         connection = made.extensions.get("network_stream")

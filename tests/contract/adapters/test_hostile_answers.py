@@ -14,7 +14,7 @@ from contracts.errors import FleetError, InvalidRequest
 from contracts.rpc import CountTokens
 from fleet.simulator.tcp import listening
 from tests.contract.adapters.vendor import LOCAL, Vendor
-from workers.providers.shared.http import transport
+from workers.providers.shared.http import reply
 
 MOST_BYTES = 96 * 1024**2
 PIECE = 1024**2
@@ -125,7 +125,7 @@ async def test_a_code_behind_a_long_message_decides() -> None:
 
 async def test_a_stream_without_an_end_is_refused(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though each of its events is small."""
-    monkeypatch.setattr(transport, "MAX_REPLY_BYTES", 4 * PIECE)
+    monkeypatch.setattr(reply, "MAX_REPLY_BYTES", 4 * PIECE)
     event = (
         b'data: {"a": "' + b" " * 1000 + b'"}\n\n' if vendor.name != "ollama" else b'{"a": "' + b" " * 1000 + b'"}\n'
     )
