@@ -37,7 +37,7 @@ class TokenCounter:
         """As `tokens.count`. Raises InternalError when the process does not live long enough to answer."""
         if not tokens.has_vocabulary(model):
             return tokens.count(question, model=model)
-        asked = model.encode() + b"\n" + question.model_dump_json().encode()
+        asked = model.encode() + b"\n" + question.model_dump_json(include=set(CountTokens.model_fields)).encode()
         async with self._turn:
             for _ in range(_TRIES):
                 with suppress(ConnectionError, asyncio.IncompleteReadError):
