@@ -32,13 +32,21 @@ import pytest
 import pytest_asyncio
 
 from fleet.local.servers import NatsServer, PostgresServer, VaultServer
-from tests import servers
+from tests import servers, temporary_files
 from tests.ports import free_port
 from tests.servers import StoppableDatabase, Vault
 
 _CONTAINER_START_S = 180
 
 T = TypeVar("T")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the process that starts the others, which inherit where temporary files go."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        stack = ExitStack()
+        stack.enter_context(temporary_files.in_memory())
+        config.add_cleanup(stack.close)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

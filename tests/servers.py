@@ -120,7 +120,8 @@ async def set_up_vault(addr: str, root_token: str) -> Vault:
 async def create_database(admin_url: str, *, template: str | None = None) -> str:
     """The URL of a new database."""
     name = f"fleet_{token_hex(6)}"
-    source = f' TEMPLATE "{template}"' if template else ""
+    # To copy files takes half the processor time of the default, which writes them as if they were changes.
+    source = f' TEMPLATE "{template}" STRATEGY FILE_COPY' if template else ""
     await _execute(admin_url, f'CREATE DATABASE "{name}"{source}')
     return urlsplit(admin_url)._replace(path=f"/{name}").geturl()
 
