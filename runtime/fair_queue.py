@@ -18,10 +18,10 @@ from weakref import WeakValueDictionary
 
 FREE_SHARE = 0.05
 """The part of each second that a reply may use without waiting for a turn: 50 ms, which is 1,000 events."""
-FREE_SHARE_OF_TENANT = 0.2
-FREE_SHARE_OF_ALL = 0.3
-"""What all replies of a tenant, and all replies, may use like that together. A loop that passes on so many events has
-no time for more of them."""
+FREE_SHARE_OF_TENANT = 0.5
+FREE_SHARE_OF_ALL = 0.7
+"""What all replies of a tenant, and all replies, may use like that together: 500 streams of one tenant with 50 tokens a
+second each use 0.3. A loop that passes on much more has no time for more of it."""
 FREE_BURST_S = 0.05
 FREE_BURST_OF_ALL_S = 0.1
 """What of it may be saved up by a reply or a tenant, and by all."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from runtime.content_coding import UndecodableBody, Unpacking, window_bits
 from runtime.fair_queue import Flow
-from runtime.paced_stream import PIECE_S, TURN_LINES, Pieces, ShortLines
+from runtime.paced_stream import TURN_LINES, Pieces, ShortLines
 from workers.providers.shared.http.framing import ConnectionBroken, ReplyParser
 from workers.providers.shared.http.sse import EventTooLarge
 
@@ -21,6 +21,9 @@ MAX_REPLY_BYTES = 256 * 1024 * 1024
 """The most bytes of one reply, unpacked: many times the longest answer that fits into one message, token by token."""
 TURN_BYTES = 16 * 1024
 """The most bytes that are passed on at once; and TURN_LINES lines of them: 64 events."""
+
+_READ_S = 4e-6
+"""What the event loop and the system need for a read, in seconds, as measured."""
 
 Take = Callable[[bytes], Awaitable[None] | None]
 Ended = Callable[[Exception | None], None]
@@ -215,7 +218,7 @@ class HttpReply:
 
     def _charged(self, begun: float, waits: Awaitable[None] | None) -> Awaitable[None] | None:
         """Takes note of the work since `begun`: what is to be awaited before there is more."""
-        owes = self.flow.owes(perf_counter() - begun + PIECE_S)
+        owes = self.flow.owes(perf_counter() - begun + _READ_S)
         if owes and waits is None and not self._is_closed and not self.flow.settles():
             return self.flow.settle()
         return waits
