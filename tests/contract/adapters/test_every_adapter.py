@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from tests.contract.adapters.vendor import KEY, PATIENT, Vendor
 from tests.kit import hang_up
 from tests.patience import until
 from tests.ports import free_port
-from workers.providers.base import Chunk, Finish, NotReached, NotToBeSent, Stated
+from workers.providers.base import Chunk, Finish, NotReached, NotToBeSent, Stated, StreamItem
 
 UNICODE = "Olá, čeština, 你好, 👩‍👩‍👧, ∑ and e\u0301\u2028\u0085 done"
 CALLS = (
@@ -480,12 +480,42 @@ async def test_cancelling_before_the_first_token_hangs_up_at_once(vendor: Vendor
 
 async def test_a_reader_that_takes_its_time_loses_nothing(vendor: Vendor) -> None:
     vendor.says(Script(text="x" * 4_000_000, chunk_size=50_000))
-    size = 0
-    async for item in vendor.stream():
-        if isinstance(item, Chunk):
-            size += len(item.text)
-            await asyncio.sleep(0.001)
-    assert size == 4_000_000
+    size = taking = most_at_once = 0
+
+    async def take_slowly() -> None:
+        nonlocal taking, most_at_once
+        taking += 1
+        most_at_once = max(most_at_once, taking)
+        await asyncio.sleep(0)
+        taking -= 1
+
+    def take(item: StreamItem) -> Awaitable[None]:
+        nonlocal size
+        size += len(item.text) if isinstance(item, Chunk) else 0
+        return take_slowly()
+
+    await vendor.adapter.stream_completion(vendor.call(), take)
+    assert (size, most_at_once) == (4_000_000, 1)
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+async def test_what_a_taker_raises_ends_the_call_and_is_raised(vendor: Vendor, is_awaited: bool) -> None:
+    """Also where it looks like a bug of the adapter: whoever takes knows what it means."""
+    vendor.says(Script(chunks=1000, between_s=0.01))
+    broken = LookupError("no room")
+
+    async def fail() -> None:
+        raise broken
+
+    def take(_: StreamItem) -> Awaitable[None]:
+        if is_awaited:
+            return fail()
+        raise broken
+
+    with pytest.raises(LookupError) as raised:
+        await vendor.adapter.stream_completion(vendor.call(), take)
+    assert raised.value is broken
+    await until(lambda: vendor.served.outcome == "hung_up")
 
 
 async def test_many_streams_run_at_once(vendor: Vendor) -> None:
