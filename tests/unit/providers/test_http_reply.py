@@ -396,3 +396,35 @@ async def test_a_taker_that_is_cancelled_ends_the_reply() -> None:
     reply.received(OK + b"content-length: 6\r\n\r\none")
     reply.deliver(take, ended.set_result)
     assert isinstance(await ended, ConnectionBroken)
+
+
+async def test_what_was_to_be_waited_for_is_cancelled_with_a_reply_that_is_closed_at_once() -> None:
+    carrier = Carrier()
+    reply = on(carrier)
+    waiting = asyncio.Event()
+    cancelled: list[bool] = []
+
+    async def wait() -> None:
+        try:
+            await waiting.wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    reply.received(CHUNKED)
+    reply.deliver(lambda _: wait(), lambda _: None)
+    await asyncio.sleep(0)
+    reply.received(b"3\r\nabc\r\n")
+    reply.close()
+    await asyncio.sleep(0)
+    reply = on(carrier)
+    reply.received(CHUNKED)
+    reply.deliver(lambda _: wait(), lambda _: None)
+    await asyncio.sleep(0)
+    reply.received(b"3\r\nabc\r\n")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    reply.close()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert cancelled == [True]

@@ -47,7 +47,7 @@ class Arriving:
                 try:
                     if (until_taken := take(piece)) is not None:
                         await until_taken
-                except Exception as exc:
+                except Exception as exc:  # noqa: BLE001 - of the taker, to whom it is given
                     ended(exc)
                     return
             ended(self._ends_with)

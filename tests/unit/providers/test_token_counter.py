@@ -16,9 +16,7 @@ from workers.providers.openai.token_counter import TokenCounter, answer_question
 
 
 def asks(text: str) -> CountTokens:
-    return CountTokens.model_validate(
-        {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": text}]}
-    )
+    return CountTokens.model_validate({"model": "openai/gpt-4o", "messages": [{"role": "user", "content": text}]})
 
 
 @pytest.fixture

@@ -61,12 +61,7 @@ class TokenCounter:
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             )
         try:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(len(asked).to_bytes(_LENGTH_BYTES) + asked)
-            await self._process.stdin.drain()
-            size = int.from_bytes(await self._process.stdout.readexactly(_LENGTH_BYTES))
-            answer = await self._process.stdout.readexactly(size)
+            answer = await _asked(self._process, asked)
         except BaseException:  # also when it is cancelled: the answer would be taken for the next question's
             await self._end()
             raise
@@ -84,6 +79,16 @@ class TokenCounter:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+async def _asked(process: Process, asked: bytes) -> bytes:
+    """The answer of the process. Raises ConnectionError and asyncio.IncompleteReadError when it has died."""
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("it was started with pipes")
+    process.stdin.write(len(asked).to_bytes(_LENGTH_BYTES) + asked)
+    await process.stdin.drain()
+    size = int.from_bytes(await process.stdout.readexactly(_LENGTH_BYTES))
+    return await process.stdout.readexactly(size)
 
 
 def answer_questions(questions: BinaryIO, answers: BinaryIO) -> None:

@@ -45,8 +45,10 @@ async def receive(reply: HttpReply, reader: Reader, *, limits: TimeLimits, provi
 
 
 class _Receiving:
-    """One reply while it arrives. All of it runs in the callbacks of the event loop in which the bytes are read: no task
-    is woken for a token, and no timer is set for one."""
+    """One reply while it arrives.
+
+    All of it runs in the event loop's callbacks in which the bytes are read: no task is woken for a token, and no timer
+    is set for one."""
 
     def __init__(self, reply: HttpReply, reader: Reader, *, limits: TimeLimits, provider: str, take: Take) -> None:
         self._loop = asyncio.get_running_loop()
@@ -62,7 +64,7 @@ class _Receiving:
         """What was passed on last is awaited: the time that passes is not the vendor's."""
         self._is_over = False
         """The reply has ended, or broke."""
-        self._last: asyncio.Task[None] | None = None
+        self._last: asyncio.Future[None] | None = None
         """Waits for the last of it to be taken."""
         self._timer = self._loop.call_at(limits.ends_at, self._look_at_time)
         reply.deliver(self._take, self._ended)
@@ -138,13 +140,13 @@ class _Receiving:
             return
         until_taken = self._read(self._reader.end, is_over=True)
         if until_taken is not None:
-            self._last = self._loop.create_task(self._until_concluded(until_taken), name="end of a reply")
+            self._last = asyncio.ensure_future(until_taken)
+            self._last.add_done_callback(self._last_was_taken)
 
-    async def _until_concluded(self, until_taken: Awaitable[None]) -> None:
-        try:
-            await until_taken
-        except Exception as exc:  # noqa: BLE001 - raised by whoever awaits the reply
-            self._fail(exc)
+    def _last_was_taken(self, taken: "asyncio.Future[None]") -> None:
+        if not taken.cancelled() and (exc := taken.exception()) is not None:
+            # Raised by whoever awaits the reply.
+            self._fail(exc if isinstance(exc, Exception) else RuntimeError("whoever took the reply was stopped"))
 
     def _conclude(self) -> None:
         """Decides what became of the reply, of which nothing more will come."""
@@ -169,7 +171,7 @@ class _Receiving:
             self.finish.set_exception(exc)
 
     def _look_at_time(self) -> None:
-        """Ends a call that took too long. There is one timer for a call: what came meanwhile moves it when it is due."""
+        """Ends a call that took too long. A call has one timer: what came meanwhile moves it when it is due."""
         self._timer.cancel()
         if self.finish.done():
             return

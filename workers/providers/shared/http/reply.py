@@ -69,6 +69,8 @@ class HttpReply:
         self._pieces = Pieces()
         self._early = b""
         """Of the body, what came with the head."""
+        self._awaited: asyncio.Future[None] | None = None
+        """What the taker asked to wait for, or a turn."""
         self._handing_out: asyncio.Task[None] | None = None
 
         self._body_bytes = 0
@@ -124,6 +126,8 @@ class HttpReply:
         """Closes the connection at once, unless the reply was read to its end: then it is idle again."""
         if self._is_closed:
             return
+        if self._awaited is not None:
+            self._awaited.cancel()
         if self._handing_out is not None:
             self._handing_out.cancel()
         self._over(reusable=not (self._arrived or self._pieces))
@@ -225,7 +229,9 @@ class HttpReply:
 
     def _hand_out_after(self, waits: Awaitable[None] | None) -> None:
         self._waits = True
-        self._handing_out = asyncio.create_task(self._hand_out(waits), name="hand out a reply")
+        # In a task of its own: the one that awaits it may be cancelled before its first step.
+        self._awaited = None if waits is None else asyncio.ensure_future(waits)
+        self._handing_out = asyncio.create_task(self._hand_out(self._awaited), name="hand out a reply")
 
     async def _hand_out(self, waits: Awaitable[None] | None) -> None:
         """Passes on what has arrived, until nothing is left."""
