@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from random import random
+from typing import Any
 
-import msgspec
 import nats.errors
 import nats.js.errors
+from pydantic_core import from_json
 
 from contracts import jetstream_codes
 from contracts.control import EXPECTED_SUBJECT_SEQUENCE, MSG_ID
@@ -115,20 +116,10 @@ class Publisher:
 
     async def _store(self, subject: str, payload: bytes, headers: dict[str, str]) -> int:
         """One try. Raises APIError for what JetStream refuses, and what `Answers.ask` raises."""
-        ack = _read_ack(await self._answers.ask(subject, payload, headers))
-        if ack.error is not None:
-            nats.js.errors.APIError.from_error(ack.error)  # raises the class that is the code's
-        return ack.seq
-
-
-class _PubAck(msgspec.Struct):
-    """What JetStream (nats-server 2.15.1) answers: the place of the message in its stream, or an error."""
-
-    seq: int = 0
-    error: dict[str, str | int] | None = None
-
-
-_read_ack = msgspec.json.Decoder(_PubAck).decode
+        pub_ack: dict[str, Any] = from_json(await self._answers.ask(subject, payload, headers))
+        if "error" in pub_ack:
+            nats.js.errors.APIError.from_error(pub_ack["error"])  # raises the class that is the code's
+        return pub_ack["seq"]
 
 
 def _most_tries(failure: Exception) -> int:

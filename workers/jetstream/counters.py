@@ -5,10 +5,11 @@ a direct get from a replica would not.
 """
 
 import asyncio
+from typing import Any
 
-import msgspec
 import nats.errors
 from nats.aio.msg import Msg
+from pydantic_core import from_json
 
 from contracts.control import MSG_ID
 from runtime.broker import Broker
@@ -55,17 +56,6 @@ class Counters:
             raise Unanswered(f"{subject}: {type(exc).__name__}") from exc
 
 
-class _Total(msgspec.Struct):
-    """A counter's PubAck (nats-server 2.15.1)."""
-
-    val: str = ""
-    duplicate: bool = False
-    error: dict[str, str | int] | None = None
-
-
-_read = msgspec.json.Decoder(_Total).decode
-
-
 class Asked:
     """A counter that was asked."""
 
@@ -76,9 +66,9 @@ class Asked:
     async def total(self) -> int | None:
         """None: it had counted this already. Raises Unanswered."""
         try:
-            told = _read(await Answers.wait(self._answer))
+            told: dict[str, Any] = from_json(await Answers.wait(self._answer))
         except nats.errors.Error as exc:
             raise Unanswered(f"{self._subject}: {type(exc).__name__}") from exc
-        if told.error is not None:
-            raise Unanswered(f"{self._subject}: {told.error.get('description')}")
-        return None if told.duplicate else int(told.val)
+        if error := told.get("error"):
+            raise Unanswered(f"{self._subject}: {error.get('description')}")
+        return None if told.get("duplicate") else int(told["val"])

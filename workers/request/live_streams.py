@@ -34,11 +34,11 @@ class LiveStreams:
         """`reconnects`: how often the connection was made anew so far; `until_kept` returns when events are stored.
 
         `replies` keeps each tenant within its share; without it everything is stored."""
-        self._reconnects = reconnects
+        self.reconnects = reconnects
         self._until_kept = until_kept
-        self._replies = replies
+        self.replies = replies
         self._agents_are_back_s = agents_are_back_s
-        self._running: set[EventStream] = set()
+        self.running: set[EventStream] = set()
         self._ended: deque[tuple[EventStream, int]] = deque()
         """The last streams that ended, each with the size of its events."""
         self._ended_bytes = Counter[str]()
@@ -54,31 +54,9 @@ class LiveStreams:
         """
         return Tracked(self, stream)
 
-    def begin(self, stream: EventStream) -> int:
-        """For `Tracked`: how often the connection was made anew so far."""
-        self._running.add(stream)
-        if (replies := self._replies) is not None:
-            running = replies.shares.begin(stream.subject)
-            stream.share = Share(running.has_room, running.note, replies.pass_on)
-        return self._reconnects()
-
-    async def say_again(self, stream: EventStream, *, since: int) -> None:
-        """For `Tracked`: publishes its events again unless the connection is that of its beginning."""
-        if self._reconnects() != since:
-            await stream.republish()
-
-    def end(self, stream: EventStream) -> None:
-        """For `Tracked`."""
-        self._running.remove(stream)
-        if (replies := self._replies) is not None:
-            replies.shares.end(stream.subject, has_ended=stream.ended)
-        # Left between two attempts, it is another worker's: what that one says since must not be said over.
-        if stream.sent and not stream.is_between_attempts:
-            self._keep((stream, sum(map(len, stream.sent))))
-
-    def _keep(self, ended: tuple[EventStream, int]) -> None:
-        """Keeps a stream that has ended, with the size of its events, and drops the oldest of the tenant that has most
-        when there are too many."""
+    def keep(self, ended: tuple[EventStream, int]) -> None:
+        """For `Tracked`: keeps a stream that has ended, with the size of its events, and drops the oldest of the tenant
+        that has most when there are too many."""
         stream, size = ended
         self._ended.append(ended)
         self._ended_bytes[subjects.tenant_of_reply(stream.subject)] += size
@@ -113,7 +91,7 @@ class LiveStreams:
             await self.republish_all()
 
     async def republish_all(self) -> None:
-        for stream in [*(stream for stream, _ in self._ended), *self._running]:
+        for stream in [*(stream for stream, _ in self._ended), *self.running]:
             await stream.republish()
 
 
@@ -126,13 +104,24 @@ class Tracked:
         self._reconnects = 0
 
     async def __aenter__(self) -> None:
-        self._reconnects = self._live.begin(self._stream)
+        live, stream = self._live, self._stream
+        self._reconnects = live.reconnects()
+        live.running.add(stream)
+        if (replies := live.replies) is not None:
+            running = replies.shares.begin(stream.subject)
+            stream.share = Share(running.has_room, running.note, replies.pass_on)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        live, stream = self._live, self._stream
         try:
-            if exc is None:
-                await self._live.say_again(self._stream, since=self._reconnects)
+            if exc is None and live.reconnects() != self._reconnects:
+                await stream.republish()
         finally:
-            self._live.end(self._stream)
+            live.running.remove(stream)
+            if live.replies is not None:
+                live.replies.shares.end(stream.subject, has_ended=stream.ended)
+            # Left between two attempts, it is another worker's: what that one says since must not be said over.
+            if stream.sent and not stream.is_between_attempts:
+                live.keep((stream, sum(map(len, stream.sent))))
