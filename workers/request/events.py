@@ -15,7 +15,6 @@ from contracts.errors import Error
 from contracts.events import (
     Cancelled,
     Completed,
-    EventBase,
     Failed,
     FailedAttempt,
     NextCandidate,
@@ -144,13 +143,13 @@ class EventStream:
             message=call.gathering.message(finish.provider_data),
             finish_reason=finish.finish_reason,
             usage=record.usage,
-            cost=Cost.of_valid(amount=record.cost) if record.cost is not None else None,
+            cost=Cost(amount=record.cost) if record.cost is not None else None,
             provider=call.candidate.provider,
             model=call.candidate.model,
             response_model=record.response_model,
             response_id=finish.response_id and finish.response_id[:MOST_NAME_CHARS],
             service_tier=finish.service_tier,
-            timings=Timings.of_valid(
+            timings=Timings(
                 queued_s=record.queued_s,
                 time_to_first_token_s=call.time_to_first_token_s,
                 duration_s=record.duration_s,
@@ -193,10 +192,10 @@ class EventStream:
             else:
                 self._publish_delta(event)
 
-    async def _publish_event(self, event: type[EventBase], **fields: Any) -> None:
+    async def _publish_event(self, event: Callable[..., Any], **fields: Any) -> None:
         if self.ended:
             raise AssertionError(f"request {self._request_id} has ended, and says nothing after it")
-        built = event.of_valid(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
+        built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
         await self._send(built.to_json())
         if isinstance(built, Retrying):
             self.continue_after(built.attempt)

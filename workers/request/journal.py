@@ -66,7 +66,7 @@ class Journal:
 
         Raises Contested and NotStored: then it is not to be made.
         """
-        entry = Begun.of_valid(
+        entry = Begun(
             id=call.id,
             request_id=job.request.id,
             attempt=call.number,

@@ -142,7 +142,7 @@ def usage_record(
         overrides=prices,
         service_tier=service_tier,
     )
-    return UsageRecord.of_valid(
+    return UsageRecord(
         id=call.id,
         request_id=request.id,
         attempt=call.number,
