@@ -37,9 +37,9 @@ class Answer:
         `backlog`: what to wait for before more is published, if anything."""
         self._call = call
         self._permit = permit
-        self._events = events
+        self._publish = events.delta if events else None
         self._coalescing = (
-            Coalescing(self._publish, every_s=coalesce_s, moments=moments) if events and coalesce_s else None
+            Coalescing(events.delta, every_s=coalesce_s, moments=moments) if events and coalesce_s else None
         )
         self._backlog = backlog
         self._most_characters = most_characters
@@ -53,6 +53,8 @@ class Answer:
                 raise AssertionError("an adapter sent before it might")
             if self._coalescing is not None:
                 self._coalescing.end()
+        except TooLarge:
+            raise InvalidRequest(TOO_LONG) from None
         except BaseException:
             if self._coalescing is not None:
                 with suppress(Exception):  # it failed for something else
@@ -62,7 +64,7 @@ class Answer:
         return finish
 
     def _take(self, item: StreamItem) -> Awaitable[None] | None:
-        """Raises InvalidRequest for an answer that no message can hold."""
+        """Raises InvalidRequest or TooLarge for an answer that no message can hold."""
         call = self._call
         if not isinstance(item, Chunk):
             call.stated = item
@@ -73,18 +75,10 @@ class Answer:
         call.gathering.add(item)
         if call.gathering.characters > self._most_characters:
             raise InvalidRequest(TOO_LONG)
-        if self._events is None:
+        if self._publish is None:
             return None
         if self._coalescing is None:
             self._publish(item)
         else:
             self._coalescing.add(item)
         return self._backlog()
-
-    def _publish(self, chunk: Chunk) -> None:
-        if self._events is None:
-            return
-        try:
-            self._events.delta(chunk)
-        except TooLarge:
-            raise InvalidRequest(TOO_LONG) from None

@@ -162,7 +162,16 @@ class AttemptRunner:
             time_left_s=job.time_left_s(call.started_at),
             may_send=may_send,
         )
-        answer = self._answer(job, call, permit)
+        answer = Answer(
+            call,
+            permit=permit,
+            events=job.events if job.request.stream else None,
+            coalesce_s=job.request.coalesce_ms / 1000,
+            moments=self._moments,
+            backlog=self._backlog,
+            most_characters=self._max_event_bytes(),
+            clock=self._clock,
+        )
         try:
             try:
                 async with job.interruption.scope():
@@ -200,18 +209,6 @@ class AttemptRunner:
             await self._budgets.release(job.reservation.hold)
             job.reservation = None
         return AttemptFailed(failed, output_sent=call.gathering.started)
-
-    def _answer(self, job: Job, call: VendorCall, permit: CallPermit) -> Answer:
-        return Answer(
-            call,
-            permit=permit,
-            events=job.events if job.request.stream else None,
-            coalesce_s=job.request.coalesce_ms / 1000,
-            moments=self._moments,
-            backlog=self._backlog,
-            most_characters=self._max_event_bytes(),
-            clock=self._clock,
-        )
 
 
 def _too_late(provider: str) -> DeadlineExceeded:

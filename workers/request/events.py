@@ -190,41 +190,38 @@ class EventStream:
             elif self.share and not self.share.has_room():
                 self.share.pass_on(self.subject, event)
             else:
-                self._publish_delta(event)
+                self._publisher.delta(self.subject, event)
+                if self.share:
+                    self.share.note(len(event))
 
     async def _publish_event(self, event: Callable[..., Any], **fields: Any) -> None:
         if self.ended:
             raise AssertionError(f"request {self._request_id} has ended, and says nothing after it")
         built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
-        await self._send(built.to_json())
-        if isinstance(built, Retrying):
-            self.continue_after(built.attempt)
-        self.ended = isinstance(built, Terminal)
-
-    async def _send(self, event: bytes) -> None:
+        said = built.to_json()
         self.seq += 1
         try:
-            await self._publisher.event(self.subject, event)
+            await self._publisher.event(self.subject, said)
         except TooLarge:
             self.seq -= 1
             raise
-        self._note_sent(event)
+        self._note_sent(said)
+        if isinstance(built, Retrying):
+            self.continue_after(built.attempt)
+        self.ended = isinstance(built, Terminal)
 
     def _send_delta(self, event: bytes) -> None:
         share = self.share
         has_room = share is None or (not self._is_cut and (self.seq <= _FIRST_DELTA or share.has_room()))
         self._is_cut = not has_room
-        if has_room or share is None:
-            self._publish_delta(event)
-            self._note_sent(event)
-        else:
+        if share is not None and not has_room:
             share.pass_on(self.subject, event)
+        else:
+            self._publisher.delta(self.subject, event)
+            if share is not None:
+                share.note(len(event))
+            self._note_sent(event)
         self.seq += 1
-
-    def _publish_delta(self, event: bytes) -> None:
-        self._publisher.delta(self.subject, event)
-        if self.share is not None:
-            self.share.note(len(event))
 
     def _note_sent(self, event: bytes) -> None:
         if self.is_between_attempts:
