@@ -36,7 +36,7 @@ from runtime import broker, logs, role
 from runtime.vault import VaultSession
 from tests.ports import free_port
 from workers import app
-from workers.providers.base import Call, Chunk, Finish
+from workers.providers.base import Call, Chunk, Finish, Take
 from workers.providers.mock.adapter import Mock
 from workers.settings import WorkerSettings
 
@@ -53,10 +53,11 @@ class Instant(Mock):
 
     name = PROVIDER.value
 
-    async def stream_completion(self, call: Call) -> AsyncGenerator[Chunk | Finish]:
+    async def stream_completion(self, call: Call, take: Take) -> Finish:
         await call.may_send()
-        yield Chunk(text="tok " * 16)
-        yield Finish("stop", USAGE, response_model=MODEL, response_id="chatcmpl-1")
+        if (until_taken := take(Chunk(text="tok " * 16))) is not None:
+            await until_taken
+        return Finish("stop", USAGE, response_model=MODEL, response_id="chatcmpl-1")
 
 
 async def main(requests: int, callers: int, profile: str | None) -> None:
