@@ -104,7 +104,7 @@ class MemoryPublisher(Publisher):
         self.refuses: dict[str, Exception] = {}
         self.before_each: Callable[[Message], None] = lambda _: None
 
-    def delta(self, subject: str, payload: bytes) -> None:
+    def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:
         self._take(Message(subject, payload))
 
     async def durable(

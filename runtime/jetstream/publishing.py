@@ -52,13 +52,13 @@ class Publisher:
 
     async def event(self, subject: str, payload: bytes) -> None:
         """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it. Raises TooLarge."""
-        self.delta(subject, payload)
+        self.delta(subject, payload, soon=True)
 
-    def delta(self, subject: str, payload: bytes) -> None:
-        """The same, for events that never wait."""
+    def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:
+        """The same, without waiting. Not `soon`: it may leave some milliseconds later, with others."""
         if len(payload) > self._broker.client.max_payload:
             raise TooLarge(subject)
-        self._broker.say(subject, payload)
+        self._broker.say(subject, payload, soon=soon)
 
     async def durable(
         self,

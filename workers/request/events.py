@@ -38,8 +38,9 @@ class Publishes(Protocol):
         """Publishes an event other than a delta; a large one may wait for room."""
         ...
 
-    def delta(self, subject: str, payload: bytes) -> None:
-        """Publishes a delta, behind everything that was published before."""
+    def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:
+        """Publishes a delta, behind everything that was published before. Not `soon`: it may leave some milliseconds
+        later, with others."""
         ...
 
 
@@ -190,7 +191,7 @@ class EventStream:
             elif self.share and not self.share.has_room():
                 self.share.pass_on(self.subject, event)
             else:
-                self._publisher.delta(self.subject, event)
+                self._publisher.delta(self.subject, event, soon=True)
                 if self.share:
                     self.share.note(len(event))
 
@@ -217,7 +218,7 @@ class EventStream:
         if share is not None and not has_room:
             share.pass_on(self.subject, event)
         else:
-            self._publisher.delta(self.subject, event)
+            self._publisher.delta(self.subject, event, soon=self.seq <= _FIRST_DELTA)
             if share is not None:
                 share.note(len(event))
             self._note_sent(event)

@@ -43,7 +43,7 @@ class Ring:
         assert subject.startswith("$KV")
         self.announced.append(json.loads(payload))
 
-    def say(self, subject: str, payload: bytes, *, header: bytes = b"") -> None:
+    def say(self, subject: str, payload: bytes, *, header: bytes = b"", soon: bool = True) -> None:
         self.heard.append(payload)
         if not header:
             self.stored[subject].append(payload)

@@ -42,9 +42,9 @@ class Wire:
         self._most = most
 
     async def event(self, subject: str, payload: bytes) -> None:
-        self.delta(subject, payload)
+        self.delta(subject, payload, soon=True)
 
-    def delta(self, subject: str, payload: bytes) -> None:
+    def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:
         assert subject == "llm.v1.reply.t.a.r1"
         if len(payload) > self._most:
             raise TooLarge(subject)

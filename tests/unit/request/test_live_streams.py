@@ -15,9 +15,9 @@ class Wire:
         self.sent: list[bytes] = []
 
     async def event(self, subject: str, payload: bytes) -> None:
-        self.delta(subject, payload)
+        self.delta(subject, payload, soon=True)
 
-    def delta(self, subject: str, payload: bytes) -> None:
+    def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:
         self.sent.append(payload)
 
 
