@@ -811,3 +811,58 @@ def test_no_cut_changes_what_is_read(field: str, value: Any, size: int) -> None:
     assert in_pieces[0] == whole[0]
     assert str(in_pieces[2].error) == str(whole[2].error)
     assert whole[2].error or in_pieces[1] == whole[1]
+
+
+_DELTAS = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": st.sampled_from(["", "a", " bc", "a", None, 7, [{"type": "text", "text": "d"}]]),
+        "reasoning_content": st.sampled_from(["", "r", None]),
+        "refusal": st.sampled_from(["no", None]),
+        "role": st.just("assistant"),
+        "tool_calls": st.just([{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]),
+    },
+)
+_CHUNKS = st.fixed_dictionaries(
+    {
+        "choices": st.lists(
+            st.fixed_dictionaries(
+                {"delta": _DELTAS},
+                optional={"index": st.sampled_from([0, 1, None]), "finish_reason": st.sampled_from([None, "stop"])},
+            ),
+            max_size=2,
+        )
+    },
+    optional={
+        "id": st.just("x"),
+        "model": st.just("m"),
+        "service_tier": st.sampled_from(["flex", None]),
+        "usage": st.sampled_from([None, {"prompt_tokens": 1, "completion_tokens": 2}]),
+    },
+)
+
+
+@given(st.lists(_CHUNKS, max_size=8))
+def test_a_chunk_that_comes_alone_says_what_it_says_among_others(chunks: list[dict[str, Any]]) -> None:
+    events = [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks]
+    texts = [
+        b"data: " + json.dumps({"id": "x", "model": "m", "choices": [{"delta": {"content": text}}]}).encode() + b"\n\n"
+        for text in ("one", " two")
+    ]
+    alone, together = reader(), reader()
+    said_alone, said_together = Gathering(), Gathering()
+    for event in [*texts, *events]:
+        if (chunk := alone.feed(event)) is not None:
+            said_alone.add(chunk)
+        if alone.done or alone.error:
+            break
+    if (chunk := together.feed(b"".join([*texts, *events]))) is not None:
+        said_together.add(chunk)
+    for one, gathering in ((alone, said_alone), (together, said_together)):
+        if not (one.done or one.error) and (chunk := one.end()) is not None:
+            gathering.add(chunk)
+    assert said_alone.message() == said_together.message()
+    if not said_alone.message().tool_calls:  # a call is passed on when it is certain, as one piece
+        assert said_alone.pieces == said_together.pieces
+    assert (alone.finished, str(alone.error)) == (together.finished, str(together.error))
+    assert alone.finish() == together.finish()

@@ -124,8 +124,42 @@ class ChatReader(Reader):
         return self._text.has_come or self._reasoning.has_come or self._refusal.has_come or self._calls.any
 
     def feed(self, data: bytes) -> Chunk | None:
-        self._take_events(self._body.feed(data))
+        events = self._body.feed(data)
+        if len(events) == 1 and not events[0].name and not self._at_end and events[0].data.startswith(b"{"):
+            try:
+                chunk = _decode_chunk(events[0].data)
+            except NO_JSON:
+                pass  # read once more, for what is in it
+            else:
+                if (text := self._text_alone(chunk)) is not None:
+                    return Chunk(text)
+                self._take_chunk(chunk, events[0], may_be_cut=False)
+                return self._merged(is_over=self.done or self._at_end)
+        self._take_events(events)
         return self._merged(is_over=self.done or self._at_end)
+
+    def _text_alone(self, chunk: _Chunk) -> str | None:
+        """The text of a chunk that says nothing else, as nearly each one of a stream; None for every other one, and for
+        as long as it is open what the server's deltas hold."""
+        choices = chunk.choices
+        if (
+            not choices
+            or len(choices) != 1
+            or not self._text.are_usual
+            or self._id is None
+            or self._model is None
+            or chunk.service_tier != self._said_tier
+            or chunk.usage is not None
+            or chunk.error
+            or chunk.x_groq is not None
+            or self._calls.begun
+        ):
+            return None
+        delta = choices[0].delta
+        if delta is None or not isinstance(text := delta.content, str) or not text:
+            return None
+        has_more = delta != _Delta(content=text) or choices[0] != _Choice(index=choices[0].index, delta=delta)
+        return None if has_more or choices[0].index else text
 
     def end(self) -> Chunk | None:
         """What was still incomplete when the connection ended, and what was held back until it was certain."""
@@ -202,6 +236,10 @@ class ChatReader(Reader):
         except NO_JSON:
             self._take_unknown(event, may_be_cut=may_be_cut)
             return
+        self._take_chunk(chunk, event, may_be_cut=may_be_cut)
+
+    def _take_chunk(self, chunk: _Chunk, event: Event, *, may_be_cut: bool) -> None:
+        """`event` is what it was read from."""
         if chunk.error or event.name == "error" or (chunk.choices is None and chunk.usage is None):
             self._take_unknown(event, may_be_cut=may_be_cut)
             return

@@ -20,7 +20,7 @@ from contracts.rpc import ModelInfo
 from contracts.wire import reason
 from runtime.egress import MAX_ERROR_BYTES, Egress
 from runtime.networks import ForbiddenAddress
-from workers.providers.base import Call, Finish, NotReached, NotToBeSent, StreamItem, Take, Target
+from workers.providers.base import Call, Chunk, Finish, NotReached, NotToBeSent, StreamItem, Take, Target
 from workers.providers.shared.adapter import Adapter
 from workers.providers.shared.errors.redaction import DISGUISED, Secrets
 from workers.providers.shared.errors.vendor_errors import Classify, VendorErrors
@@ -76,7 +76,8 @@ class _Taker:
         self.raised: Exception | None = None
 
     def take(self, item: StreamItem) -> Awaitable[None] | None:
-        item = self._names.without_secrets(item)
+        if not isinstance(item, Chunk) or item.tool_calls:
+            item = self._names.without_secrets(item)
         try:
             until_taken = self._take(item)
         except Exception as exc:

@@ -2,9 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
-from functools import partial
 
 from pydantic import JsonValue
 
@@ -86,17 +85,18 @@ class _Receiving:
         if not self._received.size:
             self._look_at_time()  # from now on the idle limit holds
         self._received.add(data)
-        return self._read(partial(self._reader.feed, data))
-
-    def _read(self, read: Callable[[], Chunk | None], *, is_over: bool = False) -> Awaitable[None] | None:
         try:
-            return self._said(read(), is_over=is_over)
-        except EventTooLarge as exc:
+            return self._said(self._reader.feed(data))
+        except Exception as exc:  # noqa: BLE001 - raised by whoever awaits the reply
+            self._fail_reading(exc)
+            return None
+
+    def _fail_reading(self, exc: Exception) -> None:
+        if isinstance(exc, EventTooLarge):
             error = self._received.to_error(self._provider) if self._received.is_foreign else None
             self._fail(error or _broken_off(exc, provider=self._provider), cause=exc)
-        except Exception as exc:  # noqa: BLE001 - raised by whoever awaits the reply
+        else:
             self._fail(exc)
-        return None
 
     def _said(self, chunk: Chunk | None, *, is_over: bool = False) -> Awaitable[None] | None:
         """Passes on what the reader has found. `is_over`: nothing more will come."""
@@ -138,7 +138,11 @@ class _Receiving:
             is_broken = isinstance(exc, ConnectionBroken | EventTooLarge)
             self._fail(_broken_off(exc, provider=self._provider) if is_broken else exc, cause=exc)
             return
-        until_taken = self._read(self._reader.end, is_over=True)
+        try:
+            until_taken = self._said(self._reader.end(), is_over=True)
+        except Exception as bug:  # noqa: BLE001 - raised by whoever awaits the reply
+            self._fail_reading(bug)
+            return
         if until_taken is not None:
             self._last = asyncio.ensure_future(until_taken)
             self._last.add_done_callback(self._last_was_taken)

@@ -18,8 +18,8 @@ class TextDeltas:
         self.has_come = False
         self.new: list[str] = []
         """What has not been taken yet."""
-        self._are_usual = False
-        """The deltas hold what is new; there is nothing more to find out."""
+        self.are_usual = False
+        """The deltas hold what is new; there is nothing more to find out, and nothing is held back."""
         self._chain: list[str] = []
         """The deltas so far, each of which begins with the one before; all but the first are held back."""
         self._whole = ""
@@ -28,7 +28,7 @@ class TextDeltas:
     def add(self, delta: str) -> None:
         """Takes a delta that is not empty."""
         self.has_come = True
-        if self._are_usual:
+        if self.are_usual:
             self.new.append(delta)
         elif not self._whole:
             self._add_uncertain(delta)
@@ -62,7 +62,7 @@ class TextDeltas:
             self.new.append(delta)
         elif len(delta) == len(self._chain[-1]) or not delta.startswith(self._chain[-1]):
             self.end()
-            self._are_usual = True
+            self.are_usual = True
             self.new.append(delta)
             return
         self._chain.append(delta)
