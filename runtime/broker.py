@@ -118,6 +118,11 @@ class BrokerConnection(Connection):
         self._flush_at_end_of_turn()
         return None
 
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        """Behind all that was published before: the answer says that the server has it."""
+        self._flush()
+        await super()._send_ping(future)
+
     async def until_sent(self) -> None:
         """Returns when little of what was published is left here, or there is no connection."""
         if self.is_connected and self._transport is not None:

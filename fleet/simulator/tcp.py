@@ -61,8 +61,12 @@ async def listening(talk: Talk, port: int = 0, *, host: str = "127.0.0.1") -> As
                 await talk(reader, writer)
                 writer.close()
                 await writer.wait_closed()
-            finally:
+            except ConnectionError:
+                writer.close()  # it is gone: Python 3.11.2 fails where one that is gone is broken off
+                raise
+            except BaseException:
                 writer.transport.abort()
+                raise
 
     async with accepting(serve, port, host=host) as listening_at:
         yield listening_at

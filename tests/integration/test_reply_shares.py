@@ -42,7 +42,7 @@ class Worker:
 
     async def answer(self, tenant: str, number: int, *, deltas: bool = True, text: str = ANSWER) -> None:
         events = EventStream(
-            self.publisher.event, subject=f"llm.v1.reply.{tenant}.a.r{number}", request_id=f"r{number}", attempt=1
+            self.publisher, subject=f"llm.v1.reply.{tenant}.a.r{number}", request_id=f"r{number}", attempt=1
         )
         async with self.live.track(events):
             if deltas:

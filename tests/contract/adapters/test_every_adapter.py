@@ -489,9 +489,11 @@ async def test_a_reader_that_takes_its_time_loses_nothing(vendor: Vendor) -> Non
         await asyncio.sleep(0)
         taking -= 1
 
-    def take(item: StreamItem) -> Awaitable[None]:
+    def take(item: StreamItem) -> Awaitable[None] | None:
         nonlocal size
-        size += len(item.text) if isinstance(item, Chunk) else 0
+        if not isinstance(item, Chunk):
+            return None
+        size += len(item.text)
         return take_slowly()
 
     await vendor.adapter.stream_completion(vendor.call(), take)

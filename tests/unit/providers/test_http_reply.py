@@ -1,7 +1,9 @@
 """What a reply over HTTP/1.1 says, whatever pieces its bytes come in."""
 
 import asyncio
+import gc
 import gzip
+import weakref
 import zlib
 from collections.abc import Iterable
 
@@ -428,3 +430,29 @@ async def test_what_was_to_be_waited_for_is_cancelled_with_a_reply_that_is_close
     for _ in range(3):
         await asyncio.sleep(0)
     assert cancelled == [True]
+
+
+async def test_a_reply_that_is_over_holds_on_to_nobody() -> None:
+    """What takes a reply has the answer; the collector, which would find the two, comes by seldom."""
+
+    class Taker:
+        def __init__(self, reply: HttpReply) -> None:
+            self.reply = reply
+            reply.deliver(self.take, self.ended)
+
+        def take(self, data: bytes) -> None: ...
+
+        def ended(self, exc: Exception | None) -> None: ...
+
+    reply = on(Carrier())
+    reply.received(OK + b"content-length: 3\r\n\r\n")
+    taker = Taker(reply)
+    await asyncio.sleep(0)
+    reply.received(b"abc")
+    gone = weakref.ref(taker)
+    gc.disable()
+    try:
+        del taker
+        assert gone() is None
+    finally:
+        gc.enable()

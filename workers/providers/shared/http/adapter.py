@@ -83,14 +83,15 @@ class _Taker:
         except Exception as exc:
             self.raised = exc
             raise
-        return None if until_taken is None else self._wait(until_taken)
+        if until_taken is None:
+            return None
+        taken = asyncio.ensure_future(until_taken)
+        taken.add_done_callback(self._was_taken)
+        return taken
 
-    async def _wait(self, until_taken: Awaitable[None]) -> None:
-        try:
-            await until_taken
-        except Exception as exc:
+    def _was_taken(self, taken: "asyncio.Future[None]") -> None:
+        if not taken.cancelled() and isinstance(exc := taken.exception(), Exception):
             self.raised = exc
-            raise
 
 
 class HttpAdapter(Adapter, Generic[C]):

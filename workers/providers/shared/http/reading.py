@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 
 from pydantic import JsonValue
@@ -98,34 +98,38 @@ class _Receiving:
         else:
             self._fail(exc)
 
-    def _said(self, chunk: Chunk | None, *, is_over: bool = False) -> Awaitable[None] | None:
+    def _said(self, chunk: Chunk | None, *, is_over: bool = False) -> "asyncio.Future[None] | None":
         """Passes on what the reader has found. `is_over`: nothing more will come."""
         reader = self._reader
-        until_taken: Awaitable[None] | None = None
+        until_stated_taken = until_taken = None
         if reader.stated is not self._stated and reader.stated is not None:
             self._stated = reader.stated
-            until_taken = self._pass_on(reader.stated)
+            until_stated_taken = self._pass_on(reader.stated)
         if chunk is not None:
-            until_chunk_taken = self._pass_on(chunk)
-            until_taken = _both(until_taken, until_chunk_taken) if until_taken else until_chunk_taken
+            until_taken = self._pass_on(chunk)
         is_over = is_over or reader.done or reader.error is not None
-        if until_taken is not None:
-            return self._held_up(until_taken, is_over=is_over)
+        if until_taken is not None or until_stated_taken is not None:
+            return self._held_up(until_stated_taken, until_taken, is_over=is_over)
         if is_over:
             self._conclude()
         elif reader.finished:
             self._look_at_time()
         return None
 
-    async def _held_up(self, until_taken: Awaitable[None], *, is_over: bool) -> None:
+    def _held_up(self, *until: Awaitable[None] | None, is_over: bool) -> "asyncio.Future[None]":
+        """Done when all of it is; what `until` raises, it raises."""
+        waiting = [asyncio.ensure_future(one) for one in until if one is not None]
+        taken = waiting[0] if len(waiting) == 1 else asyncio.ensure_future(_all_of(waiting))
         self._is_held_up = True
-        try:
-            await until_taken
-        finally:
+
+        def was_taken(taken: "asyncio.Future[None]") -> None:
             self._is_held_up = False
             self._limits.sign_of_life()
-        if is_over:
-            self._conclude()
+            if is_over and not taken.cancelled() and taken.exception() is None:
+                self._conclude()
+
+        taken.add_done_callback(was_taken)
+        return taken
 
     def _ended(self, exc: Exception | None) -> None:
         """The reply has ended, or broke. Behind the end marker only usage is missing: a reply is whole without it."""
@@ -139,12 +143,11 @@ class _Receiving:
             self._fail(_broken_off(exc, provider=self._provider) if is_broken else exc, cause=exc)
             return
         try:
-            until_taken = self._said(self._reader.end(), is_over=True)
+            self._last = self._said(self._reader.end(), is_over=True)
         except Exception as bug:  # noqa: BLE001 - raised by whoever awaits the reply
             self._fail_reading(bug)
             return
-        if until_taken is not None:
-            self._last = asyncio.ensure_future(until_taken)
+        if self._last is not None:
             self._last.add_done_callback(self._last_was_taken)
 
     def _last_was_taken(self, taken: "asyncio.Future[None]") -> None:
@@ -193,10 +196,9 @@ class _Receiving:
             self._fail(self._limits.exceeded())
 
 
-async def _both(first: Awaitable[None], second: Awaitable[None] | None) -> None:
-    await first
-    if second is not None:
-        await second
+async def _all_of(waiting: "Sequence[asyncio.Future[None]]") -> None:
+    for one in waiting:
+        await one
 
 
 def _broken_off(exc: Exception, *, provider: str) -> FleetError:

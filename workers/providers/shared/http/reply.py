@@ -286,9 +286,10 @@ class HttpReply:
             exc = ConnectionBroken(str(exc))
         if not self.head.done():
             self.head.set_exception(exc or ConnectionBroken("the server sent no head"))
+        ended = self._ended
         self._over(reusable=exc is None and not (self._arrived or self._pieces))
-        if self._ended is not None:
-            self._ended(exc)
+        if ended is not None:
+            ended(exc)
 
     def _over(self, *, reusable: bool) -> None:
         self._is_closed = True
@@ -296,6 +297,8 @@ class HttpReply:
         if self._begins is not None:
             self._begins.cancel()
         self._parser.close()
+        # Who took the reply holds on to it, and both to megabytes, perhaps, until the collector comes by.
+        self._take = self._ended = None
         self._carrier.release(reusable=reusable and self.is_sent and self._parser.leaves_connection_usable)
 
 
