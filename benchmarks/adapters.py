@@ -31,7 +31,7 @@ from contracts.requests import CompletionRequest
 from runtime.egress import Egress
 from runtime.networks import parse_networks
 from workers.providers import registry
-from workers.providers.base import Call, Chunk, Target
+from workers.providers.base import Call, Chunk, StreamItem, Target
 
 STREAMS = 100
 CHUNKS = 200
@@ -121,7 +121,9 @@ async def _adapter(provider: str, url: str, streams: int, chunks: int) -> int:
             }
         )
         call = Call(request=request, model=model, target=target, time_left_s=600)
-        return sum([isinstance(item, Chunk) async for item in adapter.stream_completion(call)])
+        items: list[StreamItem] = []
+        await adapter.stream_completion(call, items.append)
+        return sum(isinstance(item, Chunk) for item in items)
 
     try:
         return sum(await asyncio.gather(*(read(number) for number in range(streams))))
