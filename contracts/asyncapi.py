@@ -185,6 +185,12 @@ CHANNELS: Mapping[str, Channel] = MappingProxyType(
             ("begun", "unmade"),
             streams.ATTEMPTS,
         ),
+        "results": Channel(
+            f"{subjects.VERSION}.result.{{tenant}}.{{agent}}.{{request_id}}",
+            "The event that ended each request, on disk for as long as it is kept.",
+            ("completed", "failed", "cancelled"),
+            streams.RESULTS,
+        ),
         "usage": Channel(
             f"{subjects.VERSION}.usage.{{provider}}.{{tenant}}",
             "What was used, for the ledger; kept until it is booked.",

@@ -14,9 +14,10 @@ from contracts import jetstream_codes, subjects
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.subjects import AUTO, Priority, Provider
 
-REQUESTS, REPLIES, CANCELS, ATTEMPTS, USAGE, DEAD, NOTICES, LIMITS, BUDGETS = (
+REQUESTS, REPLIES, RESULTS, CANCELS, ATTEMPTS, USAGE, DEAD, NOTICES, LIMITS, BUDGETS = (
     "LLM_REQUESTS",
     "LLM_REPLIES",
+    "LLM_RESULTS",
     "LLM_CANCELS",
     "LLM_ATTEMPTS",
     "LLM_USAGE",
@@ -35,6 +36,8 @@ REQUEST_IDS_KNOWN_S = 600
 """How long JetStream knows the message id of a request, and refuses it a second time."""
 REPLIES_KEPT_S = 600
 """How long the events of a request are stored, unless its tenant has more of them than its share."""
+RESULTS_KEPT_S = 7 * 86_400
+"""How long the end of a request can be kept at most. Each says for how long it is (contracts/results.py)."""
 ACK_WAIT_S = 10
 HEARTBEAT_S = 3
 """How often a worker says that it still has a message; three fit in `ACK_WAIT_S`."""
@@ -113,9 +116,11 @@ class Sizes:
     replicas: int = 1
     queue_limit_per_tenant: int = 1_250
     """Requests of one tenant and priority and provider that wait or run; above it publishing is refused."""
-    max_queue_bytes: int = 8 * _GIB
-    max_usage_bytes: int = 4 * _GIB
+    max_queue_bytes: int = 6 * _GIB
+    max_usage_bytes: int = 3 * _GIB
     """Usage records that are not booked yet, about a million of them in a gibibyte; above it no request ends."""
+    max_result_bytes: int = 3 * _GIB
+    """Ends of requests; above it the oldest go before their time."""
     max_reply_bytes: int = _GIB
 
 
@@ -124,12 +129,13 @@ def definitions(sizes: Sizes) -> list[Config]:
 
     Each has a size of its own, so that none takes the room of another: a server reserves `max_bytes` when a stream is
     made, and refuses every message of all streams once the sum is used up. What is on disk, in GiB, of the 16 that
-    LLM_STREAM_DISK_GB says (with it, the first two change):
+    LLM_STREAM_DISK_GB says (with it, the first three change):
 
     | stream | at most | when it is full |
     |---|---|---|
-    | LLM_REQUESTS | 8 | refuses new ones; a tenant has a limit of its own long before |
-    | LLM_USAGE | 4 | refuses new ones, and no request ends before its record is stored |
+    | LLM_REQUESTS | 6 | refuses new ones; a tenant has a limit of its own long before |
+    | LLM_USAGE | 3 | refuses new ones, and no request ends before its record is stored |
+    | LLM_RESULTS | 3 | drops the oldest; a tenant has a share of its own |
     | LLM_ATTEMPTS | 1 | drops the oldest, which were booked long ago |
     | LLM_DEAD | 1 | drops the oldest; 500 of each pool and tenant |
     | LLM_CANCELS | 1/2 | drops the oldest; 10,000 of each tenant |
@@ -174,6 +180,22 @@ def definitions(sizes: Sizes) -> list[Config]:
             "max_msg_size": MAX_REQUEST_BYTES,
             "allow_direct": True,
             "num_replicas": 1,
+        },
+        {
+            "name": RESULTS,
+            "subjects": [subjects.RESULTS],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "max_age": RESULTS_KEPT_S * _SECOND,
+            "max_bytes": sizes.max_result_bytes,
+            "max_msgs_per_subject": 1,
+            "max_msg_size": MAX_REQUEST_BYTES,
+            # What is stored twice is told by its subject's sequence, which needs no memory for ids.
+            "duplicate_window": _SHORTEST_WINDOW,
+            "allow_msg_ttl": True,
+            "allow_direct": True,
+            "num_replicas": sizes.replicas,
         },
         {
             # A journal: an attempt that is pushed out by half a million later ones was booked long ago.

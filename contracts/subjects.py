@@ -14,6 +14,7 @@ VERSION = "llm.v1"
 REQUESTS = f"{VERSION}.request.>"
 REPLIES = f"{VERSION}.reply.>"
 ATTEMPTS = f"{VERSION}.attempt.>"
+RESULTS = f"{VERSION}.result.>"
 USAGE = f"{VERSION}.usage.>"
 DEAD = f"{VERSION}.dead.>"
 NOTICES = f"{VERSION}.notice.>"
@@ -104,6 +105,10 @@ def all_rpcs(provider: str) -> str:
 
 def attempt(tenant: str, agent: str, request_id: str) -> str:
     return f"{VERSION}.attempt.{token(tenant)}.{token(agent)}.{token(request_id)}"
+
+
+def result(tenant: str, agent: str, request_id: str) -> str:
+    return f"{VERSION}.result.{token(tenant)}.{token(agent)}.{token(request_id)}"
 
 
 def usage(provider: str, tenant: str) -> str:

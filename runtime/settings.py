@@ -39,7 +39,8 @@ class BrokerSettings(RoleSettings):
     llm_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     llm_queue_limit_per_tenant: Annotated[int, Field(ge=1)] = 1_250
     llm_stream_disk_gb: Annotated[int, Field(ge=14)] = 16
-    """GiB that all streams may take on a NATS server's disk: half of it for requests, a quarter for usage records."""
+    """GiB that all streams may take on a NATS server's disk: three eighths of it for requests, three sixteenths each for
+    usage records and for the ends of requests."""
 
     @field_validator("nats_url")
     @classmethod
@@ -64,8 +65,9 @@ class BrokerSettings(RoleSettings):
         return Sizes(
             replicas=self.llm_stream_replicas,
             queue_limit_per_tenant=self.llm_queue_limit_per_tenant,
-            max_queue_bytes=disk_bytes // 2,
-            max_usage_bytes=disk_bytes // 4,
+            max_queue_bytes=disk_bytes * 3 // 8,
+            max_usage_bytes=disk_bytes * 3 // 16,
+            max_result_bytes=disk_bytes * 3 // 16,
         )
 
 

@@ -28,6 +28,7 @@ DEADLINE_S = 10
 SUBJECT = subjects.request("openai", Priority.INTERACTIVE, "acme")
 EVERY_STREAM = {
     "LLM_ATTEMPTS",
+    "LLM_RESULTS",
     "LLM_REQUESTS",
     "LLM_REPLIES",
     "LLM_CANCELS",
