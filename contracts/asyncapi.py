@@ -309,6 +309,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
             "worker", "receive", "estimateCost", "Answer.", ("costEstimate", "refusal"), _RPC_QUEUE
         ),
         "workerBeginsCall": Operation("worker", "send", "attempts", "Write down a call before it is made."),
+        "workerKeepsResult": Operation("worker", "send", "results", "Keep how a request ended, before it is booked."),
         "workerReportsUsage": Operation(
             "worker", "send", "usage", "Report an attempt, before its request is acknowledged."
         ),

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
+from contracts.requests import MAX_KEEP_S
 from contracts.subjects import Provider
 from contracts.usage import Money
 from contracts.wire import Items, ModelName, StrictWireModel, Token, WireModel, optional
@@ -208,6 +209,8 @@ class PublishedTenant(WireModel):
     fallbacks: tuple[ModelName, ...] = ()
     prices: dict[str, Price] = Field(default_factory=dict)
     """The tenant's own prices, by `provider/model` or model."""
+    max_keep_s: int | None = optional(ge=0, le=MAX_KEEP_S)
+    """The longest time for which the ends of its requests are kept; 0: without their content. Null: a week."""
     revision: int = 0
 
 

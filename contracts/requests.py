@@ -15,6 +15,8 @@ from contracts.wire import Items, JsonObject, ModelName, StrictWireModel, Token,
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_TOOL_CALL_ID_CHARS = 64 * 1024
 DEFAULT_DEADLINE_S = 600.0
+MAX_KEEP_S = 7 * 86_400
+"""The end of a request is kept so long at most."""
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 OnInterrupt = Literal["restart", "fail"]
@@ -174,6 +176,9 @@ class CompletionRequest(StrictWireModel):
     on_interrupt: OnInterrupt = "restart"
     coalesce_ms: int = Field(default=0, ge=0, le=1000)
     """Deltas leave at most every so many milliseconds, merged; the first one of an attempt never waits."""
+    keep_s: int | None = optional(ge=0, le=MAX_KEEP_S)
+    """For so many seconds the request's end is kept, and fetched by its id; 0: the end without its content. The fleet's
+    usual time when not given, and no longer than the tenant's setting allows."""
     provider_options: dict[str, JsonObject] = Field(default_factory=dict)
     """Further fields for the vendor's request body, by provider."""
     metadata: JsonObject = Field(default_factory=dict)
@@ -225,5 +230,6 @@ class RequestFields(TypedDict, total=False):
     fallbacks: Sequence[str]
     on_interrupt: OnInterrupt
     coalesce_ms: int
+    keep_s: int | None
     provider_options: Mapping[str, Mapping[str, Any]]
     metadata: Mapping[str, Any]

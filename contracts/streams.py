@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts import jetstream_codes, subjects
-from contracts.requests import MAX_REQUEST_BYTES
+from contracts.requests import MAX_KEEP_S, MAX_REQUEST_BYTES
 from contracts.subjects import AUTO, Priority, Provider
 
 REQUESTS, REPLIES, RESULTS, CANCELS, ATTEMPTS, USAGE, DEAD, NOTICES, LIMITS, BUDGETS = (
@@ -36,8 +36,6 @@ REQUEST_IDS_KNOWN_S = 600
 """How long JetStream knows the message id of a request, and refuses it a second time."""
 REPLIES_KEPT_S = 600
 """How long the events of a request are stored, unless its tenant has more of them than its share."""
-RESULTS_KEPT_S = 7 * 86_400
-"""How long the end of a request can be kept at most. Each says for how long it is (contracts/results.py)."""
 ACK_WAIT_S = 10
 HEARTBEAT_S = 3
 """How often a worker says that it still has a message; three fit in `ACK_WAIT_S`."""
@@ -187,7 +185,7 @@ def definitions(sizes: Sizes) -> list[Config]:
             "retention": "limits",
             "storage": "file",
             "discard": "old",
-            "max_age": RESULTS_KEPT_S * _SECOND,
+            "max_age": MAX_KEEP_S * _SECOND,
             "max_bytes": sizes.max_result_bytes,
             "max_msgs_per_subject": 1,
             "max_msg_size": MAX_REQUEST_BYTES,

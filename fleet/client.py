@@ -30,7 +30,7 @@ from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from contracts import errors, jetstream_codes, subjects
+from contracts import errors, jetstream_codes, request_ids, subjects
 from contracts.control import MSG_ID, MSG_TTL, Cancel, Resume, message_id
 from contracts.errors import from_wire
 from contracts.events import Cancelled, Completed, Event, Failed, parse
@@ -161,7 +161,7 @@ class Client:
         with _malformed("the request"):
             request = CompletionRequest(
                 **_asked(model, messages, **fields),
-                id=id or uuid4().hex,
+                id=id or request_ids.new(),
                 tenant=self.tenant,
                 agent=self.agent,
                 deadline=utc_now() + timedelta(seconds=deadline_s),

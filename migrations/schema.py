@@ -87,6 +87,8 @@ tenants = Table(
     # Whether the tenant may set lower values than the operator's, and which it has set, by the names of the columns.
     Column("may_lower", Boolean, nullable=False, server_default=FALSE),
     Column("lowered", JSONB, nullable=False, server_default=EMPTY_OBJECT),
+    # Seconds; null is the most that the fleet keeps.
+    Column("max_keep_s", BigInteger),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", Time, nullable=False, server_default=NOW),
     Column("updated_at", Time, nullable=False, server_default=NOW),

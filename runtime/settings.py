@@ -39,8 +39,8 @@ class BrokerSettings(RoleSettings):
     llm_stream_replicas: Annotated[int, Field(ge=1, le=5)] = 1
     llm_queue_limit_per_tenant: Annotated[int, Field(ge=1)] = 1_250
     llm_stream_disk_gb: Annotated[int, Field(ge=14)] = 16
-    """GiB that all streams may take on a NATS server's disk: three eighths of it for requests, three sixteenths each for
-    usage records and for the ends of requests."""
+    """GiB that all streams may take on a NATS server's disk: three eighths of it for requests, three sixteenths each
+    for usage records and for the ends of requests."""
 
     @field_validator("nats_url")
     @classmethod

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
 
 from contracts import subjects
 from contracts.attempts import ENTRY, Begun, Entry, Unmade
@@ -54,7 +55,9 @@ from workers.intake.delivery import Delivery
 from workers.intake.lease import Leases
 from workers.intake.waiting_room import WaitingRoom
 from workers.interruption import Interruption
+from workers.jetstream import stored_results
 from workers.jetstream.server_memory import ServerMemory
+from workers.jetstream.stored_results import Look, Result
 from workers.providers.base import Call, Chunk, Finish, Stated, StreamItem, Take
 from workers.providers.mock.adapter import Mock
 from workers.quotas.budgets import Budgets, Reservation
@@ -70,6 +73,7 @@ from workers.request.job import Job
 from workers.request.journal import Journal, Written
 from workers.request.live_streams import LiveStreams
 from workers.request.provenance import Origin, Provenance
+from workers.request.results import Results
 from workers.request.settlement import Settlement
 from workers.request.takeover import Takeover
 
@@ -107,6 +111,9 @@ class MemoryPublisher(Publisher):
     def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:
         self._take(Message(subject, payload))
 
+    def pass_on(self, subject: str, payload: bytes) -> None:
+        self._take(Message(subject, payload))
+
     async def durable(
         self,
         subject: str,
@@ -119,10 +126,15 @@ class MemoryPublisher(Publisher):
     ) -> int:
         if check is not None:
             check()
-        if expected_last not in (None, len(self.journal)):
+        stored = self.results if subject.startswith("llm.v1.result.") else self.journal
+        if expected_last not in (None, len(stored)):
             raise Outrun(subject)
         self._take(Message(subject, payload, {**(headers or {}), MSG_ID: msg_id}))
-        return len(self.journal)
+        return len(stored)
+
+    @property
+    def results(self) -> list[Message]:
+        return [message for message in self.messages if message.kind == "result"]
 
     def _take(self, message: Message) -> None:
         self.before_each(message)
@@ -157,6 +169,30 @@ class MemoryJournal(Journal):
         unmade = {entry.id for entry in entries if isinstance(entry, Unmade)}
         begun = tuple(entry for entry in entries if isinstance(entry, Begun) and entry.id not in unmade)
         return Written(begun, len(entries))
+
+
+class MemoryResults(Results):
+    """Results of one request: those that were stored."""
+
+    def __init__(self, publisher: MemoryPublisher) -> None:
+        super().__init__(Broker(Nats()), publisher, usual_s=3600)
+        self._written = publisher
+
+    async def look(self, subject: str, *, request_id: str, queued_at: datetime | None) -> Look | None:
+        answer: asyncio.Future[Msg | None] = asyncio.get_running_loop().create_future()
+        answer.set_result(self._answer())
+        return Look(answer)
+
+    async def read(self, subject: str) -> Result | None:
+        return stored_results.from_answer(self._answer())
+
+    def _answer(self) -> Msg:
+        """What the server answers."""
+        stored = self._written.results
+        if not stored:
+            return Msg(Nats(), headers={"Status": "404"})
+        headers = {**stored[-1].headers, "Nats-Sequence": str(len(stored))}
+        return Msg(Nats(), data=stored[-1].payload, headers=headers)
 
 
 class MemoryConfiguration(Configuration):
@@ -268,6 +304,7 @@ class Way:
     budgets: MemoryBudgets = field(init=False)
     limiter: RateLimiter = field(init=False)
     settlement: Settlement = field(init=False)
+    results: MemoryResults = field(init=False)
     handovers: Handovers = field(init=False)
     ending: Ending = field(init=False)
     execution: Execution = field(init=False)
@@ -312,7 +349,14 @@ class Way:
             clock=self.clock,
         )
         self.handovers = Handovers(self.pool, publisher=self.publisher, keyring=self.keyring, clock=self.clock)
-        self.ending = Ending(self.pool, settlement=self.settlement, handovers=self.handovers, publisher=self.publisher)
+        self.results = MemoryResults(self.publisher)
+        self.ending = Ending(
+            self.pool,
+            settlement=self.settlement,
+            results=self.results,
+            handovers=self.handovers,
+            publisher=self.publisher,
+        )
         self.execution = Execution(
             self.pool,
             attempts=AttemptRunner(
@@ -329,6 +373,7 @@ class Way:
             ),
             takeover=self.takeover(),
             ending=self.ending,
+            results=self.results,
             budgets=self.budgets,
             handovers=self.handovers,
             router=router,
@@ -400,6 +445,8 @@ class Way:
             "request": asked,
             "body": asked.to_json(),
             "journal_subject": subjects.attempt("acme", "a", "r1"),
+            "result_subject": subjects.result("acme", "a", "r1"),
+            "origin": NOON.isoformat(),
             "handover": None,
             "events": EventStream(
                 self.publisher, subject=subjects.reply("acme", "a", "r1"), request_id="r1", attempt=1

@@ -54,6 +54,7 @@ from workers.request.execution import Execution
 from workers.request.handover import Handovers
 from workers.request.journal import Journal
 from workers.request.live_streams import AGENTS_ARE_BACK_S, REPUBLISHED_S, LiveStreams
+from workers.request.results import Results
 from workers.request.settlement import Settlement
 from workers.request.takeover import Takeover
 from workers.settings import WorkerSettings
@@ -211,6 +212,7 @@ def build(
     budgets = Budgets(nats, publisher, holds, waiting=waiting, worker=name, clock=clock, rng=rng)
     limiter = RateLimiter(nats, defaults=settings.default_limits(), clock=clock)
     journal = Journal(nats, publisher, worker=name)
+    results = Results(nats, publisher, usual_s=settings.llm_result_retention_s)
     settlement = Settlement(budgets=budgets, limiter=limiter, config=config, publisher=publisher, clock=clock)
     held_bytes = shares_of_bytes(settings.llm_worker_requests_mib * 1024**2)
     cancellations = Cancellations(clock, read_stored=partial(stored_cancels, nats))
@@ -251,7 +253,8 @@ def build(
                 clock=clock,
                 republished_s=timing.republished_s,
             ),
-            ending=Ending(provider, settlement=settlement, handovers=handovers, publisher=publisher),
+            ending=Ending(provider, settlement=settlement, results=results, handovers=handovers, publisher=publisher),
+            results=results,
             budgets=budgets,
             handovers=handovers,
             router=router,

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.providers import Limits
+from contracts.requests import MAX_KEEP_S
 from runtime.prices.pricing import default_model
 from runtime.settings import (
     BrokerSettings,
@@ -25,6 +26,8 @@ class WorkerSettings(
     llm_worker_requests_mib: Annotated[int, Field(ge=64)] = 256
     """MiB of requests, waiting or worked on, that one process holds at the same time; a tenant alone has a quarter of
     them at most."""
+    llm_result_retention_s: Annotated[int, Field(ge=0, le=MAX_KEEP_S)] = 86_400
+    """For how long the end of a request is kept that does not say so itself; 0: a day, without its content."""
     llm_drain_grace_s: Annotated[float, Field(ge=0)] = 60
     """How long streams may go on after SIGTERM before they are handed over."""
     llm_rate_limit_per_minute: Annotated[int, Field(ge=0)] = 60

@@ -25,6 +25,7 @@ from admin_api.publishing import worker_config
 from admin_api.publishing.config_publisher import ConfigPublisher
 from admin_api.publishing.worker_config import LIMITS
 from contracts.providers import Limits, Price
+from contracts.requests import MAX_KEEP_S
 from contracts.usage import plain_decimal
 from contracts.wire import ModelName, Token, utc_now
 from migrations import audit
@@ -36,7 +37,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveUsd = Annotated[Usd, Field(gt=0)]
 PositiveCount = Annotated[Count, Field(gt=0)]
 
-THE_OPERATORS = ("daily_budget_usd", "prices", "may_lower")
+THE_OPERATORS = ("daily_budget_usd", "prices", "may_lower", "max_keep_s")
 """Besides `limits`, what only an admin may change."""
 _ALIASES_CHARS = 64 * 1024
 _MOST_PRICES = 5000
@@ -89,6 +90,8 @@ class TenantParts(Body):
     prices: Annotated[dict[ModelName, Price], Field(max_length=_MOST_PRICES), at_most(_MOST_PRICES)] | None = None
     may_lower: bool | None = None
     """Whether the tenant's own admins may set `lowered`; null: false."""
+    max_keep_s: Annotated[int, Field(ge=0, le=MAX_KEEP_S)] | None = None
+    """The longest time for which the ends of the tenant's requests are kept, in seconds; 0: without their content."""
 
 
 class Lowered(Body):
@@ -123,6 +126,7 @@ class Tenant(BaseModel):
     alert_emails: list[str]
     prices: dict[str, dict[str, JsonValue]]
     may_lower: bool = Field(default=False, exclude_if=lambda may: not may)
+    max_keep_s: int | None = Field(default=None, exclude_if=lambda most: most is None)
     lowered: Lowered | None = Field(default=None, exclude_if=lambda lowered: lowered is None)
     """What is in force in place of the operator's values, as long as `may_lower` is true."""
 
@@ -251,6 +255,7 @@ def view(row: Any) -> Tenant:
         alert_emails=row.alert_emails,
         prices=row.prices,
         may_lower=row.may_lower,
+        max_keep_s=row.max_keep_s,
         lowered=Lowered.model_validate(row.lowered) if row.lowered else None,
     )
 
@@ -259,7 +264,9 @@ def _columns(wanted: TenantParts) -> dict[str, Any]:
     """The columns that `wanted` sets."""
     given = wanted.model_fields_set
     columns: dict[str, Any] = {
-        name: getattr(wanted, name) for name in ("daily_budget_usd", "daily_cost_alert_usd") if name in given
+        name: getattr(wanted, name)
+        for name in ("daily_budget_usd", "daily_cost_alert_usd", "max_keep_s")
+        if name in given
     }
     if "limits" in given:
         # Null as a whole puts every limit back to its default; an object sets those that it names.

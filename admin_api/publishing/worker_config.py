@@ -38,6 +38,7 @@ def tenant(row: Any) -> PublishedTenant | None:
                 "aliases": row.aliases,
                 "fallbacks": row.fallbacks,
                 "prices": row.prices,
+                "max_keep_s": row.max_keep_s,
                 "revision": row.revision,
             }
         )

@@ -23,6 +23,7 @@ _TRIES, _TRIES_IF_FULL = 20, 3
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 1.0
 _BUSY_FIRST_S = 0.01
 """While others flood the stream, room is found by asking often."""
+_NOT_STORED = b"NATS/1.0\r\nNats-Expected-Stream: none\r\n\r\n"
 
 _PASSING = (nats.errors.TimeoutError, nats.errors.NoRespondersError, nats.js.errors.ServiceUnavailableError)
 
@@ -50,8 +51,11 @@ class Publisher:
         self._broker = broker
         self._answers = Answers(broker, within_s=_ACK_TIMEOUT_S)
 
-    async def event(self, subject: str, payload: bytes) -> None:
-        """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it. Raises TooLarge."""
+    async def event(self, subject: str, payload: bytes, *, spare: int = 0) -> None:
+        """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it. Raises TooLarge for more than a
+        message can hold beside `spare` bytes."""
+        if len(payload) + spare > self._broker.client.max_payload:
+            raise TooLarge(subject)
         self.delta(subject, payload, soon=True)
 
     def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:
@@ -59,6 +63,13 @@ class Publisher:
         if len(payload) > self._broker.client.max_payload:
             raise TooLarge(subject)
         self._broker.say(subject, payload, soon=soon)
+
+    def pass_on(self, subject: str, payload: bytes) -> None:
+        """To whoever listens, and stored by nobody: the stream refuses what is meant for another one. Raises
+        TooLarge."""
+        if len(_NOT_STORED) + len(payload) > self._broker.client.max_payload:
+            raise TooLarge(subject)
+        self._broker.say(subject, payload, header=_NOT_STORED)
 
     async def durable(
         self,

@@ -107,7 +107,8 @@ async def test_a_request_that_comes_under_many_message_ids_at_once_is_run_once(
     async with asyncio.timeout(60):
         await until_the_queue_is_empty(control)
 
-    assert [type(event) for _, event in events if isinstance(event, Started | Terminal)] == [Started, Completed]
+    said = {event.to_json(): type(event) for _, event in events if isinstance(event, Started | Terminal)}
+    assert list(said.values()) == [Started, Completed], "copies are answered with the end of the one that was run"
     assert len(bill.of("r1")) == 1, "no copy books what another one does"
 
 

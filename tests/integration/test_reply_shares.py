@@ -21,7 +21,7 @@ from workers.jetstream.reply_publisher import ReplyPublisher
 from workers.jetstream.reply_shares import ReplyShares, share_of
 from workers.providers.base import Chunk
 from workers.request.events import EventStream
-from workers.request.live_streams import LiveStreams
+from workers.request.live_streams import LiveStreams, Tracked
 
 MB = 1024 * 1024
 RING = 64 * MB
@@ -44,7 +44,7 @@ class Worker:
         events = EventStream(
             self.publisher, subject=f"llm.v1.reply.{tenant}.a.r{number}", request_id=f"r{number}", attempt=1
         )
-        async with self.live.track(events):
+        async with Tracked(self.live, events):
             if deltas:
                 for at in range(0, len(text), DELTA):
                     events.delta(Chunk(text=text[at : at + DELTA]))

@@ -641,7 +641,7 @@ async def test_an_error_ends_a_resume(agent: Agent, ask: dict[str, Any], code: s
 
 
 async def test_the_client_ends_a_resume_with_the_error(client: Client) -> None:
-    with pytest.raises(InvalidRequest, match="no events are stored"):
+    with pytest.raises(InvalidRequest, match="nothing is stored"):
         await anext(client.resume("nothing"))
 
 

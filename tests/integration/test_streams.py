@@ -197,7 +197,9 @@ async def test_a_server_that_is_too_small_is_told_with_what_to_do(
             await streams.ensure(broker.request, Sizes())
         assert refused.value.err_code == jetstream_codes.NO_STORAGE
 
-        await streams.ensure(broker.request, Sizes(max_queue_bytes=3 * 1024**3, max_usage_bytes=1024**3))
+        await streams.ensure(
+            broker.request, Sizes(max_queue_bytes=2 * 1024**3, max_usage_bytes=1024**3, max_result_bytes=1024**3)
+        )
 
 
 async def test_a_message_larger_than_its_stream_takes_is_told_from_one_that_is_not_stored(

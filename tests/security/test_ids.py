@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from secrets import token_hex
 
+import pytest
 from nats.aio.client import Client as Nats
 
 from contracts import subjects
@@ -44,25 +46,30 @@ async def test_one_id_of_one_agent_under_many_message_ids_is_booked_as_often_as_
     await neighbours.bill_is_right(mallory)
 
 
-async def test_an_id_that_is_used_again_when_nothing_is_stored_of_it_is_a_second_row(
-    fleet: Fleet, mallory: Tenant, neighbours: Neighbours
+@pytest.mark.parametrize(("forgotten", "calls"), [(("LLM_REPLIES",), 1), (("LLM_REPLIES", "LLM_RESULTS"), 2)])
+async def test_an_id_that_is_used_again_is_run_again_when_its_end_is_not_kept_any_more(
+    fleet: Fleet, mallory: Tenant, neighbours: Neighbours, forgotten: Sequence[str], calls: int
 ) -> None:
-    """As an honest agent does that numbers its requests anew each hour."""
+    """As an honest agent does that numbers its requests anew each day."""
     before = len(fleet.calls(mallory))
     async with mallory.connection() as connection, Listener.of(connection, mallory) as heard:
         for n in (1, 2):
-            await publish(connection, mallory, request(mallory, "again"), msg_id=f"again-{n}")
+            await publish(connection, mallory, request(mallory, f"again-{calls}"), msg_id=f"again-{calls}-{n}")
             await until(lambda n=n: len(heard.ends) == n)
-            await _forget_what_was_said(fleet)
+            await _forget(fleet, forgotten, kept=subjects.result(mallory.name, "raw", f"again-{calls}"))
 
-    assert len(fleet.calls(mallory)) - before == 2
+    assert len(fleet.calls(mallory)) - before == calls
     await neighbours.bill_is_right(mallory)
 
 
-async def _forget_what_was_said(fleet: Fleet) -> None:
-    """As time does."""
+async def _forget(fleet: Fleet, streams: Sequence[str], *, kept: str) -> None:
+    """As time does, once the end is kept on the subject `kept`."""
     async with fleet.operator() as operator:
-        await operator.request("$JS.API.STREAM.PURGE.LLM_REPLIES", b"", timeout=PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await operator.request(f"$JS.API.DIRECT.GET.LLM_RESULTS.{kept}", timeout=PATIENCE_S)).data:
+                await asyncio.sleep(0.02)
+        for name in streams:
+            await operator.request(f"$JS.API.STREAM.PURGE.{name}", b"", timeout=PATIENCE_S)
 
 
 async def test_an_id_that_another_tenant_has_used_runs(

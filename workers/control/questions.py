@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from contracts import subjects
 from contracts.control import Resume
 from contracts.errors import FleetError, InvalidRequest, MalformedRequest, ProviderUnavailable
-from contracts.events import parse
+from contracts.events import Terminal, parse
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.rpc import MAX_SHORT_QUESTION_BYTES, Refusal
 from contracts.subjects import RpcMethod
@@ -30,7 +30,7 @@ from workers.clock import Clock
 from workers.control.lane import Bound, Lane
 from workers.control.question_feed import QuestionFeed
 from workers.control.rpc import TIMEOUT_S, Rpc
-from workers.jetstream import stored_events
+from workers.jetstream import stored_events, stored_results
 
 log = logging.getLogger(__name__)
 
@@ -146,19 +146,31 @@ class Questions:
             ask = Resume.model_validate_json(question.data)
         except ValidationError as exc:
             raise MalformedRequest(f"the question is not valid: {errors_in_one_line(exc)}") from None
-        found = 0
-        async with aclosing(
-            stored_events.raw(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))
-        ) as stored:
-            async for data in stored:
-                found += 1
-                event = parse(data)
-                if (event.attempt, event.seq) > ask.after:
-                    await self._broker.client.publish(question.reply, data)
-                if found % _YIELD_EVERY == 0:
-                    await self._clock.sleep(0)
-        if not found:
-            raise InvalidRequest(f"no events are stored of request {ask.request_id}; they are kept for 10 minutes")
+        found, last = 0, None
+        try:
+            async with aclosing(
+                stored_events.raw(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))
+            ) as stored:
+                async for data in stored:
+                    found += 1
+                    last = parse(data)
+                    if (last.attempt, last.seq) > ask.after:
+                        await self._broker.client.publish(question.reply, data)
+                    if found % _YIELD_EVERY == 0:
+                        await self._clock.sleep(0)
+        except nats.errors.NoRespondersError:  # a server that was restarted has no stream of replies yet
+            if found:
+                raise
+        if not isinstance(last, Terminal):
+            subject = subjects.result(tenant, ask.agent, ask.request_id)
+            result = await stored_results.read(self._broker, subject)
+            if not (found or result):
+                raise InvalidRequest(
+                    f"nothing is stored of request {ask.request_id}: it has not begun, or was forgotten"
+                )
+            is_last = result is not None and (last is None or result.event.attempt >= last.attempt)
+            if result and is_last and (result.event.attempt, result.event.seq) > ask.after:
+                await self._broker.client.publish(question.reply, result.said)
         await self._broker.client.publish(question.reply, b"")
 
     async def _ask(self, question: _Question) -> None:

@@ -5,7 +5,6 @@ from runtime.jetstream.publishing import Publisher, TooLarge
 from workers.jetstream.reply_shares import ReplyShares
 
 _LARGE_END_BYTES = 64 * 1024
-_NOT_STORED = b"NATS/1.0\r\nNats-Expected-Stream: none\r\n\r\n"
 
 
 class ReplyPublisher(Publisher):
@@ -16,10 +15,10 @@ class ReplyPublisher(Publisher):
         self._broker = broker
         self.shares = shares
 
-    async def event(self, subject: str, payload: bytes) -> None:
+    async def event(self, subject: str, payload: bytes, *, spare: int = 0) -> None:
         """The live reader gets it at once. `LLM_REPLIES` keeps it, but when the tenant has more than its share and
-        nobody goes on with the request. Raises TooLarge."""
-        if len(payload) > self._broker.client.max_payload:
+        nobody goes on with the request. Raises TooLarge for more than a message can hold beside `spare` bytes."""
+        if len(payload) + spare > self._broker.client.max_payload:
             raise TooLarge(subject)
         has_room = self.shares.has_room(subject)
         if not has_room and not self.shares.is_running(subject):
@@ -31,10 +30,3 @@ class ReplyPublisher(Publisher):
         else:
             self.shares.note(subject, payload)
             await super().event(subject, payload)
-
-    def pass_on(self, subject: str, payload: bytes) -> None:
-        """To whoever listens, and stored by nobody: the stream refuses what is meant for another one. Raises
-        TooLarge."""
-        if len(_NOT_STORED) + len(payload) > self._broker.client.max_payload:
-            raise TooLarge(subject)
-        self._broker.say(subject, payload, header=_NOT_STORED)

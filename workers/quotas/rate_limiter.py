@@ -57,6 +57,13 @@ class RateLimiter:
                 await self._post(tenant.slug, count.limit, count.window, -1, msg_id=f"{_msg_id(count.limit, key)}-back")
         self._refuse(tenant.slug, exceeded.limit, now)
 
+    async def take_back(self, tenant: PublishedTenant, *, key: str, at: datetime) -> None:
+        """The request that was admitted at that time under this key turned out to be none."""
+        self._used_up.pop(tenant.slug, None)
+        for limit in in_force(tenant.limits, self._defaults):
+            if limit.unit is Unit.REQUESTS:
+                await self._post(tenant.slug, limit, window(limit.span, at), -1, msg_id=f"{_msg_id(limit, key)}-back")
+
     def has_refused(self, tenant: str) -> bool:
         """Whether `check_used_up` may refuse a request of the tenant."""
         return tenant in self._used_up

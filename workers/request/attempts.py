@@ -29,6 +29,7 @@ from workers.request.coalescing import Moments
 from workers.request.job import Job
 from workers.request.journal import Contested, Journal
 from workers.request.outcome import Cancelled, Completed, GivenBack, TakenAway, of_interruption
+from workers.request.results import EndedBefore
 from workers.request.settlement import Settlement
 from workers.request.usage_records import VendorCall
 
@@ -81,8 +82,8 @@ class AttemptRunner:
     async def make(
         self, job: Job, tries: CandidateTries
     ) -> Completed | Cancelled | GivenBack | TakenAway | AttemptFailed:
-        """One vendor call, or the error that prevented it. Raises Interrupted, NotNow, Contested and NotStored before
-        the call, NotStored after it."""
+        """One vendor call, or the error that prevented it. Raises Interrupted, NotNow, Contested, EndedBefore and
+        NotStored before the call, NotStored after it."""
         try:
             self._adapter.check_supported(job.request, model=tries.candidate.model)
             configured = await self._router.provider(job.address.tenant, tries.candidate.provider)
@@ -140,10 +141,12 @@ class AttemptRunner:
             """Returns when the journal has the call, and the vendor is asked next."""
             try:
                 await asyncio.shield(writing)
+                if job.look is not None and (ended := await job.look.found()) is not None:
+                    raise EndedBefore(ended)
                 job.delivery.lease.check()
                 if job.time_left_s(self._clock.now()) <= 0:
                     raise _too_late(provider)
-            except (Contested, NotStored, Lost, DeadlineExceeded) as exc:
+            except (Contested, EndedBefore, NotStored, Lost, DeadlineExceeded) as exc:
                 raise NotToBeSent from exc
             job.vendor_calls += 1
             if job.vendor_calls == 1:
@@ -188,7 +191,7 @@ class AttemptRunner:
             match stopped.__cause__:
                 case DeadlineExceeded() as late:
                     failed = late
-                case Contested() | NotStored() as other:
+                case Contested() | EndedBefore() | NotStored() as other:
                     raise other from None
                 case _:
                     return TakenAway()

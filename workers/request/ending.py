@@ -1,18 +1,21 @@
 """Carrying out what became of a request: what is published, in which order, and what JetStream is told at last.
 
-The order is what makes the fleet safe: the terminal event, then the usage record with its PubAck awaited, then the ack,
-all on one connection. The PubAck says that the server has the terminal event, too. Whatever dies in between is
-repeated by the next delivery, and what is repeated is deduplicated by id.
+The order is what makes the fleet safe: the terminal event, then the result (the same event, on disk) and the usage
+record with their PubAcks awaited, then the ack, all on one connection. A PubAck says that the server has the terminal
+event, too. Whatever dies in between is repeated by the next delivery, and what is repeated is deduplicated by id.
 
 | outcome | in this order | ack |
 |---|---|---|
-| Completed | `completed`; usage record. An answer that no event can hold: usage record, then as Failed | Acked |
-| Failed | `failed` (the usage record of each call was published when the call failed) | Acked |
-| Cancelled | `cancelled`; usage record of the call that was broken off | Acked |
+| Completed | `completed`; result; usage record. An answer that is too large: usage record, then as Failed | Acked |
+| Failed | `failed`; result (the usage record of each call was published when the call failed) | Acked |
+| (the same, refused for a limit before any call) | `failed` | Acked |
+| Cancelled | `cancelled`; result; usage record of the call that was broken off | Acked |
 | MovedOn | the request, to the other pool. When its queue is full, or it was moved too often: as Failed | Acked |
-| DoneBefore | usage record of the last call, when it may have none | Acked |
+| DoneBefore | result, when there is none; usage record of the last call, when it may have none | Acked |
+| Known | the terminal event that is kept, once more | Acked |
+| Refused | `failed`, to whoever listens: what is kept of the id is another request's | Acked |
 | GivenBack | usage record of the call that was broken off; `retrying` | GaveBack |
-| Buried | the message, to `LLM_DEAD`; `failed` | Acked |
+| Buried | the message, to `LLM_DEAD`; `failed`; result | Acked |
 | TakenAway | nothing | NotAcked |
 | (a request that cannot be read) | the message, to `LLM_DEAD`; `failed`, where its agent is known | Terminated |
 | (the same, over its tenant's limits) | `failed`, where its agent is known | Terminated |
@@ -29,6 +32,7 @@ from typing import assert_never
 
 from contracts import subjects, usage
 from contracts.errors import (
+    ErrorCode,
     FleetError,
     InternalError,
     InvalidRequest,
@@ -36,6 +40,7 @@ from contracts.errors import (
     QueueFull,
     StreamInterrupted,
 )
+from contracts.events import Failed as FailedEvent
 from runtime.jetstream.dead_letters import bury
 from runtime.jetstream.publishing import NotStored, Publisher, TooLarge
 from workers import telemetry
@@ -53,25 +58,33 @@ from workers.request.outcome import (
     DoneBefore,
     Failed,
     GivenBack,
+    Known,
     MovedOn,
     Outcome,
+    Refused,
     TakenAway,
 )
 from workers.request.parsing import reply_address, who_asks
+from workers.request.results import Results
 from workers.request.settlement import Settlement
 from workers.request.usage_records import Bill, VendorCall, usage_record
 
 log = logging.getLogger(__name__)
 
+_REFUSALS = (ErrorCode.TENANT_RATE_LIMITED, ErrorCode.BUDGET_EXCEEDED, ErrorCode.QUEUE_FULL)
+"""What is refused for these before any call leaves no result: a flood of refusals costs the disk nothing."""
 CRASHED = "the fleet failed on this request; its operators can see why"
 UNCONFIRMED_S = 5.0
 """A request is delivered again after so long when JetStream did not confirm what had to be stored for it."""
 
 
 class Ending:
-    def __init__(self, pool: str, *, settlement: Settlement, handovers: Handovers, publisher: Publisher) -> None:
+    def __init__(
+        self, pool: str, *, settlement: Settlement, results: Results, handovers: Handovers, publisher: Publisher
+    ) -> None:
         self._pool = pool
         self._settlement = settlement
+        self._results = results
         self._handovers = handovers
         self._publisher = publisher
 
@@ -91,10 +104,18 @@ class Ending:
                     return await self._cancel(call, job)
                 case MovedOn(to):
                     return await self._move_on(to, job)
-                case DoneBefore(unbooked):
+                case DoneBefore(unbooked, unstored):
+                    if unstored:
+                        await self._results.store(job, unstored.to_json())
                     if unbooked:
                         await self._settlement.book_past(job, unbooked)
                     return Acked()
+                case Known(said):
+                    await self._publisher.event(job.events.subject, said)
+                    self._note_end(job, "known")
+                    return Acked()
+                case Refused():
+                    return self._refuse_id(outcome, job)
                 case GivenBack():
                     return await self._give_back(outcome, job)
                 case Buried(error):
@@ -122,20 +143,29 @@ class Ending:
             warnings.append(
                 f"the answer was bounded to {most} tokens, because that is what was left of the tenant's budget"
             )
+        if job.request.keep_s is not None and (warning := self._results.keeping(job).warning):
+            warnings.append(warning)
         try:
             await job.events.completed(completed.call, completed.finish, record, warnings=tuple(warnings))
         except TooLarge:
             job.bill.add(record)
             await self._settlement.book(job, record)
             return await self._fail(InvalidRequest(TOO_LONG), job)
+        ack: Ack = Acked()
+        try:
+            await self._results.store(job, job.events.end)
+        except Lost:
+            ack = NotAcked()  # what was called is booked all the same
         await self._settlement.book(job, record)
         self._note_end(job, "completed")
-        return Acked()
+        return ack
 
     async def _fail(self, error: FleetError, job: Job) -> Ack:
         if not job.delivery.lease.holds:
             return NotAcked()
         await job.events.failed(job.with_left_out(error), attempts=tuple(job.history), bill=job.bill)
+        if job.vendor_calls or error.code not in _REFUSALS:
+            await self._results.store(job, job.events.end)
         self._note_end(job, "failed", code=error.code)
         return Acked()
 
@@ -144,9 +174,21 @@ class Ending:
         if record:
             job.bill.add(record)
         await job.events.cancelled(bill=job.bill)
+        ack: Ack = Acked()
+        try:
+            await self._results.store(job, job.events.end)
+        except Lost:
+            ack = NotAcked()
         if record:
             await self._settlement.book(job, record)
         self._note_end(job, "cancelled")
+        return ack
+
+    def _refuse_id(self, refused: Refused, job: Job) -> Ack:
+        error = refused.error.to_wire()
+        said = FailedEvent(request_id=job.request.id, attempt=refused.after + 1, seq=0, error=error)
+        self._publisher.pass_on(job.events.subject, said.to_json())
+        self._note_end(job, "failed", code=error.code)
         return Acked()
 
     async def _move_on(self, to: Candidate, job: Job) -> Ack:

@@ -34,8 +34,9 @@ from workers.request.usage_records import MOST_NAME_CHARS, Bill, VendorCall
 class Publishes(Protocol):
     """Publishes on reply subjects. Raises TooLarge; nothing was published then."""
 
-    async def event(self, subject: str, payload: bytes) -> None:
-        """Publishes an event other than a delta; a large one may wait for room."""
+    async def event(self, subject: str, payload: bytes, *, spare: int = 0) -> None:
+        """Publishes an event other than a delta; a large one may wait for room. Raises TooLarge also for one that
+        leaves less than `spare` bytes of a message."""
         ...
 
     def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:
@@ -55,6 +56,8 @@ class Share:
     """Publishes to those who listen at present, and to nobody else. Raises TooLarge."""
 
 
+RESULT_ROOM_BYTES = 2048
+"""What an event that ends a request leaves free of a message: it is stored with headers, which are shorter."""
 _MOST_DELIVERIES = 20
 _MOST_ATTEMPTS = 100
 """More than one delivery makes, counted generously: numbers are never used again."""
@@ -79,6 +82,8 @@ class EventStream:
         self.attempt = attempt
         self.seq = 0
         self.ended = False
+        self.end = b""
+        """The event that ended the request."""
         self._prefix = b""
         self.sent: list[bytes] = []
         """This attempt's events so far, but for deltas that had no room; before its first one those of the attempt
@@ -201,15 +206,17 @@ class EventStream:
         built = event(request_id=self._request_id, attempt=self.attempt, seq=self.seq, **fields)
         said = built.to_json()
         self.seq += 1
+        is_end = isinstance(built, Terminal)
         try:
-            await self._publisher.event(self.subject, said)
+            await self._publisher.event(self.subject, said, spare=RESULT_ROOM_BYTES if is_end else 0)
         except TooLarge:
             self.seq -= 1
             raise
         self._note_sent(said)
         if isinstance(built, Retrying):
             self.continue_after(built.attempt)
-        self.ended = isinstance(built, Terminal)
+        if is_end:
+            self.ended, self.end = True, said
 
     def _send_delta(self, event: bytes) -> None:
         share = self.share

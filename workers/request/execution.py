@@ -9,6 +9,7 @@ other rooms, many calls deep, and know no outcomes. Those exceptions end in `_ou
 | Interrupted | the agent cancels, or the worker drains, while no vendor is being called | Cancelled, or GivenBack |
 | NotNow | the tenant's requests that wait hold all slots that they may | GivenBack |
 | Contested | another worker has begun the call that was to be made | GivenBack |
+| EndedBefore | the request's id has ended already | Known, Refused, or GivenBack to run again |
 | NotStored | JetStream does not confirm what must be kept before the request goes on | GivenBack |
 | FleetError | the request cannot be served | Failed |
 | any other | a bug, which would meet the request again in every worker that it is given to | Failed |
@@ -48,10 +49,11 @@ from workers.request.events import EventStream
 from workers.request.handover import Handovers
 from workers.request.job import Job
 from workers.request.journal import Contested
-from workers.request.live_streams import LiveStreams
-from workers.request.outcome import Failed, GivenBack, MovedOn, Outcome, of_interruption
-from workers.request.parsing import parse
+from workers.request.live_streams import LiveStreams, Tracked
+from workers.request.outcome import DoneBefore, Failed, GivenBack, MovedOn, Outcome, of_interruption
+from workers.request.parsing import parse, who_asks
 from workers.request.provenance import Origin, provenance_of
+from workers.request.results import EndedBefore, Results, of_another, runs_again
 from workers.request.takeover import Fresh, GoOn, Takeover
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Execution:
         attempts: AttemptRunner | None,
         takeover: Takeover,
         ending: Ending,
+        results: Results,
         budgets: Budgets,
         handovers: Handovers,
         router: Router,
@@ -83,6 +86,7 @@ class Execution:
         self._attempts = attempts
         self._takeover = takeover
         self._ending = ending
+        self._results = results
         self._budgets = budgets
         self._handovers = handovers
         self._router = router
@@ -115,6 +119,8 @@ class Execution:
             body=asked.body,
             handover=handover,
             journal_subject=subjects.attempt(request.tenant, request.agent, request.id),
+            result_subject=subjects.result(request.tenant, request.agent, request.id),
+            origin=queued_at.isoformat(),
             events=EventStream(
                 self._publisher,
                 subject=subjects.reply(request.tenant, request.agent, request.id),
@@ -127,7 +133,7 @@ class Execution:
             tenant=_bare(asked.address.tenant),
         )
         async with (
-            self._live.track(job.events),
+            Tracked(self._live, job.events),
             self._cancellations.watch(request.tenant, request.id, job.interruption),
         ):
             try:
@@ -138,6 +144,10 @@ class Execution:
 
     async def _outcome(self, job: Job) -> Outcome:
         try:
+            is_first = job.provenance.origin is Origin.FIRST
+            if not (is_first and job.handover):
+                queued_at = job.queued_at if is_first else None
+                job.look = await self._results.look(job.result_subject, request_id=job.request.id, queued_at=queued_at)
             job.tenant = await self._router.tenant(job.address.tenant)
             if job.handover:
                 job.inherit(job.handover)
@@ -145,11 +155,11 @@ class Execution:
                 job.candidates, job.left_out = await self._router.candidates(
                     job.request, tenant=job.tenant, pool=job.address.provider
                 )
-            is_first = job.provenance.origin is Origin.FIRST
             match Fresh() if is_first else await self._takeover.look_back(job):
                 case Fresh() | GoOn(after=None, vendor_calls=0) if job.handover is None:
                     job.check_goes_on(self._clock.now())
                     again = job.delivery.deliveries > 1
+                    job.admitted_at = self._clock.now()
                     await self._limiter.admit(job.tenant, key=job.delivery.place, delivered_before=again)
                 case Fresh() | GoOn():
                     pass  # it counted against its tenant's limits when it came to the first worker
@@ -159,24 +169,42 @@ class Execution:
                 job.check_goes_on(self._clock.now())
                 candidate = job.candidates.pop(0)
                 if candidate.provider != self._pool or self._attempts is None:
-                    return MovedOn(candidate)
+                    return await self._known(job) or MovedOn(candidate)
                 result = await self._try(job, candidate, self._attempts)
                 if not isinstance(result, AttemptFailed):
-                    return result
+                    return (isinstance(result, Failed) and await self._known(job)) or result
                 await job.publish_retrying(result.error, next_up=job.candidates[0])
         except Interrupted as interrupted:
             return of_interruption(interrupted.reason)
         except NotNow as exc:
             return GivenBack(exc.delay_s)
+        except EndedBefore:
+            return await self._known(job) or GivenBack()
         except Contested:
             return GivenBack()  # whoever gets it next looks back, and finds what has been begun
         except NotStored as exc:
             return GivenBack(UNCONFIRMED_S, unconfirmed=exc)
         except FleetError as error:
-            return Failed(error)
+            return await self._known(job) or Failed(error)
         except Exception:
             log.exception("request_crashed", extra=job.log_facts())
             return Failed(InternalError(CRASHED))
+
+    async def _known(self, job: Job) -> Outcome | None:
+        """The outcome of a request whose id has ended before, when no vendor was asked for it; None of any other."""
+        if job.look is None or job.vendor_calls:
+            return None
+        try:
+            result = await job.look.found()
+        except NotStored as exc:
+            return GivenBack(UNCONFIRMED_S, unconfirmed=exc)
+        if result is None or (job.provenance.is_replay and result.origin != job.origin):
+            return None
+        if result.origin == job.origin:
+            return DoneBefore()
+        if job.admitted_at is not None and not runs_again(result):
+            await self._limiter.take_back(job.tenant, key=job.delivery.place, at=job.admitted_at)
+        return of_another(result, job.request) or GivenBack()  # who gets it next goes on after that end
 
     async def _unread_refusal(self, delivery: Delivery) -> FleetError | None:
         """Why a request is refused without being read, because its tenant has used up a limit: a flood is cheap."""
@@ -185,8 +213,15 @@ class Execution:
         try:
             self._limiter.check_used_up(await self._router.tenant(delivery.tenant))
         except FleetError as refusal:
-            return refusal
+            return None if await self._has_ended(delivery) else refusal
         return None
+
+    async def _has_ended(self, delivery: Delivery) -> bool:
+        """Whether the id of a request that is about to be refused is known to have ended; then it is read after all."""
+        if (address := who_asks(delivery)) is None:
+            return False
+        subject = subjects.result(delivery.tenant, *address)
+        return await self._results.has(subject, tenant=delivery.tenant)
 
     async def _refuse(self, delivery: Delivery, error: MalformedRequest) -> Ack:
         """What cannot be read counts as a request before it is kept for anybody to look at."""

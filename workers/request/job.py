@@ -14,6 +14,7 @@ from runtime.prices.catalogue import context_window
 from workers.endpoints.names import Candidate
 from workers.intake.delivery import Delivery
 from workers.interruption import Interruption
+from workers.jetstream.stored_results import Look
 from workers.quotas.budgets import Reservation
 from workers.request.events import EventStream
 from workers.request.provenance import Provenance
@@ -49,6 +50,16 @@ class Job:
     bill: Bill = field(default_factory=Bill)
     journal_subject: str = ""
     """Where the journal keeps the request's vendor calls."""
+    result_subject: str = ""
+    """Where its end is kept."""
+    origin: str = ""
+    """Names the agent's own message, also where pools have handed its request over."""
+    look: Look | None = None
+    """The question whether the request's id has ended before; None where there is none, or it is answered."""
+    result_seq: int = 0
+    """The place of an earlier result of the same id; 0: there is none, as far as is known."""
+    admitted_at: datetime | None = None
+    """When this worker counted it against its tenant's limits; None when it did not."""
     journal_seq: int = 0
     """The place of the last entry that the journal of vendor calls has of the request, as far as is known; 0: none."""
     begun: dict[int, Begun] = field(default_factory=dict[int, Begun])

@@ -46,14 +46,6 @@ class LiveStreams:
         self._all_ended_bytes = 0
         self._reconnected = asyncio.Event()
 
-    def track(self, stream: EventStream) -> "Tracked":
-        """For `async with`: the stream counts as running while the block runs, and as ended after it.
-
-        At the end of the block its events are published again if the connection was made anew meanwhile, so that they
-        precede the ack, which follows the block, on the present connection as well.
-        """
-        return Tracked(self, stream)
-
     def keep(self, ended: tuple[EventStream, int]) -> None:
         """For `Tracked`: keeps a stream that has ended, with the size of its events, and drops the oldest of the tenant
         that has most when there are too many."""
@@ -96,7 +88,11 @@ class LiveStreams:
 
 
 class Tracked:
-    """One stream while it runs; made by `LiveStreams.track`."""
+    """For `async with`: the stream counts as running while the block runs, and as ended after it.
+
+    At the end of the block its events are published again if the connection was made anew meanwhile, so that they
+    precede the ack, which follows the block, on the present connection as well.
+    """
 
     def __init__(self, live: LiveStreams, stream: EventStream) -> None:
         self._live = live

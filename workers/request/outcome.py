@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from contracts.errors import FleetError
+from contracts.events import Terminal
 from runtime.jetstream.publishing import NotStored
 from workers.endpoints.names import Candidate
 from workers.interruption import Reason
@@ -52,6 +53,25 @@ class DoneBefore:
 
     unbooked: Past | None = None
     """The past whose last vendor call has no usage record yet; None when all calls have one."""
+    unstored: Terminal | None = None
+    """The request's end, when it was said and is not on disk yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The request's id has ended before, by another message: that end is its answer."""
+
+    said: bytes
+    """The terminal event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request's id has ended before, and was another request's."""
+
+    error: FleetError
+    after: int
+    """The last attempt of the other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,7 @@ class TakenAway:
     """The request may be another worker's by now, so that nothing more is said of it here."""
 
 
-Outcome = Completed | Failed | Cancelled | MovedOn | DoneBefore | GivenBack | Buried | TakenAway
+Outcome = Completed | Failed | Cancelled | MovedOn | DoneBefore | Known | Refused | GivenBack | Buried | TakenAway
 
 
 def of_interruption(reason: Reason, *, call: VendorCall | None = None) -> Cancelled | GivenBack:

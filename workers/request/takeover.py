@@ -13,7 +13,8 @@ import nats.errors
 
 from contracts.attempts import Begun
 from contracts.errors import InternalError, StreamInterrupted
-from contracts.events import Event, FailedAttempt, Terminal
+from contracts.events import Event, FailedAttempt, Started, Terminal
+from contracts.events import Failed as FailedEvent
 from workers.clock import Clock
 from workers.endpoints.names import Candidate
 from workers.jetstream.server_memory import ServerMemory
@@ -21,8 +22,9 @@ from workers.request import policy, recovery
 from workers.request.job import Job
 from workers.request.journal import Written
 from workers.request.live_streams import REPUBLISHED_S
-from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack
+from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack, Known, Refused
 from workers.request.recovery import Past
+from workers.request.results import of_another
 from workers.request.settlement import Settlement
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ def left_to_another(
     now: datetime,
     pool: str,
     republished_s: float,
-) -> DoneBefore | GivenBack | None:
+) -> DoneBefore | Known | GivenBack | None:
     """What to do with a request whose last vendor call was begun for another message: one of the pool that it was
     handed to, or a copy. None: that message is over, and the request's id is used once more.
 
@@ -81,7 +83,7 @@ def left_to_another(
     """
     call = begun[-1]
     if last is not None and last.attempt >= call.attempt and isinstance(last, Terminal):
-        return DoneBefore()
+        return _answer(last) or GivenBack(NO_ANSWER_S)  # its result is about to be stored
     has_said_something = (
         now - call.started_at < RECENT
         or (last is not None and last.attempt >= call.attempt)
@@ -130,8 +132,8 @@ def take_over(
     if past is not None and recovery.has_moved(past, pool=pool):
         return DoneBefore()
     unbooked = past if past and past.perhaps_unbooked else None
-    if past is not None and past.ended:
-        return DoneBefore(unbooked)
+    if past is not None and isinstance(past.last, Terminal) and not _is_overtaken(past.last, own):
+        return DoneBefore(unbooked, unstored=past.last)
     # A worker that made another call after one had ended and booked that one; what it said of it is forgotten.
     followed = {entry.id for entry, later in pairwise(own) if entry.worker == later.worker}
     died = [entry for entry in unsaid if entry.id not in followed]
@@ -145,6 +147,12 @@ def take_over(
         died=tuple(died),
         end=_end(job, past, died, vendor_calls=len(said) + len(unsaid), pool=pool),
     )
+
+
+def _is_overtaken(end: Terminal, own: Sequence[Begun]) -> bool:
+    """Whether another worker had begun a later attempt when this end was said, by one that was cut off: readers, who
+    have heard that attempt begin, drop it."""
+    return bool(own) and own[-1].attempt > end.attempt
 
 
 def _end(job: Job, past: Past | None, died: Sequence[Begun], *, vendor_calls: int, pool: str) -> Failed | Buried | None:
@@ -162,6 +170,11 @@ def _end(job: Job, past: Past | None, died: Sequence[Begun], *, vendor_calls: in
             )
         )
     return None
+
+
+def _answer(end: Event) -> Known | None:
+    """The answer to a copy of the request that ended so; None when it may run again."""
+    return None if isinstance(end, FailedEvent) and end.error.retryable else Known(end.to_json())
 
 
 class Takeover:
@@ -191,12 +204,21 @@ class Takeover:
         self._clock = clock
         self._republished_s = republished_s
 
-    async def look_back(self, job: Job) -> Fresh | GoOn | DoneBefore | GivenBack | Failed | Buried:
+    async def look_back(self, job: Job) -> Fresh | GoOn | DoneBefore | Known | Refused | GivenBack | Failed | Buried:
         """For a request that another worker may have had.
 
-        Raises NotStored, when the usage record of a dead worker's call is not confirmed.
+        Raises NotStored, when the usage record of a dead worker's call is not confirmed, or it cannot be known whether
+        the request has ended.
         """
         try:
+            if job.look is not None and (result := await job.look.found()) is not None:
+                if result.origin == job.origin:
+                    return DoneBefore(await self._ended_call(job, result.event))
+                if not job.provenance.is_replay and (known := of_another(result, job.request)) is not None:
+                    return known
+                job.look, job.result_seq = None, result.sequence
+                # What is read below is of this run of the request only: the one before it has ended.
+                job.events.continue_after(max(result.event.attempt, job.events.attempt - 1))
             # The journal first: what is in it has been said, or its worker is dead, by the time the events are read.
             written = await self._read_journal(job.journal_subject)
             # The attempts of the pools before this one are known from the handover.
@@ -214,14 +236,19 @@ class Takeover:
                 )
                 if left is not None:
                     return left
-            stored = await self._read_events(job.events.subject)
-            past = recovery.read([event for event in stored if event.attempt >= job.events.attempt])
+            past = await self._read_past(job)
             if past is not None and past.called and past.called[-1] > (begun[-1].attempt if begun else 0):
                 again = await self._read_journal(job.journal_subject)
                 if again.last_seq != written.last_seq:  # begun in the meantime, by another worker: that goes on
                     return GivenBack(NO_ANSWER_S)
         except (nats.errors.Error, TimeoutError):
             return GivenBack(NO_ANSWER_S)
+        if not (begun or job.provenance.was_given_before or job.provenance.is_replay) and past and past.ended:
+            # Another message's end, for which no vendor was asked.
+            if (known := _answer(past.last)) is not None:
+                return known
+            job.events.continue_after(past.last.attempt)
+            past = None
         job.journal_seq = written.last_seq
         job.begun = {entry.attempt: entry for entry in begun}
         found = take_over(job, past, begun, memory, pool=self._pool, republished_s=self._republished_s)
@@ -238,6 +265,34 @@ class Takeover:
             job.events.continue_after(last)
         job.events.skip_attempts(found.forgotten_deliveries)
         return found.end or found
+
+    async def _read_past(self, job: Job) -> Past | None:
+        stored = await self._read_events(job.events.subject)
+        return recovery.read([event for event in stored if event.attempt >= job.events.attempt])
+
+    async def _ended_call(self, job: Job, end: Terminal) -> Past | None:
+        """The past whose last vendor call brought this end and may have no usage record; None when all have one."""
+        if isinstance(end, FailedEvent):  # each failed call was booked before
+            return None
+        written = await self._read_journal(job.journal_subject)
+        begun = next((entry for entry in written.begun if entry.attempt == end.attempt), None)
+        if begun is None:
+            return None
+        job.begun = {begun.attempt: begun}
+        past = await self._read_past(job)
+        if past is None or past.last != end:  # what was said is lost, and the result has what counts of it
+            started = Started(
+                request_id=end.request_id,
+                attempt=end.attempt,
+                seq=0,
+                provider=begun.provider,
+                endpoint=begun.endpoint,
+                model=begun.model,
+                worker=begun.worker,
+                at=begun.started_at,
+            )
+            past = recovery.read([started, end])
+        return past
 
     async def _book(self, job: Job, found: GoOn) -> None:
         """Books the calls of dead workers. Raises NotStored."""

@@ -17,6 +17,7 @@ PARTS: dict[str, Any] = {
     "aliases": {"fast": ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"]},
     "fallbacks": ["google/gemini-2.5-flash"],
     "alert_emails": ["ops@example.com"],
+    "max_keep_s": 3600,
     "prices": {"openai/gpt-4o-mini": {"input_mtok": "0.10", "output_mtok": 0.4}},
 }
 SHOWN: dict[str, Any] = PARTS | {

@@ -27,6 +27,7 @@ TENANT = {
     "aliases": {"fast": ["openai/gpt-4o-mini"]},
     "fallbacks": [],
     "prices": {},
+    "max_keep_s": None,
     "revision": 3,
 }
 PROVIDER = {

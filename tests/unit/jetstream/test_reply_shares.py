@@ -17,7 +17,7 @@ from workers.jetstream.reply_publisher import ReplyPublisher
 from workers.jetstream.reply_shares import EVENT_OVERHEAD_BYTES, REQUEST_OVERHEAD_BYTES, Refused, ReplyShares
 from workers.providers.base import Chunk
 from workers.request.events import EventStream
-from workers.request.live_streams import LiveStreams
+from workers.request.live_streams import LiveStreams, Tracked
 
 MB = 1024 * 1024
 SHARE = 8 * MB
@@ -158,7 +158,7 @@ async def test_a_running_answer_beyond_the_share_is_said_and_not_stored() -> Non
     publisher = ReplyPublisher(ring.broker, shares_of(ring))
     live = LiveStreams(reconnects=lambda: 0, until_kept=ring_is_kept, replies=publisher)
     events = EventStream(publisher, subject=subject(0), request_id="r0", attempt=1)
-    async with live.track(events):
+    async with Tracked(live, events):
         events.delta(Chunk(text="y"))
         for _ in range(29):
             events.delta(Chunk(text="y" * 500_000))
@@ -185,7 +185,7 @@ async def test_the_first_delta_of_an_attempt_is_stored_whatever_there_is() -> No
     await publisher.event(subject(7), b"x" * 1000)
     live = LiveStreams(reconnects=lambda: 0, until_kept=ring_is_kept, replies=publisher)
     events = EventStream(publisher, subject=subject(0), request_id="r0", attempt=1)
-    async with live.track(events):
+    async with Tracked(live, events):
         events.seq = 1
         events.delta(Chunk(text="first"))
         events.delta(Chunk(text="second"))

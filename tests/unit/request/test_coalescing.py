@@ -119,7 +119,7 @@ async def test_an_answer_comes_in_fewer_deltas_and_is_the_same() -> None:
 
     texts = [event.text for event in way.publisher.events() if event.type == "delta"]
     assert texts == ["0 ", "".join(chunk.text for chunk in words[1:])]
-    assert way.publisher.kinds == ["started", "delta", "delta", "completed", "usage"]
+    assert way.publisher.kinds == ["started", "delta", "delta", "completed", "result", "usage"]
 
 
 async def test_what_came_before_a_failure_is_said_before_it() -> None:
@@ -128,4 +128,4 @@ async def test_what_came_before_a_failure_is_said_before_it() -> None:
 
     deltas = [event.text for event in way.publisher.events() if event.type == "delta"]
     assert deltas[:2] == ["a", "bc"]
-    assert way.publisher.kinds[-1] in ("failed", "usage")
+    assert way.publisher.kinds[-1] == "result"

@@ -24,8 +24,10 @@ from workers.request.outcome import (
     DoneBefore,
     Failed,
     GivenBack,
+    Known,
     MovedOn,
     Outcome,
+    Refused,
     TakenAway,
 )
 from workers.request.usage_records import VendorCall
@@ -47,18 +49,21 @@ def call() -> VendorCall:
 PAST = recovery.read([started(1), completed(1)])
 
 STEPS: list[tuple[Outcome, list[str], Ack]] = [
-    (Completed(call(), FINISH), ["completed", "usage"], Acked()),
-    (Failed(Overloaded("full")), ["failed"], Acked()),
-    (Cancelled(), ["cancelled"], Acked()),
-    (Cancelled(call()), ["cancelled", "usage"], Acked()),
+    (Completed(call(), FINISH), ["completed", "result", "usage"], Acked()),
+    (Failed(Overloaded("full")), ["failed", "result"], Acked()),
+    (Cancelled(), ["cancelled", "result"], Acked()),
+    (Cancelled(call()), ["cancelled", "result", "usage"], Acked()),
     (MovedOn(ANOTHER), ["request"], Acked()),
     (DoneBefore(), [], Acked()),
     (DoneBefore(PAST), ["usage"], Acked()),
+    (DoneBefore(PAST, unstored=completed(1)), ["result", "usage"], Acked()),
+    (Known(completed(1).to_json()), ["completed"], Acked()),
+    (Refused(InvalidRequest("another messages"), after=1), ["failed"], Acked()),
     (GivenBack(), [], GaveBack()),
     (GivenBack(2.5), [], GaveBack(2.5)),
     (GivenBack(call=call()), ["usage", "retrying"], GaveBack()),
     (GivenBack(5.0, unconfirmed=NOT_STORED), [], GaveBack(5.0)),
-    (Buried(InternalError("3 workers died")), ["dead", "failed"], Acked()),
+    (Buried(InternalError("3 workers died")), ["dead", "failed", "result"], Acked()),
     (TakenAway(), [], NotAcked()),
 ]
 
@@ -80,7 +85,7 @@ UNCONFIRMED_AT = [
     (outcome, steps, at)
     for outcome, steps, _ in STEPS
     for at, kind in enumerate(steps)
-    if kind in ("usage", "request", "dead")
+    if kind in ("result", "usage", "request", "dead")
 ]
 
 
@@ -104,8 +109,8 @@ async def test_what_is_not_confirmed_gives_the_request_back_and_stops_the_steps(
         (Failed(Overloaded("full")), [], NotAcked()),
         (MovedOn(ANOTHER), [], NotAcked()),
         (Buried(InternalError("3 workers died")), ["dead"], NotAcked()),
-        (Completed(call(), FINISH), ["completed", "usage"], Acked()),
-        (Cancelled(call()), ["cancelled", "usage"], Acked()),
+        (Completed(call(), FINISH), ["completed", "usage"], NotAcked()),
+        (Cancelled(call()), ["cancelled", "usage"], NotAcked()),
     ],
 )
 async def test_after_its_lease_a_worker_only_says_to_its_end_what_it_was_saying(
@@ -127,7 +132,7 @@ async def test_an_answer_that_no_event_can_hold_is_booked_and_fails_with_its_bil
 
     assert await way.ending.carry_out(Completed(call(), FINISH), way.job()) == Acked()
 
-    assert way.publisher.kinds == ["usage", "failed"]
+    assert way.publisher.kinds == ["usage", "failed", "result"]
     (failed,) = way.publisher.events()
     assert isinstance(failed, FailedEvent)
     assert failed.error.code == "invalid_request"
@@ -182,7 +187,7 @@ async def test_metadata_that_leave_no_room_for_a_record_are_left_out_of_it() -> 
 
     assert await way.ending.carry_out(Completed(call(), FINISH), way.job()) == Acked()
 
-    assert way.publisher.kinds == ["completed", "usage"]
+    assert way.publisher.kinds == ["completed", "result", "usage"]
     assert way.publisher.records()[0].metadata == {}
 
 

@@ -41,7 +41,7 @@ class Wire:
         self.sent: list[bytes] = []
         self._most = most
 
-    async def event(self, subject: str, payload: bytes) -> None:
+    async def event(self, subject: str, payload: bytes, *, spare: int = 0) -> None:
         self.delta(subject, payload, soon=True)
 
     def delta(self, subject: str, payload: bytes, *, soon: bool) -> None:

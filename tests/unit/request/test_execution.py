@@ -47,7 +47,7 @@ async def test_a_stream_completes_in_the_order_event_record_ack() -> None:
 
     assert await one.execution.run(one.delivery(request(stream=True).to_json())) == Acked()
 
-    assert one.publisher.kinds == ["started", "delta", "delta", "completed", "usage"]
+    assert one.publisher.kinds == ["started", "delta", "delta", "completed", "result", "usage"]
     started, *deltas, completed = one.publisher.events()
     assert isinstance(started, Started)
     assert (started.provider, started.endpoint, started.model, started.worker) == ("mock", "default", "echo", "w1")
@@ -69,7 +69,7 @@ async def test_what_is_not_streamed_arrives_whole() -> None:
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["started", "completed", "usage"]
+    assert one.publisher.kinds == ["started", "completed", "result", "usage"]
 
 
 async def test_one_line_tells_that_a_request_ended(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,7 +92,7 @@ async def test_a_failed_call_is_booked_and_tried_again(caplog: pytest.LogCapture
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["started", "usage", "retrying", "started", "completed", "usage"]
+    assert one.publisher.kinds == ["started", "usage", "retrying", "started", "completed", "result", "usage"]
     assert [(event.attempt, event.seq) for event in one.publisher.events()] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert [(record.attempt, record.outcome) for record in one.publisher.records()] == [(1, "failed"), (2, "completed")]
     assert [record.id for record in one.publisher.records()] == [entry.id for entry in one.publisher.entries()]
@@ -157,7 +157,7 @@ async def test_a_request_that_was_handed_over_again_and_again_fails() -> None:
 
     assert await one.execution.run(auto) == Acked()
 
-    assert one.publisher.kinds == ["failed"]
+    assert one.publisher.kinds == ["failed", "result"]
     (failed,) = one.publisher.events()
     assert isinstance(failed, Failed)
     assert failed.error.message == f"the request was handed over {MAX_ATTEMPTS} times and found no provider"
@@ -174,7 +174,9 @@ async def test_the_next_pool_goes_on_with_the_attempts_and_the_bill_of_the_first
     ack = await second.execution.run(second.delivery(moved.payload, headers=dict(moved.headers)))
 
     assert ack == Acked()
-    assert second.publisher.kinds == ["started", "completed", "usage"], "no counter was asked, and none answers here"
+    assert second.publisher.kinds == ["started", "completed", "result", "usage"], (
+        "no counter was asked, and none answers here"
+    )
     assert {event.attempt for event in second.publisher.events()} == {MAX_TRIES_PER_ENDPOINT + 1}
 
 
@@ -184,7 +186,7 @@ async def test_a_cancel_in_mid_stream_ends_and_books_the_call() -> None:
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["started", "cancelled", "usage"]
+    assert one.publisher.kinds == ["started", "cancelled", "result", "usage"]
     assert [record.outcome for record in one.publisher.records()] == ["cancelled"]
 
 
@@ -194,7 +196,7 @@ async def test_a_cancel_before_the_first_call_costs_nothing() -> None:
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["cancelled"]
+    assert one.publisher.kinds == ["cancelled", "result"]
 
 
 async def test_a_cancel_while_it_waits_for_a_retry_makes_no_second_call() -> None:
@@ -203,7 +205,7 @@ async def test_a_cancel_while_it_waits_for_a_retry_makes_no_second_call() -> Non
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["started", "usage", "retrying", "cancelled"]
+    assert one.publisher.kinds == ["started", "usage", "retrying", "cancelled", "result"]
 
 
 async def test_what_a_worker_breaks_off_because_it_stops_is_booked_and_given_back() -> None:
@@ -236,7 +238,7 @@ async def test_the_deadline_also_ends_a_row_of_retries() -> None:
     await one.execution.run(asked)
 
     assert len(one.adapter.asked) == 2
-    assert one.publisher.kinds[-1] == "failed"
+    assert one.publisher.kinds[-2:] == ["failed", "result"]
 
 
 async def test_a_refused_budget_fails_without_a_call() -> None:
@@ -245,7 +247,7 @@ async def test_a_refused_budget_fails_without_a_call() -> None:
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["failed"]
+    assert one.publisher.kinds == ["failed"], "a flood of refusals costs the disk nothing"
     assert one.adapter.asked == []
 
 
@@ -265,7 +267,7 @@ async def test_what_was_kept_free_is_given_back_when_no_call_is_made() -> None:
     await one.execution.run(one.delivery())
 
     assert one.adapter.asked == []
-    assert one.publisher.kinds[-1] == "failed"
+    assert one.publisher.kinds[-2:] == ["failed", "result"]
     assert len(one.budgets.released) == MAX_TRIES_PER_ENDPOINT
     assert (one.budgets.settled, one.budgets.owed) == ([], [])
 
@@ -277,7 +279,7 @@ async def test_what_is_still_kept_free_after_a_bug_is_owed() -> None:
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["started", "failed"]
+    assert one.publisher.kinds == ["started", "failed", "result"]
     assert one.budgets.owed == [kept.hold]
 
 
@@ -288,7 +290,7 @@ async def test_a_bug_after_the_end_is_the_pullers_to_see() -> None:
     with pytest.raises(ZeroDivisionError):
         await one.execution.run(one.delivery())
 
-    assert one.publisher.kinds == ["started", "completed"]
+    assert one.publisher.kinds == ["started", "completed", "result"]
 
 
 async def test_nats_that_does_not_confirm_a_record_gets_the_request_back_a_while_later(
@@ -299,7 +301,7 @@ async def test_nats_that_does_not_confirm_a_record_gets_the_request_back_a_while
 
     assert await one.execution.run(one.delivery()) == GaveBack(UNCONFIRMED_S)
 
-    assert one.publisher.kinds == ["started", "completed"]
+    assert one.publisher.kinds == ["started", "completed", "result"]
     (line,) = [record for record in caplog.records if record.message == "request_given_back"]
     assert line.__dict__["error"] == "usage: not confirmed after 20 tries"
 
@@ -337,7 +339,7 @@ async def test_a_worker_that_loses_its_lease_in_mid_stream_says_to_its_end_what_
     one = way()
     one.adapter.play([Chunk(text="Hello"), one.leases.lose, FINISH])
 
-    assert await one.execution.run(one.delivery()) == Acked(), "the puller does not pass it on, once the lease is lost"
+    assert await one.execution.run(one.delivery()) == NotAcked(), "its end is stored by whose it is"
 
     assert one.publisher.kinds == ["started", "completed", "usage"]
 
@@ -374,7 +376,7 @@ async def test_an_answer_that_no_event_can_hold_is_booked_and_fails() -> None:
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["started", "usage", "failed"]
+    assert one.publisher.kinds == ["started", "usage", "failed", "result"]
     failed = one.publisher.events()[-1]
     assert isinstance(failed, Failed)
     assert (failed.error.code, failed.usage) == ("invalid_request", USAGE)
@@ -396,7 +398,7 @@ async def test_a_bug_of_an_adapter_fails_the_call_and_is_booked() -> None:
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["started", "usage", "failed"]
+    assert one.publisher.kinds == ["started", "usage", "failed", "result"]
     failed = one.publisher.events()[-1]
     assert isinstance(failed, Failed)
     assert failed.error.code == "internal"
@@ -407,7 +409,7 @@ async def test_a_vendor_that_ends_without_its_end_marker_fails_the_call() -> Non
 
     await one.execution.run(one.delivery())
 
-    assert one.publisher.kinds == ["started", "usage", "failed"]
+    assert one.publisher.kinds == ["started", "usage", "failed", "result"]
 
 
 async def test_a_bug_before_the_end_fails_the_request() -> None:
@@ -416,7 +418,7 @@ async def test_a_bug_before_the_end_fails_the_request() -> None:
 
     assert await one.execution.run(one.delivery()) == Acked()
 
-    assert one.publisher.kinds == ["failed"]
+    assert one.publisher.kinds == ["failed", "result"]
 
 
 async def test_a_request_is_looked_for_once_it_was_given_before() -> None:
@@ -447,7 +449,7 @@ async def test_events_that_a_broken_connection_may_have_lost_are_published_again
     one.adapter.play([Chunk(text="Hello"), reconnect, FINISH])
     await one.execution.run(one.delivery())
 
-    assert one.publisher.kinds == ["started", "completed", "usage", "started", "completed"]
+    assert one.publisher.kinds == ["started", "completed", "result", "usage", "started", "completed"]
 
 
 async def test_a_refused_key_is_read_anew_once_and_fails_when_it_is_the_same() -> None:
@@ -456,7 +458,7 @@ async def test_a_refused_key_is_read_anew_once_and_fails_when_it_is_the_same() -
     await one.execution.run(one.delivery())
 
     assert len(one.adapter.asked) == 1
-    assert one.publisher.kinds[-1] == "failed"
+    assert one.publisher.kinds[-2:] == ["failed", "result"]
 
 
 async def test_a_flood_beyond_a_limit_is_refused_unread() -> None:

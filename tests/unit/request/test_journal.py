@@ -39,8 +39,8 @@ async def test_a_call_is_written_down_before_its_agent_and_its_vendor_hear_of_it
     assert (entry.provider, entry.model, entry.endpoint, entry.worker) == ("mock", "echo", "default", "w1")
     assert (entry.request_seq, entry.started_at, entry.ends_by) == (7, NOON, NOON + timedelta(seconds=600))
     assert entry.input_tokens > 0
-    assert way.publisher.kinds == ["started", "completed", "usage"]
-    assert [written for written, _ in seen] == [0, 1, 1, 1], "the journal, and then what is said"
+    assert way.publisher.kinds == ["started", "completed", "result", "usage"]
+    assert [written for written, _ in seen] == [0, 1, 1, 1, 1], "the journal, and then what is said"
 
 
 async def test_a_call_that_cannot_be_written_down_is_not_made() -> None:
@@ -75,7 +75,7 @@ async def test_what_was_stored_although_the_answer_was_lost_is_known_as_ones_own
 
     assert await way.execution.run(way.delivery()) == Acked()
 
-    assert way.publisher.kinds == ["started", "completed", "usage"]
+    assert way.publisher.kinds == ["started", "completed", "result", "usage"]
 
 
 async def test_what_was_not_sent_is_no_attempt_and_has_no_cost() -> None:
@@ -83,7 +83,7 @@ async def test_what_was_not_sent_is_no_attempt_and_has_no_cost() -> None:
 
     assert await way.execution.run(way.delivery()) == Acked()
 
-    assert way.publisher.kinds == ["failed"]
+    assert way.publisher.kinds == ["failed", "result"]
     (failed,) = way.publisher.events()
     assert isinstance(failed, Failed)
     assert (failed.error.code, failed.usage.input_tokens) == ("invalid_request", 0)
@@ -98,7 +98,7 @@ async def test_a_cancel_that_comes_before_the_call_was_sent_costs_nothing() -> N
 
     await way.execution.run(way.delivery())
 
-    assert way.publisher.kinds == ["cancelled"]
+    assert way.publisher.kinds == ["cancelled", "result"]
     (cancelled,) = way.publisher.events()
     assert isinstance(cancelled, Cancelled)
     assert cancelled.usage.input_tokens == 0
@@ -115,7 +115,7 @@ async def test_a_deadline_that_passes_while_a_request_waits_for_its_budget_costs
 
     assert await way.execution.run(way.delivery()) == Acked()
 
-    assert way.publisher.kinds == ["failed"]
+    assert way.publisher.kinds == ["failed", "result"]
     (failed,) = way.publisher.events()
     assert isinstance(failed, Failed)
     assert failed.error.code == "deadline_exceeded"
@@ -132,7 +132,7 @@ async def test_a_request_that_was_handed_over_goes_on_in_the_journal_where_the_p
 
     assert await way.execution.run(way.delivery(message.payload, headers=dict(message.headers))) == Acked()
 
-    assert way.publisher.kinds == ["started", "completed", "usage"]
+    assert way.publisher.kinds == ["started", "completed", "result", "usage"]
     assert [entry.attempt for entry in way.publisher.entries() if isinstance(entry, Begun)] == [1, 2]
 
 
@@ -157,6 +157,6 @@ async def test_a_deadline_that_passes_while_a_call_is_written_down_makes_it_none
 
     assert await way.execution.run(way.delivery()) == Acked()
 
-    assert way.publisher.kinds == ["failed"]
+    assert way.publisher.kinds == ["failed", "result"]
     assert way.publisher.records() == []
     assert [entry.type for entry in way.publisher.entries()] == ["begun", "unmade"]

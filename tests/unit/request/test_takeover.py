@@ -11,11 +11,11 @@ from contracts.attempts import Begun
 from contracts.events import Event
 from runtime.jetstream.publishing import NotStored
 from tests.driven_clock import NOON
-from tests.memory import Message, Way, begun, cancelled, completed, delta, request, retrying, started
+from tests.memory import Message, Way, begun, cancelled, completed, delta, failed, request, retrying, started
 from workers.endpoints.names import Candidate
 from workers.jetstream.server_memory import ServerMemory
 from workers.request import recovery
-from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack
+from workers.request.outcome import Buried, DoneBefore, Failed, GivenBack, Known
 from workers.request.policy import MAX_ATTEMPTS
 from workers.request.provenance import Origin, Provenance
 from workers.request.takeover import COPY_WAITS_S, MOST_WAITS, NO_ANSWER_S, Fresh, GoOn, left_to_another, take_over
@@ -101,8 +101,8 @@ def test_numbers_that_were_forgotten_are_skipped_although_some_events_are_known(
 def test_what_has_ended_is_done_and_booked_if_need_be(provenance: Provenance) -> None:
     past = recovery.read([started(1), completed(1)])
 
-    assert found(provenance, [started(1), completed(1)], JUST_NOW) == DoneBefore(past)
-    assert found(provenance, [cancelled(1)], JUST_NOW) == DoneBefore()
+    assert found(provenance, [started(1), completed(1)], JUST_NOW) == DoneBefore(past, unstored=completed(1))
+    assert found(provenance, [cancelled(1)], JUST_NOW) == DoneBefore(unstored=cancelled(1))
 
 
 def test_what_another_pool_has_is_left_to_it() -> None:
@@ -208,7 +208,7 @@ async def test_nothing_goes_on_before_the_dead_workers_call_is_booked() -> None:
 
 def left(
     calls: Sequence[Begun], events: Sequence[Event], memory: ServerMemory | None, *, deliveries: int = 1, **fields: Any
-) -> DoneBefore | GivenBack | None:
+) -> DoneBefore | Known | GivenBack | None:
     job = Way().job(provenance=Provenance(Origin.PERHAPS_A_COPY, deliveries, perhaps_forgotten=False), **fields)
     last = events[-1] if events else None
     return left_to_another(job, calls, last, memory, now=NOW, pool="mock", republished_s=1.5)
@@ -265,7 +265,8 @@ def test_calls_that_ended_and_are_forgotten_are_no_deaths_and_booked() -> None:
         # Another pool works on it.
         ([], begun(1, seq=OTHER, provider="openai", at=LATE), BEFORE, DoneBefore()),
         # It has ended.
-        ([started(1), completed(1)], begun(1, seq=OTHER), BEFORE, DoneBefore()),
+        ([started(1), completed(1)], begun(1, seq=OTHER), BEFORE, Known(completed(1).to_json())),
+        ([started(1), failed(1)], begun(1, seq=OTHER), BEFORE, GivenBack(NO_ANSWER_S)),
         # Its time is over, or nothing is said of it any more: its id is used once more.
         ([started(1), delta(1)], begun(1, seq=OTHER, at=NOW - timedelta(seconds=90)), BEFORE, None),
         ([], begun(1, seq=OTHER), BEFORE, None),
