@@ -173,7 +173,11 @@ EXAMPLES: Mapping[type[WireModel], WireModel] = MappingProxyType(
                 config=ProviderConfig(endpoints=(Endpoint(base_url="https://api.openai.com/v1"),)),
             ),
             PublishedTenant(
-                slug="acme", limits=Limits(requests_per_minute=60), aliases={"fast": (f"openai/{_MODEL}",)}, revision=1
+                slug="acme",
+                limits=Limits(requests_per_minute=60),
+                aliases={"fast": (f"openai/{_MODEL}",)},
+                max_keep_s=3600,
+                revision=1,
             ),
             WorkerPresence(
                 name="openai-7f3a",

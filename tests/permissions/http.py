@@ -53,6 +53,7 @@ ENDPOINTS = (
     Endpoint("PUT", "/api/v1/tenants/{own}", WHO_CHANGE, {"daily_cost_alert_usd": 3}),
     Endpoint("PUT", "/api/v1/tenants/{own}", ADMINS, {"prices": {"mock/b": {"input_mtok": 0, "output_mtok": 0}}}),
     Endpoint("PUT", "/api/v1/tenants/{own}", ADMINS, {"may_lower": False}),
+    Endpoint("PUT", "/api/v1/tenants/{own}", ADMINS, {"max_keep_s": 604_800}),
     Endpoint("PUT", "/api/v1/tenants/{own}", WHO_CHANGE, {"lowered": {"daily_budget_usd": 1}}),
     Endpoint("PUT", "/api/v1/tenants/{other}", ADMINS, {}),
     Endpoint("GET", "/api/v1/llm-providers", CALLERS),

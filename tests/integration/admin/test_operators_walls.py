@@ -21,6 +21,7 @@ SET: dict[str, Any] = {
     "daily_budget_usd": "50",
     "daily_cost_alert_usd": "40",
     "prices": {"mock/b": {"input_mtok": "1", "output_mtok": "2"}},
+    "max_keep_s": 3600,
 }
 
 
@@ -46,6 +47,9 @@ async def its_admin(app: FastAPI, api: httpx.AsyncClient, acme: str) -> AsyncGen
         ({"prices": None}, ["prices"]),
         ({"prices": {"mock/b": {"input_mtok": 0, "output_mtok": 0}}}, ["prices"]),
         ({"may_lower": True}, ["may_lower"]),
+        ({"max_keep_s": None}, ["max_keep_s"]),
+        ({"max_keep_s": 604_800}, ["max_keep_s"]),
+        ({"max_keep_s": 0}, ["max_keep_s"]),
         ({"may_lower": True, "lowered": {"daily_budget_usd": 1}}, ["may_lower"]),
         ({"lowered": {"daily_budget_usd": 1}}, ["lowered"]),
         ({"fallbacks": ["mock/b"], "daily_budget_usd": 1, "prices": {}}, ["daily_budget_usd", "prices"]),

@@ -92,7 +92,7 @@ async def callers(database: Database, api: httpx.AsyncClient, issuer: Issuer, ow
     ]
 
 
-OPERATORS = {"limits": None, "daily_budget_usd": None, "prices": None, "may_lower": True}
+OPERATORS = {"limits": None, "daily_budget_usd": None, "prices": None, "may_lower": True, "max_keep_s": None}
 """What the operator has set for each tenant, before each question."""
 
 

@@ -83,6 +83,28 @@ async def test_changes_only_what_is_given(api: httpx.AsyncClient, tenant: str, c
     assert entry["revision"] == 3, "a change to the same is no change"
 
 
+async def test_how_long_ends_are_kept_is_told_to_workers_and_audited(
+    api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
+) -> None:
+    """0 is a value of its own: nothing is kept. Only null is the default, which is not shown."""
+    for value, shown in ((604_800, {"max_keep_s": 604_800}), (0, {"max_keep_s": 0}), (None, {})):
+        changed = await api.put(f"{TENANTS}/{acme}", json={"max_keep_s": value})
+
+        assert changed.status_code == 200
+        assert changed.json().items() >= shown.items()
+        assert ("max_keep_s" in changed.json()) == bool(shown)
+        assert (await api.get(f"{TENANTS}/{acme}")).json() == changed.json()
+        entry = await config_entry(f"tenant.{acme}")
+        assert entry is not None
+        assert entry.get("max_keep_s") == value
+        newest = (await api.get("/api/v1/audit", params={"tenant": acme, "limit": 1})).json()["items"][0]
+        assert (newest["action"], newest["after"].get("max_keep_s")) == ("tenant.change", value)
+
+    await api.put(f"{TENANTS}/{acme}", json={"max_keep_s": 0})
+    untouched = await api.put(f"{TENANTS}/{acme}", json={"fallbacks": ["openai/gpt-4o-mini"]})
+    assert untouched.json()["max_keep_s"] == 0, "left out: unchanged"
+
+
 async def test_many_changes_at_once_end_with_the_newest_published(
     api: httpx.AsyncClient, acme: str, config_entry: ReadConfig
 ) -> None:
@@ -109,6 +131,10 @@ async def test_many_changes_at_once_end_with_the_newest_published(
         {"aliases": {"a": "openai"}},
         {"aliases": {"a\0": []}},
         {"fallbacks": ["x"] * 17},
+        {"max_keep_s": -1},
+        {"max_keep_s": 604_801},
+        {"max_keep_s": 0.5},
+        {"max_keep_s": "a day"},
         {"alert_emails": ["nobody"]},
         {"alert_emails": ["Ops <ops@example.com>"]},
         {"alert_emails": ["ops@example.com\r\nBcc: eve@example.com"]},

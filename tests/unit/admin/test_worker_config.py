@@ -56,6 +56,14 @@ def test_a_tenants_row_becomes_what_workers_read() -> None:
     assert worker_config.key(found) == "tenant.acme"
 
 
+@pytest.mark.parametrize("most", [None, 0, 604_800])
+def test_workers_are_told_how_long_ends_are_kept(most: int | None) -> None:
+    found = worker_config.tenant(row(TENANT, max_keep_s=most))
+
+    assert found is not None
+    assert found.max_keep_s == most
+
+
 def test_a_budget_that_began_within_a_day_says_when() -> None:
     start = {"budget_day": date(2026, 11, 23), "budget_spent_usd": Decimal("2.5"), "budget_revision": 2}
 
@@ -78,6 +86,7 @@ def test_a_providers_row_becomes_what_workers_read() -> None:
     [
         (worker_config.tenant, row(TENANT, aliases={"fast": 7})),
         (worker_config.tenant, row(TENANT, slug="a.b")),
+        (worker_config.tenant, row(TENANT, max_keep_s=604_801)),
         (worker_config.tenant, row(TENANT, budget_day=date(2026, 11, 23), budget_revision="x")),
         (worker_config.provider, row(PROVIDER, config={"from": "the future"})),
         (worker_config.provider, row(PROVIDER, provider_type="a-new-vendor")),
