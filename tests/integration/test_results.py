@@ -287,6 +287,22 @@ async def test_a_resumed_stream_has_its_deltas_while_they_are_known_and_then_its
     assert await resume(control, after=(end.attempt, end.seq)) == []
 
 
+async def test_an_end_that_was_said_by_a_worker_that_had_lost_the_request_is_not_resumed(
+    control: Plane, agent: Agent
+) -> None:
+    await agent.send(provider_options={"mock": {"text": "one two"}})
+    said = parse(await agent.hears_ends(1))
+    result = await kept(control)
+    assert isinstance(said, Completed)
+    counts = said.model_copy(update={"attempt": 4}).to_json()
+    await control.client.jetstream().publish(result.subject or "", counts)
+
+    whole = await resume(control)
+
+    assert [type(parse(data)) for data in whole].count(Delta) == 2
+    assert [data for data in whole if isinstance(parse(data), Terminal)] == [counts]
+
+
 async def resume(control: Plane, *, after: tuple[int, int] = (0, -1)) -> list[bytes]:
     """What is stored of `r1` after a position."""
     inbox, answers = control.client.new_inbox(), list[bytes]()

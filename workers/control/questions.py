@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from contracts import subjects
 from contracts.control import Resume
 from contracts.errors import FleetError, InvalidRequest, MalformedRequest, ProviderUnavailable
-from contracts.events import Terminal, parse
+from contracts.events import Event, Terminal, parse
 from contracts.requests import MAX_REQUEST_BYTES
 from contracts.rpc import MAX_SHORT_QUESTION_BYTES, Refusal
 from contracts.subjects import RpcMethod
@@ -140,37 +140,46 @@ class Questions:
             log.exception("answer_crashed", extra={"subject": question.subject})
 
     async def _resume(self, question: _Question) -> None:
-        """Sends the stored events that the agent has not seen, and an empty message after the last one."""
+        """Sends the stored events that the agent has not seen, and an empty message after the last one.
+
+        The result is the end that counts. An earlier one that is stored as the last event was said by a worker that had
+        lost the request, and said again after NATS had forgotten what others said since.
+        """
         tenant = subjects.tenant_of_control(question.subject)
         try:
             ask = Resume.model_validate_json(question.data)
         except ValidationError as exc:
             raise MalformedRequest(f"the question is not valid: {errors_in_one_line(exc)}") from None
-        found, last = 0, None
+        found, last, held = 0, None, b""
+
+        async def send(event: Event, data: bytes) -> None:
+            if (event.attempt, event.seq) > ask.after:
+                await self._broker.client.publish(question.reply, data)
+
         try:
             async with aclosing(
                 stored_events.raw(self._broker, subjects.reply(tenant, ask.agent, ask.request_id))
             ) as stored:
                 async for data in stored:
                     found += 1
+                    if last and held:
+                        await send(last, held)
                     last = parse(data)
-                    if (last.attempt, last.seq) > ask.after:
-                        await self._broker.client.publish(question.reply, data)
+                    held = data if isinstance(last, Terminal) else b""
+                    if not held:
+                        await send(last, data)
                     if found % _YIELD_EVERY == 0:
                         await self._clock.sleep(0)
         except nats.errors.NoRespondersError:  # a server that was restarted has no stream of replies yet
             if found:
                 raise
-        if not isinstance(last, Terminal):
-            subject = subjects.result(tenant, ask.agent, ask.request_id)
-            result = await stored_results.read(self._broker, subject)
-            if not (found or result):
-                raise InvalidRequest(
-                    f"nothing is stored of request {ask.request_id}: it has not begun, or was forgotten"
-                )
-            is_last = result is not None and (last is None or result.event.attempt >= last.attempt)
-            if result and is_last and (result.event.attempt, result.event.seq) > ask.after:
-                await self._broker.client.publish(question.reply, result.said)
+        result = await stored_results.read(self._broker, subjects.result(tenant, ask.agent, ask.request_id))
+        if last is None and result is None:
+            raise InvalidRequest(f"nothing is stored of request {ask.request_id}: it has not begun, or was forgotten")
+        if result and (last is None or (result.event.attempt, result.event.seq) > (last.attempt, last.seq)):
+            await send(result.event, result.said)
+        elif last and held:
+            await send(last, held)
         await self._broker.client.publish(question.reply, b"")
 
     async def _ask(self, question: _Question) -> None:
