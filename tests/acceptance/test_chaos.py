@@ -1,6 +1,6 @@
 """Whatever dies, every accepted request ends once, and every vendor call is booked: see tests/acceptance/chaos.
 
-`FLEET_CHAOS_SEEDS=1,7,19` runs other seeds; `python -m tests.acceptance.chaos` runs many.
+`FLEET_CHAOS_SEEDS=1,7,19` runs other seeds, each with a fault that lasts; `python -m tests.acceptance.chaos` runs many.
 """
 
 import os
@@ -16,20 +16,24 @@ from tests.acceptance.chaos.verdict import cut_by_a_stop
 
 pytestmark = pytest.mark.slow
 
-SEEDS = [int(seed) for seed in os.environ.get("FLEET_CHAOS_SEEDS", "1").split(",")]
+WANTED = os.environ.get("FLEET_CHAOS_SEEDS", "")
+SEEDS = [int(seed) for seed in (WANTED or "1").split(",")]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_nothing_is_lost_whatever_dies(seed: int, tmp_path: Path) -> None:
-    report = await trial.run(draw(seed, requests=240), tmp_path)
+    by_hand = bool(WANTED)
+    report = await trial.run(draw(seed, requests=240, long=by_hand, later=by_hand), tmp_path)
 
     assert not report.problems, str(report)
 
 
-async def test_nothing_is_lost_by_a_handful_of_faults(tmp_path: Path) -> None:
+async def test_nothing_is_lost_by_a_handful_of_faults_and_all_ends_are_known_later(tmp_path: Path) -> None:
     report = await trial.run(draw(1001, requests=100, faults=6), tmp_path)
 
     assert not report.problems, str(report)
+    assert sum("kill -9 nats" in fault for fault in report.faults) == 3  # twice in the trial, once after it
+    assert all(one.resumed for one in report.seen)
 
 
 async def test_restarting_one_process_after_the_other_loses_nothing_and_adds_no_error(tmp_path: Path) -> None:

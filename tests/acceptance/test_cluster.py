@@ -1,29 +1,25 @@
 """Three NATS nodes: whichever dies under load, nothing that was accepted is lost and everything goes on by itself."""
 
 import asyncio
-import json
 import socket
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import nats
-import nats.errors
 import pytest
-from nats.aio.client import Client as Nats
 
 from contracts import streams
 from contracts.events import Completed, Event, Terminal
 from contracts.subjects import Priority, Provider
 from fleet.client import Client
 from fleet.local.roles import Role
-from fleet.local.servers import NatsServer
 from tests import servers
+from tests.acceptance.chaos.cluster import Nodes
 from tests.kit import Plane, worker_process
 from tests.patience import PATIENCE_S, until
 from tests.servers import Vault
@@ -86,40 +82,20 @@ class Load:
         return next((one for one in self.asked if one.at > moment and one.ends), None)
 
 
+@dataclass(slots=True)
 class Cluster:
     """Three nodes, two workers of the mock provider, a usage consumer, an agent."""
 
-    def __init__(self, nodes: Sequence[NatsServer], operator: Nats, load: Load, database: asyncpg.Connection) -> None:
-        self._nodes = {f"node-{number}": node for number, node in enumerate(nodes)}
-        self._operator = operator
-        self._database = database
-        self.load = load
-
-    async def leader(self, of: str) -> NatsServer:
-        """Of a stream, or of a consumer as `stream.consumer`."""
-        kind = "CONSUMER" if "." in of else "STREAM"
-        return self._nodes[(await self.info(f"{kind}.INFO.{of}"))["cluster"]["leader"]]
-
-    async def info(self, subject: str) -> dict[str, Any]:
-        """Until there is a leader who answers."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                try:
-                    found = json.loads((await self._operator.request(f"$JS.API.{subject}", timeout=2)).data)
-                except nats.errors.Error:
-                    continue
-                if "error" not in found and found["cluster"].get("leader"):
-                    return found
-                await asyncio.sleep(0.1)
+    nodes: Nodes
+    load: Load
+    database: asyncpg.Connection
 
     async def is_whole(self) -> bool:
-        """Whether every copy of the streams that matter is there and has caught up."""
-        groups = [(await self.info(f"STREAM.INFO.{name}"))["cluster"] for name in (streams.REQUESTS, streams.USAGE)]
-        return all(peer["current"] and not peer.get("offline") for group in groups for peer in group["replicas"])
+        return await self.nodes.are_whole(streams.REQUESTS, streams.USAGE)
 
     async def booked(self, request_id: str) -> bool:
         found = "SELECT 1 FROM llm_usage_events WHERE request_id = $1 AND outcome = 'completed'"
-        return await self._database.fetchval(found, request_id) is not None
+        return await self.database.fetchval(found, request_id) is not None
 
 
 @pytest.fixture
@@ -143,7 +119,7 @@ async def cluster(tmp_path: Path, vault: Vault, database_url: str, tenant: str) 
         database = await asyncpg.connect(database_url)
         stack.push_async_callback(database.close)
         client = await stack.enter_async_context(Client(url, tenant=tenant, agent="tester"))
-        yield Cluster(nodes, operator, Load(client), database)
+        yield Cluster(Nodes(nodes, operator), Load(client), database)
 
 
 @pytest.mark.parametrize("of", [streams.REQUESTS, streams.USAGE, f"{streams.REQUESTS}.{_CONSUMER}"])
@@ -151,7 +127,7 @@ async def test_a_leader_is_killed_under_load_and_everything_goes_on(cluster: Clu
     load = cluster.load
     async with load.running():
         await until(lambda: load.ended_since(0) is not None)
-        leader = await cluster.leader(of)
+        leader = await cluster.nodes.leader(of)
         await leader.kill()
         killed = monotonic()
 

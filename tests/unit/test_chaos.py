@@ -15,16 +15,17 @@ from contracts.usage import Usage
 from fleet.simulator.ledger import Entry
 from tests.acceptance.chaos.agents import Seen
 from tests.acceptance.chaos.books import Begun, Books, Record
+from tests.acceptance.chaos.cluster import LEADERS
 from tests.acceptance.chaos.ends import Ends
-from tests.acceptance.chaos.plan import Ask, Kind, Read, draw
+from tests.acceptance.chaos.plan import Ask, Conduct, Kind, Leave, Read, draw, kill_leaders
 from tests.acceptance.chaos.verdict import cut_by_a_stop, missing, problems
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ANSWER = "one two"
 BROKER_BACK_AT = 1000.0
 ENDS = Ends(
-    BROKER_BACK_AT,
-    {"openai": [BROKER_BACK_AT - 15, BROKER_BACK_AT + 25]},
+    broker_killed=[(BROKER_BACK_AT - 6, BROKER_BACK_AT)],
+    of_workers={"openai": [BROKER_BACK_AT - 15, BROKER_BACK_AT + 25]},
     broker_away=[(BROKER_BACK_AT - 6, BROKER_BACK_AT), (BROKER_BACK_AT + 20, BROKER_BACK_AT + 30)],
 )
 
@@ -96,7 +97,13 @@ def books(records: Sequence[Record] = (), calls: Sequence[Entry] = (), **changes
         sum(r.output_tokens for r in records),
         sum(r.cost or Decimal(0) for r in records),
     )
-    return replace(Books(records, rolled_up=sums, served=calls, dead=0), **changes)
+    ends = {"results": {"r1": [STREAM[-1].to_json()]}, **changes}
+    return replace(Books(records, rolled_up=sums, served=calls, dead=0), **ends)
+
+
+def kept(events: Sequence[Event]) -> dict[str, list[bytes]]:
+    """LLM_RESULTS as it is when these events are all that was said."""
+    return {"r1": [event.to_json() for event in events[-1:]]}
 
 
 def judge(one: Seen, closed: Books) -> list[str]:
@@ -111,7 +118,8 @@ def test_lets_pass_what_is_promised_to_fail() -> None:
     ask = replace(seen().ask, on_interrupt="fail")
     records = [record(outcome="failed", usage_source="estimated")]
     calls = [call(outcome="cut")]
-    assert judge(seen([started(1), failed(1, 1, "stream_interrupted")], ask=ask), books(records, calls)) == []
+    said = [started(1), failed(1, 1, "stream_interrupted")]
+    assert judge(seen(said, ask=ask), books(records, calls, results=kept(said))) == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +146,7 @@ def test_lets_fail_what_has_waited_for_an_endpoint_long_enough(waited_s: float, 
     end = event(Failed, 1, 1, error=error)
     one = seen([started(1), end], asked_at=BROKER_BACK_AT, ended_at=BROKER_BACK_AT + waited_s)
     records = [record(outcome="failed", usage_source="estimated")]
-    assert (judge(one, books(records, [call(outcome="cut")])) == []) is is_right
+    assert (judge(one, books(records, [call(outcome="cut")], results=kept([end]))) == []) is is_right
 
 
 @pytest.mark.parametrize(
@@ -155,10 +163,17 @@ def test_lets_fail_what_has_waited_for_an_endpoint_long_enough(waited_s: float, 
         (seen([started(1), event(Cancelled, 1, 1)]), "nobody asked"),
         (seen([started(1), failed(1, 1, "stream_interrupted")]), "failed after 1 attempts"),
         (seen([started(1), failed(1, 1, "internal")]), "failed after 1 attempts: internal"),
-        (seen(read_again={(1, 0): []}), "gets nothing after (1, 0)"),
+        (seen(read_again={(1, 0): []}), "after (1, 0) gets nothing"),
         (seen(read_again={(1, 1): list(STREAM[1:])}), "after (1, 1) gets (1, 1)"),
         (seen(read_again={(0, -1): list(STREAM[:2])}), "sees it end with []"),
-        (seen(read_again={(0, -1): [started(1), failed(1, 1, "overloaded")]}), "sees it failed"),
+        (seen(read_again={(0, -1): [started(1), failed(1, 1, "overloaded")]}), "sees it end with b'"),
+        (seen(read_again={(1, 0): [STREAM[2], completed(1, 3, answer="one")]}), "sees it end with b'"),
+        (seen(resumed=[]), "an agent that came back later gets nothing"),
+        (seen(resumed=[completed(1, 4)]), "an agent that came back later sees it end with b'"),
+        (seen(resumed=list(STREAM[:2])), "an agent that came back later sees it end with []"),
+        (seen(resumed=[STREAM[0], STREAM[2], STREAM[3]]), "came back later reads: (1, 2) came after (1, 0)"),
+        (seen(asked_again=[]), "whoever sent it again gets nothing"),
+        (seen(asked_again=[started(2), completed(2, 1)]), "whoever sent it again sees it end with b'"),
     ],
 )  # fmt: skip
 def test_sees_what_an_agent_should_not_have_seen(one: Seen, words: str) -> None:
@@ -180,6 +195,10 @@ def test_sees_what_an_agent_should_not_have_seen(one: Seen, words: str) -> None:
         (books(rolled_up=(1, 10, 20, Decimal("0.6"))), "the roll-up says"),
         (books(dead=1), "1 messages are in LLM_DEAD, 0 requests failed as poison"),
         (books(left=["LLM_USAGE/usage: 0 waiting, 3 not acked"]), "3 not acked"),
+        (books(results={}), "0 results of it are stored"),
+        (books(results={"r1": [completed(1, 4).to_json()]}), "its agent heard b'"),
+        (books(results={**kept(STREAM), "r2": [b""]}), "r2 was asked by nobody"),
+        (books(served_again=[call()]), "openai was called for its id once more"),
     ],
 )
 def test_sees_what_the_books_should_not_say(closed: Books, words: str) -> None:
@@ -235,8 +254,9 @@ def test_a_retried_attempt_is_followed_by_the_next_from_its_start() -> None:
     first = [started(1), event(Retrying, 1, 1, **RETRYING)]
     second = [started(2), event(Delta, 2, 1, text=ANSWER), completed(2, 2)]
     records = [record(1, outcome="failed", usage_source="estimated"), record(2)]
-    assert judge(seen([*first, *second]), books(records, [call(outcome="cut"), call()])) == []
-    assert judge(seen([*first, *second[1:]]), books(records, [call(outcome="cut"), call()])) != []
+    closed = books(records, [call(outcome="cut"), call()], results=kept(second))
+    assert judge(seen([*first, *second]), closed) == []
+    assert judge(seen([*first, *second[1:]]), closed) != []
 
 
 @pytest.mark.parametrize(
@@ -257,10 +277,37 @@ def test_a_stopping_worker_may_cut_off_only_what_outlasts_its_drain(lasted: dict
     assert cut_by_a_stop([call(), late], ends=ENDS) == ([late] if is_forgiven else [])
 
 
+DURING_THE_KILL = {"asked_at": BROKER_BACK_AT - 10, "ended_at": BROKER_BACK_AT + 5}
+
+
+@pytest.mark.parametrize(
+    ("conduct", "agent", "when", "may_miss_events"),
+    [
+        (Leave(after=1, away_s=1), 0, DURING_THE_KILL, True),
+        (Read(), 3, DURING_THE_KILL, True),
+        (Read(), 0, DURING_THE_KILL, False),
+        (Leave(after=1, away_s=1), 0, {"asked_at": BROKER_BACK_AT + 1, "ended_at": BROKER_BACK_AT + 5}, False),
+    ],
+)
+def test_whoever_did_not_listen_while_nats_was_killed_may_hear_the_end_alone(
+    conduct: Conduct, agent: int, when: dict[str, float], may_miss_events: bool
+) -> None:
+    """Agents 2 and 3 have a bad line."""
+    ask = replace(seen().ask, conduct=conduct, agent=agent)
+    assert (judge(seen([STREAM[0], STREAM[-1]], ask=ask, **when), books()) == []) is may_miss_events
+    assert judge(seen([STREAM[0], STREAM[2], STREAM[-1]], ask=ask, **when), books()) != []
+
+
+def test_an_agent_that_comes_back_later_may_hear_the_end_alone() -> None:
+    assert judge(seen(resumed=[STREAM[-1]], asked_again=[STREAM[-1]]), books()) == []
+    assert judge(seen(resumed=list(STREAM), asked_again=list(STREAM)), books()) == []
+
+
 def test_a_plan_is_its_seeds_alone() -> None:
     assert draw(7, requests=50) == draw(7, requests=50)
     assert draw(7, requests=50) != draw(8, requests=50)
     assert len(draw(7, requests=50, faults=5).faults) == 5
+    assert draw(8, requests=50, long=True) != draw(8, requests=50)
 
 
 def test_every_part_is_hit_in_every_trial() -> None:
@@ -269,3 +316,28 @@ def test_every_part_is_hit_in_every_trial() -> None:
 
     assert killed >= {"worker-openai", "worker-anthropic", "usage", "admin", "nats", "vault", "postgres"}
     assert stopped >= {"worker-openai", "outlying", "usage", "admin", "nats", "vault", "postgres"}
+
+
+@pytest.mark.parametrize("faults", [None, 5])
+def test_nats_is_killed_twice_in_every_trial(faults: int | None) -> None:
+    (first,) = (fault for fault in draw(3, requests=1, faults=faults).faults if fault.then)
+
+    assert (first.kind, first.what) == (Kind.KILL, "nats")
+    assert (first.then[0].kind, first.then[0].what) == (Kind.KILL, "nats")
+    assert 1 <= first.then[0].at_s <= 5
+
+
+def test_of_two_seeds_one_fills_the_disk_and_one_keeps_postgresql_away() -> None:
+    (full,) = (fault for fault in draw(2, requests=1, long=True).faults if fault.kind is Kind.FULL)
+    of_postgres = [fault.kind for fault in draw(3, requests=1, long=True).faults if fault.what == "postgres"]
+
+    assert full.what == "nats"
+    assert of_postgres == [Kind.AWAY]
+
+
+def test_every_leader_is_killed_once() -> None:
+    plan = kill_leaders(3, LEADERS, requests=1)
+
+    killed = [fault.what for fault in plan.faults if fault.what.startswith("leader-")]
+    assert sorted(killed) == sorted(f"leader-{name}" for name in LEADERS)
+    assert plan.nodes == 3

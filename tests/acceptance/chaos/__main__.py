@@ -1,6 +1,8 @@
 """Trials of many seeds, one after the other: `python -m tests.acceptance.chaos --seeds 20 [--first 1]`.
 
-`--walls` kills every process of every role in turn instead, twice, under 200 streams each time.
+Each has a fault that lasts: a full disk, or PostgreSQL away for an hour. `--leaders` runs the seeds on three nodes of
+NATS, whose leaders die one after the other. `--walls` kills every process of every role in turn instead, twice, under
+200 streams each time.
 
 Prints a line for each trial, everything about those that failed, and where their logs are; exit code 1 if any did. Each
 vendor call that has no row is printed with how it got lost.
@@ -14,7 +16,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from tests.acceptance.chaos import trial
-from tests.acceptance.chaos.plan import VENDORS, Plan, draw, kill_everything
+from tests.acceptance.chaos.cluster import LEADERS
+from tests.acceptance.chaos.plan import VENDORS, Plan, draw, kill_everything, kill_leaders
 from tests.acceptance.chaos.scene import WORKERS
 
 REQUESTS = 300
@@ -31,13 +34,19 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="how many trials")
     parser.add_argument("--first", type=int, default=1, help="the seed of the first one")
     parser.add_argument("--requests", type=int, default=REQUESTS)
-    parser.add_argument("--walls", action="store_true", help="kill -9 of every role in turn, in place of seeds")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--walls", action="store_true", help="kill -9 of every role in turn, in place of seeds")
+    other.add_argument("--leaders", action="store_true", help="three nodes of NATS, whose leaders are killed in turn")
     parser.add_argument("--plan", action="store_true", help="show what would happen, and do nothing")
     wanted = parser.parse_args()
     if wanted.walls:
         plans = [kill_everything(KILLED, requests=KILLED_REQUESTS)] * KILLED_TIMES
     else:
-        plans = [draw(seed, requests=wanted.requests) for seed in range(wanted.first, wanted.first + wanted.seeds)]
+        seeds = range(wanted.first, wanted.first + wanted.seeds)
+        if wanted.leaders:
+            plans = [kill_leaders(seed, LEADERS, requests=wanted.requests) for seed in seeds]
+        else:
+            plans = [draw(seed, requests=wanted.requests, long=True) for seed in seeds]
     if wanted.plan:
         for plan in plans:
             _say(plan)
@@ -56,7 +65,7 @@ def _run(plan: Plan) -> trial.Report:
     report = asyncio.run(trial.run(plan, folder))
     _say(report if report.problems or report.missing else str(report).partition("\n")[0])
     if report.problems:
-        _say(f"  logs: {folder / 'state' / 'logs'}")
+        _say(f"  logs: {folder} and {folder / 'state' / 'logs'}")
     else:
         shutil.rmtree(folder)
     return report

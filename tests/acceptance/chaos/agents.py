@@ -1,12 +1,10 @@
 """The agents of a trial: they send, read, cancel, go away and come back, and write down what they saw."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any
-from uuid import uuid4
 
 from contracts.errors import FleetError, InvalidRequest, ProviderUnavailable
 from contracts.events import Event, Terminal
@@ -17,6 +15,7 @@ DEADLINE_S = 150.0
 _PING_S = 2
 """How soon an agent notices that its line leads nowhere."""
 _COME_BACK_AFTER_S = 0.5
+_STORED_WITHIN_S = 20
 
 
 @dataclass(slots=True)
@@ -24,7 +23,7 @@ class Seen:
     """One request as its agent saw it."""
 
     ask: Ask
-    request_id: str = field(default_factory=lambda: uuid4().hex)
+    request_id: str
     events: list[Event] = field(default_factory=list[Event])
     """In the order of reading, over all comings and goings."""
     error: FleetError | None = None
@@ -34,46 +33,14 @@ class Seen:
     """In seconds since the epoch."""
     read_again: dict[tuple[int, int], list[Event]] = field(default_factory=dict[tuple[int, int], list[Event]])
     """What a later reader got that resumed after a position."""
+    resumed: list[Event] | None = None
+    """What an agent got that came back when NATS had been restarted since; None: it was not asked for."""
+    asked_again: list[Event] | None = None
+    """What its id was answered with when it was sent once more, as a message of its own; None: it was not sent."""
 
     @property
     def terminals(self) -> list[Event]:
         return [event for event in self.events if isinstance(event, Terminal)]
-
-
-class Absences:
-    """Agents that are not always listening, and a restart of NATS, keep out of each other's way.
-
-    What ended while its agent did not listen is kept in NATS' memory only (docs/guarantees.md).
-    """
-
-    def __init__(self) -> None:
-        self._away = 0
-        self._restarting = False
-        self._changed = asyncio.Condition()
-
-    @asynccontextmanager
-    async def away(self) -> AsyncGenerator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._restarting)
-            self._away += 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._away -= 1
-                self._changed.notify_all()
-
-    @asynccontextmanager
-    async def restarting(self) -> AsyncGenerator[None]:
-        async with self._changed:
-            self._restarting = True
-            await self._changed.wait_for(lambda: self._away == 0)
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._restarting = False
-                self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +48,25 @@ class Door:
     """Where and as whom agents connect."""
 
     ready: dict[str, Any]
-    ports: tuple[int, ...]
+    urls: tuple[str, ...]
     """One for each agent."""
 
     def client(self, agent: int) -> Client:
         return Client(
-            f"nats://127.0.0.1:{self.ports[agent]}",
+            self.urls[agent],
             tenant=self.ready["tenant"],
             agent=f"agent-{agent}",
-            user=self.ready["nats_user"],
-            password=self.ready["nats_password"],
+            user=self.ready.get("nats_user"),
+            password=self.ready.get("nats_password"),
             ping_interval=_PING_S,
         )
 
 
-async def live(client: Client, door: Door, seen: Seen, absences: Absences) -> None:
+async def live(client: Client, door: Door, seen: Seen) -> None:
     """One request from its publishing to its end."""
     ask = seen.ask
     seen.asked_at = time()
-    stream = client.stream(
-        ask.model, f"Request {ask.number}", id=seen.request_id, deadline_s=DEADLINE_S, **ask.fields()
-    )
+    stream = _stream(client, seen)
     try:
         match ask.conduct:
             case Read():
@@ -109,12 +74,16 @@ async def live(client: Client, door: Door, seen: Seen, absences: Absences) -> No
             case Cancel(after):
                 await _cancel(client, stream, seen, after=after)
             case Leave(after, away_s):
-                async with absences.away():
-                    await _leave(door, stream, seen, after=after, away_s=away_s)
+                await _leave(door, stream, seen, after=after, away_s=away_s)
     except FleetError as exc:
         seen.error = exc
     finally:
         seen.ended_at = time()
+
+
+def _stream(client: Client, seen: Seen) -> Stream:
+    ask = seen.ask
+    return client.stream(ask.model, f"Request {ask.number}", id=seen.request_id, deadline_s=DEADLINE_S, **ask.fields())
 
 
 async def _note(events: AsyncIterator[Event], seen: Seen, *, most: int | None = None) -> bool:
@@ -170,12 +139,32 @@ async def _come_back(door: Door, seen: Seen) -> None:
 
 
 async def read_again(door: Door, seen: Seen, after: tuple[int, int]) -> None:
-    """A reader that was not there before; what it got is in `seen.read_again`, nothing if nothing is stored."""
-    events: list[Event] = []
+    """A reader that was not there before; what it got is in `seen.read_again`."""
     async with door.client(seen.ask.agent) as client:
-        try:
-            async for event in client.resume(seen.request_id, after=after, deadline_s=20):
-                events.append(event)  # noqa: PERF401 - what came before an error counts
-        except InvalidRequest:
-            return
-    seen.read_again[after] = events
+        seen.read_again[after] = await _resumed(client, seen, after)
+
+
+async def resume(client: Client, seen: Seen) -> None:
+    """By nothing but the id, as an agent that knows no more of the request; what it got is in `seen.resumed`."""
+    seen.resumed = await _resumed(client, seen, (0, -1))
+
+
+async def ask_again(client: Client, seen: Seen) -> None:
+    """The same request once more. JetStream does not know the message id that it has now."""
+    seen.asked_again = await _until_error(_stream(client, seen))
+
+
+async def _resumed(client: Client, seen: Seen, after: tuple[int, int]) -> list[Event]:
+    """Nothing if nothing is stored."""
+    return await _until_error(client.resume(seen.request_id, after=after, deadline_s=_STORED_WITHIN_S))
+
+
+async def _until_error(reading: AsyncIterator[Event]) -> list[Event]:
+    """What came, whatever came after it."""
+    events: list[Event] = []
+    try:
+        async for event in reading:
+            events.append(event)  # noqa: PERF401 - what came before an error counts
+    except FleetError:
+        pass
+    return events

@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -17,8 +17,10 @@ import nats.errors
 from nats.aio.client import Client as Nats
 
 from contracts import streams
+from contracts.subjects import Provider
 from fleet.deploy import nats_users
 from fleet.simulator.ledger import Entry
+from tests.acceptance.chaos.scene import Scene
 
 ATTEMPTS = "LLM_ATTEMPTS"
 _POLL_S = 0.2
@@ -63,17 +65,38 @@ class Books:
     """Messages in LLM_DEAD."""
     begun: Sequence[Begun] = field(default_factory=list[Begun])
     """What NATS keeps of the attempts' beginnings."""
+    results: Mapping[str, Sequence[bytes]] = field(default_factory=dict[str, list[bytes]])
+    """By request: the ends in LLM_RESULTS."""
+    served_again: Sequence[Entry] = ()
+    """Those of `served` that came after the ids of what had ended were sent once more."""
     left: Sequence[str] = field(default_factory=list[str])
     """What is still in a queue, given out and not acked, or begun and not booked, though it was waited for."""
 
 
-async def close(ready: dict[str, Any], state: Path, served: Sequence[Entry], *, within_s: float) -> Books:
-    """Waits until every queue is empty and everything is booked, then reads all of it."""
-    client = await _operator(ready, state)
-    connection = await asyncpg.connect(ready["database_url"])
+async def settle(scene: Scene, *, within_s: float) -> int:
+    """Waits until every queue is empty and everything is booked, or `within_s` is over. Returns how many calls vendors
+    have served by then."""
+    client = await scene.connect(nats_users.operator())
+    connection = await asyncpg.connect(scene.fleet.ready["database_url"])
+    try:
+        await _settled(client, connection, within_s=within_s)
+    finally:
+        await connection.close()
+        await client.close()
+    return len(scene.simulator.ledger.entries)
+
+
+async def close(scene: Scene, *, within_s: float, again_from: int | None = None) -> Books:
+    """Waits until every queue is empty and everything is booked, then reads all of it.
+
+    `again_from`: how many calls vendors had served when ids were sent once more; None: none was.
+    """
+    client = await scene.connect(nats_users.operator())
+    connection = await asyncpg.connect(scene.fleet.ready["database_url"])
     try:
         left = await _settled(client, connection, within_s=within_s)
         begun, _ = await _journal(client)
+        results = await _results(client)
         dead = (await _ask(client, f"$JS.API.STREAM.INFO.{streams.DEAD}"))["state"]["messages"]
         rows = await connection.fetch(
             f"SELECT {', '.join(field.name for field in fields(Record))} FROM llm_usage_events"
@@ -86,19 +109,45 @@ async def close(ready: dict[str, Any], state: Path, served: Sequence[Entry], *, 
     finally:
         await connection.close()
         await client.close()
+    served = list(scene.simulator.ledger.entries)
     return Books(
         records=[Record(**row) for row in rows],
         rolled_up=tuple(sums or ()),
         served=served,
         dead=dead,
         begun=begun,
+        results=results,
+        served_again=[] if again_from is None else served[again_from:],
         left=left,
     )
 
 
-async def out_of_service(ready: dict[str, Any], state: Path) -> set[str]:
+async def tell_again(scene: Scene) -> int:
+    """Stores each usage record that waits to be booked once more, as a worker does whose first try was not confirmed
+    longer ago than JetStream knows message ids. Returns how many there were."""
+    reader = await scene.connect(nats_users.operator())
+    try:
+        waiting = [
+            (message["subject"], base64.b64decode(message["data"])) async for message in _stored(reader, streams.USAGE)
+        ]
+    finally:
+        await reader.close()
+    for provider in Provider:
+        prefix = f"llm.v1.usage.{provider}."
+        if records := [(subject, data) for subject, data in waiting if subject.startswith(prefix)]:
+            worker = await scene.connect(nats_users.worker(provider))
+            try:
+                for subject, data in records:
+                    await worker.jetstream().publish(subject, data)
+            finally:
+                await worker.close()
+    assert waiting, "everything was booked, though PostgreSQL was away"
+    return len(waiting)
+
+
+async def out_of_service(scene: Scene) -> set[str]:
     """The vendors of which an endpoint has a circuit that is not closed."""
-    client = await _operator(ready, state)
+    client = await scene.connect(nats_users.operator())
     try:
         return {key.split(".")[2] for key in await _keys(client, streams.HEALTH, "circuit")}
     finally:
@@ -137,6 +186,13 @@ async def _journal(client: Nats) -> tuple[list[Begun], set[str]]:
         elif told.get("type") == "unmade":
             unmade.add(told["id"])
     return begun, unmade
+
+
+async def _results(client: Nats) -> dict[str, list[bytes]]:
+    ends: dict[str, list[bytes]] = defaultdict(list)
+    async for message in _stored(client, streams.RESULTS):
+        ends[message["subject"].rpartition(".")[2]].append(base64.b64decode(message.get("data", "")))
+    return dict(ends)
 
 
 async def _waiting(client: Nats) -> list[str]:
@@ -188,11 +244,3 @@ async def _ask(client: Nats, subject: str) -> dict[str, Any]:
             pass
         assert monotonic() < give_up, f"{subject} is not answered"
         await asyncio.sleep(_POLL_S)
-
-
-async def _operator(ready: dict[str, Any], state: Path) -> Nats:
-    user = nats_users.operator()
-    secrets = json.loads((state / "secrets.json").read_text())
-    return await nats.connect(
-        ready["nats_url"], user=user.name, password=secrets[f"nats_{user.name}"], inbox_prefix=user.inbox_prefix
-    )

@@ -13,16 +13,22 @@ _UNCONFIRMED_S = 0.5
 class Ends:
     """Of processes; in seconds since the epoch."""
 
-    broker_back_at: float = 0.0
-    """When NATS and its streams were there again after a kill -9."""
+    are_of_several_nodes: bool = False
+    """Whether NATS has more than one, of which one dies at a time."""
+    broker_killed: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    """From when to when NATS was gone after a kill -9, its streams included. Of several nodes: one of them."""
     of_workers: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """By vendor."""
     broker_away: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-    """From when to when NATS was killed, or was stopped and answered nobody."""
+    """From when to when NATS was killed, was stopped and answered nobody, or stored nothing for want of room."""
 
     def note(self, role: str) -> None:
         if role.startswith("worker-"):
             self.of_workers.setdefault(role.removeprefix("worker-"), []).append(time())
+
+    def saw_broker_die(self, since: float, until: float) -> bool:
+        """Whether NATS was killed, or gone after that, at any time between the two."""
+        return any(killed <= until and back >= since for killed, back in self.broker_killed)
 
     def explain(self, vendor: str, begun: float, ended: float | None) -> str | None:
         """Why a call that went on from `begun` to `ended` may be in no book; None: nothing explains it.

@@ -2,15 +2,15 @@
 
 import asyncio
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
 from time import monotonic, time
 
 import psutil
 
-from tests.acceptance.chaos.agents import Absences
+from tests.acceptance.chaos import books
 from tests.acceptance.chaos.ends import Ends
-from tests.acceptance.chaos.plan import Fault, Kind
+from tests.acceptance.chaos.plan import LEADER, Fault, Kind
 from tests.acceptance.chaos.scene import Scene
 from tests.patience import until
 
@@ -21,26 +21,40 @@ _POLL_S = 0.05
 class Faults:
     """`run` breaks; `done` says what was broken, and when, for whoever reads a failure."""
 
-    def __init__(self, scene: Scene, absences: Absences) -> None:
+    def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._absences = absences
         self.done: list[str] = []
         self._begun = 0.0
-        self.ends = Ends()
-        self._broker_was_killed = asyncio.Event()
+        self.ends = Ends(are_of_several_nodes=scene.cluster is not None)
+        self._broker = asyncio.Lock()
+        """Held by what ends with a restart of NATS: one at a time, until it is back."""
 
     async def run(self, faults: Sequence[Fault], *, begun: float) -> None:
         self._begun = begun
-        if not any(fault.kind is Kind.KILL and fault.what == "nats" for fault in faults):
-            self._broker_was_killed.set()
+        await self._all(faults, since=begun)
+
+    async def restart_broker(self) -> None:
+        """Kills and starts NATS, all nodes of it, when a trial is over: what it keeps in memory is gone."""
+        async with self._broker:
+            if (cluster := self._scene.cluster) is None:
+                await self._kill_broker(self._now(Kind.KILL, "nats"))
+            else:
+                self._note(self._now(Kind.KILL, "nats"))
+                await cluster.restart_nats()
+                self._scene.note_processes()
+
+    async def _all(self, faults: Sequence[Fault], *, since: float) -> None:
         async with asyncio.TaskGroup() as group:
             for fault in faults:
-                group.create_task(self._at_its_time(fault), name=str(fault))
+                group.create_task(self._at_its_time(fault, since=since), name=str(fault))
 
-    async def _at_its_time(self, fault: Fault) -> None:
-        await asyncio.sleep(max(0.0, self._begun + fault.at_s - monotonic()))
-        if fault.what == "agents":
-            await self._broker_was_killed.wait()  # agents whose line is cut are absent
+    async def _at_its_time(self, fault: Fault, *, since: float) -> None:
+        await asyncio.sleep(max(0.0, since + fault.at_s - monotonic()))
+        await self._break(fault)
+        if fault.then:
+            await self._all(fault.then, since=monotonic())
+
+    async def _break(self, fault: Fault) -> None:
         match fault.kind:
             case Kind.CUT:
                 self._note(fault)
@@ -51,18 +65,29 @@ class Faults:
             case Kind.REFUSE:
                 await self._refuse(fault)
             case Kind.STOP:
-                await self._stop(fault)
+                async with self._stopped(fault):
+                    await asyncio.sleep(fault.lasts_s)
+            case Kind.AWAY:
+                async with self._stopped(fault):
+                    await asyncio.sleep(fault.lasts_s)
+                    told = await books.tell_again(self._scene)
+                self.done.append(f"         {told} usage records had come a second time by then")
+            case Kind.FULL:
+                async with self._broker:
+                    await self._fill_disk(fault)
             case Kind.KILL if fault.what == "nats":
-                async with self._absences.restarting():
-                    since = time()
-                    await self._end(fault, signal.SIGKILL)
-                self.ends.broker_back_at = time()
-                self.ends.broker_away.append((since, self.ends.broker_back_at))
-                self._broker_was_killed.set()
+                async with self._broker:
+                    await self._kill_broker(fault)
+            case Kind.KILL if fault.what.startswith(LEADER):
+                async with self._broker:
+                    await self._kill_leader(fault)
             case Kind.KILL:
                 await self._end(fault, signal.SIGKILL)
             case Kind.TERMINATE:
                 await self._end(fault, signal.SIGTERM)
+
+    def _now(self, kind: Kind, what: str) -> Fault:
+        return Fault(monotonic() - self._begun, kind, what)
 
     def _note(self, fault: Fault) -> None:
         """That it happens now, which may be later than planned."""
@@ -77,7 +102,8 @@ class Faults:
         await asyncio.sleep(fault.lasts_s)
         line.refusing = False
 
-    async def _stop(self, fault: Fault) -> None:
+    @asynccontextmanager
+    async def _stopped(self, fault: Fault) -> AsyncGenerator[None]:
         process = await self._process(fault)
         self._note(fault)
         everybody = [process]
@@ -86,14 +112,51 @@ class Faults:
         _signal(everybody, signal.SIGSTOP)
         since = time()
         try:
-            await asyncio.sleep(fault.lasts_s)
+            yield
         finally:
             _signal(everybody, signal.SIGCONT)
             if fault.what == "nats":
                 self.ends.broker_away.append((since, time()))
 
+    async def _fill_disk(self, fault: Fault) -> None:
+        """No file of NATS grows any more: to the server that is a full disk, also where we may mount none of our own.
+
+        Once it could not write to a stream it stores nothing there until it is started again (nats-server 2.15.1), so
+        that is what an operator does who has made room.
+        """
+        process = await self._process(fault)
+        self._note(fault)
+        since = time()
+        usual = process.rlimit(psutil.RLIMIT_FSIZE)
+        process.rlimit(psutil.RLIMIT_FSIZE, (0, usual[1]))
+        await asyncio.sleep(fault.lasts_s)
+        process.rlimit(psutil.RLIMIT_FSIZE, usual)
+        await self._kill_broker(self._now(Kind.KILL, "nats"))
+        self.ends.broker_away.append((since, time()))
+
+    async def _kill_broker(self, fault: Fault) -> None:
+        since = time()
+        await self._end(fault, signal.SIGKILL)
+        self._broker_is_back(since)
+
+    async def _kill_leader(self, fault: Fault) -> None:
+        """Its node is down for as long as the fault lasts. Returns when it is back and has caught up."""
+        cluster = self._scene.cluster
+        assert cluster is not None, f"{fault} needs several nodes"
+        of = fault.what.removeprefix(LEADER)
+        since = time()
+        self._note(fault)
+        async with cluster.without_leader(of):
+            await asyncio.sleep(fault.lasts_s)
+        self._scene.note_processes()
+        self._broker_is_back(since)
+
+    def _broker_is_back(self, since: float) -> None:
+        self.ends.broker_killed.append((since, time()))
+        self.ends.broker_away.append((since, time()))
+
     async def _end(self, fault: Fault, sig: signal.Signals) -> None:
-        """Returns when `fleet up` has put another process in its place."""
+        """Returns when another process has been put in its place."""
         process = await self._process(fault)
         self._note(fault)
         _signal([process], sig)
@@ -103,7 +166,7 @@ class Faults:
 
     def _replaced(self, fault: Fault, process: psutil.Process) -> bool:
         now = self._scene.process(fault.what, fault.which)
-        return now is not None and now != process and process.pid not in self._scene.stack.pids(fault.what)
+        return now is not None and now != process and process.pid not in self._scene.fleet.pids(fault.what)
 
     async def _process(self, fault: Fault) -> psutil.Process:
         give_up = monotonic() + _BACK_WITHIN_S

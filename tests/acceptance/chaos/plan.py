@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+LEADER = "leader-"
+"""Followed by of what: so a node of NATS is named in a fault."""
 VENDORS = ("openai", "anthropic", "google")
 MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-sonnet-4-5", "google": "gemini-2.5-flash"}
 ALIAS = "fast"
@@ -16,10 +18,19 @@ LAST_RESORT = "google"
 AGENTS = 4
 """The second half of them reaches NATS through a proxy."""
 LOAD_S = 22.0
+CLUSTER_LOAD_S = 60.0
+"""Long enough for one leader after the other to die, and for its node to come back."""
 _CALLS = 12
 """For how many calls a request has answers; more than are ever made for one."""
 _FIRST_FAULT_S = 2.0
 _BROKER_KILLED_BY_S = 10.0
+_AGAIN_AFTER_S = (1.0, 5.0)
+"""When NATS is killed once more, after it is back: while workers still wait for each other, and soon after."""
+_DOWN_S = 5.0
+"""How long a node that was killed stays down: long enough, as a rule, for the others to go on."""
+_FULL_FROM_S = 12.0
+_AN_HOUR_S = 45.0
+"""More than two of a trial's LLM_ATTEMPT_GRACE_S, as an hour is two of the usual ones."""
 
 Script = dict[str, Any]
 
@@ -31,6 +42,8 @@ class Kind(StrEnum):
     CUT = "cut"
     BLACK_HOLE = "black hole"
     REFUSE = "refuse"
+    FULL = "full disk"
+    AWAY = "away for what is an hour to the fleet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +51,17 @@ class Fault:
     at_s: float
     kind: Kind
     what: str
-    """A role of the ready file, or a line: `vendor-openai`, `agents`, `outlying-nats`."""
+    """A role of the ready file, the leader of a stream, or a line: `vendor-openai`, `agents`, `outlying-nats`."""
     which: int = 0
     """Of the role's processes."""
     lasts_s: float = 0.0
+    then: tuple["Fault", ...] = ()
+    """What follows when this one is mended. Their times count from that moment."""
 
     def __str__(self) -> str:
         lasts = f" for {self.lasts_s:.1f} s" if self.lasts_s else ""
-        return f"{self.at_s:5.1f} s  {self.kind} {self.what}[{self.which}]{lasts}"
+        then = f", then {' and '.join(str(fault).strip() for fault in self.then)}" if self.then else ""
+        return f"{self.at_s:5.1f} s  {self.kind} {self.what}[{self.which}]{lasts}{then}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +121,47 @@ class Plan:
     seed: int
     asks: tuple[Ask, ...]
     faults: tuple[Fault, ...]
+    later: bool = True
+    """Whether NATS is restarted when all is over, and each request resumed and sent once more after that."""
+    nodes: int = 1
+    """Of NATS."""
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {len(self.asks)} requests, {len(self.faults)} faults", *map(str, self.faults)]
         return "\n  ".join(lines)
 
 
-def draw(seed: int, *, requests: int, faults: int | None = None) -> Plan:
-    """`faults`: so many of those that a whole trial has; None: all."""
+def draw(seed: int, *, requests: int, faults: int | None = None, long: bool = False, later: bool = True) -> Plan:
+    """`faults`: so many of those that a whole trial has, the two kills of NATS among them; None: all. `long`: also one
+    that lasts, a full disk where the seed is even, PostgreSQL away for an hour where it is odd."""
     rng = random.Random(seed)
-    asks = tuple(_ask(rng, number, at_s=LOAD_S * number / requests) for number in range(requests))
+    asks = _asks(rng, requests, within_s=LOAD_S)
     every = _faults(rng)
-    chosen = every if faults is None else rng.sample(every, faults)
-    return Plan(seed, asks, tuple(sorted(chosen, key=lambda fault: fault.at_s)))
+    if faults is not None:
+        kills = [fault for fault in every if fault.then]
+        others = [fault for fault in every if not fault.then]
+        every = kills + rng.sample(others, faults - len(kills))
+    if long and seed % 2:
+        every = [fault for fault in every if fault.what != "postgres"]
+        every.append(Fault(_FIRST_FAULT_S, Kind.AWAY, "postgres", lasts_s=_AN_HOUR_S))
+    elif long:
+        every.append(Fault(rng.uniform(_FULL_FROM_S, LOAD_S), Kind.FULL, "nats", lasts_s=rng.uniform(2, 8)))
+    return Plan(seed, asks, tuple(sorted(every, key=lambda fault: fault.at_s)), later=later)
+
+
+def kill_leaders(seed: int, leaders: Sequence[str], *, requests: int) -> Plan:
+    """On three nodes of NATS: the leader of each of `leaders` gets a kill -9, one after the other in an order of the
+    seed's choosing, while workers, the usage consumer and lines to vendors break as in every trial. A leader's name is
+    that of a stream, or stream and consumer as `stream.consumer`."""
+    rng = random.Random(seed)
+    asks = _asks(rng, requests, within_s=CLUSTER_LOAD_S)
+    faults = [fault for fault in _faults(rng) if fault.what.startswith(("worker-", "usage", "vendor-"))]
+    order = rng.sample(list(leaders), len(leaders))
+    pause_s = CLUSTER_LOAD_S / len(order)
+    faults += [
+        Fault(2 + pause_s * number, Kind.KILL, f"{LEADER}{name}", lasts_s=_DOWN_S) for number, name in enumerate(order)
+    ]
+    return Plan(seed, asks, tuple(sorted(faults, key=lambda fault: fault.at_s)), nodes=3)
 
 
 def rolling_restart(roles: Mapping[str, int], *, requests: int) -> Plan:
@@ -126,7 +170,7 @@ def rolling_restart(roles: Mapping[str, int], *, requests: int) -> Plan:
     pause_s = LOAD_S / (len(processes) + 1)
     faults = (Fault(pause_s * n, Kind.TERMINATE, role, which) for n, (role, which) in enumerate(processes, start=1))
     asks = (plain(n, VENDORS[n % len(VENDORS)], at_s=LOAD_S * n / requests) for n in range(requests))
-    return Plan(0, tuple(asks), tuple(faults))
+    return Plan(0, tuple(asks), tuple(faults), later=False)
 
 
 def kill_everything(roles: Mapping[str, int], *, requests: int) -> Plan:
@@ -152,6 +196,10 @@ def plain(number: int, vendor: str, *, at_s: float = 0, lasts_s: float = 0.5) ->
         texts=texts,
         conduct=Read(),
     )
+
+
+def _asks(rng: random.Random, requests: int, *, within_s: float) -> tuple[Ask, ...]:
+    return tuple(_ask(rng, number, at_s=within_s * number / requests) for number in range(requests))
 
 
 def _ask(rng: random.Random, number: int, *, at_s: float) -> Ask:
@@ -222,8 +270,9 @@ class _Clock:
         which: int = 0,
         lasts_s: float = 0,
         between: tuple[float, float] = (_FIRST_FAULT_S, LOAD_S),
+        then: tuple[Fault, ...] = (),
     ) -> None:
-        self.drawn.append(Fault(self.rng.uniform(*between), kind, what, which, lasts_s))
+        self.drawn.append(Fault(self.rng.uniform(*between), kind, what, which, lasts_s, then))
 
 
 def _faults(rng: random.Random) -> list[Fault]:
@@ -235,7 +284,7 @@ def _faults(rng: random.Random) -> list[Fault]:
     clock.add(Kind.STOP, "worker-openai", which=rng.randrange(2), lasts_s=rng.uniform(11, 14))
     clock.add(Kind.STOP, f"worker-{rng.choice(VENDORS)}", lasts_s=rng.uniform(1, 4))
     clock.add(Kind.TERMINATE, f"worker-{rng.choice(VENDORS)}")
-    clock.add(Kind.KILL, "nats", between=(_FIRST_FAULT_S, _BROKER_KILLED_BY_S))
+    clock.add(Kind.KILL, "nats", between=(_FIRST_FAULT_S, _BROKER_KILLED_BY_S), then=_broker_again(rng))
     clock.add(Kind.STOP, "nats", lasts_s=rng.choice((1.5, 3.0, 11.5)))
     for role in ("usage", "admin", "vault", "postgres"):
         clock.add(Kind.KILL, role)
@@ -250,3 +299,12 @@ def _faults(rng: random.Random) -> list[Fault]:
     clock.add(Kind.CUT, "agents")
     clock.add(Kind.BLACK_HOLE, "agents")
     return clock.drawn
+
+
+def _broker_again(rng: random.Random) -> tuple[Fault, ...]:
+    """NATS dies once more soon after it is back, in half of the trials together with a worker."""
+    at_s = rng.uniform(*_AGAIN_AFTER_S)
+    kills = [Fault(at_s, Kind.KILL, "nats")]
+    if rng.random() < 0.5:
+        kills.append(Fault(at_s, Kind.KILL, f"worker-{rng.choice(VENDORS)}", rng.randrange(2)))
+    return tuple(kills)
