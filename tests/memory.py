@@ -183,6 +183,9 @@ class MemoryResults(Results):
         answer.set_result(self._answer())
         return Look(answer)
 
+    async def is_overtaken(self, job: Job) -> bool:
+        return len(self._written.entries()) != job.journal_seq
+
     async def read(self, subject: str) -> Result | None:
         return stored_results.from_answer(self._answer())
 

@@ -11,6 +11,8 @@ would have dropped a copy (provenance.py).
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,7 +28,8 @@ from contracts.wire import reason
 from runtime.broker import Broker
 from runtime.jetstream.answers import Answers
 from runtime.jetstream.publishing import NotStored, Outrun, Publisher
-from workers.jetstream import stored_results
+from workers.intake.lease import Lost
+from workers.jetstream import stored_attempts, stored_results
 from workers.jetstream.stored_results import Look, Result
 from workers.request.job import Job
 from workers.request.outcome import Known, Refused
@@ -145,7 +148,29 @@ class Results:
 
     async def store(self, job: Job, said: bytes) -> None:
         """Returns when the request's end, `said`, is on disk. Raises NotStored, and Lost when the request may be
-        another worker's."""
+        another worker's. It is tried to store it then, too, unless that one has begun a call: so who is given the
+        request next finds the end that was said, though NATS may have forgotten all that was said by then.
+        """
+        try:
+            await self._store(job, said, check=job.delivery.lease.check)
+        except Lost:
+            if not await self.is_overtaken(job):
+                with suppress(NotStored):
+                    await self._store(job, said, check=_Once())
+            raise
+
+    async def is_overtaken(self, job: Job) -> bool:
+        """Whether another worker has begun a call for the request since this one did, or nobody knows."""
+        last_seq = 0
+        try:
+            async with aclosing(stored_attempts.entries(self._broker, job.journal_subject)) as found:
+                async for seq, _ in found:
+                    last_seq = seq
+        except (nats.errors.Error, TimeoutError):
+            return True
+        return last_seq != job.journal_seq
+
+    async def _store(self, job: Job, said: bytes, *, check: Callable[[], None]) -> None:
         is_usual = job.request.keep_s is None and job.tenant.max_keep_s is None
         kept = self._usual if is_usual else self.keeping(job)
         headers = {
@@ -161,7 +186,7 @@ class Results:
                     body,
                     msg_id=f"result:{job.origin}:{job.events.attempt}",
                     headers=headers,
-                    check=job.delivery.lease.check,
+                    check=check,
                     expected_last=job.result_seq,
                 )
             except Outrun:
@@ -180,6 +205,18 @@ class Results:
             return await self.read(job.result_subject)
         except (nats.errors.Error, TimeoutError) as exc:
             raise NotStored(f"{job.result_subject}: {reason(exc)}") from exc
+
+
+class _Once:
+    """Lets the first try pass, and raises Lost before the next: what was known of other workers is old by then."""
+
+    def __init__(self) -> None:
+        self._tried = False
+
+    def __call__(self) -> None:
+        if self._tried:
+            raise Lost
+        self._tried = True
 
 
 def without_content(said: bytes) -> bytes:

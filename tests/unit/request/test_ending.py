@@ -109,8 +109,8 @@ async def test_what_is_not_confirmed_gives_the_request_back_and_stops_the_steps(
         (Failed(Overloaded("full")), [], NotAcked()),
         (MovedOn(ANOTHER), [], NotAcked()),
         (Buried(InternalError("3 workers died")), ["dead"], NotAcked()),
-        (Completed(call(), FINISH), ["completed", "usage"], NotAcked()),
-        (Cancelled(call()), ["cancelled", "usage"], NotAcked()),
+        (Completed(call(), FINISH), ["completed", "result", "usage"], NotAcked()),
+        (Cancelled(call()), ["cancelled", "result", "usage"], NotAcked()),
     ],
 )
 async def test_after_its_lease_a_worker_only_says_to_its_end_what_it_was_saying(
@@ -124,6 +124,17 @@ async def test_after_its_lease_a_worker_only_says_to_its_end_what_it_was_saying(
     assert await way.ending.carry_out(outcome, job) == ack
 
     assert way.publisher.kinds == steps
+
+
+async def test_what_another_worker_has_begun_anew_has_no_end_by_who_lost_it() -> None:
+    way = Way()
+    job = way.job()
+    way.leases.lose()
+    job.journal_seq = -1
+
+    assert await way.ending.carry_out(Completed(call(), FINISH), job) == NotAcked()
+
+    assert way.publisher.kinds == ["completed", "usage"]
 
 
 async def test_an_answer_that_no_event_can_hold_is_booked_and_fails_with_its_bill() -> None:

@@ -339,9 +339,9 @@ async def test_a_worker_that_loses_its_lease_in_mid_stream_says_to_its_end_what_
     one = way()
     one.adapter.play([Chunk(text="Hello"), one.leases.lose, FINISH])
 
-    assert await one.execution.run(one.delivery()) == NotAcked(), "its end is stored by whose it is"
+    assert await one.execution.run(one.delivery()) == NotAcked()
 
-    assert one.publisher.kinds == ["started", "completed", "usage"]
+    assert one.publisher.kinds == ["started", "completed", "result", "usage"]
 
 
 async def test_what_is_no_request_is_kept_and_its_agent_is_told() -> None:
