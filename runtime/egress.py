@@ -11,6 +11,7 @@ runtime.content_coding), in all, and in its share of the event loop (runtime.fai
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -42,6 +43,10 @@ where a server shows the prompt that it refuses."""
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"})
 """What bodies may say they are written in. Some of Python's codecs take minutes for what others read at once
 (`punycode`); whatever else is said, a body is read as UTF-8."""
+
+_NAMED_CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]{1,40})""", re.IGNORECASE)
+_CONTENT_TYPE_CHARS = 256
+"""Of a longer Content-Type the rest is not looked at: Python's parser of it takes a minute for 128 KiB, and raises."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 """The addresses of a host's name. Raises OSError when it has none."""
@@ -250,8 +255,13 @@ class _Response(httpx2.Response):
 
     @property
     def charset_encoding(self) -> str | None:
-        named = super().charset_encoding
-        return named if named and named.lower() in CHARSETS else None
+        return charset_of(self.headers.get("content-type", ""))
+
+
+def charset_of(content_type: str) -> str | None:
+    """The charset that a Content-Type names, where that is one that may be named."""
+    named = _NAMED_CHARSET.search(content_type[:_CONTENT_TYPE_CHARS])
+    return named[1].lower() if named and named[1].lower() in CHARSETS else None
 
 
 async def _first_to_connect(

@@ -220,6 +220,7 @@ def build(
         reconnects=lambda: nats.reconnects,
         until_kept=partial(until_kept, nats),
         replies=publisher,
+        backlog=nats.backlog,
         agents_are_back_s=timing.agents_are_back_s,
     )
     nats.on_reconnect.append(live.reconnected)

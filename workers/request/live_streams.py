@@ -29,14 +29,17 @@ class LiveStreams:
         reconnects: Callable[[], int],
         until_kept: Callable[[], Awaitable[None]],
         replies: ReplyPublisher | None = None,
+        backlog: Callable[[], Awaitable[None] | None] = lambda: None,
         agents_are_back_s: float = AGENTS_ARE_BACK_S,
     ) -> None:
         """`reconnects`: how often the connection was made anew so far; `until_kept` returns when events are stored.
+        `backlog`: what to wait for before more is published, if anything.
 
         `replies` keeps each tenant within its share; without it everything is stored."""
         self.reconnects = reconnects
         self._until_kept = until_kept
         self.replies = replies
+        self._backlog = backlog
         self._agents_are_back_s = agents_are_back_s
         self.running: set[EventStream] = set()
         self._ended: deque[tuple[EventStream, int]] = deque()
@@ -83,8 +86,12 @@ class LiveStreams:
             await self.republish_all()
 
     async def republish_all(self) -> None:
+        """One stream after the other, no faster than the server takes them, while others of the worker go on."""
         for stream in [*(stream for stream, _ in self._ended), *self.running]:
             await stream.republish()
+            await asyncio.sleep(0)
+            if (until_sent := self._backlog()) is not None:
+                await until_sent
 
 
 class Tracked:

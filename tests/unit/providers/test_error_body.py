@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from workers.providers.shared.errors.answer import text_of
 from workers.providers.shared.errors.body import NOTHING, is_error, reported
 
 
@@ -124,3 +125,19 @@ def test_a_status_that_is_no_number_is_none_however_deep_it_is() -> None:
 )
 def test_an_error_is_told_from_everything_else(body: Any, expected: bool) -> None:
     assert is_error(body) is expected
+
+
+@pytest.mark.parametrize(
+    ("content_type", "text"),
+    [
+        ("text/plain; charset=ISO-8859-1", "\u00e9"),
+        ('text/plain; charset="latin1"', "\u00e9"),
+        ("text/plain; charset=punycode", "\ufffd"),
+        ("text/plain; charset*=a; charset*0=b", "\ufffd"),
+        ("text/plain; charset*" + "0" * 5000, "\ufffd"),
+        ('text/plain; a="' + ";" * 120_000, "\ufffd"),
+    ],
+    ids=["latin-1", "quoted", "a codec that takes minutes", "continued", "a long name", "a long parameter"],
+)
+def test_a_body_is_read_as_its_content_type_says_whatever_that_holds(content_type: str, text: str) -> None:
+    assert text_of(b"\xe9", {"content-type": content_type}) == text

@@ -125,6 +125,12 @@ WHOLE = {
         True,
     ),
     "an interim response in HTTP/1.0": (b"HTTP/1.0 100 X\r\n\r\n" + CHUNKED + chunks(TEXT), 200, TEXT, True),
+    "an interim response with a body": (
+        b"HTTP/1.1 150 X\r\ncontent-length: 3\r\n\r\nhel" + CHUNKED + chunks(TEXT),
+        200,
+        TEXT,
+        True,
+    ),
     "no content": (b"HTTP/1.1 204 X\r\n\r\n", 204, b"", True),
     "not modified, with a length": (b"HTTP/1.1 304 X\r\ncontent-length: 22\r\n\r\n", 304, b"", True),
     "an upgrade that is offered": (

@@ -268,3 +268,27 @@ async def test_an_event_of_an_image_is_read(mebibytes: int) -> None:
     assert chunk.text == "a"
     assert isinstance(finish, Finish)
     assert finish.finish_reason == "stop"
+
+
+async def test_an_end_that_is_taken_after_the_deadline_is_said_once() -> None:
+    """Of a body in one piece, whose text the reader says when it is over."""
+    loop = asyncio.get_running_loop()
+    limits = TimeLimits(Timeouts(), time_left_s=0.05, provider="openai")
+    body = {"choices": [{"message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}]}
+    taken, items = loop.create_future(), list[StreamItem]()
+
+    def take(item: StreamItem) -> Awaitable[None] | None:
+        if not isinstance(item, Chunk):
+            return None
+        items.append(item)
+        return taken
+
+    reply = Arriving(json.dumps(body).encode(), ends_with=None, headers={"content-type": "application/json"})
+    receiving = asyncio.create_task(
+        receive(cast(HttpReply, reply), openai(), limits=limits, provider="openai", take=take)
+    )
+    loop.call_at(limits.ends_at + 0.05, taken.set_result, None)
+
+    finish = await receiving
+    assert finish.finish_reason == "stop"
+    assert [item.text for item in items if isinstance(item, Chunk)] == ["Hello"]

@@ -21,6 +21,8 @@ KEY = SecretStr("sk-proj-Zx81kQpvL0aa93Jw72mmDf55")
         ({}, "", None),
         ({"retry-after": "7"}, "", 7.0),
         ({"retry-after": "0.5"}, "", 0.5),
+        ({"retry-after": "Mon, 01 Jan 2024 00:00:00 +99999999999999999"}, "", None),
+        ({"retry-after": "," * 120_000}, "", None),
         ({"retry-after-ms": "1146", "retry-after": "1"}, "", 1.146),
         ({"retry-after-ms": "0", "retry-after": "1"}, "", 1.0),
         ({"x-ms-retry-after-ms": "250"}, "", 0.25),

@@ -2,17 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from email.message import Message
 
-from runtime.egress import CHARSETS
+from runtime.egress import charset_of
 
 
 def text_of(body: bytes, headers: Mapping[str, str]) -> str:
     """The body as a text, in the charset that its headers name, when that is one that may be named, else in UTF-8."""
-    message = Message()
-    message["content-type"] = headers.get("content-type", "")
-    charset = message.get_content_charset()
-    return body.decode(charset if charset in CHARSETS else "utf-8", errors="replace")
+    return body.decode(charset_of(headers.get("content-type", "")) or "utf-8", errors="replace")
 
 
 def json_or_text(body: bytes, headers: Mapping[str, str]) -> object:

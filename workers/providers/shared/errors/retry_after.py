@@ -13,6 +13,8 @@ MAX_RETRY_AFTER_S = 7 * 86_400.0
 
 _HEADERS = (("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001), ("retry-after", 1.0))
 """With the seconds that a bare number in them counts."""
+_VALUE_CHARS = 256
+"""Of a header; what is longer names no wait."""
 _SEARCHED_CHARS = 2_000
 """Characters of a message in which a wait is looked for; a server may answer with megabytes."""
 
@@ -57,7 +59,8 @@ def _waits(value: str, *, now: datetime, unit_s: float) -> list[float]:
     """All waits in the value of one header, in seconds: of a date, else of each part between the commas with which a
     proxy joins two headers."""
     date: datetime | None = None
-    with suppress(ValueError):
+    value = value[:_VALUE_CHARS]
+    with suppress(ValueError, OverflowError):
         date = parsedate_to_datetime(value)
     if date is not None:
         date = date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -85,7 +85,12 @@ class HttpClient:
             if not connecting.cancelled() and connecting.exception() is None:
                 self._put(destination, connecting.result())
             raise
-        return await connecting
+        try:
+            return await connecting
+        except BaseException:  # stopped in the very moment in which it was made
+            if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
+                self._put(destination, connecting.result())
+            raise
 
     async def _connect(self, destination: Destination, connect_s: float) -> Connection:
         origin, tenant = destination

@@ -128,6 +128,7 @@ class ReplyParser:
         if any("\0" in text for text in fields.values()):
             self._break("the server sent no HTTP: a header with NUL")
             return
+        self._parts.clear()  # what interim responses had, which have no body
         length = fields.get("content-length")
         self.status, self.headers = status, fields
         self._keeps_alive = self._parser.should_keep_alive() and (coding is None or length is None)

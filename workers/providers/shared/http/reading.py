@@ -125,8 +125,12 @@ class _Receiving:
         def was_taken(taken: "asyncio.Future[None]") -> None:
             self._is_held_up = False
             self._limits.sign_of_life()
-            if is_over and not taken.cancelled() and taken.exception() is None:
+            if taken.cancelled() or taken.exception() is not None:
+                return
+            if is_over:
                 self._conclude()
+            elif self._reader.finished:
+                self._look_at_time()
 
         taken.add_done_callback(was_taken)
         return taken
@@ -134,7 +138,7 @@ class _Receiving:
     def _ended(self, exc: Exception | None) -> None:
         """The reply has ended, or broke. Behind the end marker only usage is missing: a reply is whole without it."""
         self._is_over = True
-        if self.finish.done():
+        if self.finish.done() or self._last is not None:  # the reader has said all that it has
             self._timer.cancel()
             self._reply.close()
             return
