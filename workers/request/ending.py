@@ -156,6 +156,7 @@ class Ending:
             await self._results.store(job, job.events.end)
         except Lost:
             ack = NotAcked()  # what was called is booked all the same
+            await self._results.store_though_lost(job, job.events.end)
         await self._settlement.book(job, record)
         self._note_end(job, "completed")
         return ack
@@ -179,6 +180,7 @@ class Ending:
             await self._results.store(job, job.events.end)
         except Lost:
             ack = NotAcked()
+            await self._results.store_though_lost(job, job.events.end)
         if record:
             await self._settlement.book(job, record)
         self._note_end(job, "cancelled")

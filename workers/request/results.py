@@ -146,31 +146,9 @@ class Results:
         """For how long the request's end is kept, and in which form."""
         return keeping(job.request, job.tenant, usual_s=self._usual_s)
 
-    async def store(self, job: Job, said: bytes) -> None:
+    async def store(self, job: Job, said: bytes, *, check: Callable[[], None] | None = None) -> None:
         """Returns when the request's end, `said`, is on disk. Raises NotStored, and Lost when the request may be
-        another worker's. It is tried to store it then, too, unless that one has begun a call: so who is given the
-        request next finds the end that was said, though NATS may have forgotten all that was said by then.
-        """
-        try:
-            await self._store(job, said, check=job.delivery.lease.check)
-        except Lost:
-            if not await self.is_overtaken(job):
-                with suppress(NotStored):
-                    await self._store(job, said, check=_Once())
-            raise
-
-    async def is_overtaken(self, job: Job) -> bool:
-        """Whether another worker has begun a call for the request since this one did, or nobody knows."""
-        last_seq = 0
-        try:
-            async with aclosing(stored_attempts.entries(self._broker, job.journal_subject)) as found:
-                async for seq, _ in found:
-                    last_seq = seq
-        except (nats.errors.Error, TimeoutError):
-            return True
-        return last_seq != job.journal_seq
-
-    async def _store(self, job: Job, said: bytes, *, check: Callable[[], None]) -> None:
+        another worker's, unless `check` says what else is raised before a try."""
         is_usual = job.request.keep_s is None and job.tenant.max_keep_s is None
         kept = self._usual if is_usual else self.keeping(job)
         headers = {
@@ -186,7 +164,7 @@ class Results:
                     body,
                     msg_id=f"result:{job.origin}:{job.events.attempt}",
                     headers=headers,
-                    check=check,
+                    check=check or job.delivery.lease.check,
                     expected_last=job.result_seq,
                 )
             except Outrun:
@@ -199,6 +177,24 @@ class Results:
             else:
                 return
         raise NotStored(f"{job.result_subject}: others store there")
+
+    async def store_though_lost(self, job: Job, said: bytes) -> None:
+        """Tries to store an end that was said though the request may be another worker's, unless that one has begun a
+        call: so who is given the request next finds it, though NATS may have forgotten all that was said by then."""
+        if not await self.is_overtaken(job):
+            with suppress(NotStored, Lost):
+                await self.store(job, said, check=_Once())
+
+    async def is_overtaken(self, job: Job) -> bool:
+        """Whether another worker has begun a call for the request since this one did, or nobody knows."""
+        last_seq = 0
+        try:
+            async with aclosing(stored_attempts.entries(self._broker, job.journal_subject)) as found:
+                async for seq, _ in found:
+                    last_seq = seq
+        except (nats.errors.Error, TimeoutError):
+            return True
+        return last_seq != job.journal_seq
 
     async def _stored(self, job: Job) -> Result | None:
         try:
