@@ -1,7 +1,7 @@
 """`fleet nats-config` and `fleet asyncapi`: who may do what on NATS, and what is said there."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -39,6 +39,17 @@ def nats_config(
             file_okay=False,
         ),
     ] = None,
+    encrypt: Annotated[
+        bool, typer.Option(help="JetStream encrypts its files. Without: for a disk that is encrypted itself.")
+    ] = True,
+    jetstream_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the key of JetStream's files, beside the configuration, which includes it; made when it "
+            "is missing. Default: the server's environment has it.",
+            dir_okay=False,
+        ),
+    ] = None,
     tls_cert: Annotated[str | None, typer.Option(help="The server's certificate; turns TLS on.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Its key.")] = None,
     tls_client_ca: Annotated[
@@ -47,7 +58,8 @@ def nats_config(
 ) -> None:
     """Print a NATS server configuration with one user for each role, pool and tenant.
 
-    A running server takes it at SIGHUP, twice, unless it needs passwords that its environment lacks.
+    A running server takes it at SIGHUP, twice, unless it needs secrets that its environment lacks, or is to encrypt its
+    files from now on: then it has to be started again.
     """
     from contracts.subjects import Provider
     from fleet.deploy import nats_config as config
@@ -57,25 +69,38 @@ def nats_config(
         raise Refused("--passwords is for --auth password")
     if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
         raise Refused("TLS needs --tls-cert and --tls-key")
+    if jetstream_key and not encrypt:
+        raise Refused("--jetstream-key is for files that are encrypted, without --no-encrypt")
     users = nats_users.users(tenants=tenant or [], providers=provider or [p.value for p in Provider])
-    head = ""
+    head, environment = "", list[str]()
     match auth:
         case "password":
             names = config.variables(users)
             login = config.by_password(lambda user: f"${names[user.name]}")
-            head = _includes(users, names, passwords) if passwords else _environment(names.values())
+            if passwords:
+                head = _includes(users, names, passwords)
+            else:
+                environment.extend(names.values())
         case "nkey":
             from fleet.deploy import nats_seeds
 
             login = config.by_nkey(lambda user: nats_seeds.public_key(user, folder=seeds))
+    if jetstream_key:
+        from fleet.deploy import nats_seeds
+
+        nats_seeds.jetstream_key_file(jetstream_key)
+        head += f"include {config.quoted(jetstream_key.name)}\n"
+    elif encrypt:
+        environment.extend((config.JETSTREAM_KEY, config.JETSTREAM_KEY_PREVIOUS))
     tls = config.Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     accounts = config.accounts(users, login=login)
-    typer.echo(head + config.server(listen=listen, store_dir=store_dir, accounts=accounts, tls=tls))
+    whole = config.server(listen=listen, store_dir=store_dir, accounts=accounts, tls=tls, encrypted=encrypt)
+    typer.echo(_environment(environment) + head + whole)
 
 
-def _environment(variables: Iterable[str]) -> str:
-    names = "\n".join(f"#   {name}" for name in variables)
-    return f"# The server reads these passwords from its environment:\n{names}\n"
+def _environment(variables: Sequence[str]) -> str:
+    names = "".join(f"#   {name}\n" for name in variables)
+    return f"# The server reads these from its environment, each in double quotes:\n{names}" if names else ""
 
 
 def _includes(users: "Sequence[User]", variables: Mapping[str, str], folder: Path) -> str:

@@ -15,14 +15,23 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from contracts import subjects
 from fleet.deploy.nats_users import FLEET_ACCOUNT, SYSTEM_ACCOUNT, User
 
 MAX_PAYLOAD = "8MB"
+JETSTREAM_KEY, JETSTREAM_KEY_PREVIOUS = "NATS_JETSTREAM_KEY", "NATS_JETSTREAM_KEY_PREVIOUS"
+"""The variables with the key that JetStream's files are encrypted with, and with the one before: empty, but for the
+first start after the key was changed. The server needs both."""
 RELOADS = 2
 """How often a running server has to read its configuration until accounts that are new to it are served."""
+
+_ENCRYPTION = f"""\
+  cipher: aes
+  key: ${JETSTREAM_KEY}
+  prev_encryption_key: ${JETSTREAM_KEY_PREVIOUS}
+"""
 
 Login = Callable[[User], str]
 """From a user to the lines of its block that say who it is."""
@@ -35,6 +44,19 @@ class Node:
     name: str
     listen: str
     peers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JetStreamKeys:
+    """What JetStream's files are encrypted with. `previous` is the key before, at the first start with another one of
+    a server that is in no cluster; empty: none."""
+
+    key: str = field(repr=False)
+    previous: str = field(default="", repr=False)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that the server reads them from."""
+        return {JETSTREAM_KEY: quoted(self.key), JETSTREAM_KEY_PREVIOUS: quoted(self.previous)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +77,15 @@ def server(
     accounts: str = "",
     tls: Tls | None = None,
     node: Node | None = None,
+    encrypted: bool = True,
 ) -> str:
     """The whole configuration of one server, which syncs to disk before each PubAck: without that, a power cut loses
     requests that were acknowledged (nats-server issue 7564).
 
     `name` is what it calls itself, unless it is a `node` of a cluster. `accounts` is what the function of that name
-    makes; empty: everybody may do everything.
+    makes; empty: everybody may do everything. `encrypted`: JetStream encrypts what it writes to disk, and the server
+    needs `JETSTREAM_KEY` and `JETSTREAM_KEY_PREVIOUS`, each as NATS configuration (`quoted`), in its environment or in
+    what its configuration includes.
     """
     cluster = ""
     if node:
@@ -72,7 +97,7 @@ listen: {quoted(listen)}
 max_payload: {MAX_PAYLOAD}
 {_tls(tls) if tls else ""}jetstream {{
   store_dir: {quoted(store_dir)}
-  sync_interval: always
+{_ENCRYPTION if encrypted else ""}  sync_interval: always
   max_buffered_msgs: 10000
   max_buffered_size: 64MB
   max_memory_store: 2GB

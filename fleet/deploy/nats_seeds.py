@@ -1,5 +1,5 @@
-"""Secrets of NATS users, one file each in a folder: nkey seeds, of which the server's configuration gets the public
-halves only, and passwords, in files that the configuration includes.
+"""Secrets of NATS, one file each: nkey seeds of users, of which the server's configuration gets the public halves only,
+and passwords of users and the key of JetStream's files, in files that the configuration includes.
 """
 
 import re
@@ -8,15 +8,16 @@ from pathlib import Path
 
 import nkeys
 
-from fleet.deploy.nats_config import quoted
+from fleet.deploy.nats_config import JETSTREAM_KEY, JETSTREAM_KEY_PREVIOUS, quoted
 from fleet.deploy.nats_users import User
 from fleet.files import private_folder, write_private
 
 _PASSWORD_BYTES = 32
+_KEY_BYTES = 32
 
 
 class SecretUnusable(Exception):
-    """A file holds no secret of a user. The message names it."""
+    """A file does not hold the secret that it should. The message names it."""
 
 
 def public_key(user: User, *, folder: Path) -> str:
@@ -32,6 +33,23 @@ def public_key(user: User, *, folder: Path) -> str:
     if not public.startswith("U"):
         raise SecretUnusable(f"{path} holds the seed of something else than a user")
     return public
+
+
+def new_jetstream_key() -> str:
+    """A new key for JetStream's files: 32 random bytes as 64 hexadecimal digits."""
+    return secrets.token_hex(_KEY_BYTES)
+
+
+def jetstream_key_file(path: Path) -> None:
+    """Makes the file, for its owner only, when it is not there: it sets the variables of JetStream's keys as NATS
+    configuration, a new key and none before it. Raises SecretUnusable when one that is there does not set both."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_private(path, f'{JETSTREAM_KEY}: {quoted(new_jetstream_key())}\n{JETSTREAM_KEY_PREVIOUS}: ""\n')
+    text = path.read_text()
+    for variable in (JETSTREAM_KEY, JETSTREAM_KEY_PREVIOUS):
+        if not re.search(rf"^\s*{variable}\s*[:=]", text, re.MULTILINE):
+            raise SecretUnusable(f"{path} does not set {variable}")
 
 
 def password_file(user: User, *, variable: str, folder: Path) -> Path:

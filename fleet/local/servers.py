@@ -68,9 +68,11 @@ class NatsServer:
         tls: nats_config.Tls | None = None,
         node: nats_config.Node | None = None,
         log: Path | None = None,
+        keys: nats_config.JetStreamKeys | None = None,
     ) -> None:
         """`accounts` and `node` are those of nats_config.server: without accounts everybody may do everything, without
-        a node the server is in no cluster. `port` None: a free one. `log` None: a file in `folder`."""
+        a node the server is in no cluster. `port` None: a free one. `log` None: a file in `folder`. `keys` None: its
+        files are not encrypted."""
         self.folder = private_folder(folder)
         self.port = port or free_port()
         self._name = node.name if node else f"fleet-{secrets.token_hex(8)}"
@@ -79,16 +81,31 @@ class NatsServer:
         self._tls = tls
         self.process: Process | None = None
         self._log = log or self.folder / "nats.log"
+        self._keys = keys
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Raises StartFailed."""
+        """Raises StartFailed, also when its files were encrypted with another key: it would serve without the streams
+        that it cannot read, and new ones would take their place."""
         binary = Path(sys.executable).parent / "nats-server"
-        self.process = Process(Command("nats", (str(binary), "-c", str(self._configure())), self._log))
+        said_before = self._log.stat().st_size if self._log.exists() else 0
+        if self._keys and self._keys.previous:
+            await asyncio.to_thread(self._forget_consumers)
+        env = self._keys.environment() if self._keys else {}
+        self.process = Process(Command("nats", (str(binary), "-c", str(self._configure())), self._log, env))
         await _until_it_answers(self.process, self._answers, port=self.port)
+        if b"Error decrypting our stream metafile" in self._said(since=said_before):
+            await self.process.kill()
+            raise StartFailed(f"what NATS keeps in {self.folder} was encrypted with another key than it is given now")
+
+    def _forget_consumers(self) -> None:
+        """nats-server 2.15 writes streams anew with another key, but not consumers: it can neither read them nor make
+        others of their names. Roles make them again, and what was not acknowledged is delivered again."""
+        for consumers in (self.folder / "jetstream" / "jetstream").glob("*/streams/*/obs"):
+            shutil.rmtree(consumers)
 
     async def reload(self, accounts: str) -> None:
         """Gives the server, while it runs, other accounts; who is connected stays so. They hold for later starts, too.
@@ -107,12 +124,16 @@ class NatsServer:
 
     async def _has_reloaded(self, *, since: int) -> bool:
         """Whether the server's log tells so after its first `since` bytes. Raises StartFailed when it tells why not."""
-        with self._log.open("rb") as log:
-            log.seek(since)
-            said = log.read()
+        said = self._said(since=since)
         if b"Failed to reload server configuration" in said:
             raise StartFailed(f"nats takes no other accounts: {said.decode(errors='replace').strip()}")
         return b"Reloaded server configuration" in said
+
+    def _said(self, *, since: int) -> bytes:
+        """The server's log after its first `since` bytes."""
+        with self._log.open("rb") as log:
+            log.seek(since)
+            return log.read()
 
     def _configure(self) -> Path:
         """Writes the server's configuration. Returns where it is."""
@@ -124,6 +145,7 @@ class NatsServer:
             accounts=self._accounts,
             tls=self._tls,
             node=self._node,
+            encrypted=self._keys is not None,
         )
         write_private(config, text)
         return config

@@ -131,6 +131,7 @@ class Stack:
             port=state.port("nats", wanted=ports.nats),
             accounts=self._users.accounts(),
             log=state.log("nats"),
+            keys=state.jetstream_keys(),
         )
         operator = nats_users.operator()
         self._nats_with_streams = NatsWithStreams(self._nats, operator, SecretStr(self._users.password(operator)))
@@ -243,6 +244,8 @@ class Stack:
                 raise
 
         await self._start(name, start)
+        if server is self._nats:
+            self._state.jetstream_key_holds()
 
     async def _make_tables(self, *, after: Awaitable[None]) -> None:
         """Brings the database up to date, once the server answers."""

@@ -12,11 +12,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from fleet.deploy.nats_config import JETSTREAM_KEY, JetStreamKeys
+from fleet.deploy.nats_seeds import new_jetstream_key
 from fleet.files import private_folder, write_private
 from fleet.local.process import PortTaken, free_port, port_is_free, read_json
 
 _LOOPBACK = "127.0.0.1"
 _BACKLOG = 2048
+_JETSTREAM_KEY, _JETSTREAM_KEY_PREVIOUS = "jetstream_key", "jetstream_key_previous"
 
 
 class StateInUse(Exception):
@@ -57,7 +60,7 @@ class State:
         kept = _read(self.folder / "secrets.json")
         if name not in kept:
             kept[name] = make()
-            write_private(self.folder / "secrets.json", json.dumps(kept))
+            self._keep_secrets(kept)
         return kept[name]
 
     def secrets_below(self, prefix: str) -> list[str]:
@@ -72,6 +75,32 @@ class State:
         newest = os.environ.get("LLM_ENCRYPTION_KEY") or own
         previous = [os.environ.get("LLM_ENCRYPTION_KEY_PREVIOUS", ""), own if own != newest else ""]
         return {"LLM_ENCRYPTION_KEY": newest, "LLM_ENCRYPTION_KEY_PREVIOUS": ",".join(filter(None, previous))}
+
+    def jetstream_keys(self) -> JetStreamKeys:
+        """What NATS' files are encrypted with: the key of the environment, else that of the last run, else a new one.
+
+        A key that takes the place of another one leaves it behind as the previous one, until `jetstream_key_holds`.
+        Before that no further key is taken, because the files may still be of either.
+        """
+        kept = _read(self.folder / "secrets.json")
+        key = kept.get(_JETSTREAM_KEY, "")
+        if previous := kept.get(_JETSTREAM_KEY_PREVIOUS, ""):
+            return JetStreamKeys(key, previous)
+        newest = os.environ.get(JETSTREAM_KEY) or key or new_jetstream_key()
+        if newest == key:
+            return JetStreamKeys(key)
+        self._keep_secrets({**kept, _JETSTREAM_KEY: newest, **({_JETSTREAM_KEY_PREVIOUS: key} if key else {})})
+        return JetStreamKeys(newest, key)
+
+    def jetstream_key_holds(self) -> None:
+        """Forgets the previous key of NATS' files: the server has started with the newest one, and written anew what
+        was of the one before."""
+        kept = _read(self.folder / "secrets.json")
+        if kept.pop(_JETSTREAM_KEY_PREVIOUS, None) is not None:
+            self._keep_secrets(kept)
+
+    def _keep_secrets(self, kept: Mapping[str, str]) -> None:
+        write_private(self.folder / "secrets.json", json.dumps(kept))
 
     def port(self, name: str, *, wanted: int | None = None) -> int:
         """A port for a server that opens it itself, and may find it taken by then: `wanted`, else that of the last run

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
+from fleet.deploy.nats_config import JetStreamKeys
 from fleet.local.process import PortTaken
 from fleet.local.stack import Stack, Wishes
 from fleet.local.state import State
@@ -61,6 +63,30 @@ def test_names_a_port_that_was_asked_for_and_is_taken(take: Callable[..., object
         taken = other.getsockname()[1]
         with pytest.raises(PortTaken, match=f"port {taken} for admin is taken by another program"):
             take(State(tmp_path), "admin", wanted=taken)
+
+
+def test_the_key_of_nats_files_stays_until_the_environment_has_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No two keys are ever forgotten that files may still be encrypted with."""
+    monkeypatch.delenv("NATS_JETSTREAM_KEY", raising=False)
+    state = State(tmp_path)
+    own = state.jetstream_keys()
+    assert own.previous == ""
+    assert own.key not in repr(own)
+    state.jetstream_key_holds()
+    assert State(tmp_path).jetstream_keys() == own
+
+    monkeypatch.setenv("NATS_JETSTREAM_KEY", "another")
+    assert State(tmp_path).jetstream_keys() == JetStreamKeys("another", own.key)
+    monkeypatch.setenv("NATS_JETSTREAM_KEY", "a third")
+    assert State(tmp_path).jetstream_keys() == JetStreamKeys("another", own.key), "the change has not ended"
+    state.jetstream_key_holds()
+    assert State(tmp_path).jetstream_keys() == JetStreamKeys("a third", "another")
+    monkeypatch.delenv("NATS_JETSTREAM_KEY")
+    state.jetstream_key_holds()
+    assert State(tmp_path).jetstream_keys() == JetStreamKeys("a third")
+    assert stat.S_IMODE((tmp_path / "secrets.json").stat().st_mode) == 0o600
 
 
 async def test_an_empty_answer_of_vault_is_none_yet() -> None:

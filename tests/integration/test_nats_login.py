@@ -199,6 +199,7 @@ async def test_nothing_is_said_to_a_server_that_offers_no_tls(tmp_path: Path) ->
 def test_the_command_writes_what_the_server_takes(tmp_path: Path) -> None:
     cert, key = Authority(tmp_path / "ca").certificate("server")
     arguments = ("--tenant", "acme", "--auth", "nkey", "--seeds", str(tmp_path / "seeds"))
+    arguments += ("--jetstream-key", str(tmp_path / "jetstream-key.conf"))
     tls = ("--tls-cert", cert, "--tls-key", key, "--tls-client-ca", str(tmp_path / "ca" / "ca.pem"))
     command = [sys.executable, "-m", "fleet", "nats-config", *arguments, *tls]
     first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))

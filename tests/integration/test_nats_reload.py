@@ -172,6 +172,7 @@ def written(folder: Path, tenants: Sequence[str], *, port: int) -> None:
     fleet = Path(sys.executable).with_name("fleet")
     options = [f"--tenant={tenant}" for tenant in tenants]
     command = [str(fleet), "nats-config", *options, "--provider", "mock", "--passwords", "passwords"]
+    command += ["--jetstream-key", "jetstream-key.conf"]
     where = ["--listen", f"127.0.0.1:{port}", "--store-dir", str(folder / "store")]
     printed = subprocess.run([*command, *where], cwd=folder, capture_output=True, text=True, check=True).stdout
     (folder / "nats.conf").write_text(printed)

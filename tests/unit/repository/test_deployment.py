@@ -22,7 +22,7 @@ FILE = compose.read()
 SERVICES: dict[str, Any] = FILE["services"]
 WORKERS = [name for name in SERVICES if name.startswith("worker-")]
 ROLES = ["migrate", "admin", "usage", *WORKERS]
-OPTIONAL = ("LLM_ENCRYPTION_KEY_PREVIOUS", "LLM_SMTP_PASSWORD", "VAULT_SECRET_ID_RESEAL")
+OPTIONAL = ("LLM_ENCRYPTION_KEY_PREVIOUS", "NATS_JETSTREAM_KEY_PREVIOUS", "LLM_SMTP_PASSWORD", "VAULT_SECRET_ID_RESEAL")
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|DATABASE_URL")
 PROVIDERS = sorted(registry.available())
 
@@ -136,8 +136,8 @@ def test_the_nats_configuration_is_current() -> None:
     assert (ROOT / "deploy/nats/nats.conf").read_text() == printed
 
 
-def test_every_password_of_nats_is_given() -> None:
-    wanted = set(re.findall(r"\$(NATS_PASSWORD_\w+)", (ROOT / "deploy/nats/nats.conf").read_text()))
+def test_every_secret_of_nats_is_given() -> None:
+    wanted = set(re.findall(r"\$(NATS_\w+)", (ROOT / "deploy/nats/nats.conf").read_text()))
     assert set(SERVICES["nats"]["environment"]) == wanted
 
 

@@ -212,7 +212,8 @@ def _path(command: str) -> str:
 
 def _options(path: str) -> set[str]:
     command = _tree().get(path)
-    return {option for parameter in command.params for option in parameter.opts} if command else set()
+    params = command.params if command else []
+    return {option for parameter in params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
 @cache
