@@ -62,6 +62,7 @@ from runtime import broker, logs, role
 from runtime.broker import Broker, Unreachable
 from runtime.egress import Egress
 from runtime.jetstream.queue_guard import QueueGuard
+from runtime.jetstream.results_guard import ResultsGuard
 from runtime.listener import listen
 from runtime.prices import refresh
 from runtime.sealing import Keyring
@@ -183,6 +184,7 @@ def build(
         "publisher": publisher.keep_reconciled,
         "streams": partial(stream_repair.keep_existing, nats, settings),
         "queue": QueueGuard(nats, rng=random.Random()).run,
+        "results": ResultsGuard(nats).run,
         "refusals": refusal_counter.keep_recorded,
         "notices": _notice_dispatcher(settings, database, nats, webhook_sender).keep_delivering,
     }

@@ -111,6 +111,15 @@ def result(tenant: str, agent: str, request_id: str) -> str:
     return f"{VERSION}.result.{token(tenant)}.{token(agent)}.{token(request_id)}"
 
 
+def results_of_tenant(tenant: str) -> str:
+    return f"{VERSION}.result.{token(tenant)}.>"
+
+
+def tenant_of_result(subject: str) -> str:
+    """The tenant of `llm.v1.result.<tenant>.<agent>.<id>`."""
+    return subject.split(".")[3]
+
+
 def usage(provider: str, tenant: str) -> str:
     return f"{VERSION}.usage.{token(provider)}.{token(tenant)}"
 

@@ -121,6 +121,9 @@ def admin() -> User:
             # To see how large requests are, and to make room for those of others; see runtime/jetstream/queue_guard.py.
             *_direct_get(streams.REQUESTS),
             f"$JS.API.STREAM.PURGE.{streams.REQUESTS}",
+            # The same of results, whose headers tell their size; see runtime/jetstream/results_guard.py.
+            *(f"$JS.API.CONSUMER.{verb}.{streams.RESULTS}.*" for verb in ("CREATE", "MSG.NEXT")),
+            f"$JS.API.STREAM.PURGE.{streams.RESULTS}",
             f"$JS.API.STREAM.MSG.GET.{streams.DEAD}",
             f"$JS.API.STREAM.MSG.DELETE.{streams.DEAD}",
             *(f"$JS.API.CONSUMER.{verb}.{streams.DEAD}.>" for verb in ("CREATE", "MSG.NEXT", "DELETE")),
