@@ -11,6 +11,10 @@ NO_PEERS: Final = 10005
 CONSUMER_NAME_EXISTS: Final = 10013
 """JSConsumerNameExistErr."""
 
+NO_RESOURCES: Final = 10023
+"""JSInsufficientResourcesErr, with status 503: the streams of the server have taken all of its `max_file_store` or
+`max_memory_store`, and a message is not stored."""
+
 NO_MEMORY: Final = 10028
 """JSMemoryResourcesExceededErr: the server's `max_memory_store` is less than what its streams may take in all."""
 
@@ -55,3 +59,6 @@ ALREADY_EXISTS: Final = frozenset({STREAM_NAME_EXISTS, CONSUMER_NAME_EXISTS, CON
 
 LOST_COMPARE_AND_SET: Final = frozenset({WRONG_LAST_SEQUENCE, WRONG_LAST_SEQUENCE_CONSTANT})
 """The entry has changed since it was read."""
+
+NO_ROOM: Final = frozenset({STORE_FAILED, NO_RESOURCES})
+"""A message is not stored because its stream, or the server, is full."""

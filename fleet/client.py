@@ -357,7 +357,7 @@ class Client:
                     msg_id = f"{msg_id}.{uuid4().hex}"
                     continue
                 except nats.js.errors.APIError as exc:
-                    is_full = exc.err_code == jetstream_codes.STORE_FAILED
+                    is_full = exc.err_code in jetstream_codes.NO_ROOM
                     is_busy = exc.err_code == jetstream_codes.TOO_MANY_REQUESTS
                     problem = exc.description or str(exc)
                     if not (is_full or is_busy) and exc.code != 503:

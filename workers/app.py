@@ -18,6 +18,7 @@ from contracts.wire import utc_now
 from runtime import broker, logs, probes, role
 from runtime.broker import Broker
 from runtime.egress import Egress
+from runtime.jetstream.storage import Storage
 from runtime.prices import refresh
 from runtime.sealing import Keyring
 from runtime.tasks import end
@@ -87,6 +88,7 @@ class Worker:
     slots: ConcurrencyLimit
     orphaned_holds: OrphanedHolds
     shares: ReplyShares
+    storage: Storage
     live: LiveStreams
     cancellations: Cancellations
     cancel_feed: CancelFeed
@@ -145,6 +147,7 @@ async def run(
         stack.push_async_callback(worker.questions.close)
         checks = {
             "nats": lambda: nats.connected and asked.connected,
+            "storage": lambda: worker.storage.has_room,
             "vault": lambda: vault.usable,
             "configuration": lambda: worker.config.bucket.loaded,
             "accepting": lambda: not stop.is_set(),
@@ -285,6 +288,7 @@ def build(
         slots=slots,
         orphaned_holds=OrphanedHolds(nats, budgets, holds, worker=name, clock=clock),
         shares=shares,
+        storage=publisher.storage,
         live=live,
         cancellations=cancellations,
         cancel_feed=CancelFeed(nats, cancellations, clock=clock),

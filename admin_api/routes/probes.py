@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable
+from contextlib import suppress
 from http import HTTPStatus
 
 import nats.errors
@@ -16,6 +17,7 @@ from admin_api.http.problems import problem_responses
 from contracts import streams
 from contracts.wire import reason
 from runtime.broker import Broker, Unreachable
+from runtime.jetstream import storage
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +37,13 @@ async def healthz() -> dict[str, str]:
     responses={503: {"description": "A part cannot be used; `checks` says which."}, **problem_responses(500)},
 )
 async def readyz(database: Db, broker: Nats, vault: Vault) -> Response:
-    """Whether PostgreSQL, NATS and Vault can be used right now, each."""
-    pings = {"database": database.ping(), "nats": _ping(broker), "vault": vault.ping()}
+    """Whether PostgreSQL, NATS and Vault can be used right now, each; `storage`: NATS stores what is published."""
+    pings = {
+        "database": database.ping(),
+        "nats": _ping(broker),
+        "storage": _has_storage(broker),
+        "vault": vault.ping(),
+    }
     answers = await asyncio.gather(*(_answers(part, ping) for part, ping in pings.items()))
     checks = dict(zip(pings, answers, strict=True))
     ready = all(answers)
@@ -71,3 +78,11 @@ async def _ping(broker: Broker) -> None:
         await broker.client.request(f"$JS.API.STREAM.INFO.{streams.CONFIG}", timeout=_TIMEOUT_S)
     except nats.errors.Error as exc:
         raise Unreachable(f"JetStream does not answer: {reason(exc)}") from exc
+
+
+async def _has_storage(broker: Broker) -> None:
+    """Raises Unreachable. Of a NATS that does not answer, `nats` tells it."""
+    with suppress(nats.errors.Error):
+        for stream in storage.GUARDED if broker.connected else ():
+            if not await storage.stores(broker, stream):
+                raise Unreachable(f"{stream} stores nothing: a write has failed, and NATS has to be started again")

@@ -10,16 +10,18 @@ import nats.errors
 import nats.js.errors
 from pydantic_core import from_json
 
-from contracts import jetstream_codes
+from contracts import jetstream_codes, subjects
 from contracts.control import EXPECTED_SUBJECT_SEQUENCE, MSG_ID
 from runtime.backoff import exponential_s
 from runtime.broker import Broker
 from runtime.jetstream.answers import Answers
+from runtime.jetstream.storage import Storage
 
 log = logging.getLogger(__name__)
 
 _ACK_TIMEOUT_S = 2.0
 _TRIES, _TRIES_IF_FULL = 20, 3
+_REQUESTS = subjects.REQUESTS.removesuffix(">")
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.2, 1.0
 _BUSY_FIRST_S = 0.01
 """While others flood the stream, room is found by asking often."""
@@ -50,6 +52,8 @@ class Publisher:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._answers = Answers(broker, within_s=_ACK_TIMEOUT_S)
+        self.storage = Storage()
+        broker.on_reconnect.append(self.storage.forget)
 
     async def event(self, subject: str, payload: bytes, *, spare: int = 0) -> None:
         """Core publish: the live reader gets it at once, `LLM_REPLIES` keeps it. Raises TooLarge for more than a
@@ -98,7 +102,7 @@ class Publisher:
         except nats.js.errors.APIError as exc:
             if exc.err_code in jetstream_codes.LOST_COMPARE_AND_SET:
                 raise Outrun(subject) from exc
-            if exc.err_code == jetstream_codes.STORE_FAILED:
+            if exc.err_code in jetstream_codes.NO_ROOM:
                 raise SubjectFull(subject) from exc
             if exc.err_code in (jetstream_codes.HEADERS_TOO_LARGE, jetstream_codes.MESSAGE_TOO_LARGE):
                 raise TooLarge(subject) from exc
@@ -115,15 +119,27 @@ class Publisher:
             if check is not None:
                 check()
             try:
-                return await self._store(subject, payload, headers)
+                sequence = await self._store(subject, payload, headers)
+                self.storage.stored(subject)
+                return sequence
             except (*_PASSING, nats.js.errors.APIError) as exc:
                 tries += 1
+                self._note_storage(subject, exc)
                 if tries >= _most_tries(exc):
                     raise
                 log.warning("publish_unconfirmed", extra={"subject": subject, "error": type(exc).__name__})
                 first_s = _BUSY_FIRST_S if _is_busy(exc) else _BACKOFF_FIRST_S
             pause_s = exponential_s(first_s, failures=tries, longest_s=_BACKOFF_MAX_S, jitter=random())
             await asyncio.sleep(pause_s)
+
+    def _note_storage(self, subject: str, exc: Exception) -> None:
+        if isinstance(exc, nats.errors.TimeoutError):
+            if self._broker.connected:
+                self.storage.unanswered(subject)
+        elif isinstance(exc, nats.js.errors.APIError) and exc.err_code in jetstream_codes.NO_ROOM:
+            is_a_queue = subject.startswith(_REQUESTS) and exc.err_code == jetstream_codes.STORE_FAILED
+            if not is_a_queue:  # a tenant's own limit, as a rule
+                self.storage.refused(subject)
 
     async def _store(self, subject: str, payload: bytes, headers: dict[str, str]) -> int:
         """One try. Raises APIError for what JetStream refuses, and what `Answers.ask` raises."""
@@ -136,7 +152,7 @@ class Publisher:
 def _most_tries(failure: Exception) -> int:
     """Asking again makes no room in a full stream. But a server that is being stopped answers the same (2.15)."""
     if isinstance(failure, nats.js.errors.APIError):
-        if failure.err_code == jetstream_codes.STORE_FAILED:
+        if failure.err_code in jetstream_codes.NO_ROOM:
             return _TRIES_IF_FULL
         if not _is_busy(failure) and not isinstance(failure, _PASSING):
             return 1

@@ -163,7 +163,10 @@ async def test_what_changed_while_nats_was_away_is_published_when_it_is_back(
     changed = await api.put(f"/api/v1/tenants/{acme}", json={"fallbacks": ["openai/later"]})
     assert changed.status_code == 200
     ready = await api.get("/readyz")
-    assert (ready.status_code, ready.json()["checks"]) == (503, {"database": True, "nats": False, "vault": True})
+    assert (ready.status_code, ready.json()["checks"]) == (
+        503,
+        {"database": True, "nats": False, "storage": True, "vault": True},
+    )
     assert (await api.get("/api/v1/fleet")).status_code == 503
     await nats_users.server.start()
 

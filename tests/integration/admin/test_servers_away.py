@@ -51,7 +51,7 @@ async def test_a_key_is_not_accepted_while_vault_is_sealed_or_gone(
     for answer in (sealed, rotated, gone):
         assert (answer.status_code, answer.json()["status"]) == (503, 503)
         assert "Vault" in answer.json()["detail"]
-    assert unready == {"database": True, "nats": True, "vault": False}
+    assert unready == {"database": True, "nats": True, "storage": True, "vault": False}
     assert (await vaulted.get(PROVIDERS, params={"type": "openai"})).json()["items"] == []
     assert (await vaulted.get(f"{PROVIDERS}/{kept.json()['id']}")).json() == kept.json()
     # What needs no key goes on.
@@ -93,7 +93,7 @@ async def test_the_database_goes_away_and_comes_back(
         assert {answer.status_code for answer in away} == {503}
         assert all("PostgreSQL" in answer.json()["detail"] for answer in away)
         assert token.status_code == 503
-        assert (ready, alive.status_code) == ({"database": False, "nats": True, "vault": True}, 200)
+        assert (ready, alive.status_code) == ({"database": False, "nats": True, "storage": True, "vault": True}, 200)
 
         await postgres.start()
         await until(lambda: is_ready(api))
