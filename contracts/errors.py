@@ -274,7 +274,7 @@ class BudgetExceeded(LimitError):
 
 
 class QueueFull(LimitError):
-    """The tenant's queue for a pool holds as many requests as it may."""
+    """The tenant's queue for a pool is full, or its requests that wait take as many bytes as they may."""
 
     code = ErrorCode.QUEUE_FULL
 

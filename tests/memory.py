@@ -298,6 +298,8 @@ class Way:
     note_read: Callable[[str], None] = lambda _: None
     """Told how much of the past is read: `all`, or `last`."""
     reconnects: int = 0
+    may_wait_bytes: int = 10 * 1024**2
+    """A larger request may not be handed over."""
     clock: DrivenClock = field(default_factory=DrivenClock)
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
     keyring: Keyring = field(default_factory=lambda: Keyring([b"k" * 32]))
@@ -351,7 +353,13 @@ class Way:
             waiting=self.waiting,
             clock=self.clock,
         )
-        self.handovers = Handovers(self.pool, publisher=self.publisher, keyring=self.keyring, clock=self.clock)
+        self.handovers = Handovers(
+            self.pool,
+            publisher=self.publisher,
+            keyring=self.keyring,
+            may_wait=lambda _, size: size <= self.may_wait_bytes,
+            clock=self.clock,
+        )
         self.results = MemoryResults(self.publisher)
         self.ending = Ending(
             self.pool,

@@ -36,6 +36,7 @@ from workers.endpoints.configuration import Configuration
 from workers.endpoints.keys import KeyStore
 from workers.endpoints.load_balancing import LoadBalancer
 from workers.endpoints.router import Router
+from workers.intake.backlog import Backlog, bound_of
 from workers.intake.puller import Intake, shares_of_bytes
 from workers.intake.waiting_room import WaitingRoom
 from workers.jetstream import stored_events
@@ -88,6 +89,7 @@ class Worker:
     slots: ConcurrencyLimit
     orphaned_holds: OrphanedHolds
     shares: ReplyShares
+    backlog: Backlog
     storage: Storage
     live: LiveStreams
     cancellations: Cancellations
@@ -156,7 +158,14 @@ async def run(
         presence = Presence(nats, worker=name)
         describe = _describing(worker, concurrency=concurrency, stop=stop)
         async with asyncio.TaskGroup() as group:
-            watched = (worker.config, worker.breaker, worker.slots, worker.orphaned_holds, worker.shares)
+            watched = (
+                worker.config,
+                worker.breaker,
+                worker.slots,
+                worker.orphaned_holds,
+                worker.shares,
+                worker.backlog,
+            )
             running = [group.create_task(part.bucket.run(), name="watch") for part in watched]
             running.append(group.create_task(worker.cancel_feed.run(), name="hear cancels"))
             await worker.config.bucket.wait_until_loaded()
@@ -168,6 +177,7 @@ async def run(
                 "repeat events": worker.live.repeat_after_reconnects(),
                 "announce stored replies": worker.shares.look(),
                 "purge replies": worker.shares.purge(),
+                "tell what waits": worker.backlog.tell(),
                 "presence": presence.announce(describe),
                 "vault watch": vault.watch(),
                 "questions": worker.questions.run(),
@@ -218,6 +228,7 @@ def build(
     results = Results(nats, publisher, usual_s=settings.llm_result_retention_s)
     settlement = Settlement(budgets=budgets, limiter=limiter, config=config, publisher=publisher, clock=clock)
     held_bytes = shares_of_bytes(settings.llm_worker_requests_mib * 1024**2)
+    backlog = Backlog(nats, worker=name, bound=bound_of(settings.sizes().max_queue_bytes), clock=clock)
     cancellations = Cancellations(clock, read_stored=partial(stored_cancels, nats))
     live = LiveStreams(
         reconnects=lambda: nats.reconnects,
@@ -243,7 +254,7 @@ def build(
         )
 
     def pool(provider: str, attempts: AttemptRunner | None, *, slots: int) -> Intake:
-        handovers = Handovers(provider, publisher=publisher, keyring=keyring, clock=clock)
+        handovers = Handovers(provider, publisher=publisher, keyring=keyring, may_wait=backlog.has_room, clock=clock)
         execution = Execution(
             provider,
             attempts=attempts,
@@ -276,7 +287,9 @@ def build(
             provider=provider,
             slots=slots,
             held_bytes=held_bytes,
+            backlog=backlog,
             run=execution.run,
+            refuse=execution.refuse_to_wait,
             interrupt=cancellations.interrupt_all,
             clock=clock,
         )
@@ -288,6 +301,7 @@ def build(
         slots=slots,
         orphaned_holds=OrphanedHolds(nats, budgets, holds, worker=name, clock=clock),
         shares=shares,
+        backlog=backlog,
         storage=publisher.storage,
         live=live,
         cancellations=cancellations,
@@ -319,6 +333,7 @@ def _describing(worker: Worker, *, concurrency: int, stop: asyncio.Event) -> Cal
     for provider, intake in worker.pools.items():
         telemetry.IN_FLIGHT.labels(provider).set_function(lambda intake=intake: intake.in_flight)
         telemetry.PARKED.labels(provider).set_function(lambda intake=intake: intake.parked)
+        telemetry.WAITING_BYTES.labels(provider).set_function(partial(worker.backlog.bytes_of, provider))
     started_at = utc_now().isoformat()
 
     def describe() -> WorkerPresence:

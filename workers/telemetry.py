@@ -36,6 +36,7 @@ DURATION = Histogram("fleet_attempt_seconds", "Of one vendor call", ["provider",
 
 IN_FLIGHT = Gauge("fleet_in_flight", "Requests being worked on", ["provider"])
 PARKED = Gauge("fleet_parked", "Requests pulled and waiting for a slot", ["provider"])
+WAITING_BYTES = Gauge("fleet_waiting_bytes", "Bytes of requests given back, until they come again", ["provider"])
 
 
 M = TypeVar("M", bound=MetricWrapperBase)

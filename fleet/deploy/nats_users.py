@@ -77,6 +77,7 @@ def worker(*providers: str) -> User:
             *_watch(streams.HEALTH),
             f"{_HEALTH}.worker.*",
             f"{_HEALTH}.replies.*",
+            f"{_HEALTH}.queue.*",
             f"$JS.API.STREAM.PURGE.{streams.REPLIES}",
             *(f"{_HEALTH}.{what}" for of in providers for what in (f"circuit.*.{of}.*", f"slot.*.{of}.*.*")),
         ),

@@ -18,6 +18,7 @@ from tests.proxy import Proxy
 from tests.servers import Vault
 from workers.clock import Clock
 from workers.intake import preparation
+from workers.intake.backlog import Backlog
 from workers.intake.delivery import Ack, Acked, Delivery
 from workers.intake.puller import Intake, shares_of_bytes
 
@@ -50,15 +51,17 @@ class Taker:
     @classmethod
     async def at(cls, port: int, stack: AsyncExitStack, *, slots: int = 1) -> "Taker":
         taker = cls(await stack.enter_async_context(connected(f"nats://127.0.0.1:{port}")))
-        stop = asyncio.Event()
+        stop, clock = asyncio.Event(), Clock()
         intake = Intake(
             taker.connection,
             provider="mock",
             slots=slots,
             held_bytes=shares_of_bytes(64 * 1024**2),
+            backlog=Backlog(taker.connection, worker="w1", bound=64 * 1024**2, clock=clock),
             run=taker.run,
+            refuse=taker.run,
             interrupt=lambda: None,
-            clock=Clock(),
+            clock=clock,
         )
         serving = asyncio.create_task(intake.serve(stop, grace_s=0))
 

@@ -70,6 +70,7 @@ def _buckets() -> tuple[Subject, ...]:
         Subject("$KV.llm_config.provider.acme.openai", publish=(ADMIN,)),
         Subject("$KV.llm_health.worker.w1", publish=POOLS),
         Subject("$KV.llm_health.replies.w1", publish=POOLS),
+        Subject("$KV.llm_health.queue.w1", publish=POOLS),
         Subject("$KV.llm_health.circuit.acme.openai.default", publish=(POOL,)),
         Subject("$KV.llm_health.slot.acme.openai.default.1", publish=(POOL,)),
         Subject("$KV.llm_holds.acme.20261123.w1.1", publish=POOLS),

@@ -12,6 +12,7 @@ from contracts import streams, subjects
 from contracts.subjects import Priority
 from runtime.broker import Broker
 from tests.driven_clock import NOON, DrivenClock
+from workers.intake.backlog import Backlog
 from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, Terminated
 from workers.intake.known_server import SETTLE_S
 from workers.intake.puller import Intake, shares_of_bytes
@@ -20,6 +21,7 @@ from workers.intake.shares import Shares
 LONG_AGO = "2026-01-01T00:00:00Z"
 SLOTS = 4
 HELD_BYTES = 64 * 1024**2
+WAITING_BYTES = 4 * 1024**2
 
 
 class StandingClock(DrivenClock):
@@ -76,9 +78,10 @@ class Server:
         priority: Priority = Priority.INTERACTIVE,
         deliveries: int = 1,
         padding: int = 0,
+        age_s: int = 60,
     ) -> None:
         consumer = streams.pool_consumer("mock", priority)
-        stored_at = int(NOON.timestamp() * 1e9) - 60_000_000_000
+        stored_at = int((NOON.timestamp() - age_s) * 1e9)
         ack = f"$JS.ACK.{streams.REQUESTS}.{consumer}.{deliveries}.{number}.{number}.{stored_at}.0"
         msg = Msg(
             cast(Any, self),
@@ -99,6 +102,13 @@ class Work:
     def __init__(self) -> None:
         self.running: dict[int, asyncio.Future[Ack]] = {}
         self.started: list[int] = []
+        self.refused: list[int] = []
+        self.refuses: Ack | None = Terminated()
+        """What becomes of a request that is refused; None: it is not."""
+
+    async def refuse(self, delivery: Delivery) -> Ack | None:
+        self.refused.append(delivery.stream_seq)
+        return self.refuses
 
     async def run(self, delivery: Delivery) -> Ack:
         number = delivery.stream_seq
@@ -154,7 +164,9 @@ async def stop(
         provider="mock",
         slots=slots,
         held_bytes=held,
+        backlog=Backlog(cast(Broker, server), worker="w1", bound=WAITING_BYTES, clock=clock),
         run=work.run,
+        refuse=work.refuse,
         interrupt=work.interrupt,
         clock=clock,
     )
@@ -278,6 +290,48 @@ async def test_no_more_bytes_are_held_than_may_be(server: Server, work: Work, he
 
     await server.deliver(21, tenant="quiet", padding=7 * 1024**2)
     assert held.taken > 17 * 1024**2
+
+
+@pytest.mark.parametrize("slots", [64])
+async def test_of_who_has_enough_waiting_new_requests_are_refused_and_nobody_elses(server: Server, work: Work) -> None:
+    for number in range(1, 31):
+        await server.deliver(number, tenant="loud", padding=1024**2, age_s=-3)
+
+    put_off = [number for number, word in server.words if word[:4] == b"-NAK"]
+    refused = [number for number, word in server.words if word == b"+TERM"]
+    assert len(put_off) == 3, "what comes first waits: 4 MiB, less what is around each MiB"
+    assert work.refused == refused == list(range(put_off[-1] + 1, 31))
+
+    await server.deliver(31, tenant="quiet", padding=1024**2, age_s=-3)
+    await server.deliver(put_off[0], tenant="loud", padding=1024**2, age_s=-3, deliveries=2)
+    await server.deliver(32, tenant="loud", padding=1024**2)
+
+    assert not {31, put_off[0], 32} & {*work.refused}, "what came before waits on, and what a server may have forgotten"
+
+
+@pytest.mark.parametrize("slots", [64])
+async def test_what_has_come_again_leaves_room_for_new_requests(
+    server: Server, work: Work, clock: StandingClock
+) -> None:
+    for number in range(1, 21):
+        await server.deliver(number, tenant="loud", padding=1024**2, age_s=-3)
+    refused = len(work.refused)
+
+    clock.pass_by(8)
+    await server.deliver(21, tenant="loud", padding=1024**2, age_s=-3)
+
+    assert refused == len(work.refused) > 0
+    assert server.words[-1][1][:4] == b"-NAK"
+
+
+@pytest.mark.parametrize("slots", [64])
+async def test_what_may_not_be_refused_goes_on_to_wait(server: Server, work: Work) -> None:
+    work.refuses = None
+    for number in range(1, 21):
+        await server.deliver(number, tenant="loud", padding=1024**2, age_s=-3)
+
+    assert work.refused
+    assert {word[:4] for _, word in server.words} == {b"-NAK"}
 
 
 @pytest.mark.parametrize("slots", [64])

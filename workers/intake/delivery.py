@@ -72,3 +72,8 @@ class Delivery:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tenant", self.subject.rpartition(".")[2])
         object.__setattr__(self, "place", f"{self.stream_seq}-{int(self.queued_at.timestamp() * 1e6)}")
+
+    @property
+    def is_new(self) -> bool:
+        """No worker can have begun it, and it is no copy of a request that came before."""
+        return self.deliveries == 1 and not self.may_be_again and self.ids_known

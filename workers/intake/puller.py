@@ -3,9 +3,10 @@
 FastStream's pull subscriber lets messages wait behind a busy handler until `ack_wait` passes and they run twice, so
 this is a puller of our own. It says every three seconds that it still has what it has, and always asks for more than
 it has room for: what lies deeper in the stream may be of somebody who has nothing here yet. What there is no room for
-goes back, to come again later. The protocol is in runtime/jetstream/pull.py, how much is asked for in capacity.py, what
-one tenant and one agent may have in shares.py, whose turn it is in fair_queue.py, how many are made ready at once in
-preparation.py, when something comes again in timetable.py, what a restarted server forgets in known_server.py.
+goes back, to come again later, unless its tenant has too much waiting already. The protocol is in
+runtime/jetstream/pull.py, how much is asked for in capacity.py, what one tenant and one agent may have in shares.py,
+whose turn it is in fair_queue.py, how many are made ready at once in preparation.py, when something comes again in
+timetable.py, how much may wait in backlog.py, what a restarted server forgets in known_server.py.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from workers import telemetry
 from workers.clock import Clock
 from workers.intake import preparation
 from workers.intake.asker import Asker, who_asks
+from workers.intake.backlog import Backlog
 from workers.intake.capacity import Capacity
 from workers.intake.delivery import Ack, Acked, Delivery, GaveBack, NotAcked, Terminated
 from workers.intake.fair_queue import FairQueue
@@ -57,6 +59,8 @@ _OF_FREE_BYTES, _OF_FREE_BYTES_OF_TENANT = 1 / 3, 7
 
 Run = Callable[[Delivery], Awaitable[Ack]]
 """Works on one request, and says what becomes of its message."""
+Refuse = Callable[[Delivery], Awaitable[Ack | None]]
+"""Tells the agent of a request that too much of its tenant waits. None: it may not be refused, and goes on to wait."""
 
 
 def shares_of_bytes(total: int) -> Shares:
@@ -110,12 +114,14 @@ class Intake:
         provider: str,
         slots: int,
         held_bytes: Shares,
+        backlog: Backlog,
         run: Run,
+        refuse: Refuse,
         interrupt: Callable[[], None],
         clock: Clock,
     ) -> None:
-        """`held_bytes` is what this intake and others of the worker may hold together; `interrupt` asks everything that
-        still runs to give its request back."""
+        """`held_bytes` is what this intake and others of the worker may hold together, `backlog` what they have given
+        back; `interrupt` asks everything that still runs to give its request back."""
         self._broker = broker
         self._provider = provider
         self._capacity = Capacity(slots)
@@ -123,7 +129,9 @@ class Intake:
         self._preparing = preparation.shares()
         self._overdue = preparation.Overdue()
         self._bytes = held_bytes
+        self._backlog = backlog
         self._run = run
+        self._refuse = refuse
         self._interrupt = interrupt
         self._clock = clock
         self._server = KnownServer(clock)
@@ -237,10 +245,20 @@ class Intake:
         await self._ask(source)
 
     async def _put_off(self, source: _Source, request: _Request) -> None:
-        """Gives back what there is no room for, to come again when others had their turn."""
+        """Gives back what there is no room for, to come again when others had their turn.
+
+        What comes for the first time is refused when its tenant has as much waiting as it may.
+        """
         source.has_put_off = True
-        delay_s = source.timetable.delay_s(request.asker.tenant, size=request.size)
+        tenant, size = request.asker.tenant, request.size
+        may_wait = not request.delivery.is_new or self._backlog.has_room(tenant, size)
+        if not may_wait and (ack := await self._refuse(request.delivery)) is not None:
+            await self._settle(request.delivery, ack)
+            return
+        delay_s = source.timetable.delay_s(tenant, size=size)
         telemetry.PUT_OFF.labels(self._provider).inc()
+        if request.delivery.lease.holds:
+            self._backlog.add(tenant, self._provider, size, delay_s=delay_s)
         await self._give_back(request.delivery, delay_s=delay_s)
 
     def _let_go(self, source: _Source, request: _Request) -> None:
@@ -328,20 +346,7 @@ class Intake:
     async def _work(self, source: _Source, request: _Request) -> None:
         delivery = request.delivery
         try:
-            ack = await self._run(delivery) if delivery.lease.holds else NotAcked()
-            # To ack what is another worker's by now would leave its work to nobody, should that one die.
-            answer = ack if delivery.lease.holds else NotAcked()
-            match answer:
-                case Acked():
-                    await self._say(delivery, b"+ACK")
-                case GaveBack(delay_s):
-                    await self._give_back(delivery, delay_s=delay_s)
-                case Terminated():
-                    await self._say(delivery, b"+TERM")
-                case NotAcked():
-                    log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
-                case _:
-                    assert_never(answer)
+            await self._settle(delivery, await self._run(delivery) if delivery.lease.holds else NotAcked())
         except asyncio.CancelledError:
             await self._give_back(delivery)
             raise
@@ -357,6 +362,21 @@ class Intake:
             delivery.preparation.end()
             self._start_what_fits()
         await self._ask(source)
+
+    async def _settle(self, delivery: Delivery, ack: Ack) -> None:
+        # To ack what is another worker's by now would leave its work to nobody, should that one die.
+        answer = ack if delivery.lease.holds else NotAcked()
+        match answer:
+            case Acked():
+                await self._say(delivery, b"+ACK")
+            case GaveBack(delay_s):
+                await self._give_back(delivery, delay_s=delay_s)
+            case Terminated():
+                await self._say(delivery, b"+TERM")
+            case NotAcked():
+                log.warning("request_left", extra={"subject": delivery.subject, "stream_seq": delivery.stream_seq})
+            case _:
+                assert_never(answer)
 
     async def _give_back(self, delivery: Delivery, *, delay_s: float = 0) -> None:
         """Unless it is another worker's by now: then JetStream would give it out a second time beside that one."""

@@ -26,7 +26,7 @@ from typing import assert_never
 
 from contracts import subjects
 from contracts.control import HANDOVER
-from contracts.errors import AuthenticationFailed, FleetError, InternalError, MalformedRequest
+from contracts.errors import AuthenticationFailed, FleetError, InternalError, MalformedRequest, QueueFull
 from contracts.providers import PublishedTenant
 from contracts.requests import DEFAULT_DEADLINE_S
 from runtime.jetstream.publishing import NotStored, Publisher
@@ -57,6 +57,9 @@ from workers.request.results import EndedBefore, Results, of_another, runs_again
 from workers.request.takeover import Fresh, GoOn, Takeover
 
 log = logging.getLogger(__name__)
+
+_QUEUED_BYTES = "queued_bytes"
+"""In the metric of refusals: what a tenant may have waiting (workers/intake/backlog.py)."""
 
 
 class Execution:
@@ -205,6 +208,17 @@ class Execution:
         if job.admitted_at is not None and not runs_again(result):
             await self._limiter.take_back(job.tenant, key=job.delivery.place, at=job.admitted_at)
         return of_another(result, job.request) or GivenBack()  # who gets it next goes on after that end
+
+    async def refuse_to_wait(self, delivery: Delivery) -> Ack | None:
+        """Refuses a request that nobody had before, because its tenant has as many bytes in the queue as it may.
+
+        None when another pool has handed it over: then it goes on to wait. Raises nothing but bugs.
+        """
+        if HANDOVER in delivery.headers and self._handovers.is_ours(delivery, delivery.tenant):
+            return None
+        telemetry.REFUSALS.labels(_QUEUED_BYTES).inc()
+        message = "the tenant's requests that wait take as many bytes of the queue as they may; try again later"
+        return await self._ending.refuse(delivery, QueueFull(message), kept=False)
 
     async def _unread_refusal(self, delivery: Delivery) -> FleetError | None:
         """Why a request is refused without being read, because its tenant has used up a limit: a flood is cheap."""

@@ -7,6 +7,7 @@ is handed over, so that doing it twice puts it in the queue once, and nobody els
 
 import hashlib
 import json
+from collections.abc import Callable
 
 from contracts import subjects
 from contracts.control import HANDOVER, HANDOVER_PROOF, MSG_ID, MSG_TTL, REPLAY, Handover, signed_replay
@@ -30,21 +31,28 @@ _PROOF, _MESSAGE_ID = "handover", "handover message id"
 
 
 class Handovers:
-    def __init__(self, pool: str, *, publisher: Publisher, keyring: Keyring, clock: Clock) -> None:
+    def __init__(
+        self, pool: str, *, publisher: Publisher, keyring: Keyring, may_wait: Callable[[str, int], bool], clock: Clock
+    ) -> None:
+        """`may_wait`: whether a tenant may have so many bytes more in the queue."""
         self._pool = pool
         self._publisher = publisher
         self._keyring = keyring
+        self._may_wait = may_wait
         self._clock = clock
 
     async def publish(self, job: Job, to: Candidate) -> None:
         """Returns when it is stored.
 
         Raises NoProvider when it was handed over too often already, QueueFull when that pool's queue is full for this
-        tenant, InvalidRequest when no message can hold it, NotStored and Lost.
+        tenant or the tenant's requests in the queue take as many bytes as they may, InvalidRequest when no message can
+        hold it, NotStored and Lost.
         """
         hops = job.handover.hops if job.handover else 0
         if hops >= MAX_ATTEMPTS:
             raise NoProvider(f"the request was handed over {hops} times and found no provider")
+        if not self._may_wait(job.address.tenant, len(job.body)):
+            raise QueueFull("the tenant's requests that wait take as many bytes of the queue as they may")
         told = Handover(
             model=str(to),
             remaining=tuple(map(str, job.candidates)),
@@ -90,11 +98,14 @@ class Handovers:
 
         An agent can write it, too. Raises MalformedRequest for one that no worker has signed for this very request.
         """
-        text = delivery.headers[HANDOVER]
-        proof = delivery.headers.get(HANDOVER_PROOF, "")
-        if not self._keyring.verify(proof, _signed(text, address.tenant, delivery.data), purpose=_PROOF):
+        if not self.is_ours(delivery, address.tenant):
             raise MalformedRequest(f"the header {HANDOVER} is not the fleet's; agents do not set it")
-        return Handover.model_validate_json(text)
+        return Handover.model_validate_json(delivery.headers[HANDOVER])
+
+    def is_ours(self, delivery: Delivery, tenant: str) -> bool:
+        """Whether a worker has signed the header of a delivery that has it, for this very request of the tenant."""
+        signed = _signed(delivery.headers[HANDOVER], tenant, delivery.data)
+        return self._keyring.verify(delivery.headers.get(HANDOVER_PROOF, ""), signed, purpose=_PROOF)
 
     def is_replay(self, delivery: Delivery) -> bool:
         """Whether an admin has put this very request into the queue once more, and no agent has written its id."""

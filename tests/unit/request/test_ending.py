@@ -172,6 +172,16 @@ async def test_a_request_that_the_other_pool_cannot_take_fails(refusal: Exceptio
     assert failed.error.code == code
 
 
+async def test_a_request_is_not_handed_over_when_too_much_of_its_tenant_waits() -> None:
+    way = Way(may_wait_bytes=10)
+
+    assert await way.ending.carry_out(MovedOn(ANOTHER), way.job()) == Acked()
+
+    (failed,) = way.publisher.events()
+    assert isinstance(failed, FailedEvent)
+    assert failed.error.code == "queue_full"
+
+
 async def test_a_failure_tells_the_attempts_before_it_and_why_fallbacks_were_left_out() -> None:
     way = Way()
     job = way.job(left_out=["the fallback x was left out"])

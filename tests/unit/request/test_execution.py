@@ -487,3 +487,27 @@ async def test_what_was_counted_before_is_read_although_its_tenant_has_used_up_a
     one.publisher.journal.clear()
     assert await one.execution.run(lifted) == Acked(), "the limit was lifted"
     assert not one.limiter.has_refused("acme")
+
+
+async def test_a_request_that_may_not_wait_fails_unread_and_can_be_sent_again() -> None:
+    one = way()
+    refused = telemetry.REFUSALS.labels("queued_bytes")._value.get()  # pyright: ignore[reportPrivateUsage] - it has no public one
+
+    assert await one.execution.refuse_to_wait(one.delivery()) == Terminated()
+
+    (failed,) = one.publisher.events()
+    assert isinstance(failed, Failed)
+    assert (failed.request_id, failed.error.code, failed.error.retryable) == ("r1", "queue_full", True)
+    assert telemetry.REFUSALS.labels("queued_bytes")._value.get() == refused + 1  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_what_another_pool_has_handed_over_may_wait_and_what_an_agent_says_so_may_not() -> None:
+    one = way()
+    await one.handovers.publish(one.job(), ECHO)
+    message = one.publisher.messages.pop()
+    headers = dict(message.headers)
+
+    assert await one.execution.refuse_to_wait(one.delivery(message.payload, headers=headers)) is None
+    assert one.publisher.messages == []
+    forged = one.delivery(message.payload + b" ", headers=headers)
+    assert await one.execution.refuse_to_wait(forged) == Terminated()
