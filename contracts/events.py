@@ -99,6 +99,9 @@ class Failed(EventBase):
     usage: Usage = Usage()
     """Summed over attempts."""
     cost: Cost | None = None
+    message: AssistantMessage | None = optional()
+    """What was said of an answer that was broken off because the tenant's daily budget was used up; absent otherwise,
+    and where it would not fit into the event."""
 
 
 class Cancelled(EventBase):

@@ -88,6 +88,7 @@ class Worker:
     breaker: CircuitBreaker
     slots: ConcurrencyLimit
     orphaned_holds: OrphanedHolds
+    budgets: Budgets
     shares: ReplyShares
     backlog: Backlog
     storage: Storage
@@ -174,6 +175,7 @@ async def run(
             background: dict[str, Coroutine[Any, Any, None]] = {
                 "refresh slots": worker.slots.refresh(),
                 "settle orphaned holds": worker.orphaned_holds.run(),
+                "release idle holds": worker.budgets.tend(),
                 "repeat events": worker.live.repeat_after_reconnects(),
                 "announce stored replies": worker.shares.look(),
                 "purge replies": worker.shares.purge(),
@@ -299,6 +301,7 @@ def build(
         config=config,
         breaker=breaker,
         slots=slots,
+        budgets=budgets,
         orphaned_holds=OrphanedHolds(nats, budgets, holds, worker=name, clock=clock),
         shares=shares,
         backlog=backlog,

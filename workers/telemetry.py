@@ -35,6 +35,14 @@ FIRST_TOKEN = Histogram(
 DURATION = Histogram("fleet_attempt_seconds", "Of one vendor call", ["provider", "outcome"], buckets=_LATENCY_S)
 
 IN_FLIGHT = Gauge("fleet_in_flight", "Requests being worked on", ["provider"])
+WAITING_FOR_BUDGET = Gauge(
+    "fleet_budget_waiting", "Requests that wait because other calls keep free what is left of their tenant's budget"
+)
+BUDGET_STOPS = Counter(
+    "fleet_budget_stops_total",
+    "Requests that a daily budget stopped: refused, broken_off in the middle of the answer, or late (waited too long)",
+    ["how"],
+)
 PARKED = Gauge("fleet_parked", "Requests pulled and waiting for a slot", ["provider"])
 WAITING_BYTES = Gauge("fleet_waiting_bytes", "Bytes of requests given back, until they come again", ["provider"])
 

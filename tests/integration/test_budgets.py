@@ -13,7 +13,7 @@ import pytest
 
 from contracts import streams, subjects
 from contracts.budget import UNITS_PER_USD, Hold
-from contracts.events import Cancelled, Completed, Event, Failed
+from contracts.events import Cancelled, Completed, Delta, Event, Failed
 from contracts.providers import BudgetStart, Price, PublishedTenant
 from contracts.requests import CompletionRequest
 from fleet.client import Client
@@ -134,17 +134,18 @@ async def test_a_request_waits_while_others_may_give_something_back(shop: Shop) 
     await shop.until_settled()
 
 
-async def test_an_answer_of_no_said_length_is_bounded_to_what_is_left(shop: Shop) -> None:
+async def test_an_answer_that_thinks_out_of_sight_is_bounded_to_what_is_left(shop: Shop) -> None:
     await shop.give(300)
 
-    answer = await shop.ask(40)
+    answer = await shop.ask(40, reasoning_effort="high")
 
     assert isinstance(answer, Completed)
     assert any("300 tokens" in warning for warning in answer.warnings)
     await shop.until_settled()
     assert shop.booked() == 40
-    assert isinstance(await shop.ask(40), Completed), "what was not used is there again"
-    too_little = await shop.ask(40)
+    again = await shop.ask(40, reasoning_effort="high")
+    assert isinstance(again, Completed), "what was not used is there again"
+    too_little = await shop.ask(40, reasoning_effort="high")
     assert isinstance(too_little, Failed)
     assert too_little.error.code == "budget_exceeded"
 
@@ -185,6 +186,105 @@ async def test_what_was_spent_before_the_budget_was_set_counts(shop: Shop) -> No
 
     assert isinstance(refused, Failed)
     assert refused.error.code == "budget_exceeded"
+
+
+async def test_an_answer_grows_into_what_is_left(shop: Shop) -> None:
+    await shop.give(300)
+
+    answer = await shop.ask(270)
+
+    assert isinstance(answer, Completed)
+    assert answer.finish_reason == "stop"
+    await shop.until_settled()
+    assert shop.booked() == 270
+
+
+async def test_an_answer_is_broken_off_when_nothing_is_left_to_grow_into(shop: Shop) -> None:
+    await shop.give(300)
+
+    broken = await shop.ask(900)
+
+    assert isinstance(broken, Failed)
+    assert broken.error.code == "budget_exceeded"
+    assert 0 < (broken.error.retry_after_s or 0) <= 86_400
+    assert broken.message is not None
+    assert set((broken.message.content or "").split()) == {"word"}
+    await shop.until_settled()
+    (record,) = shop.bill.records
+    assert (record.outcome, record.error_code) == ("failed", "budget_exceeded")
+    assert 290 <= shop.booked() <= 301, "one read more than the budget holds"
+
+
+async def test_many_answers_that_grow_at_once_do_not_overrun_it(shop: Shop) -> None:
+    await shop.give(1000)
+
+    answers = await asyncio.gather(*(shop.ask(100, script={"between_s": 0.001}) for _ in range(40)))
+
+    assert {answer.error.code for answer in answers if isinstance(answer, Failed)} == {"budget_exceeded"}
+    await shop.until_settled()
+    assert 700 <= shop.booked() <= 1000 + 40, "one read of each that is under way"
+
+
+async def test_fifty_requests_without_a_limit_run_at_once(shop: Shop) -> None:
+    """The worst case of each is half of the budget; their answers cost a fiftieth of that."""
+    prices = {"mock/echo": Price(input_mtok=Decimal(0), output_mtok=Decimal(500))}
+    await shop.control.put_tenant(prices=prices, daily_budget_usd=Decimal(1))
+    running, most = set[int](), 0
+
+    async def ask(number: int) -> Event:
+        nonlocal most
+        script = {"text": "word " * 20, "between_s": 0.15}
+        stream = shop.client.stream("mock/echo", "Hello", deadline_s=60, provider_options={"mock": script})
+        async for event in stream:
+            if isinstance(event, Delta):
+                running.add(number)
+                most = max(most, len(running))
+            if isinstance(event, Completed | Failed):
+                running.discard(number)
+                return event
+        raise AssertionError("no end")
+
+    ends = await asyncio.gather(*map(ask, range(50)))
+
+    assert [end.type for end in ends] == ["completed"] * 50
+    assert most >= 45
+    await shop.until_settled()
+    assert len(shop.bill.records) == 50
+    assert shop.booked() == sum((record.usage.output_tokens for record in shop.bill.records), 0) * Decimal("0.0005") < 1
+
+
+async def test_calls_one_after_the_other_use_the_same_hold(shop: Shop) -> None:
+    await shop.give(1000)
+    for _ in range(5):
+        assert isinstance(await shop.ask(3), Completed)
+
+    await shop.until_settled()
+    assert shop.booked() == 15
+
+
+@pytest.mark.slow
+async def test_killed_workers_do_not_make_growing_answers_overrun_it(
+    stack: AsyncExitStack, nats_url: str, vault: Vault, tenant: str
+) -> None:
+    shop = await _shop(stack, nats_url, vault, tenant)
+    await shop.give(1000)
+    doomed = await stack.enter_async_context(worker_process(nats_url, vault))
+    asked = [asyncio.create_task(shop.ask(100, script={"between_s": 0.03})) for _ in range(12)]
+    await until_spent(shop, 200)
+    async with worker(worker_settings(nats_url, vault)):
+        doomed.kill()
+
+        await asyncio.gather(*asked)
+
+        await shop.until_settled(within_s=90)
+        assert shop.booked() <= 1000 + 12 * 10, "what was in flight: a step for each"
+        assert await shop.spent() == shop.booked()
+
+
+async def until_spent(shop: Shop, usd: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while await shop.spent() < usd:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
-"""Hard daily budgets: what a call can cost at most is kept free before it is made, and settled when it is booked.
+"""Hard daily budgets: what a call needs is kept free before it, grows with its answer, and is settled at its end.
 
 The way of a call's money:
 
-1. `cost_bounds.py` says what the call can cost at most, and with the shortest answer that it could be bounded to.
+1. `cost_bounds.py` says what the call can cost at most, and with the shortest answer that is worth a call. Where the
+   answer's length is not said and all of it streams, less is kept free at first: what such answers usually have been
+   (`history.py`), else a small step. It grows ahead of the answer (`growth.py`), each step with a hold of its own.
 2. `reserve` adds that to the tenant's counter of the day (stream `LLM_BUDGETS`), whose answer is the total. As the
    counter holds what was spent and what is kept free, no number of calls at the same time can overrun it.
 3. Beside the counter it writes a hold (`holds.py`, bucket `llm_holds`): who keeps how much free. From the total alone
@@ -10,7 +12,8 @@ The way of a call's money:
 4. All of it fits: the call is made. A part of it fits: the answer is bounded to what that affords, and the rest is
    given back. Too little fits: all of it is given back, and the request waits while other calls may give something
    back, or is refused when there are none.
-5. `settle` adds what the call cost, takes back what was kept free, and empties the hold.
+5. `settle` adds what the call cost, takes back what was kept free, and empties the holds. A small one stays for the
+   tenant's next call for two seconds: calls one after the other write nothing before they are made.
 6. What could not be given back, because NATS did not answer or the request broke off, is kept for `release_pending`.
 7. What a dead worker kept free is given back by any other one (`orphaned_holds.py`), which repeats the steps that the
    dead one may not have come to.
@@ -25,7 +28,8 @@ import itertools
 import logging
 import math
 import random
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -35,10 +39,10 @@ from contracts import subjects
 from contracts.budget import UNITS_PER_USD, Hold
 from contracts.errors import BudgetExceeded, DeadlineExceeded
 from contracts.providers import PublishedTenant
-from contracts.usage import UsageRecord
+from contracts.usage import Outcome, UsageRecord, UsageSource
 from runtime.broker import Broker
 from runtime.jetstream.publishing import NotStored, Publisher
-from runtime.tasks import end
+from runtime.tasks import end, every
 from workers import telemetry
 from workers.clock import Clock
 from workers.intake.waiting_room import WaitingRoom
@@ -46,6 +50,8 @@ from workers.interruption import Interruption
 from workers.jetstream.counters import INCREMENT, Counters, Unanswered
 from workers.jetstream.signal import Signal, wait_for
 from workers.quotas.cost_bounds import Ask, BudgetedCall, affordable_tokens, units, what_it_needs
+from workers.quotas.growth import FIRST_SHARE, FIRST_TOKENS, Growth, Rate
+from workers.quotas.history import History
 from workers.quotas.holds import Holds
 from workers.quotas.rate_limits import Span, left_s
 
@@ -54,6 +60,14 @@ log = logging.getLogger(__name__)
 _ANSWER_S = 5.0
 _STEPS_KNOWN = timedelta(minutes=9)
 """A bit less than the duplicate window of the counters' stream."""
+_IDLE_S = 2.0
+"""A hold waits so long for its tenant's next call."""
+_IDLE_SHARE = 32
+"""A hold that is a larger part of the day's budget does not wait."""
+_SLACK_SHARE, _SLACK = 64, 8
+"""A hold that is a small part of the budget gets an eighth more, so that it will do for the next call, too."""
+_LAST_RELEASE_S = 2.0
+"""A worker that stops waits so long for the release of its idle holds; the others find what it could not release."""
 _LOOK_S = 0.5
 """Who waits for another worker's calls to be settled looks again this often."""
 
@@ -63,6 +77,8 @@ class Reservation:
     hold: Hold
     max_tokens: int | None
     """What the answer is bounded to, because less than the whole was left; None: as the request says."""
+    growth: Growth | None = None
+    """How more is kept free while the answer streams; None: all that the call can cost is kept free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +109,7 @@ class Account:
 
     def try_at_once(self, ask: Ask) -> bool:
         """Whether the call will most likely fit whole, so that it need not stand in line. Counts it as taken."""
-        if self.left < ask.whole or self.line.locked():
+        if self.left < max(ask.whole, ask.least) or self.line.locked():
             return False
         self.left -= ask.whole
         return True
@@ -130,11 +146,16 @@ class Budgets:
         self._released = Signal()
         self._accounts: dict[str, Account] = {}
         self._pending: list[Hold] = []
+        self._history = History()
+        self._growths: dict[int, Growth] = {}
+        """By the numbers of their calls' first holds."""
+        self._idle: dict[str, tuple[Hold, float]] = {}
+        """By tenant: a hold that waits for the next call, and until when, by the monotonic clock."""
 
     async def reserve(
         self, tenant: PublishedTenant, call: BudgetedCall, *, interruption: Interruption
     ) -> Reservation | None:
-        """Keeps free what the call can cost. None: the tenant has no budget, or the call costs nothing that is known.
+        """Keeps free what the call needs. None: the tenant has no budget, or the call costs nothing that is known.
 
         Waits in turn when too little is left for now. Raises BudgetExceeded, DeadlineExceeded, Interrupted, NotNow,
         NotStored.
@@ -147,14 +168,18 @@ class Budgets:
         window, most = window_of(tenant, call.at), limit_of(tenant, call.at)
         account = self._accounts.get(tenant.slug)
         if account is None or (account.window, account.most) != (window, most):
-            account = self._accounts[tenant.slug] = Account(window, most)
+            # All may be left, so the first calls need not wait for each other; each of them hears the truth.
+            account = self._accounts[tenant.slug] = Account(window, most, left=most)
         if account.refuses(ask):
             raise self._refusal(tenant, call.at)
+        ask = self._at_first(ask, call, account)
+        if (hold := self._take_idle(ask, account, tenant.slug)) is not None:
+            return self._reservation(hold, tenant, call, ask, account)
         if account.try_at_once(ask):
             reserved = await self._keep_free(tenant, call, ask, account)
             if isinstance(reserved, Reservation):
                 return reserved
-        with self._waiting.place(tenant.slug, due_s=0):
+        with self._waiting.place(tenant.slug, due_s=0), telemetry.WAITING_FOR_BUDGET.track_inprogress():
             async with interruption.scope():
                 await account.line.acquire()
             try:
@@ -169,11 +194,13 @@ class Budgets:
             if account.refuses(ask):
                 raise self._refusal(tenant, call.at)
             released = self._released.next  # before the look: what is released meanwhile is not missed
+            await self._release_idle(tenant.slug)
             reserved = await self._keep_free(tenant, call, ask, account)
             if isinstance(reserved, Reservation):
                 return reserved
             left_s = (call.deadline - self._clock.now()).total_seconds()
             if left_s <= 0:
+                telemetry.of(telemetry.BUDGET_STOPS, "late").inc()
                 raise DeadlineExceeded(
                     f"what is left of the budget of tenant {tenant.slug} was kept free for other calls until the "
                     "deadline"
@@ -186,28 +213,17 @@ class Budgets:
         self, tenant: PublishedTenant, call: BudgetedCall, ask: Ask, account: Account
     ) -> Reservation | HeldUp:
         """One try. Raises BudgetExceeded, NotStored."""
-        hold = Hold(
-            tenant=tenant.slug,
-            window=account.window,
-            worker=self._worker,
-            slot=self._empty_slots.pop() if self._empty_slots else next(self._new_slots),
-            number=next(self._numbers),
-            units=ask.whole,
-            at=call.at,
-        )
-        self._outstanding.add(hold.number)
+        slack = ask.whole // _SLACK if ask.whole * _SLACK_SHARE <= account.most else 0
+        hold = self._new_hold(tenant.slug, account, ask.whole + slack, at=call.at)
         try:
             total = await self._write(hold)
             account.left = account.most - total
-            kept = share(ask, total=total, most=account.most)
+            kept = share(ask, total=total - slack, most=account.most)
             if kept == ask.whole:
-                return Reservation(hold, max_tokens=None)
+                return self._reservation(hold, tenant, call, ask, account)
             if kept:
-                # The hold first: who settles it after our death must know how much of it was given back already.
-                hold = hold.model_copy(update={"returned": ask.whole - kept})
-                await self._holds.put(hold)
-                await self._post(hold, -hold.returned, step="~")
-                return Reservation(hold, max_tokens=affordable_tokens(kept, call, prices=tenant.prices))
+                hold = await self._return_but(kept, hold)
+                return self._reservation(hold, tenant, call, ask, account)
             await self.release(hold)
             is_spent = await self._is_spent(hold, ask, most=account.most)
         except BaseException:
@@ -217,6 +233,77 @@ class Budgets:
             return HeldUp()
         account.refuse(ask)
         raise self._refusal(tenant, call.at)
+
+    def _at_first(self, ask: Ask, call: BudgetedCall, account: Account) -> Ask:
+        """What is asked for before the call, where the rest can be asked for while the answer streams."""
+        if ask.rate is None:
+            return ask
+        likely = self._history.likely_tokens(call.request.tenant, call.name) or _first_tokens(ask.rate, account)
+        return replace(ask, whole=min(ask.whole, ask.rate.base + ask.rate.per_token * likely))
+
+    def _reservation(
+        self, hold: Hold, tenant: PublishedTenant, call: BudgetedCall, ask: Ask, account: Account
+    ) -> Reservation:
+        kept = hold.units - hold.returned
+        if ask.rate is None:
+            bounded = affordable_tokens(kept, call, prices=tenant.prices) if kept < ask.whole else None
+            return Reservation(hold, max_tokens=bounded)
+
+        async def keep_free(amount: int, least: int) -> Hold | None:
+            return await self._keep_more(tenant.slug, account, amount, least=least)
+
+        def refusal() -> BudgetExceeded:
+            return self._broken_off(tenant, call.at)
+
+        growth = Growth(
+            ask.rate,
+            kept=kept,
+            first_tokens=_first_tokens(ask.rate, account),
+            tokens_per_estimated=self._history.tokens_per_estimated(tenant.slug, call.name),
+            keep_free=keep_free,
+            give_back=self._give_back,
+            refusal=refusal,
+        )
+        self._growths[hold.number] = growth
+        return Reservation(hold, max_tokens=None, growth=growth)
+
+    async def _keep_more(self, tenant: str, account: Account, amount: int, *, least: int) -> Hold | None:
+        """A step of a call's growth, or as much of it as is left; None: less than `least` is. Raises NotStored."""
+        hold = self._new_hold(tenant, account, amount, at=self._clock.now())
+        try:
+            total = await self._write(hold)
+            account.left = account.most - total
+            kept = share(Ask(amount, least), total=total, most=account.most)
+            if kept == amount:
+                return hold
+            if kept:
+                return await self._return_but(kept, hold)
+            await self.release(hold)
+        except BaseException:
+            self.release_later(hold)
+            raise
+        return None
+
+    def _new_hold(self, tenant: str, account: Account, amount: int, *, at: datetime) -> Hold:
+        hold = Hold(
+            tenant=tenant,
+            window=account.window,
+            worker=self._worker,
+            slot=self._empty_slots.pop() if self._empty_slots else next(self._new_slots),
+            number=next(self._numbers),
+            units=amount,
+            at=at,
+        )
+        self._outstanding.add(hold.number)
+        return hold
+
+    async def _return_but(self, kept: int, hold: Hold) -> Hold:
+        """Gives back all of it but `kept`. Raises NotStored."""
+        # The hold first: who settles it after our death must know how much of it was given back already.
+        hold = hold.model_copy(update={"returned": hold.units - kept})
+        await self._holds.put(hold)
+        await self._post(hold, -hold.returned, step="~")
+        return hold
 
     async def _write(self, hold: Hold) -> int:
         """Counts the hold and writes it; the counter's total with it. Raises NotStored.
@@ -262,17 +349,101 @@ class Budgets:
         if reservation is None and not tenant.daily_budget_usd:
             return
         window = reservation.hold.window if reservation else window_of(tenant, record.started_at)
+        if reservation and reservation.growth:
+            self._note_length(record, reservation.growth)
         if record.cost:
             subject = subjects.budget(tenant.slug, window)
             await self._publisher.durable(
                 subject, b"", msg_id=f"{record.id}:{window}", headers={INCREMENT: f"{units(record.cost):+d}"}
             )
         if reservation:
-            await self.release(reservation.hold)
+            if not self._keep_idle(reservation):
+                await self.release(reservation.hold)
+            else:
+                await self._release_grown(reservation.hold)
             self._released.notify_all()
 
+    def _note_length(self, record: UsageRecord, growth: Growth) -> None:
+        if record.outcome is Outcome.COMPLETED and record.usage.source is UsageSource.VENDOR:
+            self._history.note(
+                record.tenant,
+                f"{record.provider}/{record.model}",
+                tokens=record.usage.output_tokens,
+                estimated=growth.estimated,
+            )
+
+    def _keep_idle(self, reservation: Reservation) -> bool:
+        """Whether the hold waits for the tenant's next call."""
+        hold = reservation.hold
+        account = self._accounts.get(hold.tenant)
+        is_small = account is not None and (hold.units - hold.returned) * _IDLE_SHARE <= account.most
+        if account is None or account.window != hold.window or not is_small or account.line.locked():
+            return False
+        if hold.tenant in self._idle or hold.number not in self._outstanding:
+            return False
+        self._idle[hold.tenant] = hold, self._clock.monotonic() + _IDLE_S
+        return True
+
+    def _take_idle(self, ask: Ask, account: Account, tenant: str) -> Hold | None:
+        """A hold that waits, and is large enough. Of what can grow, half of the first step is enough."""
+        if tenant not in self._idle:
+            return None
+        hold, _ = self._idle[tenant]
+        enough = ask.whole if ask.rate is None else (ask.rate.base + ask.whole) // 2 + ask.rate.per_token
+        if hold.window != account.window or hold.units - hold.returned < min(enough, ask.whole):
+            return None
+        del self._idle[tenant]
+        return hold
+
+    async def tend(self) -> None:
+        """Releases the holds that no next call came for, for ever; when it is ended, all that wait for one."""
+        try:
+            await every(
+                _LOOK_S,
+                self._release_unused,
+                log=log,
+                failure_event="release_failed",
+                expected=(NotStored,),
+                first_after_s=_LOOK_S,
+                sleep=self._clock.sleep,
+            )
+        finally:
+            with suppress(NotStored, TimeoutError):
+                async with asyncio.timeout(_LAST_RELEASE_S):
+                    for tenant in list(self._idle):
+                        await self._release_idle(tenant)
+
+    async def _release_unused(self) -> None:
+        now = self._clock.monotonic()
+        for tenant in [tenant for tenant, (_, until) in self._idle.items() if until <= now]:
+            await self._release_idle(tenant)
+
+    async def _release_idle(self, tenant: str) -> None:
+        """Raises NotStored; then it is released later."""
+        if (waits := self._idle.pop(tenant, None)) is not None:
+            await self._release_or_later(waits[0])
+
+    async def _release_or_later(self, hold: Hold) -> None:
+        try:
+            await self.release(hold)
+        except BaseException:
+            self.release_later(hold)
+            raise
+        self._released.notify_all()
+
+    async def _give_back(self, hold: Hold) -> None:
+        with suppress(NotStored):
+            await self._release_or_later(hold)
+
+    async def _release_grown(self, first: Hold) -> None:
+        """Releases what the call grew by. Raises NotStored; then it is released later."""
+        growth = self._growths.pop(first.number, None)
+        if growth is not None and (grown := growth.end()):
+            await asyncio.gather(*map(self._give_back, grown))
+
     async def release(self, hold: Hold) -> None:
-        """Gives back what is still kept free, and empties the hold. Raises NotStored."""
+        """Gives back what is still kept free, and empties the hold; so with all that it grew by. Raises NotStored."""
+        await self._release_grown(hold)
         own = hold.worker == self._worker
         if own and hold.number not in self._outstanding:
             return
@@ -297,7 +468,8 @@ class Budgets:
 
     def release_later(self, hold: Hold) -> None:
         """For `release_pending`; that it was released already does no harm."""
-        self._pending.append(hold)
+        growth = self._growths.pop(hold.number, None) if hold.worker == self._worker else None
+        self._pending += [hold, *(growth.end() if growth else ())]
 
     async def release_pending(self) -> None:
         """Releases what was left for later. Raises NotStored."""
@@ -313,10 +485,20 @@ class Budgets:
 
     def _refusal(self, tenant: PublishedTenant, at: datetime) -> BudgetExceeded:
         telemetry.REFUSALS.labels("daily_budget").inc()
+        telemetry.of(telemetry.BUDGET_STOPS, "refused").inc()
         wait_s = left_s(Span.DAY, at)
         return BudgetExceeded(
             f"tenant {tenant.slug} has used its budget of {tenant.daily_budget_usd} USD of this day (UTC), or what is "
             f"left does not cover this request; the next day begins in {math.ceil(wait_s)} s",
+            retry_after_s=wait_s,
+        )
+
+    def _broken_off(self, tenant: PublishedTenant, at: datetime) -> BudgetExceeded:
+        telemetry.of(telemetry.BUDGET_STOPS, "broken_off").inc()
+        wait_s = left_s(Span.DAY, at)
+        return BudgetExceeded(
+            f"the answer was broken off, because nothing was left for it of tenant {tenant.slug}'s budget of "
+            f"{tenant.daily_budget_usd} USD of this day (UTC); the next day begins in {math.ceil(wait_s)} s",
             retry_after_s=wait_s,
         )
 
@@ -337,5 +519,10 @@ def limit_of(tenant: PublishedTenant, at: datetime) -> int:
 
 def share(ask: Ask, *, total: int, most: int) -> int:
     """What may be kept of what was asked, when the counter with all of it is at `total`. 0: nothing."""
-    kept = ask.whole - max(0, total - most)
-    return kept if kept >= ask.least else 0
+    left = most - (total - ask.whole)
+    return min(ask.whole, left) if left >= ask.least else 0
+
+
+def _first_tokens(rate: Rate, account: Account) -> int:
+    """Output tokens that are kept free while nothing is known of a model's answers, and the least step of growth."""
+    return max(1, min(FIRST_TOKENS, account.most // FIRST_SHARE // rate.per_token, rate.most_tokens))

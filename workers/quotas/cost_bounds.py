@@ -18,8 +18,31 @@ from workers.providers.base import service_tier
 from workers.providers.registry import models_of
 from workers.providers.shared.requests.images import images_in
 from workers.providers.shared.requests.options import OUTPUT_LIMITS
+from workers.quotas.growth import Rate
 
 _REPLIES = ("n", "candidateCount")
+_HARMLESS = frozenset(
+    {
+        "frequency_penalty",
+        "keep_alive",
+        "logit_bias",
+        "metadata",
+        "min_p",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "prompt_cache_key",
+        "repeat_penalty",
+        "seed",
+        "service_tier",
+        "stop",
+        "stop_sequences",
+        "temperature",
+        "top_k",
+        "top_p",
+        "user",
+    }
+)
+"""Options that change what is said, and not what is billed for it beyond its tokens and their rate."""
 _TIERS = ("service_tier", "serviceTier", "speed", "inference_geo")
 
 LEAST_OUTPUT_TOKENS = 256
@@ -36,6 +59,11 @@ class BudgetedCall:
     at: datetime
     deadline: datetime
 
+    @property
+    def name(self) -> str:
+        """`provider/model`."""
+        return f"{self.provider}/{self.model}"
+
     def most(self, prices: Mapping[str, Price], *, max_tokens: int | None = None) -> int | None:
         """Units that it can cost, with an answer as long as the request says or as `max_tokens`; None when no price is
         known."""
@@ -51,7 +79,9 @@ class Ask:
     whole: int
     """The most that it can cost."""
     least: int
-    """With the shortest answer that it can be bounded to; as `whole` when the request says how long it may be."""
+    """With the shortest answer that is worth a call; as `whole` when the request says how long it may be."""
+    rate: Rate | None = None
+    """How what is kept free may grow with the answer; None: it cannot, and `whole` is kept free from the beginning."""
 
 
 def what_it_needs(call: BudgetedCall, *, prices: Mapping[str, Price]) -> Ask | None:
@@ -59,9 +89,25 @@ def what_it_needs(call: BudgetedCall, *, prices: Mapping[str, Price]) -> Ask | N
     whole = call.most(prices)
     if whole is None:
         return None
-    if _output_limit(call.request, _further(call.request, call.provider)) is not None:
+    further = _further(call.request, call.provider)
+    if _output_limit(call.request, further) is not None:
         return Ask(whole, whole)
-    return Ask(whole, min(whole, call.most(prices, max_tokens=LEAST_OUTPUT_TOKENS) or whole))
+    least = min(whole, call.most(prices, max_tokens=LEAST_OUTPUT_TOKENS) or whole)
+    if not _streams_all_output(call, further):
+        return Ask(whole, least)
+    most_tokens = models_of(call.provider).max_output_tokens(call.model)
+    shortest = call.most(prices, max_tokens=1) or whole
+    per_token = max(1, -(-(whole - shortest) // max(1, most_tokens - 1)))
+    return Ask(whole, least, Rate(max(0, shortest - per_token), per_token, most_tokens))
+
+
+def _streams_all_output(call: BudgetedCall, further: Mapping[str, Any]) -> bool:
+    """Whether each token that the vendor bills is seen when it arrives. Thoughts that are kept back, or told in a
+    summary, are not; nor what an option does that is not known here."""
+    models = models_of(call.provider)
+    if not models.streams_all_output(call.model) or call.request.reasoning_effort not in (None, "none"):
+        return False
+    return models.has_no_vendor or further.keys() <= _HARMLESS
 
 
 def affordable_tokens(kept: int, call: BudgetedCall, *, prices: Mapping[str, Price]) -> int:

@@ -11,6 +11,8 @@ from runtime.jetstream.publishing import TooLarge
 from workers.clock import Clock
 from workers.endpoints.admission import CallPermit
 from workers.providers.base import Call, Chunk, Finish, Provider, StreamItem
+from workers.providers.shared.token_estimates import BYTES_PER_TOKEN
+from workers.quotas.growth import Growth
 from workers.request.coalescing import Coalescing, Moments
 from workers.request.events import EventStream
 from workers.request.usage_records import VendorCall
@@ -31,10 +33,12 @@ class Answer:
         moments: Moments,
         backlog: Callable[[], Awaitable[None] | None],
         most_characters: int,
+        growth: Growth | None,
         clock: Clock,
     ) -> None:
         """`events`: None when the agent wants no deltas. `coalesce_s`: deltas leave at most every so many seconds.
-        `backlog`: what to wait for before more is published, if anything."""
+        `backlog`: what to wait for before more is published, if anything. `growth`: of what is kept free of the
+        tenant's budget; None where nothing has to grow."""
         self._call = call
         self._permit = permit
         self._publish = events.delta if events else None
@@ -43,6 +47,9 @@ class Answer:
         )
         self._backlog = backlog
         self._most_characters = most_characters
+        self._growth = growth
+        self._wide = 0
+        """Characters that texts which are not ASCII count for beyond their own: each as much as a token."""
         self._clock = clock
 
     async def read(self, adapter: Provider, question: Call) -> Finish:
@@ -60,6 +67,9 @@ class Answer:
                 with suppress(Exception):  # it failed for something else
                     self._coalescing.end()
             raise
+        finally:
+            if self._growth is not None:
+                self._growth.estimated = self._growth.estimate(*self._arrived())
         self._call.finish = finish
         return finish
 
@@ -75,10 +85,32 @@ class Answer:
         call.gathering.add(item)
         if call.gathering.characters > self._most_characters:
             raise InvalidRequest(TOO_LONG)
+        grows = self._grow(self._growth, item) if self._growth is not None else None
         if self._publish is None:
-            return None
+            return grows
         if self._coalescing is None:
             self._publish(item)
         else:
             self._coalescing.add(item)
-        return self._backlog()
+        backlog = self._backlog()
+        return backlog if grows is None else _both(grows, backlog)
+
+    def _grow(self, growth: Growth, chunk: Chunk) -> Awaitable[None] | None:
+        """What to wait for before more of the answer is read, if anything. Raises nothing."""
+        for text in (chunk.text, chunk.reasoning, chunk.refusal, *(call.arguments or "" for call in chunk.tool_calls)):
+            if not text.isascii():
+                self._wide += (BYTES_PER_TOKEN - 1) * len(text)
+        pieces, characters = self._arrived()
+        if pieces < growth.mark_pieces and characters < growth.mark_characters:
+            return None
+        return growth.reach(pieces, characters)
+
+    def _arrived(self) -> tuple[int, int]:
+        gathering = self._call.gathering
+        return gathering.pieces, gathering.characters + self._wide
+
+
+async def _both(first: Awaitable[None], second: Awaitable[None] | None) -> None:
+    await first
+    if second is not None:
+        await second

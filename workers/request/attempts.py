@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from contracts.attempts import new_id
-from contracts.errors import DeadlineExceeded, FleetError, InternalError
+from contracts.errors import BudgetExceeded, DeadlineExceeded, FleetError, InternalError
 from contracts.providers import Timeouts
 from runtime.jetstream.publishing import NotStored
 from workers import telemetry
@@ -173,6 +173,7 @@ class AttemptRunner:
             moments=self._moments,
             backlog=self._backlog,
             most_characters=self._max_event_bytes(),
+            growth=job.reservation.growth if job.reservation else None,
             clock=self._clock,
         )
         try:
@@ -206,6 +207,8 @@ class AttemptRunner:
         else:
             await permit.completed()
             return Completed(call, finish)
+        if isinstance(failed, BudgetExceeded) and call.gathering.started:
+            job.said = call.gathering.message()
         if call.sent:
             await self._settlement.book_failed(job, call, failed)
         elif job.reservation is not None:

@@ -164,7 +164,7 @@ class Ending:
     async def _fail(self, error: FleetError, job: Job) -> Ack:
         if not job.delivery.lease.holds:
             return NotAcked()
-        await job.events.failed(job.with_left_out(error), attempts=tuple(job.history), bill=job.bill)
+        await job.events.failed(job.with_left_out(error), attempts=tuple(job.history), bill=job.bill, said=job.said)
         if job.vendor_calls or error.code not in _REFUSALS:
             await self._results.store(job, job.events.end)
         self._note_end(job, "failed", code=error.code)

@@ -24,6 +24,7 @@ from contracts.events import (
     Timings,
     ToolCallDelta,
 )
+from contracts.requests import AssistantMessage
 from contracts.usage import Cost, UsageRecord
 from contracts.wire import all_without_halves, without_halves
 from runtime.jetstream.publishing import TooLarge
@@ -163,8 +164,22 @@ class EventStream:
             warnings=warnings,
         )
 
-    async def failed(self, error: Error, *, attempts: tuple[FailedAttempt, ...], bill: Bill) -> None:
-        await self._publish_event(Failed, error=error, attempts=attempts, usage=bill.usage, cost=bill.cost())
+    async def failed(
+        self,
+        error: Error,
+        *,
+        attempts: tuple[FailedAttempt, ...],
+        bill: Bill,
+        said: AssistantMessage | None = None,
+    ) -> None:
+        """`said`: the answer as far as it came, of a call that was broken off; left out where it leaves no room."""
+        fields = {"error": error, "attempts": attempts, "usage": bill.usage, "cost": bill.cost()}
+        try:
+            await self._publish_event(Failed, **fields, message=said)
+        except TooLarge:
+            if said is None:
+                raise
+            await self._publish_event(Failed, **fields)
 
     async def cancelled(self, *, bill: Bill) -> None:
         await self._publish_event(Cancelled, usage=bill.usage, cost=bill.cost())

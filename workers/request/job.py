@@ -8,7 +8,7 @@ from contracts.control import Handover
 from contracts.errors import DeadlineExceeded, Error, ErrorCode, FleetError
 from contracts.events import FailedAttempt
 from contracts.providers import PublishedTenant
-from contracts.requests import CompletionRequest
+from contracts.requests import AssistantMessage, CompletionRequest
 from contracts.subjects import RequestAddress
 from runtime.prices.catalogue import context_window
 from workers.endpoints.names import Candidate
@@ -64,6 +64,8 @@ class Job:
     """The place of the last entry that the journal of vendor calls has of the request, as far as is known; 0: none."""
     begun: dict[int, Begun] = field(default_factory=dict[int, Begun])
     """What the journal has of calls by earlier deliveries of this message, by attempt."""
+    said: AssistantMessage | None = None
+    """What had been said of an answer that the tenant's budget broke off."""
     reservation: Reservation | None = None
     """What is kept free of the tenant's budget for the call that is made."""
 

@@ -231,7 +231,7 @@ async def test_a_tenant_has_few_places_to_wait_in(server: Server) -> None:
     waiting.cancel()
 
 
-async def test_an_answer_of_no_said_length_gets_what_is_left(server: Server) -> None:
+async def test_an_answer_that_cannot_grow_gets_what_is_left(server: Server) -> None:
     worker = Worker(server, "one")
     tenant = TEN_USD.model_copy(update={"daily_budget_usd": Decimal(300)})
     request = CompletionRequest.model_validate(
@@ -241,6 +241,7 @@ async def test_an_answer_of_no_said_length_gets_what_is_left(server: Server) -> 
             "agent": "a",
             "model": "mock/echo",
             "messages": [{"role": "user", "content": "x"}],
+            "reasoning_effort": "high",
         }
     )
     now = worker.clock.now()

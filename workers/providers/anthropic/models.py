@@ -44,4 +44,5 @@ MODELS = Models(
     max_output_tokens=lambda model: abilities(model).max_output_tokens,
     max_image_tokens=5_000,  # at most 4,784 ("Vision")
     name_prefixes=("claude-",),
+    streams_all_output=lambda model: _CLAUDE.search(model) is not None,  # thoughts are summed up, when asked for
 )

@@ -15,6 +15,7 @@ MODELS = Models(
     max_output_tokens=lambda model: 65_536,
     max_image_tokens=10_000,  # 258 for each tile, or at most 2,240
     name_prefixes=("gemini-",),
+    streams_all_output=lambda model: generation(model) is not None and not thinks(model),
 )
 
 

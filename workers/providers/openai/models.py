@@ -20,4 +20,17 @@ def max_output_tokens(model: str) -> int:
     return next((most for pattern, most in _MAX_OUTPUT_TOKENS if pattern.match(name)), _SINCE_GPT_5)
 
 
-MODELS = Models(max_output_tokens, name_prefixes=("gpt-", "chatgpt-", "o1", "o3", "o4"))
+_SAYS_WHAT_IT_THINKS = re.compile(r"gpt-3\.5|gpt-4|chatgpt-4o")
+"""Later models think, and keep their thoughts back."""
+
+
+def streams_all_output(model: str) -> bool:
+    """Whether every output token arrives as text; not of a name that is not listed."""
+    return _SAYS_WHAT_IT_THINKS.match(model.rpartition("/")[2]) is not None
+
+
+MODELS = Models(
+    max_output_tokens,
+    name_prefixes=("gpt-", "chatgpt-", "o1", "o3", "o4"),
+    streams_all_output=streams_all_output,
+)

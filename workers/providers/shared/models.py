@@ -8,6 +8,10 @@ MOST_IMAGE_TOKENS = 50_000
 which is more than any other model is known to count."""
 
 
+def _none_is_known_to(_: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
     """The models of one vendor; each vendor has one of these in its folder, as `models.MODELS`."""
@@ -19,3 +23,8 @@ class Models:
     """More than the vendor counts for any one image."""
     name_prefixes: tuple[str, ...] = ()
     """How names begin that tell their vendor even when no price catalogue lists them any more."""
+    streams_all_output: Callable[[str], bool] = _none_is_known_to
+    """Whether every output token of a model arrives as it is made, when it is not told to think: none is billed for
+    thoughts that are kept back or summed up."""
+    has_no_vendor: bool = False
+    """Nothing is billed for whatever further options say."""
