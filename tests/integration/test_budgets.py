@@ -35,7 +35,7 @@ PRICES = {"mock/echo": Price(input_mtok=Decimal(0), output_mtok=Decimal(1_000_00
 
 
 class Shop:
-    """A tenant whose answers cost a USD a word, and two workers."""
+    """A tenant whose answers cost a USD a word, and two workers. A word has four characters with its space: a token."""
 
     def __init__(self, client: Client, control: Plane, bill: Bill) -> None:
         self.client, self.control, self.bill = client, control, bill
@@ -46,7 +46,7 @@ class Shop:
         await self.control.put_tenant(prices=PRICES, daily_budget_usd=Decimal(usd), budget_start=start)
 
     async def ask(self, words: int, **fields: Any) -> Event:
-        script = {"text": " ".join(["word"] * words), "usage": {"output_tokens": words, "input_tokens": 0}}
+        script = {"text": " ".join(["say"] * words), "usage": {"output_tokens": words, "input_tokens": 0}}
         script |= fields.pop("script", {})
         asked: dict[str, Any] = {"deadline_s": 60, "provider_options": {"mock": script}, **fields}
         return [event async for event in self.client.stream("mock/echo", "Hello", **asked)][-1]
@@ -208,7 +208,7 @@ async def test_an_answer_is_broken_off_when_nothing_is_left_to_grow_into(shop: S
     assert broken.error.code == "budget_exceeded"
     assert 0 < (broken.error.retry_after_s or 0) <= 86_400
     assert broken.message is not None
-    assert set((broken.message.content or "").split()) == {"word"}
+    assert set((broken.message.content or "").split()) == {"say"}
     await shop.until_settled()
     (record,) = shop.bill.records
     assert (record.outcome, record.error_code) == ("failed", "budget_exceeded")
