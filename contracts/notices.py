@@ -30,6 +30,8 @@ class NoticeKind(StrEnum):
     BUDGET_WARNING = "budget_warning"
     """80 % of the tenant's daily budget are spent."""
     BUDGET_EXHAUSTED = "budget_exhausted"
+    BUDGET_STOPS = "budget_stops"
+    """Requests wait for the tenant's daily budget, or were refused or broken off by it."""
     ERROR_RATE = "error_rate"
     """Too many of a provider's attempts fail."""
     SLOW_FIRST_TOKEN = "slow_first_token"  # noqa: S105 - no password

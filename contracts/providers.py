@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 from contracts.requests import MAX_KEEP_S
 from contracts.subjects import Provider
 from contracts.usage import Money
-from contracts.wire import Items, ModelName, StrictWireModel, Token, WireModel, optional
+from contracts.wire import Items, ModelName, StrictWireModel, Token, UtcTime, WireModel, optional
 
 _LIKE_IPV4 = re.compile(r"^[0-9.]+$")
 
@@ -226,6 +226,19 @@ def key_path(*, tenant: str, provider: str, name: str = DEFAULT_KEY) -> str:
     return f"{provider}/{tenant}" if name == DEFAULT_KEY else f"{provider}/{tenant}/{name}"
 
 
+StopKind = Literal["waits", "refused", "broken_off", "late"]
+"""How a daily budget stopped a request: it waits until other calls give something back, it was refused, its answer was
+broken off, or its deadline passed while it waited."""
+
+
+class BudgetStop(WireModel):
+    """A tenant whose daily budget stopped a request."""
+
+    tenant: Token
+    how: StopKind
+    at: UtcTime
+
+
 class WorkerPresence(WireModel):
     """KV `llm_health`, key `worker.<name>`: refreshed every few seconds, gone when the worker is."""
 
@@ -239,3 +252,5 @@ class WorkerPresence(WireModel):
     in_flight: int
     parked: int
     draining: bool = False
+    budget_stops: tuple[BudgetStop, ...] = ()
+    """The last one of each tenant in the last two minutes, of a hundred tenants at most."""

@@ -40,7 +40,8 @@ WAITING_FOR_BUDGET = Gauge(
 )
 BUDGET_STOPS = Counter(
     "fleet_budget_stops_total",
-    "Requests that a daily budget stopped: refused, broken_off in the middle of the answer, or late (waited too long)",
+    "Requests that a daily budget stopped: waits, refused, broken_off in the middle of the answer, late (its deadline "
+    "passed while it waited)",
     ["how"],
 )
 PARKED = Gauge("fleet_parked", "Requests pulled and waiting for a slot", ["provider"])

@@ -54,6 +54,7 @@ from workers.quotas.growth import FIRST_SHARE, FIRST_TOKENS, Growth, Rate
 from workers.quotas.history import History
 from workers.quotas.holds import Holds
 from workers.quotas.rate_limits import Span, left_s
+from workers.quotas.stops import Stops
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class Budgets:
         self._accounts: dict[str, Account] = {}
         self._pending: list[Hold] = []
         self._history = History()
+        self.stops = Stops(clock)
         self._growths: dict[int, Growth] = {}
         """By the numbers of their calls' first holds."""
         self._idle: dict[str, tuple[Hold, float]] = {}
@@ -180,6 +182,7 @@ class Budgets:
             if isinstance(reserved, Reservation):
                 return reserved
         with self._waiting.place(tenant.slug, due_s=0), telemetry.WAITING_FOR_BUDGET.track_inprogress():
+            self.stops.note(tenant.slug, "waits")
             async with interruption.scope():
                 await account.line.acquire()
             try:
@@ -200,7 +203,7 @@ class Budgets:
                 return reserved
             left_s = (call.deadline - self._clock.now()).total_seconds()
             if left_s <= 0:
-                telemetry.of(telemetry.BUDGET_STOPS, "late").inc()
+                self.stops.note(tenant.slug, "late")
                 raise DeadlineExceeded(
                     f"what is left of the budget of tenant {tenant.slug} was kept free for other calls until the "
                     "deadline"
@@ -485,7 +488,7 @@ class Budgets:
 
     def _refusal(self, tenant: PublishedTenant, at: datetime) -> BudgetExceeded:
         telemetry.REFUSALS.labels("daily_budget").inc()
-        telemetry.of(telemetry.BUDGET_STOPS, "refused").inc()
+        self.stops.note(tenant.slug, "refused")
         wait_s = left_s(Span.DAY, at)
         return BudgetExceeded(
             f"tenant {tenant.slug} has used its budget of {tenant.daily_budget_usd} USD of this day (UTC), or what is "
@@ -494,7 +497,7 @@ class Budgets:
         )
 
     def _broken_off(self, tenant: PublishedTenant, at: datetime) -> BudgetExceeded:
-        telemetry.of(telemetry.BUDGET_STOPS, "broken_off").inc()
+        self.stops.note(tenant.slug, "broken_off")
         wait_s = left_s(Span.DAY, at)
         return BudgetExceeded(
             f"the answer was broken off, because nothing was left for it of tenant {tenant.slug}'s budget of "

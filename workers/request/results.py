@@ -218,7 +218,11 @@ class _Once:
 def without_content(said: bytes) -> bytes:
     """A terminal event without what the model said."""
     event = stored_results.terminal(said)
-    if not isinstance(event, Completed):
-        return said
-    bare = {"message": AssistantMessage(content=None), "warnings": (*event.warnings, NOT_KEPT)}
-    return event.model_copy(update=bare).to_json()
+    match event:
+        case Completed():
+            bare = {"message": AssistantMessage(content=None), "warnings": (*event.warnings, NOT_KEPT)}
+            return event.model_copy(update=bare).to_json()
+        case Failed(message=AssistantMessage()):
+            return event.model_copy(update={"message": None}).to_json()
+        case _:
+            return said

@@ -12,6 +12,7 @@ from workers.clock import Clock
 from workers.endpoints.configuration import Configuration
 from workers.usage import backlog, retention
 from workers.usage.abandoned import AbandonedCalls
+from workers.usage.alerts.budget_stops import BudgetStops
 from workers.usage.alerts.circuits import Circuits
 from workers.usage.alerts.evaluator import Evaluator
 from workers.usage.consumer import UsageConsumer
@@ -56,7 +57,8 @@ async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Ev
         config = Configuration(nats)
         abandoned = AbandonedCalls(nats, ledger, config, health, grace_s=settings.llm_attempt_grace_s, clock=clock)
         circuits = Circuits(nats)
-        evaluator = Evaluator(engine, circuits, settings.thresholds(), clock=clock)
+        stops = BudgetStops(nats)
+        evaluator = Evaluator(engine, circuits, settings.thresholds(), clock=clock, stops=stops)
         role.is_set_up()  # without it a batch takes a third longer
         log.info("usage_consumer_started")
         if ready:
@@ -69,6 +71,7 @@ async def run(settings: UsageSettings, *, stop: asyncio.Event, ready: asyncio.Ev
                 tasks.create_task(backlog.watch(nats.client), name="usage-backlog"),
                 tasks.create_task(days, name="usage-retention"),
                 tasks.create_task(circuits.watch(), name="circuits-watch"),
+                tasks.create_task(stops.watch(), name="budget-stops-watch"),
                 tasks.create_task(config.bucket.run(), name="configuration-watch"),
                 tasks.create_task(abandoned.run(), name="abandoned-calls"),
                 tasks.create_task(evaluator.keep_evaluating(), name="alerts"),

@@ -18,6 +18,7 @@ from sqlalchemy import text
 from contracts import subjects
 from contracts.errors import ErrorCode
 from contracts.health import OpenCircuit, key_of_circuit
+from contracts.providers import BudgetStop, WorkerPresence
 from contracts.usage import Outcome, UsageRecord, UsageSource
 from contracts.wire import utc_now
 from fleet.local.process import Command, Process
@@ -26,6 +27,7 @@ from tests.driven_clock import DrivenClock
 from tests.integration.usage.conftest import Books, publish, until_booked
 from tests.patience import PATIENCE_S
 from tests.usage import USED_AT, record
+from workers.usage.alerts.budget_stops import BudgetStops
 from workers.usage.alerts.circuits import Circuits
 from workers.usage.alerts.conditions import Thresholds
 from workers.usage.alerts.evaluator import Evaluator
@@ -377,6 +379,50 @@ async def test_an_open_circuit_is_an_alert_until_it_is_closed(alerts: Alerts, co
     await known(1)
     await alerts.evaluator.evaluate()
     assert (await alerts.told())[1:] == [("provider_unavailable", "openai/eu", "resolved")]
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_what_a_budget_stops_is_an_alert_while_a_worker_tells_it(alerts: Alerts, connection: Broker) -> None:
+    bucket = await connection.client.jetstream().key_value(subjects.HEALTH_BUCKET)
+
+    async def tell(*stops: BudgetStop) -> None:
+        presence = WorkerPresence(
+            name="w1",
+            providers=("mock",),
+            host="h",
+            pid=1,
+            version="1",
+            started_at="",
+            concurrency=1,
+            in_flight=0,
+            parked=0,
+            budget_stops=stops,
+        )
+        await bucket.put("worker.w1", presence.to_json())
+
+    stops = BudgetStops(connection)
+    alerts.evaluator = Evaluator(alerts.books.engine, Circuits(connection), THRESHOLDS, clock=alerts.clock, stops=stops)
+    await tell(BudgetStop(tenant="acme", how="waits", at=utc_now()))
+    watching = asyncio.create_task(stops.watch())
+
+    async def known(count: int) -> None:
+        async def are_known() -> bool:
+            return len(stops.known() or ()) == count
+
+        await until(are_known)
+
+    await known(1)
+    await alerts.evaluator.evaluate()
+    await alerts.evaluator.evaluate()
+    assert await alerts.told() == [("budget_stops", "", "raised")]
+    assert await alerts.another_evaluator().evaluate() is False  # it hears of no stops, and leaves them alone
+    assert len(await alerts.told()) == 1
+
+    await tell()
+    await known(0)
+    await alerts.evaluator.evaluate()
+    assert (await alerts.told())[1:] == [("budget_stops", "", "resolved")]
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 

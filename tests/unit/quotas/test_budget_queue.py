@@ -16,7 +16,7 @@ from contracts.budget import UNITS_PER_USD, Hold
 from contracts.errors import BudgetExceeded, DeadlineExceeded
 from contracts.providers import Price, PublishedTenant
 from contracts.requests import CompletionRequest
-from contracts.usage import UsageRecord
+from contracts.usage import Outcome, Usage, UsageRecord, UsageSource
 from runtime.jetstream.publishing import NotStored
 from tests.driven_clock import DrivenClock
 from workers.intake.delivery import NotNow
@@ -27,6 +27,10 @@ from workers.quotas.cost_bounds import Ask, BudgetedCall
 
 A_USD_A_TOKEN = {"mock/echo": Price(input_mtok=Decimal(0), output_mtok=Decimal(1_000_000))}
 TEN_USD = PublishedTenant(slug="acme", daily_budget_usd=Decimal(10), prices=A_USD_A_TOKEN)
+
+
+def _tenant(usd: int) -> PublishedTenant:
+    return TEN_USD.model_copy(update={"daily_budget_usd": Decimal(usd)})
 
 
 class Server:
@@ -107,7 +111,7 @@ class Worker:
             rng=rng,
         )
 
-    async def reserve(self, usd: int | None, *, left_s: float = 60) -> Reservation:
+    async def reserve(self, usd: int | None, *, left_s: float = 60, budget: int = 10) -> Reservation:
         """For an answer that costs as much; None: for one of no said length."""
         request = CompletionRequest.model_validate(
             {
@@ -122,13 +126,24 @@ class Worker:
         now = self.clock.now()
         deadline = now + timedelta(seconds=left_s)
         call = BudgetedCall(request, provider="mock", model="echo", at=now, deadline=deadline)
-        reserved = await self.budgets.reserve(TEN_USD, call, interruption=Interruption())
+        reserved = await self.budgets.reserve(_tenant(budget), call, interruption=Interruption())
         assert reserved is not None
         return reserved
 
-    async def settle(self, reserved: Reservation, usd: int, *, record: str = "r-1") -> None:
-        booked = UsageRecord.model_construct(id=record, cost=Decimal(usd), started_at=self.clock.now())
-        await self.budgets.settle(TEN_USD, booked, reserved)
+    async def settle(
+        self, reserved: Reservation, usd: int, *, record: str = "r-1", budget: int = 10, tokens: int = 0
+    ) -> None:
+        booked = UsageRecord.model_construct(
+            id=record,
+            tenant="acme",
+            provider="mock",
+            model="echo",
+            outcome=Outcome.COMPLETED,
+            usage=Usage(output_tokens=tokens, source=UsageSource.VENDOR),
+            cost=Decimal(usd),
+            started_at=self.clock.now(),
+        )
+        await self.budgets.settle(_tenant(budget), booked, reserved)
 
 
 @pytest.fixture
@@ -298,6 +313,84 @@ async def test_a_reservation_that_got_no_answer_is_given_back_later(server: Serv
     await worker.budgets.release_pending()
 
     assert (server.usd, server.held) == (0, {})
+
+
+async def test_a_small_hold_stays_for_the_next_call(server: Server, worker: Worker) -> None:
+    first = await worker.reserve(1, budget=100)
+    await worker.settle(first, 1, budget=100)
+    steps = len(server.counted)
+
+    second = await worker.reserve(1, budget=100)
+
+    assert second.hold is first.hold
+    assert len(server.counted) == steps, "nothing is written before the call"
+    await worker.settle(second, 1, record="r-2", budget=100)
+    tending = asyncio.create_task(worker.budgets.tend())
+    await turns()
+    assert (server.usd, server.held) == (2, {})
+    tending.cancel()
+
+
+async def test_a_worker_that_stops_releases_what_waits_for_a_call(server: Server, worker: Worker) -> None:
+    await worker.settle(await worker.reserve(1, budget=100), 1, budget=100)
+    tending = asyncio.create_task(worker.budgets.tend())
+    await asyncio.sleep(0)
+    assert server.held
+
+    tending.cancel()
+    await asyncio.gather(tending, return_exceptions=True)
+
+    assert (server.usd, server.held) == (1, {})
+
+
+async def test_an_idle_hold_is_released_when_another_call_needs_its_money(server: Server, worker: Worker) -> None:
+    await worker.settle(await worker.reserve(1, budget=100), 1, budget=100)
+
+    reserved = await worker.reserve(99, budget=100)
+
+    assert server.usd == 100
+    assert list(server.held.values()) == [reserved.hold]
+
+
+async def test_a_growing_call_gives_everything_back(server: Server, worker: Worker) -> None:
+    reserved = await worker.reserve(None, budget=512)
+    assert reserved.growth is not None
+    assert server.usd == Decimal("4.5"), "a 128th and some slack: nothing is known of its answers"
+    until_covered = reserved.growth.reach(20, 0)
+    assert until_covered is not None
+    await until_covered
+    assert len(server.held) > 1
+    assert server.usd > 20
+
+    await worker.settle(reserved, 20, budget=512, tokens=20)
+    await turns()
+
+    assert server.usd - 20 == sum((hold.units for hold in server.held.values()), 0) / UNITS_PER_USD
+    assert len(server.held) <= 1, "the first one stays for the next call"
+
+
+async def test_a_call_whose_end_nobody_settles_leaves_no_step(server: Server, worker: Worker) -> None:
+    reserved = await worker.reserve(None, budget=512)
+    assert reserved.growth is not None
+    until_covered = reserved.growth.reach(20, 0)
+    assert until_covered is not None
+    await until_covered
+
+    worker.budgets.release_later(reserved.hold)
+    await worker.budgets.release_pending()
+
+    assert (server.usd, server.held) == (0, {})
+
+
+async def test_what_answers_usually_are_is_kept_free_at_first(server: Server, worker: Worker) -> None:
+    for number in range(8):
+        reserved = await worker.reserve(None, budget=1024)
+        await worker.settle(reserved, 40, record=f"r-{number}", budget=1024, tokens=40)
+    before = server.usd
+
+    await worker.reserve(None, budget=1024)
+
+    assert server.usd - before + 8 >= 50, "forty tokens and a quarter more, less what waited"
 
 
 def test_a_call_that_will_most_likely_fit_does_not_stand_in_line() -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from contracts.errors import ErrorCode
 from contracts.health import OpenCircuit
 from contracts.notices import NoticeKind
+from contracts.providers import BudgetStop
 from contracts.usage import plain_decimal
 from workers.usage.alerts import forecast
 from workers.usage.alerts.alert_counts import WINDOW_S, TenantDay
@@ -84,9 +85,9 @@ class Condition:
 
     @property
     def scope(self) -> Scope | None:
-        """Where it is measured; None for kinds that the circuits tell."""
+        """Where it is measured; None for kinds that the workers tell."""
         match self.kind:
-            case NoticeKind.PROVIDER_UNAVAILABLE:
+            case NoticeKind.PROVIDER_UNAVAILABLE | NoticeKind.BUDGET_STOPS:
                 return None
             case NoticeKind.SLOW_FIRST_TOKEN | NoticeKind.SLOW_DURATION:
                 return ModelKey(self.tenant, *self.about.split("/", 1))
@@ -259,6 +260,30 @@ def of_circuits(circuits: Iterable[OpenCircuit], *, now: datetime) -> Iterable[V
             lasts=True,
             window_start=window_of(now),
             message=f"{what} is out of service for {first.tenant}: {first.reason}",
+        )
+
+
+_HOW_STOPPED = {
+    "waits": "requests wait for what other calls keep free of its daily budget",
+    "refused": "requests are refused, because too little is left of its daily budget",
+    "broken_off": "answers are broken off, because nothing is left of its daily budget",
+    "late": "requests waited for its daily budget until their deadline",
+}
+
+
+def of_budget_stops(stops: Iterable[BudgetStop], *, now: datetime) -> Iterable[Verdict]:
+    """A verdict on each tenant whose requests a budget stopped of late: the last stop is told."""
+    last: dict[str, BudgetStop] = {}
+    for stop in stops:
+        if stop.tenant not in last or last[stop.tenant].at < stop.at:
+            last[stop.tenant] = stop
+    for stop in last.values():
+        yield Verdict(
+            Condition(stop.tenant, NoticeKind.BUDGET_STOPS),
+            begins=True,
+            lasts=True,
+            window_start=window_of(now),
+            message=f"{stop.tenant}: {_HOW_STOPPED[stop.how]}",
         )
 
 

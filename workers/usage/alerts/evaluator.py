@@ -14,11 +14,13 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.health import OpenCircuit
+from contracts.notices import NoticeKind
 from migrations.outages import DatabaseUnavailable, outages_as_unavailable
 from runtime.tasks import every
 from workers.clock import Clock
 from workers.usage.alerts import conditions, measures, metrics, transitions, windows
 from workers.usage.alerts.alert_counts import AlertCounts, TenantDay
+from workers.usage.alerts.budget_stops import BudgetStops
 from workers.usage.alerts.circuits import Circuits
 from workers.usage.alerts.conditions import Condition, ModelKey, ProviderKey, Scope, Thresholds, Verdict
 from workers.usage.alerts.measures import Usual
@@ -34,9 +36,19 @@ _LOCK = int.from_bytes(b"alerts")
 class Evaluator:
     """Raises and resolves alerts for all consumers, as long as it is the one that holds the lock of a round."""
 
-    def __init__(self, engine: AsyncEngine, circuits: Circuits, thresholds: Thresholds, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        circuits: Circuits,
+        thresholds: Thresholds,
+        *,
+        clock: Clock,
+        stops: BudgetStops | None = None,
+    ) -> None:
+        """`stops`: None where budgets' stops are another's to tell."""
         self._engine = engine
         self._circuits = circuits
+        self._stops = stops
         self._thresholds = thresholds
         self._clock = clock
         self._usual = Usual()
@@ -82,12 +94,16 @@ class Evaluator:
                 scopes |= {scope for condition in unresolved if (scope := condition.scope)}
                 await windows.fold(connection, now=now)
             circuits = self._circuits.known()
+            stops = self._stops.known() if self._stops else None
             verdicts = await self._judge(connection, scopes, circuits or (), now=now)
+            stopped = conditions.of_budget_stops(stops or (), now=now)
+            verdicts |= {verdict.condition: verdict for verdict in stopped}
             raised = [v for v in verdicts.values() if v.begins and v.condition not in unresolved]
             raised = [v for v in raised if await transitions.raise_(connection, v, now=now)]
-            # An alert whose condition was not judged in this round stays as it is. One without a scope is about a
-            # circuit, and none of those was judged while nobody knows which circuits are open.
-            judged = [c for c in unresolved if (c.scope in scopes if c.scope else circuits is not None)]
+            # An alert whose condition was not judged in this round stays as it is. One without a scope is about what
+            # workers tell, and none of those was judged while nobody knows what they tell.
+            told = {NoticeKind.PROVIDER_UNAVAILABLE: circuits, NoticeKind.BUDGET_STOPS: stops}
+            judged = [c for c in unresolved if (c.scope in scopes if c.scope else told[c.kind] is not None)]
             over = [c for c in judged if (verdict := verdicts.get(c)) is None or not verdict.lasts]
             for condition in over:
                 await transitions.resolve(connection, unresolved[condition], now=now)
