@@ -252,5 +252,5 @@ class WorkerPresence(WireModel):
     in_flight: int
     parked: int
     draining: bool = False
-    budget_stops: tuple[BudgetStop, ...] = ()
-    """The last one of each tenant in the last two minutes, of a hundred tenants at most."""
+    budget_stops: tuple[BudgetStop, ...] | None = optional()
+    """The last one of each tenant in the last two minutes, of a hundred tenants at most; absent: none."""

@@ -351,7 +351,7 @@ def _describing(worker: Worker, *, concurrency: int, stop: asyncio.Event) -> Cal
             in_flight=sum(intake.in_flight for intake in worker.pools.values()),
             parked=sum(intake.parked for intake in worker.pools.values()),
             draining=stop.is_set(),
-            budget_stops=worker.budgets.stops.recent(),
+            budget_stops=worker.budgets.stops.recent() or None,
         )
 
     return describe

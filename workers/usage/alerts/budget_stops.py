@@ -38,7 +38,7 @@ class BudgetStops:
             self._told.pop(key, None)
             return
         try:
-            self._told[key] = WorkerPresence.model_validate_json(value).budget_stops
+            self._told[key] = WorkerPresence.model_validate_json(value).budget_stops or ()
         except ValidationError:
             log.warning("presence_unreadable", extra={"key": key})
 
