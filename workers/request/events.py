@@ -184,6 +184,10 @@ class EventStream:
     async def cancelled(self, *, bill: Bill) -> None:
         await self._publish_event(Cancelled, usage=bill.usage, cost=bill.cost())
 
+    def withdraw(self) -> None:
+        """Another worker goes on with the request: what this one has said is not said again."""
+        self.sent.clear()
+
     def continue_after(self, attempt: int) -> None:
         """The attempt is over, whichever worker made it; what follows is the next one."""
         self.attempt = attempt + 1

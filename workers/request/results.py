@@ -181,9 +181,11 @@ class Results:
     async def store_though_lost(self, job: Job, said: bytes) -> None:
         """Tries to store an end that was said though the request may be another worker's, unless that one has begun a
         call: so who is given the request next finds it, though NATS may have forgotten all that was said by then."""
-        if not await self.is_overtaken(job):
-            with suppress(NotStored, Lost):
-                await self.store(job, said, check=_Once())
+        if await self.is_overtaken(job):
+            job.events.withdraw()
+            return
+        with suppress(NotStored, Lost):
+            await self.store(job, said, check=_Once())
 
     async def is_overtaken(self, job: Job) -> bool:
         """Whether another worker has begun a call for the request since this one did, or nobody knows."""

@@ -135,6 +135,7 @@ async def test_what_another_worker_has_begun_anew_has_no_end_by_who_lost_it() ->
     assert await way.ending.carry_out(Completed(call(), FINISH), job) == NotAcked()
 
     assert way.publisher.kinds == ["completed", "usage"]
+    assert job.events.sent == [], "what is not said again cannot be heard in place of the end that counts"
 
 
 async def test_an_answer_that_no_event_can_hold_is_booked_and_fails_with_its_bill() -> None:
