@@ -119,7 +119,9 @@ async def small_disk(tmp_path: Path) -> AsyncGenerator[str]:
     """The address of a server with a disk of 32 MB, which ends with it."""
     disk, config, port = tmp_path / "disk", tmp_path / "nats.conf", free_port()
     disk.mkdir()
-    config.write_text(nats_config.server(listen=f"127.0.0.1:{port}", store_dir=str(disk), name="small", accounts=""))
+    config.write_text(
+        nats_config.server(listen=f"127.0.0.1:{port}", store_dir=str(disk), name="small", encrypted=False)
+    )
     start = f"mount -t tmpfs -o size=32m tmpfs {disk} && exec {Path(sys.executable).parent}/nats-server -c {config}"
     process = await asyncio.create_subprocess_exec(*IN_A_NAMESPACE, "sh", "-c", start, stderr=DEVNULL)
     async with asyncio.timeout(PATIENCE_S):

@@ -5,12 +5,15 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from contracts import streams
 from fleet.simulator.tcp import listening
 from tests.patience import PATIENCE_S
 from tests.security.fleet import Fleet, Tenant
 from tests.security.neighbours import MODEL, Neighbours
 
 ANSWERS, BYTES = 190, 6_000_000
+ENDS_MAY_TAKE_BYTES = streams.Sizes().max_result_bytes
+"""The ends of requests are kept on disk, in a stream of a size of its own."""
 
 
 @asynccontextmanager
@@ -50,7 +53,7 @@ async def test_answers_of_megabytes_push_no_other_tenants_events_out(
             async with at_once:
                 await talker.complete(MODEL, "Hello", deadline_s=PATIENCE_S)
 
-        async with neighbours.unharmed():
+        async with neighbours.unharmed(disk=ENDS_MAY_TAKE_BYTES):
             await asyncio.gather(*(ask() for _ in range(ANSWERS)))
         kept = [event async for event in reader.resume(ended.request_id)]
 

@@ -27,7 +27,15 @@ async def counter() -> AsyncGenerator[TokenCounter]:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "token_counter" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "token_counter" in " ".join(_command_of(child))]
+
+
+def _command_of(child: psutil.Process) -> list[str]:
+    """Empty when it has just ended."""
+    try:
+        return child.cmdline()
+    except psutil.Error:
+        return []
 
 
 async def test_counts_as_in_this_process(counter: TokenCounter) -> None:
