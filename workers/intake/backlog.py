@@ -22,14 +22,11 @@ from heapq import heappop, heappush
 from typing import NoReturn
 
 import nats.errors
-from pydantic import TypeAdapter, ValidationError
 
-from contracts import subjects
 from runtime.broker import Broker
-from runtime.buckets import BucketWatch
-from runtime.jetstream.register import Register
 from runtime.tasks import every
 from workers.clock import Clock
+from workers.jetstream.told_sizes import ToldSizes
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +37,6 @@ _TTL_S = 10.0
 _ANSWER_S = 1.0
 _STEPS = 64
 """Others are told when a sum has changed by this part of the bound."""
-_MOST_TENANTS_TOLD = 64
-
-_TOLD: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
-"""KV `llm_health`, key `queue.<worker>`: the bytes that wait, as the worker knows, by tenant; of those with most."""
 
 
 def bound_of(max_queue_bytes: int) -> int:
@@ -58,19 +51,20 @@ class Backlog:
         """`bound`: the bytes that one tenant may have waiting, over all workers."""
         self.bound = bound
         self._clock = clock
-        self._key = f"queue.{subjects.token(worker)}"
-        self._register = Register(broker, bucket=subjects.HEALTH_BUCKET, answer_within_s=_ANSWER_S)
         self._waiting: defaultdict[str, list[tuple[float, int, str]]] = defaultdict(list)
         """By tenant: a heap of when each request comes again, its size and its provider."""
         self._of_tenants: Counter[str] = Counter()
         self._of_providers: Counter[str] = Counter()
-        self._others: dict[str, dict[str, int]] = {}
-        """What each other worker tells: bytes by tenant."""
-        self._told: dict[str, int] = {}
-        self._told_at = float("-inf")
-        self.bucket = BucketWatch(
-            broker, subjects.HEALTH_BUCKET, keys="queue.>", take=self._take, forget_all_but=self._forget_all_but
+        self._told = ToldSizes(
+            broker,
+            kind="queue",
+            worker=worker,
+            again_s=_TOLD_AGAIN_S,
+            ttl_s=_TTL_S,
+            answer_within_s=_ANSWER_S,
+            clock=clock,
         )
+        self.bucket = self._told.bucket
 
     def add(self, tenant: str, provider: str, size: int, *, delay_s: float) -> None:
         """A request of so many bytes is given back, and comes again after `delay_s`."""
@@ -81,7 +75,7 @@ class Backlog:
     def has_room(self, tenant: str, size: int) -> bool:
         """Whether a request of so many bytes may wait as well. One may always."""
         self._end_what_is_due(tenant)
-        waiting = self._of_tenants.get(tenant, 0) + sum(told.get(tenant, 0) for told in self._others.values())
+        waiting = self._of_tenants.get(tenant, 0) + self._told.of_others(tenant)
         return not waiting or waiting + size <= self.bound
 
     def bytes_of(self, provider: str) -> int:
@@ -97,13 +91,8 @@ class Backlog:
         """Raises nats.errors.Error when it cannot be sent."""
         for tenant in list(self._waiting):
             self._end_what_is_due(tenant)
-        now, step = self._clock.monotonic(), self.bound // _STEPS
-        waiting = {tenant: size for tenant, size in self._of_tenants.most_common(_MOST_TENANTS_TOLD) if size >= step}
-        changes = (abs(waiting.get(of, 0) - self._told.get(of, 0)) for of in waiting.keys() | self._told.keys())
-        if max(changes, default=0) < step and not (waiting and now - self._told_at >= _TOLD_AGAIN_S):
-            return
-        await self._register.put(self._key, _TOLD.dump_json(waiting), ttl_s=_TTL_S)
-        self._told, self._told_at = waiting, now
+        step = self.bound // _STEPS
+        await self._told.tell(self._of_tenants, least=step, step=step, also_none=False)
 
     def _end_what_is_due(self, tenant: str) -> None:
         """What comes again is counted by whoever gets it."""
@@ -114,17 +103,3 @@ class Backlog:
             self._of_providers[provider] -= size
         if waiting is not None and not waiting:
             del self._waiting[tenant], self._of_tenants[tenant]
-
-    def _take(self, key: str, value: bytes | None, _: int) -> None:
-        if key == self._key:
-            return
-        if value is None:
-            self._others.pop(key, None)
-            return
-        try:
-            self._others[key] = _TOLD.validate_json(value)
-        except ValidationError:
-            log.warning("backlog_unreadable", extra={"key": key})
-
-    def _forget_all_but(self, seen: set[str]) -> None:
-        self._others = {key: told for key, told in self._others.items() if key in seen}

@@ -26,15 +26,13 @@ from itertools import islice
 from typing import NoReturn
 
 import nats.errors
-from pydantic import TypeAdapter, ValidationError
 
 from contracts import streams, subjects
 from runtime.broker import Broker
-from runtime.buckets import BucketWatch
-from runtime.jetstream.register import Register
 from runtime.tasks import every
 from workers.clock import Clock
 from workers.jetstream.signal import Signal, wait_for
+from workers.jetstream.told_sizes import ToldSizes
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +49,8 @@ _ROOM_AFTER_PURGE = 0.75
 _ROOM_WITHIN_S = 5.0
 _LOOK_S = 1.0
 _ANNOUNCED_AGAIN_S = 60.0
-_MOST_TENANTS_ANNOUNCED = 64
 _PURGES_AT_ONCE = 16
 _ANSWER_S = 2.0
-
-_ANNOUNCEMENT: TypeAdapter[dict[str, int]] = TypeAdapter(dict[str, int])
-"""KV `llm_health`, key `replies.<worker>`: the bytes that the worker has stored, by tenant, of those that have much."""
 
 
 def share_of(max_reply_bytes: int) -> int:
@@ -161,18 +155,19 @@ class ReplyShares:
         self._broker = broker
         self._share = share
         self._clock = clock
-        self._key = f"replies.{subjects.token(worker)}"
-        self._register = Register(broker, bucket=subjects.HEALTH_BUCKET, answer_within_s=_ANSWER_S)
         self._accounts: dict[str, _Account] = {}
-        self._others: dict[str, dict[str, int]] = {}
-        """What each other worker has announced: bytes by tenant."""
-        self._announced: dict[str, int] = {}
-        self._announced_at = float("-inf")
+        self._told = ToldSizes(
+            broker,
+            kind="replies",
+            worker=worker,
+            again_s=_ANNOUNCED_AGAIN_S,
+            ttl_s=streams.REPLIES_KEPT_S,
+            answer_within_s=_ANSWER_S,
+            clock=clock,
+        )
+        self.bucket = self._told.bucket
         self._is_over, self._purged = asyncio.Event(), Signal()
         self._purges_fail = False
-        self.bucket = BucketWatch(
-            broker, subjects.HEALTH_BUCKET, keys="replies.>", take=self._take, forget_all_but=self._forget_all_but
-        )
 
     def begin(self, subject: str) -> "RunningReply":
         """A request with this reply subject is worked on."""
@@ -259,27 +254,17 @@ class ReplyShares:
                     account.size -= of.pop(subject).size
             if not (account.size or account.running):
                 del self._accounts[tenant]
-        await self._announce(now)
+        stored = {tenant: account.size for tenant, account in self._accounts.items()}
+        await self._told.tell(stored, least=_LEAST_STEP_BYTES, step=_LEAST_STEP_BYTES / 2, also_none=True)
         for tenant, account in self._accounts.items():
             account.limit = self.limit(tenant)
             if account.is_over:
                 self._is_over.set()
 
-    async def _announce(self, now: float) -> None:
-        """Tells other workers, when they would learn something by it."""
-        most = sorted(self._accounts.items(), key=lambda item: -item[1].size)[:_MOST_TENANTS_ANNOUNCED]
-        stored = {tenant: account.size for tenant, account in most if account.size >= _LEAST_STEP_BYTES}
-        changes = (abs(stored.get(of, 0) - self._announced.get(of, 0)) for of in stored.keys() | self._announced.keys())
-        if max(changes, default=0) < _LEAST_STEP_BYTES / 2 and now - self._announced_at < _ANNOUNCED_AGAIN_S:
-            return
-        await self._register.put(self._key, _ANNOUNCEMENT.dump_json(stored), ttl_s=streams.REPLIES_KEPT_S)
-        self._announced, self._announced_at = stored, now
-
     def limit(self, tenant: str) -> int:
         """What this worker may store of the tenant until it has told the others that it stores more."""
-        others = sum(stored.get(tenant, 0) for stored in self._others.values())
-        step = max(self._share // (1 + len(self._others)), _LEAST_STEP_BYTES)
-        return max(step, min(self._share - others, self._announced.get(tenant, 0) + step))
+        step = max(self._share // (1 + self._told.others), _LEAST_STEP_BYTES)
+        return max(step, min(self._share - self._told.of_others(tenant), self._told.own.get(tenant, 0) + step))
 
     async def _purge_when_over(self) -> float:
         await self._is_over.wait()
@@ -344,17 +329,3 @@ class ReplyShares:
         if (account := self._accounts.get(tenant)) is None:
             account = self._accounts[tenant] = _Account(self.limit(tenant))
         return account
-
-    def _take(self, key: str, value: bytes | None, _: int) -> None:
-        if key == self._key:
-            return
-        if value is None:
-            self._others.pop(key, None)
-            return
-        try:
-            self._others[key] = _ANNOUNCEMENT.validate_json(value)
-        except ValidationError:
-            log.warning("stored_replies_unreadable", extra={"key": key})
-
-    def _forget_all_but(self, seen: set[str]) -> None:
-        self._others = {key: stored for key, stored in self._others.items() if key in seen}

@@ -141,8 +141,8 @@ class AttemptRunner:
             """Returns when the journal has the call, and the vendor is asked next."""
             try:
                 await asyncio.shield(writing)
-                if job.look is not None and (ended := await job.look.found()) is not None:
-                    raise EndedBefore(ended)
+                if job.look is not None and await job.look.found() is not None:
+                    raise EndedBefore
                 job.delivery.lease.check()
                 if job.time_left_s(self._clock.now()) <= 0:
                     raise _too_late(provider)

@@ -50,10 +50,6 @@ _UNREAD_LOOKS = 8
 class EndedBefore(Exception):
     """The id of a request whose vendor was about to be asked has ended already."""
 
-    def __init__(self, result: Result) -> None:
-        super().__init__(result.event.request_id)
-        self.result = result
-
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
